@@ -1,0 +1,84 @@
+//! Herald's configuration, encoded with postcard in the boot package.
+
+use serde::{Deserialize, Serialize};
+
+/// Most guests that one package can start.
+pub const MAX_VMS: usize = 16;
+
+/// Which tables translate guest memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Paging {
+    /// Extended page tables.
+    Ept,
+    /// Shadow page tables.
+    Shadow,
+}
+
+/// Most verbose level that Herald's log prints.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub enum LogLevel {
+    /// Failures of Herald or of a guest.
+    Error,
+    /// Also what is odd but survivable.
+    Warn,
+    /// Also the main steps.
+    Info,
+    /// Also decisions on the way.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// Faults injected by tests; all off in any real run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Inject {
+    /// Behave as on a CPU without VMX (CPUID.1:ECX.VMX reads 0).
+    pub no_vmx: bool,
+    /// Behave as if firmware had locked VMX off (IA32_FEATURE_CONTROL reads 1).
+    pub vmx_locked_off: bool,
+    /// Behave as if VM entry had failed with an invalid guest state.
+    pub fail_entry: bool,
+    /// Drop every notifier call between the host memory manager and the secondary MMU.
+    pub drop_notifiers: bool,
+    /// Panic once the guest is about to start.
+    pub panic: bool,
+}
+
+/// One guest.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VmConfig<'a> {
+    /// Name for messages.
+    pub name: &'a str,
+    /// Index of its kernel among the package's entries.
+    pub kernel: u32,
+    /// Index of its initial RAM disk (or multiboot module) among the package's entries.
+    pub initrd: Option<u32>,
+    /// Kernel command line.
+    pub append: &'a str,
+    /// Guest RAM in bytes.
+    pub memory: u64,
+    /// Virtual processors.
+    pub vcpus: u32,
+}
+
+/// The whole configuration.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BootConfig<'a> {
+    /// The guests, started in order.
+    #[serde(borrow)]
+    pub vms: heapless::Vec<VmConfig<'a>, MAX_VMS>,
+    /// Which tables translate guest memory.
+    pub paging: Paging,
+    /// Use EPT A/D bits where the CPU has them.
+    pub ept_ad: bool,
+    /// Threshold of Herald's log.
+    pub log: LogLevel,
+    /// Check the coherence rule of the whole machine at each host operation (slow; debug aid and tests).
+    pub oracle: bool,
+    /// Guest exits between two telemetry records; 0 sends one at the end only.
+    pub telemetry_every: u64,
+    /// Faults to inject.
+    pub inject: Inject,
+    /// TSC frequency in Hz, where the machine's maker knows it (an emulator's clock rate); 0: calibrate.
+    pub tsc_hz: u64,
+}

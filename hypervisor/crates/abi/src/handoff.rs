@@ -1,0 +1,180 @@
+//! The boot hand-off: what a loader tells Herald, in one checked structure.
+//!
+//! The loader enters Herald's ELF entry point in long mode, interrupts off, with the physical address
+//! of a [`HandOff`] in RDI. At that point all of the first 4 GiB is identity-mapped and Herald's image
+//! is mapped where it was linked; Herald replaces those tables at once. The hand-off, the package and
+//! the image lie in memory that the memory map calls usable: Herald reserves them before it allocates.
+
+use crate::crc::crc32;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// First word of a hand-off.
+pub const MAGIC: u64 = u64::from_le_bytes(*b"HERALDHO");
+/// Layout version; raised with every change of this file.
+pub const VERSION: u32 = 1;
+/// Memory regions a hand-off can hold.
+pub const MAX_REGIONS: usize = 128;
+
+/// Usable RAM, in the numbering of ACPI's address range types (ACPI 6.5, 15.1).
+pub const REGION_USABLE: u32 = 1;
+
+/// Who loaded Herald.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Loader {
+    /// The BIOS stage, from a flat disk.
+    Bios = 1,
+    /// The PVH entry, from a module in memory.
+    Pvh = 2,
+    /// Multiboot2, through GRUB.
+    Multiboot2 = 3,
+    /// The UEFI application.
+    Uefi = 4,
+}
+
+/// One range of physical memory, as the firmware described it: may overlap others, may be unaligned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Region {
+    /// First byte, host physical.
+    pub start: u64,
+    /// Bytes.
+    pub len: u64,
+    /// Type as in ACPI; only [`REGION_USABLE`] may be allocated.
+    pub kind: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// The structure itself. Native endianness: both sides run on the same machine.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct HandOff {
+    /// [`MAGIC`].
+    pub magic: u64,
+    /// [`VERSION`].
+    pub version: u32,
+    /// CRC-32 of the whole structure with this field zero.
+    pub checksum: u32,
+    /// A [`Loader`].
+    pub loader: u32,
+    /// Regions in use.
+    pub region_count: u32,
+    /// First byte of the boot package, host physical, page-aligned.
+    pub package_start: u64,
+    /// Bytes in the boot package.
+    pub package_len: u64,
+    /// First byte of Herald's loaded image, host physical.
+    pub image_start: u64,
+    /// Bytes of Herald's loaded image, .bss included.
+    pub image_len: u64,
+    /// ACPI root pointer, host physical, or 0 where the loader does not know it.
+    pub rsdp: u64,
+    /// TSC when the loader began, for the boot-time report.
+    pub start_tsc: u64,
+    /// The memory map, in the firmware's order.
+    pub regions: [Region; MAX_REGIONS],
+}
+
+const _: () = assert!(size_of::<HandOff>() == 72 + MAX_REGIONS * 24);
+
+/// Why a hand-off was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HandOffError {
+    /// Not [`MAGIC`].
+    Magic(u64),
+    /// Not [`VERSION`].
+    Version(u32),
+    /// The stored checksum is not that of the bytes.
+    Checksum {
+        /// As stored.
+        stored: u32,
+        /// As computed.
+        computed: u32,
+    },
+    /// More than [`MAX_REGIONS`].
+    Regions(u32),
+}
+
+impl core::fmt::Display for HandOffError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match *self {
+            Self::Magic(magic) => write!(f, "no boot hand-off: magic {magic:#018x}"),
+            Self::Version(version) => {
+                write!(f, "boot hand-off of version {version}, this build reads {VERSION}")
+            }
+            Self::Checksum { stored, computed } => {
+                write!(f, "boot hand-off corrupt: checksum {computed:#010x}, structure says {stored:#010x}")
+            }
+            Self::Regions(count) => {
+                write!(f, "boot hand-off with {count} memory regions, at most {MAX_REGIONS} allowed")
+            }
+        }
+    }
+}
+
+impl HandOff {
+    /// An empty hand-off; the loader fills it in and then calls [`Self::seal`].
+    #[must_use]
+    pub const fn new(loader: Loader) -> Self {
+        Self {
+            magic: MAGIC,
+            version: VERSION,
+            checksum: 0,
+            loader: loader as u32,
+            region_count: 0,
+            package_start: 0,
+            package_len: 0,
+            image_start: 0,
+            image_len: 0,
+            rsdp: 0,
+            start_tsc: 0,
+            regions: [Region { start: 0, len: 0, kind: 0, reserved: 0 }; MAX_REGIONS],
+        }
+    }
+
+    /// Adds a region; `false` where the table is full.
+    #[must_use]
+    pub fn push_region(&mut self, region: Region) -> bool {
+        let Some(slot) = self.regions.get_mut(self.region_count as usize) else { return false };
+        *slot = region;
+        self.region_count += 1;
+        true
+    }
+
+    /// Stores the checksum over everything else.
+    pub fn seal(&mut self) {
+        self.checksum = self.computed_checksum();
+    }
+
+    fn computed_checksum(&self) -> u32 {
+        crc32(Self { checksum: 0, ..*self }.as_bytes())
+    }
+
+    /// Checks what can be checked without looking at memory.
+    ///
+    /// # Errors
+    /// Anything that [`HandOffError`] names.
+    pub fn check(&self) -> Result<(), HandOffError> {
+        if self.magic != MAGIC {
+            return Err(HandOffError::Magic(self.magic));
+        }
+        if self.version != VERSION {
+            return Err(HandOffError::Version(self.version));
+        }
+        if self.region_count as usize > MAX_REGIONS {
+            return Err(HandOffError::Regions(self.region_count));
+        }
+        let computed = self.computed_checksum();
+        if computed != self.checksum {
+            return Err(HandOffError::Checksum { stored: self.checksum, computed });
+        }
+        Ok(())
+    }
+
+    /// The memory regions in use.
+    #[must_use]
+    pub fn regions(&self) -> &[Region] {
+        &self.regions[..(self.region_count as usize).min(MAX_REGIONS)]
+    }
+}

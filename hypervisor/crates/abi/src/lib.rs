@@ -1,0 +1,24 @@
+//! What two separately built programs must agree on: plain data, no behaviour beyond checks.
+//!
+//! ```text
+//!  xtask ──package──► loader ──hand-off──► Herald ──link frames──► xtask
+//!                                            ▲
+//!  guest ──test device, hypercalls───────────┘
+//! ```
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod crc;
+pub mod handoff;
+pub mod hypercall;
+pub mod link;
+pub mod package;
+pub mod status;
+pub mod telemetry;
+pub mod testdev;
+
+#[cfg(test)]
+extern crate alloc;
+#[cfg(test)]
+mod tests;

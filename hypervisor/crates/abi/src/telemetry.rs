@@ -1,0 +1,90 @@
+//! Counters that Herald sends over the link; xtask prints each record as one JSON object a line.
+
+use serde::{Deserialize, Serialize};
+
+/// Exit reasons counted apart; the rest are `other`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Exits {
+    /// All of them.
+    pub total: u64,
+    /// External interrupts of the host.
+    pub interrupt: u64,
+    /// Interrupt and NMI windows.
+    pub window: u64,
+    /// CPUID.
+    pub cpuid: u64,
+    /// HLT.
+    pub hlt: u64,
+    /// VMCALL.
+    pub hypercall: u64,
+    /// Control-register accesses.
+    pub control_register: u64,
+    /// IN, OUT and their string forms.
+    pub io: u64,
+    /// RDMSR.
+    pub rdmsr: u64,
+    /// WRMSR.
+    pub wrmsr: u64,
+    /// EPT violations that faulted memory in.
+    pub ept_fault: u64,
+    /// EPT violations and misconfigurations that were device accesses.
+    pub mmio: u64,
+    /// VMX preemption timer.
+    pub preemption_timer: u64,
+    /// Everything else.
+    pub other: u64,
+}
+
+/// Calls of the notifier, by operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct NotifierCalls {
+    /// `invalidate_page`.
+    pub invalidate_page: u64,
+    /// `invalidate_range_begin`.
+    pub invalidate_range_begin: u64,
+    /// `invalidate_range_end`.
+    pub invalidate_range_end: u64,
+    /// `clear_flush_young`.
+    pub clear_flush_young: u64,
+    /// `release`.
+    pub release: u64,
+}
+
+/// One record: totals since the start of the run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Telemetry {
+    /// Index of the guest.
+    pub vm: u32,
+    /// TSC when the record was made.
+    pub tsc: u64,
+    /// Frames mapped by the guest's host address space.
+    pub resident_frames: u64,
+    /// Frames free in the host.
+    pub free_frames: u64,
+    /// Frames of the host that were ever allocatable.
+    pub total_frames: u64,
+    /// Frames that hold page tables, primary and secondary.
+    pub table_frames: u64,
+    /// VM exits by reason.
+    pub exits: Exits,
+    /// EPT violations, all kinds.
+    pub ept_violations: u64,
+    /// Faults that found their sequence stale and retried.
+    pub fault_retries: u64,
+    /// INVEPT instructions executed.
+    pub invept: u64,
+    /// INVVPID instructions executed.
+    pub invvpid: u64,
+    /// Notifier calls by operation.
+    pub notifier: NotifierCalls,
+    /// Checks of the coherence oracle that ran, and found nothing.
+    pub oracle_checks: u64,
+    /// Ticks from the first guest instruction to /init; 0 before that.
+    pub guest_boot_ticks: u64,
+    /// Of `guest_boot_ticks`, those spent outside the guest.
+    pub outside_guest_ticks: u64,
+    /// Ticks from the first guest instruction to this record.
+    pub run_ticks: u64,
+    /// Of `run_ticks`, those spent outside the guest and not idle.
+    pub run_outside_ticks: u64,
+}

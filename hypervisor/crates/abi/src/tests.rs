@@ -1,0 +1,99 @@
+//! Round trips, and what each check refuses.
+
+use crate::handoff::{HandOff, HandOffError, Loader, REGION_USABLE, Region};
+use crate::package::{
+    Entry, Kind, MAGIC, PackageError, PackageHeader, TABLE_BYTES, Table, VERSION, checksum,
+};
+use crate::{config, link};
+use alloc::vec::Vec;
+use zerocopy::IntoBytes;
+
+fn package(count: u32, offset: u64, len: u64) -> Vec<u8> {
+    let entry = Entry {
+        kind: (Kind::Kernel as u32).into(),
+        reserved: 0.into(),
+        offset: offset.into(),
+        len: len.into(),
+        name: [0; 40],
+    };
+    let mut header = PackageHeader {
+        magic: MAGIC,
+        version: VERSION.into(),
+        count: count.into(),
+        total_len: 8192.into(),
+        checksum: 0.into(),
+        reserved: [0; 36],
+    };
+    header.checksum = checksum(&header, &[entry]).into();
+    let mut bytes = header.as_bytes().to_vec();
+    bytes.extend_from_slice(entry.as_bytes());
+    bytes.resize(8192, 0);
+    bytes
+}
+
+#[test]
+fn a_package_is_checked_before_it_is_believed() {
+    let good = package(1, 4096, 4096);
+    let table = Table::parse(&good).expect("good package");
+    assert_eq!(table.find(Kind::Kernel).expect("kernel").payload(&good).map(<[u8]>::len), Some(4096));
+    assert!(matches!(Table::parse(&good[..100]), Err(PackageError::Truncated { .. })));
+    let outside = package(1, 4096, 4097);
+    assert!(matches!(Table::parse(&outside), Err(PackageError::Entry { index: 0, .. })));
+    let wraps = package(1, u64::MAX - 4095, 8192);
+    assert!(matches!(Table::parse(&wraps), Err(PackageError::Entry { .. })));
+    let mut flipped = good.clone();
+    flipped[70] ^= 1;
+    assert!(matches!(Table::parse(&flipped), Err(PackageError::Checksum { .. })));
+    assert!(TABLE_BYTES <= 4096);
+}
+
+#[test]
+fn a_hand_off_is_sealed() {
+    let mut handoff = HandOff::new(Loader::Bios);
+    assert!(handoff.push_region(Region { start: 0, len: 4096, kind: REGION_USABLE, reserved: 0 }));
+    handoff.seal();
+    assert_eq!(handoff.check(), Ok(()));
+    assert_eq!(handoff.regions().len(), 1);
+    handoff.rsdp = 1;
+    assert!(matches!(handoff.check(), Err(HandOffError::Checksum { .. })));
+}
+
+#[test]
+fn frames_survive_noise() {
+    let mut bytes = b"BIOS says hello".to_vec();
+    bytes.extend(link::header(link::Channel::Log as u8, 2).expect("short"));
+    bytes.extend(b"hi");
+    bytes.push(link::SYNC);
+    let (frame, used) = link::decode(&bytes);
+    assert_eq!(frame.map(|frame| frame.payload), Some(&b"hi"[..]));
+    let (partial, more) = link::decode(&bytes[used..]);
+    assert_eq!((partial, more), (None, 0));
+    assert_eq!(link::header(1, link::MAX_PAYLOAD + 1), None);
+}
+
+#[test]
+fn the_configuration_round_trips() {
+    let mut vms = heapless::Vec::new();
+    vms.push(config::VmConfig {
+        name: "tiny",
+        kernel: 2,
+        initrd: Some(3),
+        append: "console=ttyS0",
+        memory: 256 << 20,
+        vcpus: 1,
+    })
+    .expect("room");
+    let config = config::BootConfig {
+        vms,
+        paging: config::Paging::Ept,
+        ept_ad: true,
+        log: config::LogLevel::Info,
+        oracle: false,
+        telemetry_every: 0,
+        inject: config::Inject::default(),
+        tsc_hz: 0,
+    };
+    let mut buffer = [0u8; 512];
+    let bytes = postcard::to_slice(&config, &mut buffer).expect("fits");
+    assert_eq!(postcard::from_bytes::<config::BootConfig<'_>>(bytes), Ok(config));
+}
