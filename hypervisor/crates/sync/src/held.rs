@@ -1,0 +1,72 @@
+//! Which ranks the current CPU (or thread) holds, as a bit mask. Compiled in debug builds only.
+
+use crate::Rank;
+#[cfg(not(any(feature = "std", test)))]
+use core::sync::atomic::{AtomicU32, Ordering};
+
+/// CPUs that can be told apart.
+pub const MAX_CPUS: usize = 64;
+
+#[cfg(not(any(feature = "std", test)))]
+static HELD: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
+static CURRENT_CPU: spin::Once<fn() -> usize> = spin::Once::new();
+
+/// Tells how to find the index of the CPU that runs; before the first call all is CPU 0.
+pub fn set_current_cpu(current_cpu: fn() -> usize) {
+    CURRENT_CPU.call_once(|| current_cpu);
+}
+
+#[cfg(not(any(feature = "std", test)))]
+fn update(change: impl FnOnce(u32) -> u32) {
+    let cpu = CURRENT_CPU.get().map_or(0, |current_cpu| current_cpu());
+    let held = &HELD[cpu];
+    // Relaxed: only this CPU writes its word.
+    held.store(change(held.load(Ordering::Relaxed)), Ordering::Relaxed);
+}
+
+#[cfg(any(feature = "std", test))]
+std::thread_local! {
+    static HELD: core::cell::Cell<u32> = const { core::cell::Cell::new(0) };
+}
+
+#[cfg(any(feature = "std", test))]
+fn update(change: impl FnOnce(u32) -> u32) {
+    HELD.with(|held| held.set(change(held.get())));
+}
+
+const ALL: [Rank; 11] = [
+    Rank::Board,
+    Rank::Slots,
+    Rank::Mmap,
+    Rank::Page,
+    Rank::Rmap,
+    Rank::NotifierChain,
+    Rank::PageTable,
+    Rank::Mmu,
+    Rank::Shootdown,
+    Rank::FrameCache,
+    Rank::Buddy,
+];
+
+/// Checks the order before a lock of this rank is waited for.
+#[track_caller]
+pub(crate) fn acquire(rank: Rank) {
+    if !cfg!(debug_assertions) {
+        return;
+    }
+    update(|held| {
+        let inner = held >> (rank as u32);
+        if inner != 0 {
+            let culprit = ALL[rank as usize + inner.trailing_zeros() as usize];
+            panic!("lock order: {rank:?} taken while {culprit:?} is held");
+        }
+        held | 1 << (rank as u32)
+    });
+}
+
+/// Forgets a lock that was released.
+pub(crate) fn release(rank: Rank) {
+    if cfg!(debug_assertions) {
+        update(|held| held & !(1 << (rank as u32)));
+    }
+}

@@ -1,0 +1,29 @@
+//! The lock order (I4), outermost first. `docs/locking.md` says what each lock protects.
+
+/// The place of a lock in the order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum Rank {
+    /// A guest's devices.
+    Board,
+    /// The slots of a secondary MMU, for changes.
+    Slots,
+    /// VMAs of an address space: faults read, mmap and munmap write.
+    Mmap,
+    /// State of one page.
+    Page,
+    /// Reverse maps.
+    Rmap,
+    /// Subscribers of a notifier chain: callers of the chain read, registration writes.
+    NotifierChain,
+    /// Primary page tables of one address space.
+    PageTable,
+    /// Secondary tables of one guest.
+    Mmu,
+    /// Requests to other CPUs to flush.
+    Shootdown,
+    /// A per-CPU cache of free frames.
+    FrameCache,
+    /// The buddy allocator.
+    Buddy,
+}

@@ -1,0 +1,121 @@
+//! The invalidation sequence: how a fault learns that the frame it resolved has meanwhile gone (I2, I3).
+//!
+//! ```text
+//!   fault                                     invalidation (range)          (single page)
+//!   s = snapshot                              lock
+//!   resolve the frame, no lock held           in progress += 1, range       lock
+//!   lock                                      zap, flush                    sequence += 1
+//!   in progress overlaps?  ── yes ─► retry    unlock                        zap, flush
+//!   sequence == s?         ── no ──► retry    ... primary entries change    unlock
+//!   install                                   lock
+//!   unlock                                    sequence += 1
+//!                                             in progress -= 1
+//!                                             unlock
+//! ```
+//!
+//! "Lock" is the mmu lock. [`InProgress`] lives inside it, so that holding a `&mut InProgress` proves the
+//! lock held; the sequence itself lives outside, so that a snapshot needs no lock.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// The counter that rises with every invalidation that ended.
+#[derive(Debug, Default)]
+pub struct InvalidationSequence {
+    value: AtomicU64,
+}
+
+/// A value of the sequence, read before the frame was resolved.
+#[must_use = "a snapshot not compared is a missing check (I2)"]
+#[derive(Clone, Copy, Debug)]
+pub struct Snapshot(u64);
+
+/// Invalidations between their begin and their end; lives inside the mmu lock.
+///
+/// As in KVM, one hull of all active ranges is kept: it only grows until the last one ends, so ends may
+/// carry other ranges than their begins did.
+#[derive(Debug, Default)]
+pub struct InProgress {
+    active: u64,
+    hull: Option<(u64, u64)>,
+}
+
+/// The frame that was resolved may be gone: resolve it again.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stale;
+
+impl InvalidationSequence {
+    /// A sequence at zero.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { value: AtomicU64::new(0) }
+    }
+
+    /// Reads the sequence, before the frame is resolved.
+    pub fn snapshot(&self) -> Snapshot {
+        // Acquire pairs with the Release in `raise`: whoever sees the new value also sees the primary
+        // entries as the invalidation left them.
+        Snapshot(self.value.load(Ordering::Acquire))
+    }
+
+    /// Raises the sequence for a single page, before it is zapped. The caller holds the mmu lock and has
+    /// cleared the primary entry before (I3).
+    pub fn raise(&self, _lock_held: &mut InProgress) {
+        self.value.fetch_add(1, Ordering::Release);
+    }
+}
+
+impl InProgress {
+    /// No invalidation is active.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { active: 0, hull: None }
+    }
+
+    /// An invalidation of `start..end` (any unit, the same for all calls; empty ranges count too) begins.
+    pub fn begin(&mut self, start: u64, end: u64) {
+        self.active += 1;
+        if start < end {
+            let (low, high) = self.hull.unwrap_or((start, end));
+            self.hull = Some((low.min(start), high.max(end)));
+        }
+    }
+
+    /// An invalidation ends. The sequence rises before "in progress" falls (I3). An end without a begin
+    /// (a subscriber that registered in between) is ignored.
+    pub fn end(&mut self, sequence: &InvalidationSequence) {
+        sequence.raise(self);
+        self.active = self.active.saturating_sub(1);
+        if self.active == 0 {
+            self.hull = None;
+        }
+    }
+
+    /// Whether any invalidation is active.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.active > 0
+    }
+
+    /// Whether an entry that covers `start..end`, resolved after `snapshot`, may be installed now.
+    ///
+    /// # Errors
+    /// [`Stale`] where an invalidation overlaps, or one has ended since: "in progress" is tested first,
+    /// the sequence second (I2).
+    pub fn permits(
+        &self,
+        sequence: &InvalidationSequence,
+        snapshot: Snapshot,
+        start: u64,
+        end: u64,
+    ) -> Result<(), Stale> {
+        if self.hull.is_some_and(|(low, high)| start < high && low < end) {
+            return Err(Stale);
+        }
+        // Relaxed: the mmu lock, held by the caller as by every raiser, orders it.
+        if sequence.value.load(Ordering::Relaxed) != snapshot.0 {
+            return Err(Stale);
+        }
+        Ok(())
+    }
+}

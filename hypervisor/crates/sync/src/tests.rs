@@ -1,0 +1,67 @@
+//! The lock order and the sequence protocol, step by step.
+
+use crate::{InProgress, InvalidationSequence, Mutex, Rank, RwLock, Stale};
+
+#[test]
+fn ranks_rise() {
+    let outer = RwLock::new(Rank::Mmap, 1);
+    let inner = Mutex::new(Rank::Mmu, 2);
+    let held = outer.read();
+    assert_eq!(*held + *inner.lock(), 3);
+    drop(held);
+    assert_eq!(*inner.lock() + *outer.read(), 3);
+}
+
+#[test]
+#[cfg(debug_assertions)]
+#[should_panic(expected = "lock order: PageTable taken while Mmu is held")]
+fn an_inversion_names_both() {
+    let outer = Mutex::new(Rank::PageTable, ());
+    let inner = Mutex::new(Rank::Mmu, ());
+    let _inner = inner.lock();
+    let _outer = outer.lock();
+}
+
+#[test]
+#[cfg(debug_assertions)]
+#[should_panic(expected = "lock order: Mmu taken while Mmu is held")]
+fn equal_ranks_do_not_nest() {
+    let one = Mutex::new(Rank::Mmu, ());
+    let two = Mutex::new(Rank::Mmu, ());
+    let _one = one.lock();
+    let _two = two.lock();
+}
+
+#[test]
+fn a_fault_meets_an_active_range_only_where_they_overlap() {
+    let (sequence, mut active) = (InvalidationSequence::new(), InProgress::new());
+    let before = sequence.snapshot();
+    active.begin(10, 20);
+    assert_eq!(active.permits(&sequence, before, 19, 20), Err(Stale));
+    assert_eq!(active.permits(&sequence, before, 20, 21), Ok(()));
+    active.end(&sequence);
+    assert_eq!(active.permits(&sequence, before, 20, 21), Err(Stale));
+    assert_eq!(active.permits(&sequence, sequence.snapshot(), 10, 20), Ok(()));
+}
+
+#[test]
+fn nested_ranges_keep_their_hull_until_the_last_end() {
+    let (sequence, mut active) = (InvalidationSequence::new(), InProgress::new());
+    active.begin(0, 4);
+    active.begin(8, 12);
+    active.end(&sequence);
+    let now = sequence.snapshot();
+    assert!(active.is_active());
+    assert_eq!(active.permits(&sequence, now, 0, 1), Err(Stale));
+    active.end(&sequence);
+    assert_eq!(active.permits(&sequence, sequence.snapshot(), 0, 1), Ok(()));
+}
+
+#[test]
+fn a_stray_end_only_costs_a_retry() {
+    let (sequence, mut active) = (InvalidationSequence::new(), InProgress::new());
+    let before = sequence.snapshot();
+    active.end(&sequence);
+    assert!(!active.is_active());
+    assert_eq!(active.permits(&sequence, before, 0, 1), Err(Stale));
+}
