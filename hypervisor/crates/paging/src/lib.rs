@@ -1,3 +1,25 @@
-//! Placeholder while the crate is being written.
+//! Four-level tables as data: formats, typed entries, cursors, and the seams to a machine.
+//!
+//! This crate knows how tables are laid out and walked, in the host format and the EPT format. It does not
+//! know who owns a leaf, nor when an entry may change: that is `mm` for primary and `mmu` for secondary tables.
 #![no_std]
 #![forbid(unsafe_code)]
+
+mod cursor;
+mod ept;
+mod host;
+mod level;
+mod memory;
+mod shootdown;
+mod tables;
+
+pub use cursor::{Cursor, Visit};
+pub use ept::EptEntry;
+pub use host::HostEntry;
+pub use level::Level;
+pub use memory::{EntryRef, OutOfTables, TableMemory, TableReserve};
+pub use shootdown::{FlushScope, FlushToken, Shootdown};
+pub use tables::{Found, Leaf, Rights, TableEntry, View, prune, split, walk, walk_or_grow};
+
+#[cfg(test)]
+mod tests;

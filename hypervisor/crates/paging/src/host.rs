@@ -1,0 +1,123 @@
+//! Host entries: the format that CR3 points to (SDM vol. 3A 4.5.4, tables 4-15 to 4-20).
+//!
+//! ```text
+//!  63   58  52 51                    12 11 10  9  8  7  6  5  4  3  2  1  0
+//!  XD   (ignored)   frame               .  .  H  G PS  D  A  .  . US RW  P
+//! ```
+//!
+//! H (bit 9, ignored by the CPU) is Herald's: the entry *holds* a frame although P is clear (PROT_NONE).
+//! Entries of guest memory are supervisor entries: only Herald itself, at CPL 0, uses an hva.
+
+use crate::{Leaf, Level, Rights, TableEntry, View};
+use addr::{PageSize, Pfn};
+
+/// An entry of the primary tables.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(transparent)]
+pub struct HostEntry(u64);
+
+impl HostEntry {
+    /// P.
+    pub const PRESENT: u64 = 1 << 0;
+    /// R/W.
+    pub const WRITABLE: u64 = 1 << 1;
+    /// A, set by the CPU at the first use.
+    pub const ACCESSED: u64 = 1 << 5;
+    /// D, set by the CPU at the first write through the entry.
+    pub const DIRTY: u64 = 1 << 6;
+    /// PS: a leaf above the lowest level.
+    pub const HUGE: u64 = 1 << 7;
+    /// H: holds a frame.
+    pub const HELD: u64 = 1 << 9;
+    /// XD.
+    pub const NO_EXECUTE: u64 = 1 << 63;
+    const FRAME: u64 = 0x000f_ffff_ffff_f000;
+
+    /// The empty entry.
+    pub const EMPTY: Self = Self(0);
+
+    /// The same entry with other rights; A and D stay.
+    #[must_use]
+    pub const fn with_rights(self, rights: Rights) -> Self {
+        let kept = self.0 & !(Self::PRESENT | Self::WRITABLE | Self::NO_EXECUTE);
+        Self(kept | rights_bits(rights))
+    }
+
+    /// The same entry, not used since.
+    #[must_use]
+    pub const fn aged(self) -> Self {
+        Self(self.0 & !Self::ACCESSED)
+    }
+}
+
+const fn rights_bits(rights: Rights) -> u64 {
+    let mut bits = HostEntry::HELD;
+    if rights.read || rights.write || rights.execute {
+        bits |= HostEntry::PRESENT;
+    }
+    if rights.write {
+        bits |= HostEntry::WRITABLE;
+    }
+    if !rights.execute {
+        bits |= HostEntry::NO_EXECUTE;
+    }
+    bits
+}
+
+const _: () = {
+    assert!(HostEntry::FRAME & HostEntry::NO_EXECUTE == 0);
+    assert!(HostEntry::FRAME & (HostEntry::HELD | HostEntry::HUGE) == 0);
+};
+
+impl TableEntry for HostEntry {
+    fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    fn bits(self) -> u64 {
+        self.0
+    }
+
+    fn table(table: Pfn) -> Self {
+        // Rights are decided at the leaf: table entries allow everything but CPL 3.
+        Self(table.base().as_u64() | Self::PRESENT | Self::WRITABLE)
+    }
+
+    fn leaf(leaf: Leaf) -> Self {
+        let mut bits = leaf.pfn.base().as_u64() | rights_bits(leaf.rights);
+        if leaf.size != PageSize::Size4K {
+            bits |= Self::HUGE;
+        }
+        if leaf.accessed {
+            bits |= Self::ACCESSED;
+        }
+        if leaf.dirty {
+            bits |= Self::DIRTY;
+        }
+        Self(bits)
+    }
+
+    fn view(self, level: Level) -> View {
+        let present = self.0 & Self::PRESENT != 0;
+        let frame = Pfn::new((self.0 & Self::FRAME) >> addr::PAGE_SHIFT);
+        if !present && self.0 & Self::HELD == 0 {
+            return View::Empty;
+        }
+        if level > Level::Pt && self.0 & Self::HUGE == 0 {
+            return View::Table(frame);
+        }
+        let Some(size) = level.leaf_size() else { return View::Empty };
+        let rights = Rights {
+            read: present,
+            write: present && self.0 & Self::WRITABLE != 0,
+            execute: present && self.0 & Self::NO_EXECUTE == 0,
+        };
+        View::Leaf(Leaf {
+            pfn: frame,
+            size,
+            rights,
+            accessed: self.0 & Self::ACCESSED != 0,
+            dirty: self.0 & Self::DIRTY != 0,
+        })
+    }
+}

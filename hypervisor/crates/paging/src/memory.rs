@@ -1,0 +1,118 @@
+//! The seam to memory that holds tables, and a reserve that keeps allocation out of locks.
+
+use crate::level::ENTRIES;
+use addr::Pfn;
+use core::fmt;
+
+/// The place of one entry: a table's frame and an index below 512.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct EntryRef {
+    table: Pfn,
+    index: u16,
+}
+
+impl EntryRef {
+    /// Entry `index` of the table in frame `table`.
+    ///
+    /// # Panics
+    /// If the index is 512 or more.
+    #[must_use]
+    pub const fn new(table: Pfn, index: u16) -> Self {
+        assert!(index < ENTRIES, "a table has 512 entries");
+        Self { table, index }
+    }
+
+    /// The frame of the table.
+    #[must_use]
+    pub const fn table(self) -> Pfn {
+        self.table
+    }
+
+    /// The index in the table.
+    #[must_use]
+    pub const fn index(self) -> u16 {
+        self.index
+    }
+}
+
+impl fmt::Debug for EntryRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}[{}]", self.table, self.index)
+    }
+}
+
+/// No frame for a table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OutOfTables;
+
+impl fmt::Display for OutOfTables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no frame left for a page table")
+    }
+}
+
+/// Memory that holds tables. Loads and stores are single 64-bit accesses (I5): a CPU may walk the table
+/// at any time.
+pub trait TableMemory {
+    /// Reads an entry.
+    fn load(&self, at: EntryRef) -> u64;
+
+    /// Writes an entry.
+    fn store(&self, at: EntryRef, value: u64);
+
+    /// Writes `new` if the entry holds `old`.
+    ///
+    /// # Errors
+    /// What the entry held instead.
+    fn compare_exchange(&self, at: EntryRef, old: u64, new: u64) -> Result<(), u64>;
+
+    /// A zeroed frame for a table.
+    ///
+    /// # Errors
+    /// [`OutOfTables`].
+    fn allocate_table(&self) -> Result<Pfn, OutOfTables>;
+
+    /// Takes a table's frame back. No CPU may still walk it: the flush that covers it has completed (I11).
+    fn free_table(&self, table: Pfn);
+}
+
+/// Tables allocated before a lock is taken, so that nothing allocates under it (I4). What is not used goes
+/// back on drop.
+#[derive(Debug)]
+pub struct TableReserve<'m, M: TableMemory> {
+    memory: &'m M,
+    tables: [Option<Pfn>; 3],
+}
+
+impl<'m, M: TableMemory> TableReserve<'m, M> {
+    /// An empty reserve.
+    pub const fn new(memory: &'m M) -> Self {
+        Self { memory, tables: [None; 3] }
+    }
+
+    /// Fills the reserve with `count` tables: three build any path below a root.
+    ///
+    /// # Errors
+    /// [`OutOfTables`]; what was allocated stays in the reserve.
+    pub fn top_up(&mut self, count: usize) -> Result<(), OutOfTables> {
+        for table in self.tables.iter_mut().take(count) {
+            if table.is_none() {
+                *table = Some(self.memory.allocate_table()?);
+            }
+        }
+        Ok(())
+    }
+
+    /// A table from the reserve.
+    pub fn take(&mut self) -> Option<Pfn> {
+        self.tables.iter_mut().find_map(Option::take)
+    }
+}
+
+impl<M: TableMemory> Drop for TableReserve<'_, M> {
+    fn drop(&mut self) {
+        while let Some(table) = self.take() {
+            self.memory.free_table(table);
+        }
+    }
+}

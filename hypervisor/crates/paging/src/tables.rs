@@ -1,0 +1,195 @@
+//! Walks over tables of either format, and the two changes of shape: grow a path, split a huge leaf.
+
+use crate::{EntryRef, Level, TableMemory, TableReserve};
+use addr::{PageSize, Pfn};
+use core::fmt;
+
+/// What a leaf allows. None at all is a leaf that keeps its frame but translates nothing (PROT_NONE).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Rights {
+    /// Loads.
+    pub read: bool,
+    /// Stores.
+    pub write: bool,
+    /// Instruction fetches.
+    pub execute: bool,
+}
+
+impl Rights {
+    /// Nothing.
+    pub const NONE: Self = Self { read: false, write: false, execute: false };
+    /// Loads.
+    pub const READ: Self = Self { read: true, write: false, execute: false };
+    /// Loads and stores.
+    pub const READ_WRITE: Self = Self { read: true, write: true, execute: false };
+    /// Everything.
+    pub const ALL: Self = Self { read: true, write: true, execute: true };
+
+    /// Whether everything that `other` allows is allowed here.
+    #[must_use]
+    pub const fn covers(self, other: Self) -> bool {
+        (self.read || !other.read) && (self.write || !other.write) && (self.execute || !other.execute)
+    }
+}
+
+impl fmt::Debug for Rights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let letter = |set, letter| if set { letter } else { '-' };
+        write!(f, "{}{}{}", letter(self.read, 'r'), letter(self.write, 'w'), letter(self.execute, 'x'))
+    }
+}
+
+/// A leaf, in words.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Leaf {
+    /// First frame that it maps.
+    pub pfn: Pfn,
+    /// Bytes that it maps.
+    pub size: PageSize,
+    /// What it allows.
+    pub rights: Rights,
+    /// The CPU (or, without A bits, nobody) has seen it used.
+    pub accessed: bool,
+    /// The CPU has seen it written through.
+    pub dirty: bool,
+}
+
+/// An entry, decoded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum View {
+    /// Nothing.
+    Empty,
+    /// Names a table of the level below.
+    Table(Pfn),
+    /// Maps frames.
+    Leaf(Leaf),
+}
+
+/// A 64-bit entry of some format.
+pub trait TableEntry: Copy + PartialEq + fmt::Debug {
+    /// The entry with these bits.
+    fn from_bits(bits: u64) -> Self;
+    /// The bits.
+    fn bits(self) -> u64;
+    /// An entry that names a table.
+    fn table(table: Pfn) -> Self;
+    /// An entry that maps what `leaf` says.
+    fn leaf(leaf: Leaf) -> Self;
+    /// What the entry means in a table of this level.
+    fn view(self, level: Level) -> View;
+}
+
+/// Where a walk ended: at a leaf, or at the first empty entry.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<E> {
+    /// The entry's place.
+    pub at: EntryRef,
+    /// The level of the table it is in.
+    pub level: Level,
+    /// The entry.
+    pub entry: E,
+}
+
+impl<E: TableEntry> Found<E> {
+    /// The leaf, if the walk ended at one.
+    #[must_use]
+    pub fn leaf(&self) -> Option<Leaf> {
+        match self.entry.view(self.level) {
+            View::Leaf(leaf) => Some(leaf),
+            View::Empty | View::Table(_) => None,
+        }
+    }
+}
+
+/// Walks from `root` to the leaf that translates `address`, or to the empty entry where it ends.
+pub fn walk<E: TableEntry, M: TableMemory>(memory: &M, root: Pfn, address: u64) -> Found<E> {
+    descend(memory, root, address, Level::Pt)
+}
+
+/// Walks no further down than `lowest`.
+fn descend<E: TableEntry, M: TableMemory>(memory: &M, root: Pfn, address: u64, lowest: Level) -> Found<E> {
+    let (mut table, mut level) = (root, Level::ROOT);
+    loop {
+        let at = EntryRef::new(table, level.index(address));
+        let entry = E::from_bits(memory.load(at));
+        match (entry.view(level), level.below()) {
+            (View::Table(next), Some(below)) if level > lowest => (table, level) = (next, below),
+            _ => return Found { at, level, entry },
+        }
+    }
+}
+
+/// Walks to the entry of level `lowest` for `address`, linking tables from the reserve where the path ends
+/// early. Ends above `lowest` only at a leaf, or at an empty entry when the reserve is empty.
+pub fn walk_or_grow<E: TableEntry, M: TableMemory>(
+    memory: &M,
+    root: Pfn,
+    address: u64,
+    lowest: Level,
+    reserve: &mut TableReserve<'_, M>,
+) -> Found<E> {
+    loop {
+        let found = descend::<E, M>(memory, root, address, lowest);
+        let stuck = found.level > lowest && found.entry.view(found.level) == View::Empty;
+        let Some(table) = stuck.then(|| reserve.take()).flatten() else { return found };
+        // The table was zeroed when it was allocated: a CPU that walks here sees nothing mapped.
+        memory.store(found.at, E::table(table).bits());
+    }
+}
+
+/// Splits the huge leaf at `found` into 512 leaves of the next size, with the same frames, rights and A/D
+/// bits: no translation changes, so no flush is needed (I9). Returns `false` where the reserve is empty.
+#[must_use]
+pub fn split<E: TableEntry, M: TableMemory>(
+    memory: &M,
+    found: &Found<E>,
+    reserve: &mut TableReserve<'_, M>,
+) -> bool {
+    let (Some(leaf), Some(below)) = (found.leaf(), found.level.below()) else { return true };
+    let (Some(size), Some(table)) = (below.leaf_size(), reserve.take()) else { return false };
+    for index in 0..crate::level::ENTRIES {
+        let pfn = leaf.pfn.add(u64::from(index) * size.base_pages());
+        memory.store(EntryRef::new(table, index), E::leaf(Leaf { pfn, size, ..leaf }).bits());
+    }
+    memory.store(found.at, E::table(table).bits());
+    true
+}
+
+/// Unlinks every table below `root` that has become empty and whose whole span lies inside `start..end`;
+/// each unlinked table goes to `unlinked`, whose owner flushes before it frees (I11).
+pub fn prune<E: TableEntry, M: TableMemory>(
+    memory: &M,
+    root: Pfn,
+    (start, end): (u64, u64),
+    unlinked: &mut impl FnMut(Pfn),
+) {
+    prune_table::<E, M>(memory, root, Level::ROOT, (start, end), unlinked);
+}
+
+/// Prunes below one table; `true` where it is empty afterwards.
+fn prune_table<E: TableEntry, M: TableMemory>(
+    memory: &M,
+    table: Pfn,
+    level: Level,
+    (start, end): (u64, u64),
+    unlinked: &mut impl FnMut(Pfn),
+) -> bool {
+    if let Some(below) = level.below() {
+        let mut address = start & !(level.span() - 1);
+        while address < end {
+            let at = EntryRef::new(table, level.index(address));
+            let next = address + level.span();
+            if let View::Table(child) = E::from_bits(memory.load(at)).view(level) {
+                let inner = (start.max(address), end.min(next));
+                let whole = inner == (address, next);
+                if prune_table::<E, M>(memory, child, below, inner, unlinked) && whole {
+                    memory.store(at, 0);
+                    unlinked(child);
+                }
+            }
+            address = next;
+        }
+    }
+    level != Level::ROOT
+        && (0..crate::level::ENTRIES).all(|index| memory.load(EntryRef::new(table, index)) == 0)
+}

@@ -1,0 +1,157 @@
+//! Formats round-trip; walks, cursors, splits and prunes agree with each other on a small memory.
+
+extern crate std;
+
+use crate::{
+    Cursor, EntryRef, EptEntry, HostEntry, Leaf, Level, OutOfTables, Rights, TableEntry, TableMemory,
+    TableReserve, View, prune, split, walk, walk_or_grow,
+};
+use addr::{PageSize, Pfn};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::vec::Vec;
+
+#[derive(Default)]
+struct Memory {
+    tables: RefCell<BTreeMap<u64, Vec<u64>>>,
+    limit: Option<usize>,
+}
+
+impl TableMemory for Memory {
+    fn load(&self, at: EntryRef) -> u64 {
+        self.tables.borrow()[&at.table().as_u64()][usize::from(at.index())]
+    }
+    fn store(&self, at: EntryRef, value: u64) {
+        let mut tables = self.tables.borrow_mut();
+        tables.get_mut(&at.table().as_u64()).expect("live table")[usize::from(at.index())] = value;
+    }
+    fn compare_exchange(&self, at: EntryRef, old: u64, new: u64) -> Result<(), u64> {
+        let found = self.load(at);
+        if found != old {
+            return Err(found);
+        }
+        self.store(at, new);
+        Ok(())
+    }
+    fn allocate_table(&self) -> Result<Pfn, OutOfTables> {
+        let mut tables = self.tables.borrow_mut();
+        if self.limit.is_some_and(|limit| tables.len() >= limit) {
+            return Err(OutOfTables);
+        }
+        let pfn = tables.last_key_value().map_or(100, |(&pfn, _)| pfn + 1);
+        tables.insert(pfn, std::vec![0; 512]);
+        Ok(Pfn::new(pfn))
+    }
+    fn free_table(&self, table: Pfn) {
+        assert!(self.tables.borrow_mut().remove(&table.as_u64()).is_some(), "freed twice");
+    }
+}
+
+fn small(pfn: u64, rights: Rights) -> Leaf {
+    Leaf { pfn: Pfn::new(pfn), size: PageSize::Size4K, rights, accessed: false, dirty: false }
+}
+
+fn install<E: TableEntry>(memory: &Memory, root: Pfn, address: u64, leaf: Leaf) {
+    let mut reserve = TableReserve::new(memory);
+    reserve.top_up(3).expect("tables");
+    let found = walk_or_grow::<E, _>(memory, root, address, Level::of_leaf(leaf.size), &mut reserve);
+    memory.store(found.at, E::leaf(leaf).bits());
+}
+
+#[test]
+fn host_entries_keep_their_frame_without_rights() {
+    let entry = HostEntry::leaf(small(7, Rights::NONE));
+    assert_eq!(entry.bits() & HostEntry::PRESENT, 0);
+    assert_eq!(entry.view(Level::Pt), View::Leaf(small(7, Rights::NONE)));
+    assert_eq!(
+        entry.with_rights(Rights::READ_WRITE).view(Level::Pt),
+        View::Leaf(small(7, Rights::READ_WRITE))
+    );
+    assert_eq!(HostEntry::EMPTY.view(Level::Pt), View::Empty);
+}
+
+#[test]
+fn formats_round_trip() {
+    for size in [PageSize::Size4K, PageSize::Size2M, PageSize::Size1G] {
+        for rights in [Rights::READ, Rights::READ_WRITE, Rights::ALL] {
+            for bits in 0..4 {
+                let (accessed, dirty) = (bits & 1 != 0, bits & 2 != 0);
+                let leaf = Leaf { pfn: Pfn::new(1 << 18), size, rights, accessed, dirty };
+                let level = Level::of_leaf(size);
+                assert_eq!(HostEntry::leaf(leaf).view(level), View::Leaf(leaf));
+                assert_eq!(EptEntry::leaf(leaf).view(level), View::Leaf(leaf));
+            }
+        }
+    }
+    assert_eq!(EptEntry::table(Pfn::new(3)).view(Level::Pd), View::Table(Pfn::new(3)));
+    assert_eq!(HostEntry::table(Pfn::new(3)).view(Level::Pd), View::Table(Pfn::new(3)));
+}
+
+#[test]
+fn a_cursor_visits_leaves_in_order_and_nothing_else() {
+    let memory = Memory::default();
+    let root = memory.allocate_table().expect("root");
+    let addresses = [0x1000, 0x1f_f000, 0x20_0000, 0x4000_0000, 0x7f00_0000_0000];
+    for (index, address) in addresses.into_iter().enumerate() {
+        install::<EptEntry>(&memory, root, address, small(index as u64, Rights::ALL));
+    }
+    let visit = |start, end| -> Vec<u64> {
+        Cursor::<_, EptEntry>::new(&memory, root, start, end).map(|visit| visit.address).collect()
+    };
+    assert_eq!(visit(0, 1 << 47), addresses);
+    assert_eq!(visit(0x1001, 0x20_0001), [0x1000, 0x1f_f000, 0x20_0000]);
+    assert_eq!(visit(0x2000, 0x1f_f000), []);
+}
+
+#[test]
+fn a_split_changes_no_translation() {
+    let memory = Memory::default();
+    let root = memory.allocate_table().expect("root");
+    let huge = Leaf {
+        pfn: Pfn::new(512),
+        size: PageSize::Size2M,
+        rights: Rights::READ_WRITE,
+        accessed: true,
+        dirty: true,
+    };
+    install::<HostEntry>(&memory, root, 0x20_0000, huge);
+    let found = walk::<HostEntry, _>(&memory, root, 0x20_5000);
+    assert_eq!(found.leaf(), Some(huge));
+    let mut reserve = TableReserve::new(&memory);
+    assert!(!split(&memory, &found, &mut reserve), "an empty reserve splits nothing");
+    reserve.top_up(1).expect("table");
+    assert!(split(&memory, &found, &mut reserve));
+    let after = walk::<HostEntry, _>(&memory, root, 0x20_5000).leaf().expect("leaf");
+    assert_eq!(after, Leaf { pfn: Pfn::new(517), size: PageSize::Size4K, ..huge });
+}
+
+#[test]
+fn prune_unlinks_empty_tables_inside_the_range_only() {
+    let memory = Memory::default();
+    let root = memory.allocate_table().expect("root");
+    install::<HostEntry>(&memory, root, 0x1000, small(1, Rights::READ));
+    install::<HostEntry>(&memory, root, 0x4000_0000, small(2, Rights::READ));
+    let before = memory.tables.borrow().len();
+    memory.store(walk::<HostEntry, _>(&memory, root, 0x1000).at, 0);
+    let mut unlinked = Vec::new();
+    prune::<HostEntry, _>(&memory, root, (0x1000, 0x2000), &mut |table| unlinked.push(table));
+    assert!(unlinked.is_empty(), "the tables span more than the range");
+    prune::<HostEntry, _>(&memory, root, (0, 0x4000_0000), &mut |table| unlinked.push(table));
+    assert_eq!(
+        unlinked.len(),
+        2,
+        "page table and page directory; the table above still serves the other page"
+    );
+    unlinked.into_iter().for_each(|table| memory.free_table(table));
+    assert_eq!(memory.tables.borrow().len(), before - 2);
+    assert!(walk::<HostEntry, _>(&memory, root, 0x4000_0000).leaf().is_some());
+}
+
+#[test]
+fn a_reserve_gives_back_what_was_not_used() {
+    let memory = Memory { limit: Some(2), ..Memory::default() };
+    let mut reserve = TableReserve::new(&memory);
+    assert_eq!(reserve.top_up(3), Err(OutOfTables));
+    drop(reserve);
+    assert!(memory.tables.borrow().is_empty());
+}
