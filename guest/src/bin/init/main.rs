@@ -1,0 +1,92 @@
+//! /init of the tiny Linux: the first process, a static program without a libc.
+//!
+//! It marks its first instructions by a hypercall (Herald's boot time ends there), mounts what a shell
+//! needs, starts the shell with job control on the console, and powers the machine off when the shell
+//! ends. As process 1 it also reaps orphans and obeys the signals of busybox `halt`, `poweroff` and `reboot`.
+#![no_std]
+#![no_main]
+
+mod sys;
+
+use core::ptr;
+use guest::hypercall;
+use sys::{Reboot, SIGCHLD, SIGTERM, SIGUSR1, SIGUSR2, SignalSet};
+
+const HANDLED: SignalSet = SignalSet::of(&[SIGCHLD, SIGUSR1, SIGUSR2, SIGTERM]);
+
+/// The stack is aligned to 16 bytes at a process's entry (System V ABI 3.4.1), as `call` wants it.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+extern "C" fn _start() -> ! {
+    core::arch::naked_asm!("xor ebp, ebp", "call {main}", "ud2", main = sym main)
+}
+
+extern "C" fn main() -> ! {
+    hypercall::mark_init();
+    sys::mount(c"proc", c"/proc");
+    sys::mount(c"sysfs", c"/sys");
+    sys::mount(c"devtmpfs", c"/dev");
+    sys::set_host_name("herald");
+    HANDLED.block();
+    let shell = sys::fork();
+    if shell == 0 {
+        run_shell();
+    }
+    if shell < 0 {
+        sys::complain("init: cannot fork\n");
+        end(Reboot::PowerOff);
+    }
+    loop {
+        match HANDLED.wait() {
+            SIGUSR1 => end(Reboot::Halt),
+            SIGUSR2 => end(Reboot::PowerOff),
+            SIGTERM => end(Reboot::Restart),
+            SIGCHLD => reap_all(shell),
+            _ => {}
+        }
+    }
+}
+
+fn run_shell() -> ! {
+    HANDLED.unblock();
+    // /dev/console, which the kernel opened for us, cannot become a controlling terminal; the tty behind it
+    // can. Another console than the first serial port does without job control.
+    sys::open_stdio(c"/dev/ttyS0");
+    sys::take_terminal();
+    // A known size keeps the shell from asking the terminal with an escape sequence.
+    sys::set_window_size(24, 80);
+    let argv = [c"sh".as_ptr().cast(), ptr::null()];
+    let envp = [
+        c"PATH=/bin".as_ptr().cast(),
+        c"HOME=/".as_ptr().cast(),
+        c"TERM=linux".as_ptr().cast(),
+        c"PS1=\\h:\\w\\$ ".as_ptr().cast(),
+        ptr::null(),
+    ];
+    sys::exec(c"/bin/sh", &argv, &envp);
+    sys::complain("init: cannot execute /bin/sh\n");
+    sys::exit(127);
+}
+
+/// Signals of one number do not queue: one SIGCHLD can stand for several children.
+fn reap_all(shell: isize) {
+    while let Some(pid) = sys::reap() {
+        if pid == shell {
+            end(Reboot::PowerOff);
+        }
+    }
+}
+
+fn end(how: Reboot) -> ! {
+    sys::reboot(how);
+    // Refused. Process 1 must not exit: that is a kernel panic.
+    loop {
+        HANDLED.wait();
+    }
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    sys::complain("init: panic\n");
+    sys::exit(1);
+}

@@ -1,0 +1,63 @@
+//! Hypercalls into Herald: VMCALL (SDM 3, 26.1.2: exits at any privilege level in VMX non-root operation,
+//! #UD elsewhere), so each call first asks CPUID whether Herald is there.
+
+use abi::hypercall::{CPUID_LEAF, DISCARD, MARK_INIT, PROTECT, SIGNATURE};
+use core::arch::asm;
+use core::arch::x86_64::__cpuid;
+
+/// Whether Herald runs this machine. On a CPU without such a leaf CPUID answers something else.
+#[must_use]
+pub fn present() -> bool {
+    let leaf = __cpuid(CPUID_LEAF);
+    let mut found = [0u8; 12];
+    found[..4].copy_from_slice(&leaf.ebx.to_le_bytes());
+    found[4..8].copy_from_slice(&leaf.ecx.to_le_bytes());
+    found[8..].copy_from_slice(&leaf.edx.to_le_bytes());
+    found == SIGNATURE
+}
+
+/// Tells Herald that /init has started; nothing where Herald is not. Any privilege level.
+pub fn mark_init() {
+    if present() {
+        // SAFETY: Herald is there; this call touches no memory.
+        unsafe { call(MARK_INIT, 0, 0) };
+    }
+}
+
+/// Asks the host to drop the guest-physical range: it reads zero afterwards. Returns the call's RAX.
+///
+/// # Safety
+/// Herald is [`present`], the caller runs at CPL 0, and nothing that Rust relies on lies in the range.
+#[must_use]
+pub unsafe fn discard(gpa: u64, len: u64) -> u64 {
+    // SAFETY: the caller's promise.
+    unsafe { call(DISCARD, gpa, len) }
+}
+
+/// Asks the host to mprotect(NONE) the guest-physical range and back. Returns the call's RAX.
+///
+/// # Safety
+/// Herald is [`present`] and the caller runs at CPL 0.
+#[must_use]
+pub unsafe fn protect(gpa: u64, len: u64) -> u64 {
+    // SAFETY: the caller's promise; the call keeps all data.
+    unsafe { call(PROTECT, gpa, len) }
+}
+
+/// RBX belongs to the compiler: swapped around the call.
+unsafe fn call(number: u64, first: u64, second: u64) -> u64 {
+    let result;
+    // SAFETY: the ABI of `abi::hypercall`; other registers are kept.
+    unsafe {
+        asm!(
+            "xchg {first}, rbx",
+            "vmcall",
+            "xchg {first}, rbx",
+            first = inout(reg) first => _,
+            inout("rax") number => result,
+            in("rcx") second,
+            options(nostack),
+        );
+    }
+    result
+}

@@ -1,0 +1,4 @@
+//! What Herald's guest programs share.
+#![no_std]
+
+pub mod hypercall;
