@@ -263,7 +263,7 @@ pub fn checksum(header: &PackageHeader, entries: &[Entry]) -> u32 {
     let mut copy = [0u8; TABLE_BYTES];
     let unsigned = PackageHeader { checksum: U32::ZERO, ..*header };
     copy[..64].copy_from_slice(unsigned.as_bytes());
-    let end = 64 + entries.len() * size_of::<Entry>();
+    let end = 64 + size_of_val(entries);
     copy[64..end].copy_from_slice(entries.as_bytes());
     crc32(&copy[..end])
 }

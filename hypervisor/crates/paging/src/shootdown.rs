@@ -11,7 +11,8 @@ use addr::{HvaRange, Pfn};
 /// What must no longer be translated from a cache.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FlushScope {
-    /// Linear translations of a host address space, named by its root, in a range.
+    /// Linear translations of a host address space, named by its root, in a range; and all its cached
+    /// paging-structure entries, as INVLPG drops them (SDM vol. 3A 4.10.4.1).
     Primary {
         /// Root of the primary tables.
         root: Pfn,

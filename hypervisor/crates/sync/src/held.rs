@@ -36,12 +36,12 @@ fn update(change: impl FnOnce(u32) -> u32) {
 
 const ALL: [Rank; 11] = [
     Rank::Board,
-    Rank::Slots,
     Rank::Mmap,
     Rank::Page,
     Rank::Rmap,
-    Rank::NotifierChain,
     Rank::PageTable,
+    Rank::NotifierChain,
+    Rank::Slots,
     Rank::Mmu,
     Rank::Shootdown,
     Rank::FrameCache,

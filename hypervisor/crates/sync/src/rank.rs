@@ -6,18 +6,18 @@
 pub enum Rank {
     /// A guest's devices.
     Board,
-    /// The slots of a secondary MMU, for changes.
-    Slots,
     /// VMAs of an address space: faults read, mmap and munmap write.
     Mmap,
     /// State of one page.
     Page,
     /// Reverse maps.
     Rmap,
-    /// Subscribers of a notifier chain: callers of the chain read, registration writes.
-    NotifierChain,
     /// Primary page tables of one address space.
     PageTable,
+    /// Subscribers of a notifier chain: callers of the chain read, registration writes.
+    NotifierChain,
+    /// Slots of one guest: faults and notifiers read, set-up writes.
+    Slots,
     /// Secondary tables of one guest.
     Mmu,
     /// Requests to other CPUs to flush.

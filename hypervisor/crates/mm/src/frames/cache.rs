@@ -1,0 +1,56 @@
+//! A CPU's own stack of free base frames: most allocations and frees touch no shared lock.
+
+use addr::Pfn;
+
+/// Frames that a cache can hold.
+const CAPACITY: usize = 32;
+/// Frames moved between a cache and the buddy at a time.
+const BATCH: usize = 16;
+
+/// Free base frames of one CPU, last freed first.
+#[derive(Debug)]
+pub(super) struct FrameCache {
+    frames: [Pfn; CAPACITY],
+    len: usize,
+}
+
+impl FrameCache {
+    pub(super) const fn new() -> Self {
+        Self { frames: [Pfn::ZERO; CAPACITY], len: 0 }
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub(super) const fn is_full(&self) -> bool {
+        self.len == CAPACITY
+    }
+
+    pub(super) fn push(&mut self, frame: Pfn) {
+        self.frames[self.len] = frame;
+        self.len += 1;
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Pfn> {
+        self.len = self.len.checked_sub(1)?;
+        Some(self.frames[self.len])
+    }
+
+    /// Takes a batch from `source`, or what it has.
+    pub(super) fn refill(&mut self, mut source: impl FnMut() -> Option<Pfn>) {
+        while self.len < BATCH {
+            let Some(frame) = source() else { return };
+            self.push(frame);
+        }
+    }
+
+    /// Gives a batch to `sink`.
+    pub(super) fn spill(&mut self, mut sink: impl FnMut(Pfn)) {
+        for _ in 0..BATCH {
+            if let Some(frame) = self.pop() {
+                sink(frame);
+            }
+        }
+    }
+}

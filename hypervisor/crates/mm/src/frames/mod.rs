@@ -1,0 +1,152 @@
+//! Frames: metadata for each, and the allocator that hands them out.
+//!
+//! ```text
+//!            allocate                      put (last reference)
+//!   Free ─────────────► Used, count = 1 ─────────────────────► Free
+//!    ▲                     get / put: count ± 1
+//!    └── per-CPU cache of base frames ◄──► buddy, orders 0..=18
+//! ```
+//!
+//! A frame that no region of the memory map made allocatable is `Reserved` for ever. A huge allocation
+//! marks each of its base frames `Used`, so that a split needs no metadata of its own: the pieces are
+//! freed one by one and the buddy joins them again.
+
+mod buddy;
+mod cache;
+mod meta;
+
+use crate::host::{CpuIndex, OutOfFrames};
+use addr::{PageSize, Pfn, PfnRange};
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use buddy::Buddy;
+use cache::FrameCache;
+use core::sync::atomic::{AtomicU64, Ordering};
+use meta::State;
+use sync::{Mutex, Rank};
+
+pub use meta::FrameMeta;
+
+/// All frames of a machine.
+#[derive(Debug)]
+pub struct Frames {
+    meta: Box<[FrameMeta]>,
+    buddy: Mutex<Buddy>,
+    caches: Box<[Mutex<FrameCache>]>,
+    total: AtomicU64,
+    free: AtomicU64,
+}
+
+impl Frames {
+    /// An allocator without a frame, for `meta.len()` frames from frame 0 and `cpus` CPUs.
+    #[must_use]
+    pub fn new(meta: Box<[FrameMeta]>, cpus: usize) -> Self {
+        let caches: Vec<_> =
+            (0..cpus.max(1)).map(|_| Mutex::new(Rank::FrameCache, FrameCache::new())).collect();
+        Self {
+            meta,
+            buddy: Mutex::new(Rank::Buddy, Buddy::new()),
+            caches: caches.into_boxed_slice(),
+            total: AtomicU64::new(0),
+            free: AtomicU64::new(0),
+        }
+    }
+
+    /// Makes frames allocatable that were reserved; frames beyond the metadata are left out.
+    pub fn add(&self, range: PfnRange) {
+        let end = range.end().as_u64().min(self.meta.len() as u64);
+        let mut added = 0;
+        for raw in range.start().as_u64()..end {
+            let frame = Pfn::new(raw);
+            if self.meta(frame).release_reserved() {
+                self.buddy.lock().free(&self.meta, frame, 0);
+                added += 1;
+            }
+        }
+        self.total.fetch_add(added, Ordering::Relaxed);
+        self.free.fetch_add(added, Ordering::Relaxed);
+    }
+
+    /// The metadata of a frame.
+    ///
+    /// # Panics
+    /// If the frame lies beyond the metadata: no entry may name such a frame.
+    #[must_use]
+    pub fn meta(&self, frame: Pfn) -> &FrameMeta {
+        &self.meta[frame.as_u64() as usize]
+    }
+
+    /// Frames that were ever allocatable.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
+    }
+
+    /// Frames that are free now, those in CPU caches included.
+    #[must_use]
+    pub fn free_count(&self) -> u64 {
+        self.free.load(Ordering::Relaxed)
+    }
+
+    /// A frame of this size, naturally aligned, contents unspecified, with one reference.
+    ///
+    /// # Errors
+    /// [`OutOfFrames`].
+    pub fn allocate(&self, cpu: CpuIndex, size: PageSize) -> Result<Pfn, OutOfFrames> {
+        let frame = match size {
+            PageSize::Size4K => self.allocate_base(cpu),
+            PageSize::Size2M | PageSize::Size1G => self.buddy.lock().allocate(&self.meta, order_of(size)),
+        };
+        let frame = frame.ok_or(OutOfFrames { size })?;
+        for index in 0..size.base_pages() {
+            self.meta(frame.add(index)).take();
+        }
+        self.free.fetch_sub(size.base_pages(), Ordering::Relaxed);
+        Ok(frame)
+    }
+
+    fn allocate_base(&self, cpu: CpuIndex) -> Option<Pfn> {
+        let mut cache = self.caches[cpu.0].lock();
+        if cache.is_empty() {
+            let mut buddy = self.buddy.lock();
+            cache.refill(|| buddy.allocate(&self.meta, 0));
+        }
+        cache.pop()
+    }
+
+    /// Frees a frame, without its contents being looked at. Its reference count must have fallen to zero.
+    ///
+    /// # Panics
+    /// If it is free already, or still referenced: the caller's accounting is wrong, and going on would
+    /// hand one frame to two owners.
+    pub fn free(&self, cpu: CpuIndex, frame: Pfn, size: PageSize) {
+        for index in 0..size.base_pages() {
+            self.meta(frame.add(index)).release(frame.add(index));
+        }
+        match size {
+            PageSize::Size4K => {
+                let mut cache = self.caches[cpu.0].lock();
+                if cache.is_full() {
+                    let mut buddy = self.buddy.lock();
+                    cache.spill(|frame| buddy.free(&self.meta, frame, 0));
+                }
+                cache.push(frame);
+            }
+            PageSize::Size2M | PageSize::Size1G => self.buddy.lock().free(&self.meta, frame, order_of(size)),
+        }
+        self.free.fetch_add(size.base_pages(), Ordering::Relaxed);
+    }
+
+    /// Whether the frame is allocated.
+    #[must_use]
+    pub fn is_used(&self, frame: Pfn) -> bool {
+        self.meta.get(frame.as_u64() as usize).is_some_and(|meta| meta.state() == State::Used)
+    }
+}
+
+const fn order_of(size: PageSize) -> u8 {
+    (size.shift() - addr::PAGE_SHIFT) as u8
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,101 @@
+//! The flush debt of one operation: frames and tables that may be reused only after a flush.
+//!
+//! ```text
+//!   primary entries cleared ──► frame / table ──► settle: flush, then retire
+//!                                    └─ batch full: settle at once, go on
+//! ```
+//!
+//! A batch of fixed size, so that nothing is allocated under the page-table lock, and unmapping a terabyte
+//! needs no more memory than unmapping a page. Linux's name for it is `mmu_gather`.
+
+use crate::host::Host;
+use addr::{Hva, HvaRange, PageSize, Pfn};
+use paging::FlushScope;
+
+/// Frames and tables that one flush pays for.
+const BATCH: usize = 128;
+
+#[derive(Clone, Copy, Debug)]
+enum Owed {
+    Frame(Pfn, PageSize),
+    Table(Pfn),
+}
+
+/// What was unlinked from one address space and not yet flushed. Owns the entries' references on the frames.
+#[must_use = "a debt is paid by `settle`"]
+#[derive(Debug)]
+pub(crate) struct Gather<'h, H: Host> {
+    host: &'h H,
+    root: Pfn,
+    touched: Option<HvaRange>,
+    owed: [Owed; BATCH],
+    len: usize,
+}
+
+impl<'h, H: Host> Gather<'h, H> {
+    /// An empty debt against the tables below `root`.
+    pub(crate) const fn new(host: &'h H, root: Pfn) -> Self {
+        Self { host, root, touched: None, owed: [Owed::Table(Pfn::ZERO); BATCH], len: 0 }
+    }
+
+    /// The primary entry for `size` bytes at `address` was changed or cleared.
+    pub(crate) fn touch(&mut self, address: Hva, size: PageSize) {
+        let page = HvaRange::new(address, address.add(size.bytes()));
+        self.touched = Some(self.touched.map_or(page, |touched| touched.hull(&page)));
+    }
+
+    /// The entry for the page at `address` was cleared; its reference on the frame passes to the gather.
+    pub(crate) fn frame(&mut self, address: Hva, frame: Pfn, size: PageSize) {
+        self.touch(address, size);
+        self.push(Owed::Frame(frame, size));
+    }
+
+    /// A table that translated `address` was unlinked, empty; CPUs may still have cached the way to it (I11).
+    pub(crate) fn table(&mut self, address: Hva, table: Pfn) {
+        self.touch(address, PageSize::Size4K);
+        self.push(Owed::Table(table));
+    }
+
+    fn push(&mut self, owed: Owed) {
+        if self.len == BATCH {
+            self.settle();
+        }
+        self.owed[self.len] = owed;
+        self.len += 1;
+    }
+
+    /// Flushes what was touched; what is owed stays owed.
+    pub(crate) fn flush(&mut self) {
+        if let Some(range) = self.touched.take() {
+            self.host.flush(FlushScope::Primary { root: self.root, range });
+        }
+    }
+
+    /// Flushes, then frees (I6, I10).
+    pub(crate) fn settle(&mut self) {
+        self.flush();
+        for owed in &self.owed[..core::mem::take(&mut self.len)] {
+            match *owed {
+                Owed::Frame(frame, size) => drop_mapping(self.host, frame, size),
+                Owed::Table(table) => self.host.free_table(table),
+            }
+        }
+    }
+}
+
+impl<H: Host> Drop for Gather<'_, H> {
+    fn drop(&mut self) {
+        self.settle();
+    }
+}
+
+/// Drops a primary entry's reference on its frame; the last one frees it. Nobody can reach it any more.
+pub(crate) fn drop_mapping<H: Host>(host: &H, frame: Pfn, size: PageSize) {
+    let mut last = true;
+    for index in 0..size.base_pages() {
+        last &= host.frames().meta(frame.add(index)).put();
+    }
+    if last {
+        host.retire(frame, size);
+    }
+}

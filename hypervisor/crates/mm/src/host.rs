@@ -1,0 +1,67 @@
+//! The seam to a machine. A machine is a value: two can exist in one process.
+
+use crate::frames::Frames;
+use addr::{PageSize, Pfn};
+use core::fmt;
+use paging::{OutOfTables, Shootdown, TableMemory};
+
+/// Index of a CPU of the host, dense from 0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CpuIndex(pub usize);
+
+/// No free frame of the wanted size.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OutOfFrames {
+    /// The size that was wanted.
+    pub size: PageSize,
+}
+
+impl fmt::Display for OutOfFrames {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "out of memory: no free frame of {} KiB", self.size.bytes() >> 10)
+    }
+}
+
+/// The contents of frames. A frame is addressed by its number, never through a guest's translation.
+pub trait FrameMemory {
+    /// Fills with zeros.
+    fn zero(&self, frame: Pfn, size: PageSize);
+    /// Copies a base page.
+    fn copy(&self, from: Pfn, to: Pfn);
+    /// Overwrites a freed frame with junk, in debug builds (I15).
+    fn poison(&self, frame: Pfn, size: PageSize);
+}
+
+/// A machine: memory, tables and CPUs.
+pub trait Host: TableMemory + FrameMemory + Shootdown + Send + Sync {
+    /// The allocator of this machine's frames.
+    fn frames(&self) -> &Frames;
+
+    /// The CPU that runs this code.
+    fn current_cpu(&self) -> CpuIndex;
+
+    /// A root for a new address space: empty below [`crate::USER_END`]. A machine whose own mappings live in
+    /// the upper half puts them there.
+    ///
+    /// # Errors
+    /// [`OutOfTables`].
+    fn allocate_root(&self) -> Result<Pfn, OutOfTables> {
+        self.allocate_table()
+    }
+
+    /// Gives a frame back whose last reference is gone. No CPU can reach it any more (I6).
+    fn retire(&self, frame: Pfn, size: PageSize) {
+        self.poison(frame, size);
+        self.frames().free(self.current_cpu(), frame, size);
+    }
+
+    /// A zeroed frame (I15) with one reference.
+    ///
+    /// # Errors
+    /// [`OutOfFrames`].
+    fn allocate_zeroed(&self, size: PageSize) -> Result<Pfn, OutOfFrames> {
+        let frame = self.frames().allocate(self.current_cpu(), size)?;
+        self.zero(frame, size);
+        Ok(frame)
+    }
+}

@@ -1,0 +1,186 @@
+//! The notifier chain of an address space: the interface of the 2008 patch "mmu notifiers #v8".
+//!
+//! ```text
+//!   range sites                              single-page sites (page-table lock held)
+//!   invalidate_range_begin                   primary entry cleared, primary TLBs flushed
+//!     subscriber zaps and flushes            invalidate_page
+//!   primary entries change, TLBs flushed       subscriber zaps and flushes
+//!   invalidate_range_end                     new primary entry, if any
+//! ```
+//!
+//! Operations are called under spin locks: subscribers do not sleep, allocate, or take any lock that ranks
+//! before [`sync::Rank::Mmu`].
+//!
+//! Mended against v8: `release` notifies first and unlinks afterwards, so that no entry outlives its last
+//! notice; registration holds the chain's writer side, so that no subscriber sees an end without its begin
+//! from a caller that has already passed the chain. Subscribers count nesting and never match ranges.
+
+use addr::{Hva, HvaRange};
+use alloc::sync::Arc;
+#[cfg(feature = "mmu-notifier")]
+use {
+    alloc::vec::Vec,
+    core::sync::atomic::{AtomicUsize, Ordering},
+    sync::{Rank, RwLock},
+};
+
+/// Somebody who keeps translations of an address space in tables or caches of his own.
+///
+/// Each operation has an empty default. None of them may call back into the address space.
+pub trait MmuNotifier: Send + Sync {
+    /// The address space is about to go: drop everything, for good. No operation follows.
+    fn release(&self) {}
+
+    /// Tests and clears "young" on the page at `address`; where it was young, also flushes, so that the next
+    /// access sets it again. Without A bits: unmaps the page and tells whether it was mapped.
+    fn clear_flush_young(&self, address: Hva) -> bool {
+        let _ = address;
+        false
+    }
+
+    /// The primary entry of the page at `address` was cleared. Returns with nothing left that translates to
+    /// the old frame, which is not freed before (I1). The page-table lock is held.
+    fn invalidate_page(&self, address: Hva) {
+        let _ = address;
+    }
+
+    /// Primary entries in `range` will change. Returns with nothing left that translates the range, and
+    /// installs nothing in it until the matching end (I1).
+    fn invalidate_range_begin(&self, range: HvaRange) {
+        let _ = range;
+    }
+
+    /// Primary entries have changed. `range` may differ from that of the begin.
+    fn invalidate_range_end(&self, range: HvaRange) {
+        let _ = range;
+    }
+}
+
+/// The subscribers of one address space. A forked address space starts with an empty chain (patch site:
+/// `mm_init`).
+#[cfg(feature = "mmu-notifier")]
+#[derive(Default)]
+pub struct NotifierChain {
+    /// Mirrors the list's length, so that a call site without subscribers costs a load and a branch.
+    count: AtomicUsize,
+    list: Subscribers,
+}
+
+#[cfg(feature = "mmu-notifier")]
+struct Subscribers(RwLock<Vec<Arc<dyn MmuNotifier>>>);
+
+#[cfg(feature = "mmu-notifier")]
+impl Default for Subscribers {
+    fn default() -> Self {
+        Self(RwLock::new(Rank::NotifierChain, Vec::new()))
+    }
+}
+
+#[cfg(feature = "mmu-notifier")]
+impl NotifierChain {
+    /// Adds a subscriber. The caller holds the mmap lock for writing: no begin is without its end.
+    pub(crate) fn register(&self, subscriber: Arc<dyn MmuNotifier>) {
+        let mut list = self.list.0.write();
+        list.push(subscriber);
+        self.count.store(list.len(), Ordering::Release);
+    }
+
+    /// Removes a subscriber. On return none of its operations runs or will run: the writer side waits for
+    /// the readers, which is the grace period.
+    pub(crate) fn unregister(&self, subscriber: &Arc<dyn MmuNotifier>) -> bool {
+        let mut list = self.list.0.write();
+        let before = list.len();
+        list.retain(|other| !core::ptr::addr_eq(Arc::as_ptr(other), Arc::as_ptr(subscriber)));
+        self.count.store(list.len(), Ordering::Release);
+        list.len() < before
+    }
+
+    /// Whether anybody listens.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Acquire) == 0
+    }
+
+    #[inline]
+    fn notify(&self, mut operation: impl FnMut(&dyn MmuNotifier)) {
+        if self.is_empty() {
+            return;
+        }
+        for subscriber in self.list.0.read().iter() {
+            operation(&**subscriber);
+        }
+    }
+
+    /// Notifies, then unlinks: until the last `release` returns, other operations still find the subscriber.
+    pub(crate) fn release(&self) {
+        self.notify(|subscriber| subscriber.release());
+        let gone = core::mem::take(&mut *self.list.0.write());
+        self.count.store(0, Ordering::Release);
+        drop(gone);
+    }
+
+    /// Asks all subscribers; answers are OR-ed, never short-circuited.
+    pub(crate) fn clear_flush_young(&self, address: Hva) -> bool {
+        let mut young = false;
+        self.notify(|subscriber| young |= subscriber.clear_flush_young(address));
+        young
+    }
+
+    pub(crate) fn invalidate_page(&self, address: Hva) {
+        self.notify(|subscriber| subscriber.invalidate_page(address));
+    }
+
+    fn invalidate_range_begin(&self, range: HvaRange) {
+        self.notify(|subscriber| subscriber.invalidate_range_begin(range));
+    }
+
+    fn invalidate_range_end(&self, range: HvaRange) {
+        self.notify(|subscriber| subscriber.invalidate_range_end(range));
+    }
+
+    /// Begins an invalidation; the guard's drop ends it, also on an error path.
+    pub(crate) fn invalidate(&self, range: HvaRange) -> Invalidation<'_> {
+        self.invalidate_range_begin(range);
+        Invalidation { chain: self, range }
+    }
+}
+
+/// The chain of a build without notifiers: nothing at all.
+#[cfg(not(feature = "mmu-notifier"))]
+#[derive(Default)]
+pub struct NotifierChain;
+
+#[cfg(not(feature = "mmu-notifier"))]
+impl NotifierChain {
+    pub(crate) fn register(&self, _subscriber: Arc<dyn MmuNotifier>) {}
+    pub(crate) fn unregister(&self, _subscriber: &Arc<dyn MmuNotifier>) -> bool {
+        false
+    }
+    /// Nobody listens.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        true
+    }
+    pub(crate) fn release(&self) {}
+    pub(crate) fn clear_flush_young(&self, _address: Hva) -> bool {
+        false
+    }
+    pub(crate) fn invalidate_page(&self, _address: Hva) {}
+    fn invalidate_range_end(&self, _range: HvaRange) {}
+    pub(crate) fn invalidate(&self, range: HvaRange) -> Invalidation<'_> {
+        Invalidation { chain: self, range }
+    }
+}
+
+/// A range invalidation between its begin and its end.
+#[must_use = "dropping it ends the invalidation"]
+pub(crate) struct Invalidation<'a> {
+    chain: &'a NotifierChain,
+    range: HvaRange,
+}
+
+impl Drop for Invalidation<'_> {
+    fn drop(&mut self) {
+        self.chain.invalidate_range_end(self.range);
+    }
+}

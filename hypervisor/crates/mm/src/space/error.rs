@@ -1,0 +1,107 @@
+//! What an operation on an address space can answer instead.
+
+use crate::host::OutOfFrames;
+use crate::vma::{Access, Protection};
+use addr::{Hva, HvaRange, PageSize};
+use core::fmt;
+use paging::OutOfTables;
+
+/// Why a fault was not resolved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FaultError {
+    /// No area holds the address (SIGSEGV, SEGV_MAPERR).
+    Unmapped(Hva),
+    /// The area does not allow the access (SIGSEGV, SEGV_ACCERR).
+    Denied {
+        /// Where.
+        address: Hva,
+        /// What was tried.
+        access: Access,
+        /// What is allowed.
+        protection: Protection,
+    },
+    /// No frame for the page.
+    OutOfFrames(OutOfFrames),
+    /// No frame for a table.
+    OutOfTables(OutOfTables),
+}
+
+impl fmt::Display for FaultError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unmapped(address) => write!(f, "{address} is not mapped"),
+            Self::Denied { address, access, protection } => {
+                write!(f, "{access:?} of {address} denied, the area allows {protection:?}")
+            }
+            Self::OutOfFrames(error) => error.fmt(f),
+            Self::OutOfTables(error) => error.fmt(f),
+        }
+    }
+}
+
+impl From<OutOfFrames> for FaultError {
+    fn from(error: OutOfFrames) -> Self {
+        Self::OutOfFrames(error)
+    }
+}
+
+impl From<OutOfTables> for FaultError {
+    fn from(error: OutOfTables) -> Self {
+        Self::OutOfTables(error)
+    }
+}
+
+/// Why mmap, munmap, mprotect or madvise was refused, or stopped half-way where Linux does too.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MapError {
+    /// Empty, unaligned for the page size, or outside the lower half (EINVAL).
+    BadRange {
+        /// First address.
+        start: Hva,
+        /// Bytes.
+        len: u64,
+        /// Required alignment.
+        align: PageSize,
+    },
+    /// No gap is large enough (ENOMEM).
+    NoRoom {
+        /// Bytes wanted.
+        len: u64,
+    },
+    /// Part of the range has no area (ENOMEM). mprotect has changed what lies before the first hole,
+    /// madvise everything that has an area.
+    Hole(HvaRange),
+}
+
+impl fmt::Display for MapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadRange { start, len, align } => {
+                write!(f, "{len:#x} bytes at {start} is no range of whole {} KiB pages", align.bytes() >> 10)
+            }
+            Self::NoRoom { len } => write!(f, "no gap of {len:#x} bytes in the address space"),
+            Self::Hole(range) => write!(f, "part of {range} is not mapped"),
+        }
+    }
+}
+
+/// Why a page was not migrated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MigrateError {
+    /// No frame is mapped there.
+    NotResident(Hva),
+    /// Only base pages move.
+    Huge(PageSize),
+    /// No frame to move to.
+    OutOfFrames(OutOfFrames),
+}
+
+impl fmt::Display for MigrateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotResident(address) => write!(f, "no frame is mapped at {address}"),
+            Self::Huge(size) => write!(f, "a page of {} KiB is not migrated", size.bytes() >> 10),
+            Self::OutOfFrames(error) => error.fmt(f),
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! The subscriber: what the EPT does when the host changes memory under it.
+
+use crate::entry;
+use crate::secondary::SecondaryMmu;
+use crate::stats::count;
+use crate::tdp::AccessedDirty;
+use addr::{Hva, HvaRange, PAGE_SIZE};
+use mm::Host;
+use mm::notifier::MmuNotifier;
+
+fn page_at(address: Hva) -> HvaRange {
+    HvaRange::new(address, address.add(PAGE_SIZE))
+}
+
+impl<H: Host> MmuNotifier for SecondaryMmu<H> {
+    /// Detaches the root, flushes, frees the tables: afterwards there is nothing that could translate.
+    fn release(&self) {
+        count(&self.stats.release);
+        let detached = self.locked.lock().tdp.take();
+        if let Some(tdp) = detached {
+            self.flush(tdp);
+            tdp.free(&*self.host);
+        }
+    }
+
+    fn clear_flush_young(&self, address: Hva) -> bool {
+        count(&self.stats.clear_flush_young);
+        let slots = self.slots.read();
+        let locked = self.locked.lock();
+        let Some(tdp) = locked.tdp else { return false };
+        let mut young = false;
+        for gfn in slots.gfns_of(page_at(address)).flat_map(|run| run.iter()) {
+            let found = tdp.walk(&*self.host, gfn);
+            let present = found.leaf().is_some();
+            young |= match self.accessed_dirty {
+                AccessedDirty::Hardware => present && entry::age(&*self.host, &found),
+                AccessedDirty::Absent => {
+                    if present {
+                        entry::clear(&*self.host, &found);
+                    }
+                    present
+                }
+            };
+        }
+        if young {
+            // v8's contract: the next access must set A again, so no cached translation may survive (I12).
+            self.flush(tdp);
+        }
+        young
+    }
+
+    fn invalidate_page(&self, address: Hva) {
+        count(&self.stats.invalidate_page);
+        let slots = self.slots.read();
+        let mut locked = self.locked.lock();
+        // Raised before the zap, the primary entry being clear already: a fault that resolved the old frame
+        // finds the sequence changed (I3).
+        self.sequence.raise(&mut locked.in_progress);
+        for run in slots.gfns_of(page_at(address)) {
+            self.zap_and_flush(&locked, run);
+        }
+    }
+
+    fn invalidate_range_begin(&self, range: HvaRange) {
+        count(&self.stats.invalidate_range_begin);
+        let slots = self.slots.read();
+        let hull = slots.gfns_of(range).reduce(|hull, run| hull.hull(&run));
+        let mut locked = self.locked.lock();
+        // Counted also where no slot overlaps: slots may change before the end, nesting must not.
+        let (start, end) = hull.map_or((0, 0), |hull| (hull.start().as_u64(), hull.end().as_u64()));
+        locked.in_progress.begin(start, end);
+        for run in slots.gfns_of(range) {
+            self.zap_and_flush(&locked, run);
+        }
+    }
+
+    fn invalidate_range_end(&self, _range: HvaRange) {
+        count(&self.stats.invalidate_range_end);
+        self.locked.lock().in_progress.end(&self.sequence);
+    }
+}

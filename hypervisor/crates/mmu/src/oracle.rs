@@ -1,0 +1,114 @@
+//! The coherence rule as code: every present secondary entry maps the frame that the primary entry maps, with
+//! no more permission. Run it where no operation is under way.
+
+use crate::secondary::SecondaryMmu;
+use addr::{Gfn, Hva, PageSize, Pfn};
+use core::fmt;
+use mm::{Host, Mapping};
+use paging::{Cursor, EptEntry, Leaf};
+
+/// A secondary entry that breaks the rule.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Incoherence {
+    /// It maps a guest frame that is no RAM.
+    NoSlot {
+        /// The guest frame.
+        gfn: Gfn,
+        /// What is mapped there.
+        entry: Leaf,
+    },
+    /// It maps what the primary tables do not, or more of it than they do.
+    Differs {
+        /// The guest frame.
+        gfn: Gfn,
+        /// Its host address.
+        hva: Hva,
+        /// What is mapped there.
+        entry: Leaf,
+        /// What the primary tables map.
+        primary: Option<Mapping>,
+    },
+    /// It maps a frame that is free.
+    FreeFrame {
+        /// The guest frame.
+        gfn: Gfn,
+        /// The frame.
+        pfn: Pfn,
+    },
+    /// It is writable, but nobody will write the frame back.
+    WritableClean {
+        /// The guest frame.
+        gfn: Gfn,
+        /// The frame.
+        pfn: Pfn,
+    },
+}
+
+impl fmt::Display for Incoherence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoSlot { gfn, entry } => write!(f, "{gfn} is no RAM but maps {entry:?}"),
+            Self::Differs { gfn, hva, entry, primary } => {
+                write!(f, "{gfn} maps {entry:?} but {hva} maps {primary:?}: missing notifier call, or a race")
+            }
+            Self::FreeFrame { gfn, pfn } => write!(f, "{gfn} maps the free frame {pfn}"),
+            Self::WritableClean { gfn, pfn } => write!(f, "{gfn} maps the clean frame {pfn} writable (I7)"),
+        }
+    }
+}
+
+impl<H: Host> SecondaryMmu<H> {
+    /// Checks every present entry; returns how many there are.
+    ///
+    /// # Errors
+    /// The first [`Incoherence`].
+    pub fn check_coherence(&self) -> Result<u64, Incoherence> {
+        let slots = self.slots.read();
+        let locked = self.locked.lock();
+        let Some(tdp) = locked.tdp else { return Ok(0) };
+        let mut checked = 0;
+        for visit in Cursor::<H, EptEntry>::new(&self.host, tdp.root, 0, 1 << 48) {
+            let Some(entry) = visit.found.leaf() else { continue };
+            let gfn = addr::Gpa::new(visit.address).gfn();
+            let slot = slots.find(gfn).ok_or(Incoherence::NoSlot { gfn, entry })?;
+            self.check_leaf(gfn, slot.hva_of(gfn), entry)?;
+            checked += 1;
+        }
+        Ok(checked)
+    }
+
+    fn check_leaf(&self, gfn: Gfn, hva: Hva, entry: Leaf) -> Result<(), Incoherence> {
+        let primary = self.space.lookup(hva);
+        let coherent = primary.is_some_and(|primary| {
+            let offset = hva.offset_in(primary.size) >> addr::PAGE_SHIFT;
+            primary.pfn.add(offset) == entry.pfn
+                && entry.size <= primary.size
+                && (primary.writable || !entry.rights.write)
+        });
+        if !coherent {
+            return Err(Incoherence::Differs { gfn, hva, entry, primary });
+        }
+        let frames = self.host.frames();
+        for index in 0..entry.size.base_pages() {
+            let pfn = entry.pfn.add(index);
+            if !frames.is_used(pfn) {
+                return Err(Incoherence::FreeFrame { gfn, pfn });
+            }
+        }
+        let head = primary.map_or(entry.pfn, |primary| primary.pfn);
+        if entry.rights.write && !frames.meta(head).is_dirty() {
+            return Err(Incoherence::WritableClean { gfn, pfn: head });
+        }
+        Ok(())
+    }
+
+    /// Guest frames that have an entry of their own size, for reports.
+    pub fn mapped(&self) -> u64 {
+        let locked = self.locked.lock();
+        let Some(tdp) = locked.tdp else { return 0 };
+        Cursor::<H, EptEntry>::new(&self.host, tdp.root, 0, 1 << 48)
+            .filter_map(|visit| visit.found.leaf())
+            .map(|leaf| leaf.size.bytes() / PageSize::Size4K.bytes())
+            .sum()
+    }
+}

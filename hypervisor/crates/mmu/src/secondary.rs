@@ -1,0 +1,248 @@
+//! One guest's secondary MMU: the fault path, and the state that notifier calls work on.
+//!
+//! | lock | protects |
+//! |---|---|
+//! | slots lock (reader-writer) | which guest frames are RAM |
+//! | mmu lock | the EPT's leaves, "in progress" |
+//!
+//! The fault path takes no memory-manager lock under the mmu lock (I4): it resolves first, then locks.
+
+use crate::entry::Installed;
+use crate::slots::{Slot, SlotError, Slots};
+use crate::stats::{Stats, count};
+use crate::tdp::{AccessedDirty, Tdp, resize};
+use addr::{Gfn, GfnRange, Gpa, GpaRange, HvaRange, PageSize, Pfn};
+use alloc::sync::Arc;
+use core::fmt;
+use mm::{Access, AddressSpace, FaultError, Host, Mapping};
+use paging::{Leaf, Level, OutOfTables, Rights, TableReserve};
+use sync::{InProgress, InvalidationSequence, Mutex, Rank, RwLock, Snapshot};
+
+/// What the mmu lock protects.
+pub(crate) struct Locked {
+    /// `None` once released.
+    pub(crate) tdp: Option<Tdp>,
+    pub(crate) in_progress: InProgress,
+}
+
+/// The secondary MMU of one guest, a subscriber of its host address space.
+pub struct SecondaryMmu<H: Host> {
+    pub(crate) host: Arc<H>,
+    pub(crate) space: Arc<AddressSpace<H>>,
+    pub(crate) accessed_dirty: AccessedDirty,
+    pub(crate) slots: RwLock<Slots>,
+    pub(crate) sequence: InvalidationSequence,
+    pub(crate) locked: Mutex<Locked>,
+    pub(crate) stats: Stats,
+}
+
+/// What a guest-physical address turned out to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FaultOutcome {
+    /// RAM, and mapped now: enter the guest again.
+    Mapped,
+    /// No slot holds it: a device, or nothing.
+    NotRam,
+}
+
+/// Why a guest's memory could not be mapped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MmuError {
+    /// The host address space refused.
+    Host(FaultError),
+    /// No frame for a secondary table.
+    OutOfTables(OutOfTables),
+    /// The host address space is gone.
+    Released,
+}
+
+impl fmt::Display for MmuError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(error) => error.fmt(f),
+            Self::OutOfTables(error) => error.fmt(f),
+            Self::Released => f.write_str("the guest's host address space has been torn down"),
+        }
+    }
+}
+
+impl From<OutOfTables> for MmuError {
+    fn from(error: OutOfTables) -> Self {
+        Self::OutOfTables(error)
+    }
+}
+
+/// A frame resolved, not yet checked against the sequence.
+struct Resolved {
+    gfn: Gfn,
+    leaf: Leaf,
+    mapping: Mapping,
+    snapshot: Snapshot,
+}
+
+impl<H: Host> SecondaryMmu<H> {
+    /// Empty tables for a guest whose memory lies in `space`. The caller registers the result there.
+    ///
+    /// # Errors
+    /// [`OutOfTables`] where there is no frame for the root.
+    pub fn new(space: Arc<AddressSpace<H>>, accessed_dirty: AccessedDirty) -> Result<Self, OutOfTables> {
+        let host = Arc::clone(space.host());
+        let root = host.allocate_table()?;
+        Ok(Self {
+            host,
+            space,
+            accessed_dirty,
+            slots: RwLock::new(Rank::Slots, Slots::new()),
+            sequence: InvalidationSequence::new(),
+            locked: Mutex::new(Rank::Mmu, Locked { tdp: Some(Tdp { root }), in_progress: InProgress::new() }),
+            stats: Stats::default(),
+        })
+    }
+
+    /// The root for the EPT pointer; `None` once released.
+    pub fn root(&self) -> Option<Pfn> {
+        self.locked.lock().tdp.map(|tdp| tdp.root)
+    }
+
+    /// The host address space.
+    pub fn space(&self) -> &Arc<AddressSpace<H>> {
+        &self.space
+    }
+
+    /// The counters.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Makes guest frames RAM.
+    ///
+    /// # Errors
+    /// [`SlotError`].
+    pub fn add_slot(&self, slot: Slot) -> Result<(), SlotError> {
+        self.slots.write().insert(slot)
+    }
+
+    /// Makes the slot that starts at `first` no RAM any more, and drops its entries.
+    pub fn remove_slot(&self, first: Gfn) -> Option<Slot> {
+        let slot = self.slots.write().remove(first)?;
+        let mut locked = self.locked.lock();
+        // A fault that looked the slot up before must not install afterwards.
+        self.sequence.raise(&mut locked.in_progress);
+        self.zap_and_flush(&locked, slot.gfns());
+        Some(slot)
+    }
+
+    /// The host addresses of guest-physical bytes, if one slot holds them all.
+    pub fn translate(&self, range: GpaRange) -> Option<HvaRange> {
+        self.slots.read().translate(range)
+    }
+
+    /// Resolves an EPT violation. Call it with no memory-manager lock held; it may wait for such locks.
+    ///
+    /// # Errors
+    /// [`MmuError`]; the guest cannot go on.
+    pub fn fault(&self, gpa: Gpa, access: Access) -> Result<FaultOutcome, MmuError> {
+        loop {
+            let gfn = gpa.gfn();
+            let Some(slot) = self.slots.read().find(gfn) else { return Ok(FaultOutcome::NotRam) };
+            let resolved = self.resolve(&slot, gfn, access).map_err(MmuError::Host)?;
+            let mut reserve = TableReserve::new(&*self.host);
+            reserve.top_up(self.missing_tables(gfn)?)?;
+            match self.install(&resolved, &mut reserve)? {
+                Some(Installed::Changed) => count(&self.stats.installed),
+                Some(Installed::Spurious) => count(&self.stats.spurious),
+                None => {
+                    count(&self.stats.retries);
+                    continue;
+                }
+            }
+            return Ok(FaultOutcome::Mapped);
+        }
+    }
+
+    /// Takes the snapshot, then asks the host (I2).
+    fn resolve(&self, slot: &Slot, gfn: Gfn, access: Access) -> Result<Resolved, FaultError> {
+        let snapshot = self.sequence.snapshot();
+        let mapping = self.space.fault_in(slot.hva_of(gfn), access)?;
+        // A read fault installs a writable entry only if the frame is dirty already (I7).
+        let write = mapping.writable && (access == Access::Write || mapping.dirty);
+        let whole = Leaf {
+            pfn: mapping.pfn,
+            size: mapping.size,
+            rights: Rights { write, ..Rights::ALL },
+            accessed: true,
+            dirty: access == Access::Write,
+        };
+        let hva_page = slot.hva_of(gfn).align_down(mapping.size);
+        let offset = (slot.hva_of(gfn).as_u64() - hva_page.as_u64()) >> addr::PAGE_SHIFT;
+        let size = if slot.maps_whole(gfn, mapping.size) { mapping.size } else { PageSize::Size4K };
+        let leaf = match size {
+            PageSize::Size4K => Leaf { pfn: mapping.pfn.add(offset), size, ..whole },
+            PageSize::Size2M | PageSize::Size1G => whole,
+        };
+        Ok(Resolved { gfn, leaf, mapping, snapshot })
+    }
+
+    /// Tables that a leaf for `gfn` may need, by a walk without a lock: tables only grow until release.
+    fn missing_tables(&self, gfn: Gfn) -> Result<usize, MmuError> {
+        let tdp = self.locked.lock().tdp.ok_or(MmuError::Released)?;
+        Ok(tdp.walk(&*self.host, gfn).level as usize - Level::Pt as usize)
+    }
+
+    /// Checks that nothing has changed since, and installs (I2). `None`: resolve again.
+    fn install(
+        &self,
+        resolved: &Resolved,
+        reserve: &mut TableReserve<'_, H>,
+    ) -> Result<Option<Installed>, MmuError> {
+        let locked = self.locked.lock();
+        let tdp = locked.tdp.ok_or(MmuError::Released)?;
+        let Resolved { gfn, leaf, mapping, snapshot } = resolved;
+        let first = gfn.align_down(leaf.size).as_u64();
+        let end = first + leaf.size.base_pages();
+        if locked.in_progress.permits(&self.sequence, *snapshot, first, end).is_err() {
+            return Ok(None);
+        }
+        if leaf.rights.write {
+            self.space.mark_dirty(mapping);
+        }
+        Ok(tdp.install(&*self.host, *gfn, *leaf, reserve))
+    }
+
+    /// Zaps and flushes under the mmu lock, so that whoever takes the lock next owes nothing (I6).
+    pub(crate) fn zap_and_flush(&self, locked: &Locked, range: GfnRange) {
+        let Some(tdp) = locked.tdp else { return };
+        let zapped = tdp.zap(&*self.host, range);
+        if zapped > 0 {
+            self.stats.zapped.fetch_add(zapped, core::sync::atomic::Ordering::Relaxed);
+            self.flush(tdp);
+        }
+    }
+
+    pub(crate) fn flush(&self, tdp: Tdp) {
+        count(&self.stats.flushes);
+        tdp.flush(&*self.host);
+    }
+
+    /// The leaf that maps a guest frame now, as a base page.
+    pub fn lookup(&self, gfn: Gfn) -> Option<Leaf> {
+        let locked = self.locked.lock();
+        let leaf = locked.tdp?.walk(&*self.host, gfn).leaf()?;
+        Some(resize(leaf, gfn, PageSize::Size4K))
+    }
+}
+
+impl<H: Host> Drop for SecondaryMmu<H> {
+    fn drop(&mut self) {
+        if let Some(tdp) = self.locked.get_mut().tdp.take() {
+            tdp.flush(&*self.host);
+            tdp.free(&*self.host);
+        }
+    }
+}
+
+impl<H: Host> fmt::Debug for SecondaryMmu<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SecondaryMmu").field("stats", &self.stats.snapshot()).finish_non_exhaustive()
+    }
+}
