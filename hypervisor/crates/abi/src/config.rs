@@ -42,6 +42,9 @@ pub struct Inject {
     pub drop_notifiers: bool,
     /// Panic once the guest is about to start.
     pub panic: bool,
+    /// Guest exits between two disturbances: mprotect and back, migration, aging, of resident pages of the
+    /// guest, picked at random; 0: none.
+    pub stir: u64,
 }
 
 /// One guest.
