@@ -6,5 +6,5 @@ fn main() {
     println!("cargo:rustc-link-arg-bin=testguest=-T{dir}/testguest.ld");
     println!("cargo:rustc-link-arg-bin=testguest=--build-id=none");
     println!("cargo:rustc-link-arg-bin=init=--build-id=none");
-    println!("cargo:rustc-link-arg-bin=init=--entry=_start");
+    println!("cargo:rustc-link-arg-bin=init=--strip-all");
 }

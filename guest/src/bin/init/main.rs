@@ -53,8 +53,6 @@ fn run_shell() -> ! {
     // can. Another console than the first serial port does without job control.
     sys::open_stdio(c"/dev/ttyS0");
     sys::take_terminal();
-    // A known size keeps the shell from asking the terminal with an escape sequence.
-    sys::set_window_size(24, 80);
     let argv = [c"sh".as_ptr().cast(), ptr::null()];
     let envp = [
         c"PATH=/bin".as_ptr().cast(),

@@ -13,7 +13,6 @@ const SIGSET_BYTES: usize = 8;
 const CLONE_SIGCHLD: usize = 17;
 const WNOHANG: usize = 1;
 const TIOCSCTTY: usize = 0x540e;
-const TIOCSWINSZ: usize = 0x5414;
 const REBOOT_MAGIC1: usize = 0xfee1_dead;
 const REBOOT_MAGIC2: usize = 672_274_793;
 
@@ -121,13 +120,6 @@ pub(crate) fn take_terminal() {
         call(&SETSID, [0; 5]);
         call(&IOCTL, [0, TIOCSCTTY, 0, 0, 0]);
     }
-}
-
-/// Tells the terminal its size in characters.
-pub(crate) fn set_window_size(rows: u16, columns: u16) {
-    let size = [rows, columns, 0, 0];
-    // SAFETY: TIOCSWINSZ reads a `struct winsize`: four 16-bit numbers.
-    unsafe { call(&IOCTL, [0, TIOCSWINSZ, size.as_ptr() as usize, 0, 0]) };
 }
 
 /// A set of signals, as the kernel has it: bit N-1 is signal N.
