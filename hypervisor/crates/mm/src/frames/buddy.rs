@@ -5,7 +5,7 @@ use super::meta::{FrameMeta, NIL, State};
 use addr::Pfn;
 
 /// Largest order: 2^18 frames are 1 GiB.
-const MAX_ORDER: usize = 18;
+pub(super) const MAX_ORDER: usize = 18;
 
 /// Heads of the free lists, by order.
 #[derive(Debug)]

@@ -55,16 +55,29 @@ impl Frames {
     /// Makes frames allocatable that were reserved; frames beyond the metadata are left out.
     pub fn add(&self, range: PfnRange) {
         let end = range.end().as_u64().min(self.meta.len() as u64);
-        let mut added = 0;
-        for raw in range.start().as_u64()..end {
-            let frame = Pfn::new(raw);
-            if self.meta(frame).release_reserved() {
-                self.buddy.lock().free(&self.meta, frame, 0);
-                added += 1;
+        let mut next = range.start().as_u64();
+        while next < end {
+            let start = next;
+            while next < end && self.meta(Pfn::new(next)).release_reserved() {
+                next += 1;
             }
+            self.add_run(start, next);
+            next = next.max(start + 1);
         }
-        self.total.fetch_add(added, Ordering::Relaxed);
-        self.free.fetch_add(added, Ordering::Relaxed);
+    }
+
+    /// Gives a run of new frames to the buddy, in blocks as large as alignment allows.
+    fn add_run(&self, start: u64, end: u64) {
+        let mut buddy = self.buddy.lock();
+        let mut next = start;
+        while next < end {
+            let aligned = if next == 0 { u64::MAX } else { 1 << next.trailing_zeros() };
+            let order = aligned.min(end - next).ilog2().min(buddy::MAX_ORDER as u32);
+            buddy.free(&self.meta, Pfn::new(next), order as u8);
+            next += 1 << order;
+        }
+        self.total.fetch_add(end - start, Ordering::Relaxed);
+        self.free.fetch_add(end - start, Ordering::Relaxed);
     }
 
     /// The metadata of a frame.
