@@ -1,0 +1,76 @@
+//! The Bochs emulator as the machine: its processor models implement VMX in software.
+//!
+//! One instruction is one tick of the TSC; `ips` says how many make a second of the machine's time. A low
+//! value makes waits on clocks short in instructions. `clock: sync=none` makes runs repeatable.
+
+use crate::cli::Cpu;
+use crate::disk::Disk;
+use crate::machine::{Hardware, Images, Running, serial_listener, tied_command};
+use anyhow::{Context, Result};
+use std::path::Path;
+use std::process::Stdio;
+
+/// Instructions, and so TSC ticks, a second of the machine's time.
+pub(crate) const IPS: u64 = 20_000_000;
+/// Debian packages: the emulator, and the ROMs that it starts from.
+pub(crate) const PACKAGES: [&str; 4] = ["bochs", "bochs-term", "bochsbios", "vgabios"];
+/// Most memory that Bochs keeps in its own; the rest of a larger machine it pages to a file.
+const RESIDENT_MIB: u64 = 2048;
+
+const fn model(cpu: Cpu) -> &'static str {
+    match cpu {
+        Cpu::Haswell => "corei7_haswell_4770",
+        Cpu::Sandybridge => "corei7_sandy_bridge_2600k",
+        Cpu::Penryn => "core2_penryn_t9600",
+        Cpu::Skylake => "corei7_skylake_x",
+    }
+}
+
+/// Starts Bochs with all its files in `dir`.
+///
+/// # Errors
+/// A file cannot be written, or Bochs not started.
+pub(crate) fn start(hardware: &Hardware, images: &Images, dir: &Path) -> Result<Running> {
+    let loader = std::fs::read(&images.loader).with_context(|| images.loader.display().to_string())?;
+    let disk = Disk::new(&loader, &images.package)?;
+    std::fs::write(dir.join("disk"), &disk.bytes).context("cannot write the machine's disk")?;
+    let (serial, address) = serial_listener()?;
+    std::fs::write(dir.join("bochsrc"), config(hardware, &disk, address.port()))?;
+    // The debugger in this build stops before the first instruction; `c` lets it go on.
+    std::fs::write(dir.join("commands"), "c\n")?;
+    let mut command = tied_command("bochs");
+    command.args(["-q", "-f", "bochsrc", "-rc", "commands"]).current_dir(dir);
+    // A group of its own: Ctrl-C in the terminal is for this program, which then ends Bochs.
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let errors = std::fs::File::create(dir.join("stderr"))?;
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
+    let mut child = command.spawn().context("cannot start bochs")?;
+    let link = child.stdout.take().context("bochs has no standard output")?;
+    Ok(Running { child, link: Box::new(link), serial, log: dir.join("bochs.log") })
+}
+
+fn config(hardware: &Hardware, disk: &Disk, port: u16) -> String {
+    let mib = hardware.memory >> 20;
+    let (model, geometry) = (model(hardware.cpu), disk.geometry());
+    let resident = mib.min(RESIDENT_MIB);
+    format!(
+        "plugin_ctrl: unmapped=1, biosdev=1\n\
+         display_library: rfb, options=\"timeout=0\"\n\
+         romimage: file=$BXSHARE/BIOS-bochs-latest\n\
+         vgaromimage: file=$BXSHARE/VGABIOS-lgpl-latest\n\
+         cpu: model={model}, count=1, ips={IPS}, reset_on_triple_fault=0\n\
+         memory: guest={mib}, host={resident}\n\
+         clock: sync=none, time0=utc\n\
+         pci: enabled=1, chipset=i440fx\n\
+         ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14\n\
+         ata0-master: type=disk, mode=flat, path=disk, {geometry}\n\
+         boot: disk\n\
+         port_e9_hack: enabled=1\n\
+         com1: enabled=1, mode=socket-client, dev=localhost:{port}\n\
+         log: bochs.log\n\
+         panic: action=fatal\n\
+         error: action=report\n\
+         info: action=report\n\
+         debug: action=ignore\n"
+    )
+}

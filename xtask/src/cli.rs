@@ -1,0 +1,242 @@
+//! The command line. Its options are an interface: programs outside the tree rely on them.
+
+use crate::size::parse_size;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Builds, runs, tests and checks Herald.
+#[derive(Parser)]
+#[command(name = "cargo xtask", version, about, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Start a guest on Herald
+    Run(Box<RunArgs>),
+    /// Build Herald, its loader and its guest programs, and nothing else
+    Build,
+    /// Run tests
+    Test(TestArgs),
+    /// Measure Herald
+    Bench(BenchArgs),
+    /// Run one stress program
+    Stress(StressArgs),
+    /// Write a bootable image
+    Image(ImageArgs),
+    /// Tell what is here, what would be installed, and which machine `auto` picks
+    Doctor,
+    /// Check the house rules
+    Tidy,
+    /// tidy, format, clippy and all tests
+    Ci,
+}
+
+#[derive(Args, Clone)]
+pub(crate) struct RunArgs {
+    /// Guest to start, if there is no --kernel
+    #[arg(long, value_enum, default_value_t = Guest::Tiny, conflicts_with = "kernel")]
+    pub(crate) guest: Guest,
+    /// Guest kernel: Linux bzImage, PVH ELF or multiboot-1 ELF32
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// Initial RAM disk, or the one multiboot module
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub(crate) initrd: Option<PathBuf>,
+    /// Kernel command line (with --guest: appended to its own)
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) append: Option<String>,
+    /// Guest RAM (suffixes K, M, G; none: bytes)
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size)]
+    pub(crate) memory: u64,
+    /// Virtual processors of each guest
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) vcpus: u32,
+    /// Guests
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) vms: u32,
+    /// Guests from a file
+    #[arg(long, value_name = "FILE.toml")]
+    pub(crate) config: Option<PathBuf>,
+    /// What to run on
+    #[arg(long, value_enum, default_value_t = MachineKind::Auto)]
+    pub(crate) machine: MachineKind,
+    /// Processor model of an emulated machine
+    #[arg(long, value_enum, default_value_t = Cpu::Haswell)]
+    pub(crate) cpu: Cpu,
+    /// RAM of the machine
+    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
+    pub(crate) host_memory: u64,
+    /// Processors of the machine
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) host_cpus: u32,
+    /// Tables that translate guest memory
+    #[arg(long, value_enum, default_value_t = Paging::Ept)]
+    pub(crate) paging: Paging,
+    /// Leave EPT accessed and dirty bits off
+    #[arg(long)]
+    pub(crate) no_ept_ad: bool,
+    /// Swap tiers of the host: ram or disk, with their sizes
+    #[arg(long, value_name = "TIER:SIZE[,TIER:SIZE]")]
+    pub(crate) swap: Option<String>,
+    /// Write a snapshot at the end
+    #[arg(long, value_name = "FILE", conflicts_with = "restore")]
+    pub(crate) snapshot: Option<PathBuf>,
+    /// Start from a snapshot
+    #[arg(long, value_name = "FILE")]
+    pub(crate) restore: Option<PathBuf>,
+    /// Standard input and output are the guest's console; Herald's log goes to standard error
+    #[arg(long)]
+    pub(crate) headless: bool,
+    /// Also write the guest's console to a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) console: Option<PathBuf>,
+    /// Write counters to a file, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    pub(crate) telemetry: Option<PathBuf>,
+    /// End the run after so many seconds of wall time, with status 3
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub(crate) timeout: Option<f64>,
+    /// Threshold of Herald's log
+    #[arg(long, value_enum, default_value_t = LogLevel::Warn)]
+    pub(crate) log: LogLevel,
+    /// Inject a fault (tests)
+    #[arg(long, value_enum, hide = true)]
+    pub(crate) inject: Vec<Inject>,
+    /// Check the coherence rule at every host operation (tests)
+    #[arg(long, hide = true)]
+    pub(crate) oracle: bool,
+    /// Disturb the guest's memory every so many exits (tests)
+    #[arg(long, value_name = "EXITS", default_value_t = 0, hide = true)]
+    pub(crate) stir: u64,
+}
+
+#[derive(Args)]
+pub(crate) struct TestArgs {
+    /// Which tests
+    #[arg(value_enum, default_value_t = Suite::All)]
+    pub(crate) suite: Suite,
+    /// Only machine scenarios whose name contains this
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) only: Option<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct BenchArgs {
+    /// Compare with another hypervisor
+    #[arg(long, value_enum)]
+    pub(crate) vs: Option<Rival>,
+    /// Fewer repetitions
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Say where the time goes
+    #[arg(long)]
+    pub(crate) profile: bool,
+    /// Write the results to a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct StressArgs {
+    /// The program
+    pub(crate) name: String,
+    /// Write the results to a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct ImageArgs {
+    /// Kind of image
+    #[arg(long, value_enum)]
+    pub(crate) format: ImageFormat,
+    /// Output file
+    #[arg(short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Guest {
+    /// Our own small Linux
+    Tiny,
+    /// Debian's cloud kernel, unmodified
+    Debian,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum MachineKind {
+    /// The first of kvm and bochs that works
+    Auto,
+    /// QEMU with KVM and nested VMX
+    Kvm,
+    /// The Bochs emulator
+    Bochs,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Cpu {
+    Haswell,
+    Sandybridge,
+    Penryn,
+    Skylake,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Paging {
+    Ept,
+    Shadow,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Inject {
+    NoVmx,
+    VmxLockedOff,
+    FailEntry,
+    DropNotifiers,
+    Panic,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Suite {
+    /// Unit and property tests, on this machine
+    Host,
+    /// Scenarios on an emulated machine
+    Machine,
+    /// Mutants that the tests must kill
+    Mutants,
+    /// Herald under another hypervisor
+    Nested,
+    /// Host and machine
+    All,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Rival {
+    Kvm,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum ImageFormat {
+    Iso,
+    Raw,
+    Uefi,
+}
+
+fn parse_seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds.is_finite() => Ok(seconds),
+        _ => Err(format!("`{text}` is no positive number of seconds")),
+    }
+}

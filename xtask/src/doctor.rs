@@ -1,0 +1,61 @@
+//! `doctor`: what is here, what would be installed, which machine `auto` picks and why.
+
+use crate::cli::MachineKind;
+use crate::machine::{self, Chosen};
+use crate::{guest_images, setup, toolchain};
+use anyhow::Result;
+
+/// Prints the report; nothing is changed.
+///
+/// # Errors
+/// None at present.
+pub(crate) fn run() -> Result<u8> {
+    match toolchain::choose() {
+        Ok(toolchain) => println!("toolchain     {toolchain}"),
+        Err(reason) => {
+            println!("toolchain     missing: {reason:#}");
+            println!("              would install {}", toolchain::DEBIAN_PACKAGES.join(" "));
+        }
+    }
+    let choice = machine::choose(MachineKind::Auto)?;
+    let name = match choice.kind {
+        Chosen::Kvm => "kvm",
+        Chosen::Bochs => "bochs",
+    };
+    println!("machine auto  {name}: {}", choice.reason);
+    for kind in [Chosen::Bochs, Chosen::Kvm] {
+        report_machine(kind, choice.kind);
+    }
+    report_packages("guest kernel", &guest_images::KERNEL_PACKAGES);
+    report_packages("initramfs", &guest_images::INITRAMFS_PACKAGES);
+    match guest_images::cached_tiny() {
+        Some(path) => println!("tiny Linux    built: {}", path.display()),
+        None => println!("tiny Linux    not built yet; the first run builds it"),
+    }
+    Ok(0)
+}
+
+fn report_machine(kind: Chosen, chosen: Chosen) {
+    let packages = setup::machine_packages(kind);
+    let versions = packages.iter().filter_map(|name| Some(format!("{name} {}", setup::version_of(name)?)));
+    let versions: Vec<String> = versions.collect();
+    let label = match kind {
+        Chosen::Kvm => "qemu",
+        Chosen::Bochs => "bochs",
+    };
+    match (setup::has_machine(kind), kind == chosen) {
+        (true, _) => println!("{label:<13} here: {}", versions.join(", ")),
+        (false, true) => println!("{label:<13} would install {}", packages.join(" ")),
+        (false, false) => println!("{label:<13} not here, not needed"),
+    }
+}
+
+fn report_packages(label: &str, packages: &[&str]) {
+    let missing: Vec<&str> =
+        packages.iter().copied().filter(|package| setup::version_of(package).is_none()).collect();
+    if missing.is_empty() {
+        println!("{label:<13} all packages here");
+    } else {
+        println!("{label:<13} would install {}", missing.join(" "));
+    }
+}

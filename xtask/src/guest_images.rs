@@ -1,0 +1,192 @@
+//! The images of `--guest`: our small Linux, built from Debian's kernel source, and Debian's own kernel.
+//!
+//! What is built is kept in [`workspace::guest_cache`]; the name of a kernel's directory holds a checksum of
+//! its configuration and of the source's version, so that a change of either builds anew.
+
+use crate::metal::Binaries;
+use crate::plan::GuestImages;
+use crate::{initramfs, progress, setup, workspace};
+use abi::crc::crc32;
+use anyhow::{Context, Result, bail};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Kernel source, and what its build calls.
+pub(crate) const KERNEL_PACKAGES: [&str; 9] =
+    [SOURCE_PACKAGE, "gcc", "make", "flex", "bison", "bc", "libelf-dev", "lz4", "xz-utils"];
+/// The user space.
+pub(crate) const INITRAMFS_PACKAGES: [&str; 1] = ["busybox-static"];
+
+const SOURCE_PACKAGE: &str = "linux-source-6.1";
+const DEBIAN_KERNEL: &str = "linux-image-cloud-amd64";
+const BUSYBOX: &str = "/bin/busybox";
+/// Raised when the steps below change, so that cached kernels are built anew.
+const RECIPE: &str = "recipe 1";
+/// guest/README.md tells why.
+const APPEND: &str = "console=ttyS0,115200n8r quiet";
+
+/// Our small Linux.
+///
+/// # Errors
+/// A package cannot be installed, or the kernel does not build.
+pub(crate) fn tiny(binaries: &Binaries) -> Result<GuestImages> {
+    let _lock = lock()?;
+    setup::ensure_packages("the guest's kernel", &[SOURCE_PACKAGE])?;
+    let kernel = tiny_path()?;
+    if !kernel.is_file() {
+        setup::ensure_packages("the guest's kernel", &KERNEL_PACKAGES)?;
+        build_kernel(&kernel)?;
+    }
+    Ok(GuestImages {
+        name: "tiny".into(),
+        kernel,
+        initrd: Some(user_space(binaries)?),
+        append: APPEND.into(),
+    })
+}
+
+/// Debian's cloud kernel, as Debian ships it.
+///
+/// # Errors
+/// The package cannot be fetched.
+pub(crate) fn debian(binaries: &Binaries) -> Result<GuestImages> {
+    let _lock = lock()?;
+    let kernel = workspace::guest_cache().join("debian/vmlinuz");
+    if !kernel.is_file() {
+        fetch_debian(&kernel)?;
+    }
+    Ok(GuestImages {
+        name: "debian".into(),
+        kernel,
+        initrd: Some(user_space(binaries)?),
+        append: APPEND.into(),
+    })
+}
+
+/// The small Linux, if it is built already.
+pub(crate) fn cached_tiny() -> Option<PathBuf> {
+    tiny_path().ok().filter(|path| path.is_file())
+}
+
+/// One run at a time fills the cache.
+fn lock() -> Result<File> {
+    let dir = workspace::guest_cache();
+    std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
+    let file = File::create(dir.join("lock"))?;
+    file.lock()?;
+    Ok(file)
+}
+
+fn config_path() -> PathBuf {
+    workspace::root().join("guest/linux/tiny.config")
+}
+
+fn tiny_path() -> Result<PathBuf> {
+    let version =
+        setup::version_of(SOURCE_PACKAGE).with_context(|| format!("{SOURCE_PACKAGE} is missing"))?;
+    let path = config_path();
+    let config = std::fs::read(&path).with_context(|| path.display().to_string())?;
+    let key = crc32(&[RECIPE.as_bytes(), version.as_bytes(), &config].concat());
+    Ok(workspace::guest_cache().join(format!("tiny-{key:08x}/bzImage")))
+}
+
+fn build_kernel(kernel: &Path) -> Result<()> {
+    let work = workspace::guest_cache().join("work");
+    let (source, build) = (work.join("source"), work.join("build"));
+    let _ = std::fs::remove_dir_all(&work);
+    std::fs::create_dir_all(&source)?;
+    std::fs::create_dir_all(&build)?;
+    let mut unpack = Command::new("tar");
+    unpack.args(["--extract", "--strip-components=1", "--file"]);
+    unpack.arg(format!("/usr/src/{SOURCE_PACKAGE}.tar.xz")).arg("--directory").arg(&source);
+    progress::run("unpacking the kernel's source", &mut unpack)?;
+    let mut config = make(&source, &build);
+    config.env("KCONFIG_ALLCONFIG", config_path()).arg("allnoconfig");
+    progress::run("configuring the guest's kernel", &mut config)?;
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut compile = make(&source, &build);
+    compile.args([&format!("-j{cpus}"), "bzImage"]);
+    progress::run("building the guest's kernel (once, some minutes)", &mut compile)?;
+    publish(&build.join("arch/x86/boot/bzImage"), kernel)?;
+    std::fs::remove_dir_all(&work)?;
+    Ok(())
+}
+
+/// `make` with what would differ from build to build held fixed.
+fn make(source: &Path, build: &Path) -> Command {
+    let mut command = Command::new("make");
+    command.arg("-C").arg(source).arg(format!("O={}", build.display()));
+    command.env("KBUILD_BUILD_TIMESTAMP", "1970-01-01");
+    command.env("KBUILD_BUILD_USER", "herald").env("KBUILD_BUILD_HOST", "herald");
+    for name in ["MAKEFLAGS", "MFLAGS", "ARCH", "CROSS_COMPILE", "KCONFIG_CONFIG"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// The kernel that the package `linux-image-cloud-amd64` stands for at present.
+fn fetch_debian(kernel: &Path) -> Result<()> {
+    setup::ensure_lists()?;
+    let output = Command::new("apt-cache").args(["depends", "--important", DEBIAN_KERNEL]).output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut depends = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+    let image = depends.find(|name| name.starts_with("linux-image-"));
+    let image =
+        image.with_context(|| format!("{DEBIAN_KERNEL} names no kernel; are the package lists fresh?"))?;
+    let work = workspace::guest_cache().join("work-debian");
+    let _ = std::fs::remove_dir_all(&work);
+    std::fs::create_dir_all(&work)?;
+    let mut download = Command::new("apt-get");
+    // As the user that runs this: apt's own user may not write here.
+    download.args(["--option", "APT::Sandbox::User=root", "--quiet", "download", image]).current_dir(&work);
+    progress::run(&format!("fetching {image}"), &mut download)?;
+    let package = find_file(&work, |name| name.ends_with(".deb"))?;
+    let mut extract = Command::new("dpkg-deb");
+    extract.arg("-x").arg(package).arg(work.join("files"));
+    progress::run(&format!("unpacking {image}"), &mut extract)?;
+    let vmlinuz = find_file(&work.join("files/boot"), |name| name.starts_with("vmlinuz-"))?;
+    publish(&vmlinuz, kernel)?;
+    std::fs::remove_dir_all(&work)?;
+    Ok(())
+}
+
+fn find_file(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<PathBuf> {
+    let entries = std::fs::read_dir(dir).with_context(|| dir.display().to_string())?;
+    let mut names = entries.flatten().map(|entry| entry.path());
+    let found = names.find(|path| path.file_name().is_some_and(|name| wanted(&name.to_string_lossy())));
+    found.with_context(|| format!("{}: the file looked for is not there", dir.display()))
+}
+
+/// Puts a file in place whole: a reader sees the old one or the new one.
+fn publish(from: &Path, to: &Path) -> Result<()> {
+    let dir = to.parent().context("a file in the cache has a directory")?;
+    std::fs::create_dir_all(dir)?;
+    let part = to.with_extension("part");
+    std::fs::copy(from, &part).with_context(|| from.display().to_string())?;
+    std::fs::rename(part, to)?;
+    Ok(())
+}
+
+/// The initramfs of both: busybox and our /init.
+fn user_space(binaries: &Binaries) -> Result<PathBuf> {
+    setup::ensure_packages("the guest's programs", &INITRAMFS_PACKAGES)?;
+    let output = Command::new(BUSYBOX).arg("--list").output().context(BUSYBOX)?;
+    let applets = String::from_utf8_lossy(&output.stdout).into_owned();
+    let applets: Vec<String> = applets.lines().filter(|name| *name != "busybox").map(str::to_owned).collect();
+    if applets.is_empty() {
+        bail!("{BUSYBOX} --list names nothing");
+    }
+    let variables = initramfs::Variables { init: binaries.init.clone(), busybox: BUSYBOX.into(), applets };
+    let list = workspace::root().join("guest/linux/initramfs.list");
+    let text = std::fs::read_to_string(&list).with_context(|| list.display().to_string())?;
+    let archive = initramfs::build(&text, &variables)?;
+    let path = workspace::guest_cache().join("initramfs.cpio");
+    if std::fs::read(&path).is_ok_and(|old| old == archive) {
+        return Ok(path);
+    }
+    let part = workspace::guest_cache().join("initramfs.new");
+    std::fs::write(&part, archive)?;
+    std::fs::rename(part, &path)?;
+    Ok(path)
+}

@@ -1,0 +1,37 @@
+//! QEMU with KVM as the machine: the real processor's VMX, nested.
+//!
+//! Herald starts through the loader's PVH entry, with the package as its one module. A write of `v` to
+//! `isa-debug-exit` ends QEMU with status `2v + 1`; the link's `End` frame is what counts.
+
+use crate::machine::{Hardware, Images, Running, serial_listener, tied_command};
+use anyhow::{Context, Result};
+use std::path::Path;
+use std::process::Stdio;
+
+/// Debian's package.
+pub(crate) const PACKAGES: [&str; 1] = ["qemu-system-x86"];
+
+/// Starts QEMU with all its files in `dir`.
+///
+/// # Errors
+/// A file cannot be written, or QEMU not started.
+pub(crate) fn start(hardware: &Hardware, images: &Images, dir: &Path) -> Result<Running> {
+    std::fs::write(dir.join("package"), &images.package).context("cannot write the boot package")?;
+    let (serial, address) = serial_listener()?;
+    let log = dir.join("qemu.log");
+    let mut command = tied_command("qemu-system-x86_64");
+    command.current_dir(dir);
+    command.args(["-enable-kvm", "-cpu", "host", "-machine", "pc", "-smp", "1"]);
+    command.args(["-m", &format!("{}M", hardware.memory >> 20)]);
+    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+    command.arg("-kernel").arg(&images.loader).args(["-initrd", "package"]);
+    command.args(["-chardev", "stdio,id=link,signal=off"]);
+    command.args(["-device", "isa-debugcon,iobase=0xe9,chardev=link"]);
+    command.args(["-serial", &format!("tcp:127.0.0.1:{}", address.port())]);
+    command.args(["-device", "isa-debug-exit,iobase=0x501,iosize=0x02"]);
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(std::fs::File::create(&log)?);
+    let mut child = command.spawn().context("cannot start qemu-system-x86_64")?;
+    let link = child.stdout.take().context("QEMU has no standard output")?;
+    Ok(Running { child, link: Box::new(link), serial, log })
+}

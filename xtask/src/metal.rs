@@ -1,0 +1,67 @@
+//! Builds the bare-metal programs: the loader, Herald and the guests, in one cargo invocation.
+//!
+//! Flags that hold for all of them are given here; where a program is linked is the business of its own
+//! build script. Frame pointers make the back-trace of Herald's panic possible.
+
+use crate::toolchain::{self, Library, TARGET};
+use crate::{progress, setup, workspace};
+use anyhow::{Result, anyhow};
+use std::path::PathBuf;
+use std::process::Command;
+
+const FLAGS: [&str; 6] =
+    ["-C", "relocation-model=static", "-C", "code-model=kernel", "-C", "force-frame-pointers=yes"];
+const PACKAGES: [&str; 3] = ["loader", "herald", "guest"];
+
+/// The programs, as ELF files.
+#[derive(Clone, Debug)]
+pub(crate) struct Binaries {
+    /// Boot sector and PVH entry.
+    pub(crate) loader: PathBuf,
+    /// Herald.
+    pub(crate) herald: PathBuf,
+    /// The tiny Linux's /init.
+    pub(crate) init: PathBuf,
+    /// The multiboot test guest.
+    pub(crate) testguest: PathBuf,
+}
+
+/// Builds what is stale.
+///
+/// # Errors
+/// No toolchain, or the compiler's messages.
+pub(crate) fn build() -> Result<Binaries> {
+    setup::ensure_toolchain()?;
+    let toolchain = toolchain::choose()?;
+    let mut command = Command::new(&toolchain.cargo);
+    command.current_dir(workspace::root()).args(["build", "--release", "--bins", "--target", TARGET]);
+    command.arg("--target-dir").arg(workspace::metal_target());
+    for package in PACKAGES {
+        command.args(["--package", package]);
+    }
+    if toolchain.library == Library::BuildStd {
+        command.arg("-Zbuild-std=core,alloc,compiler_builtins");
+        command.arg("-Zbuild-std-features=compiler-builtins-mem");
+        command.env("RUSTC_BOOTSTRAP", "1");
+    }
+    let mut flags: Vec<String> = FLAGS.map(str::to_owned).into();
+    if let Some(linker) = &toolchain.linker {
+        flags.push(format!("-Clinker={}", linker.path.display()));
+        flags.extend(linker.flavor.map(|flavor| format!("-Clinker-flavor={flavor}")));
+    }
+    // The separator that cargo defines: paths may hold spaces.
+    command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
+    command.env("RUSTC", &toolchain.rustc);
+    for name in ["CARGO_TARGET_DIR", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS"] {
+        command.env_remove(name);
+    }
+    progress::run("building Herald", &mut command)
+        .map_err(|error| anyhow!("{error:#}\n(the toolchain is {toolchain})"))?;
+    let dir = workspace::metal_target().join(TARGET).join("release");
+    Ok(Binaries {
+        loader: dir.join("loader"),
+        herald: dir.join("herald"),
+        init: dir.join("init"),
+        testguest: dir.join("testguest"),
+    })
+}

@@ -1,0 +1,171 @@
+//! From arguments to a boot package: what is asked for is checked here, before anything is built.
+//!
+//! Whether a file is a kernel at all is for Herald to say, which reads it; only what no machine could
+//! start from is refused here.
+
+use crate::cli::{Inject, LogLevel, Paging, RunArgs};
+use crate::error::{not_yet, usage};
+use crate::size::show_size;
+use abi::config;
+use anyhow::Result;
+use std::path::{Path, PathBuf};
+
+/// Least RAM of a guest: a kernel at 1 MiB, and its tables.
+const LEAST_GUEST_MEMORY: u64 = 4 << 20;
+/// Least RAM of the machine: Herald, a package, a guest.
+const LEAST_HOST_MEMORY: u64 = 64 << 20;
+const PAGE: u64 = 4096;
+const MIB: u64 = 1 << 20;
+
+/// A guest's images.
+#[derive(Clone, Debug)]
+pub(crate) struct GuestImages {
+    pub(crate) name: String,
+    pub(crate) kernel: PathBuf,
+    pub(crate) initrd: Option<PathBuf>,
+    pub(crate) append: String,
+}
+
+/// Refuses what cannot be run.
+///
+/// # Errors
+/// One sentence that names the option; status 2.
+pub(crate) fn check(args: &RunArgs) -> Result<()> {
+    refuse_not_yet(args)?;
+    for (option, count) in [("--vcpus", args.vcpus), ("--vms", args.vms), ("--host-cpus", args.host_cpus)] {
+        if count == 0 {
+            return Err(usage(format!("{option} 0: at least 1")));
+        }
+    }
+    at_least("--memory", "a guest", args.memory, LEAST_GUEST_MEMORY)?;
+    at_least("--host-memory", "the machine", args.host_memory, LEAST_HOST_MEMORY)?;
+    if !args.memory.is_multiple_of(PAGE) {
+        return Err(usage(format!("--memory {}: a multiple of 4K, please", args.memory)));
+    }
+    if !args.host_memory.is_multiple_of(MIB) {
+        return Err(usage(format!("--host-memory {}: a multiple of 1M, please", args.host_memory)));
+    }
+    for (option, file) in [("--kernel", &args.kernel), ("--initrd", &args.initrd)] {
+        if let Some(file) = file {
+            check_file(option, file, args.host_memory)?;
+        }
+    }
+    Ok(())
+}
+
+fn refuse_not_yet(args: &RunArgs) -> Result<()> {
+    let asked = [
+        (args.vcpus > 1, "--vcpus above 1"),
+        (args.vms > 1, "--vms above 1"),
+        (args.host_cpus > 1, "--host-cpus above 1"),
+        (args.config.is_some(), "--config"),
+        (args.paging == Paging::Shadow, "--paging shadow"),
+        (args.swap.is_some(), "--swap"),
+        (args.snapshot.is_some(), "--snapshot"),
+        (args.restore.is_some(), "--restore"),
+    ];
+    match asked.iter().find(|(asked, _)| *asked) {
+        Some((_, option)) => Err(not_yet(option)),
+        None => Ok(()),
+    }
+}
+
+fn at_least(option: &str, who: &str, bytes: u64, least: u64) -> Result<()> {
+    if bytes >= least {
+        return Ok(());
+    }
+    let (shown, least) = (show_size(bytes), show_size(least));
+    Err(usage(format!("{option}: {shown} is too little, {who} needs at least {least}")))
+}
+
+fn check_file(option: &str, path: &Path, host_memory: u64) -> Result<()> {
+    let refuse = |why: String| Err(usage(format!("{option} {}: {why}", path.display())));
+    match path.metadata() {
+        Err(error) => refuse(error.to_string()),
+        Ok(meta) if !meta.is_file() => refuse("no regular file".into()),
+        Ok(meta) if meta.len() == 0 => refuse("the file is empty".into()),
+        Ok(meta) if meta.len() >= host_memory => refuse(format!(
+            "{} do not fit into {} of machine memory",
+            show_size(meta.len()),
+            show_size(host_memory)
+        )),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// Herald's configuration, but for the guests.
+pub(crate) fn boot_config(args: &RunArgs, tsc_hz: u64) -> config::BootConfig<'static> {
+    let injected = |fault| args.inject.contains(&fault);
+    config::BootConfig {
+        vms: heapless::Vec::new(),
+        paging: match args.paging {
+            Paging::Ept => config::Paging::Ept,
+            Paging::Shadow => config::Paging::Shadow,
+        },
+        ept_ad: !args.no_ept_ad,
+        log: match args.log {
+            LogLevel::Error => config::LogLevel::Error,
+            LogLevel::Warn => config::LogLevel::Warn,
+            LogLevel::Info => config::LogLevel::Info,
+            LogLevel::Debug => config::LogLevel::Debug,
+            LogLevel::Trace => config::LogLevel::Trace,
+        },
+        oracle: args.oracle,
+        telemetry_every: 0,
+        inject: config::Inject {
+            no_vmx: injected(Inject::NoVmx),
+            vmx_locked_off: injected(Inject::VmxLockedOff),
+            fail_entry: injected(Inject::FailEntry),
+            drop_notifiers: injected(Inject::DropNotifiers),
+            panic: injected(Inject::Panic),
+            stir: args.stir,
+        },
+        tsc_hz,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check;
+    use crate::cli::{Cli, Command, RunArgs};
+    use crate::error::{USAGE, status_of};
+    use clap::Parser;
+
+    fn args(words: &[&str]) -> RunArgs {
+        let cli = Cli::try_parse_from(["xtask", "run"].iter().chain(words)).expect("parses");
+        match cli.command {
+            Command::Run(args) => *args,
+            _ => panic!("not `run`"),
+        }
+    }
+
+    fn refusal(words: &[&str]) -> String {
+        let error = check(&args(words)).expect_err("refused");
+        assert_eq!(status_of(&error), USAGE);
+        error.to_string()
+    }
+
+    #[test]
+    fn defaults_are_accepted() {
+        check(&args(&[])).expect("accepted");
+    }
+
+    #[test]
+    fn too_little_memory_names_value_and_minimum() {
+        assert_eq!(refusal(&["--memory", "3"]), "--memory: 3 bytes is too little, a guest needs at least 4M");
+    }
+
+    #[test]
+    fn what_is_not_there_yet_says_so() {
+        for words in [["--vcpus", "2"], ["--vms", "2"], ["--swap", "ram:1G"], ["--paging", "shadow"]] {
+            assert!(refusal(&words).ends_with("not yet"), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn files_that_cannot_be_kernels_are_refused() {
+        assert!(refusal(&["--kernel", "/nonexistent"]).starts_with("--kernel /nonexistent: No such file"));
+        assert!(refusal(&["--kernel", "/"]).ends_with("no regular file"));
+        assert!(refusal(&["--kernel", "/dev/null"]).ends_with("no regular file"));
+    }
+}

@@ -1,0 +1,113 @@
+//! Progress of steps that may take long: silent below two seconds, then a spinner on a terminal and
+//! plain lines elsewhere. What a program printed is shown when it fails.
+
+use anyhow::{Context, Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::{BufRead, BufReader, IsTerminal, PipeReader};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+const SILENT: Duration = Duration::from_secs(2);
+const REPORT: Duration = Duration::from_secs(30);
+const TICK: Duration = Duration::from_millis(150);
+/// Lines of a failed program's output that are shown.
+const TAIL: usize = 60;
+
+/// One step.
+pub(crate) struct Step {
+    label: String,
+    started: Instant,
+    reported: Option<Instant>,
+    bar: Option<ProgressBar>,
+}
+
+impl Step {
+    /// Starts the clock.
+    pub(crate) fn new(label: &str) -> Self {
+        Self { label: label.to_owned(), started: Instant::now(), reported: None, bar: None }
+    }
+
+    /// Tells what is going on; to be called often.
+    pub(crate) fn tick(&mut self, detail: &str) {
+        if self.started.elapsed() < SILENT {
+            return;
+        }
+        if std::io::stderr().is_terminal() {
+            let bar = self.bar.get_or_insert_with(|| spinner(&self.label, self.started));
+            bar.set_message(detail.to_owned());
+            bar.tick();
+            return;
+        }
+        match self.reported {
+            None => eprintln!("xtask: {} ...", self.label),
+            Some(last) if last.elapsed() >= REPORT => {
+                eprintln!("xtask: {}: {} s, {detail}", self.label, self.started.elapsed().as_secs());
+            }
+            Some(_) => return,
+        }
+        self.reported = Some(Instant::now());
+    }
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        if self.bar.is_some() || self.reported.is_some() {
+            eprintln!("xtask: {}: {:.1} s", self.label, self.started.elapsed().as_secs_f64());
+        }
+    }
+}
+
+fn spinner(label: &str, started: Instant) -> ProgressBar {
+    let style = ProgressStyle::with_template("{spinner} {prefix} [{elapsed}] {wide_msg}");
+    ProgressBar::new_spinner()
+        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
+        .with_prefix(label.to_owned())
+        .with_elapsed(started.elapsed())
+}
+
+/// Runs a program to its end as one step.
+///
+/// # Errors
+/// It cannot start, or fails: then the end of its output is in the message.
+pub(crate) fn run(label: &str, command: &mut Command) -> Result<()> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let (reader, writer) = std::io::pipe()?;
+    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+    let mut child = command.spawn().with_context(|| format!("{label}: cannot start {name}"))?;
+    // The command keeps its ends of the pipe open; without them the reader sees the end.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let lines = read_lines(reader);
+    let mut step = Step::new(label);
+    let mut output: Vec<String> = Vec::new();
+    loop {
+        match lines.recv_timeout(TICK) {
+            Ok(line) => output.push(line),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        step.tick(output.last().map_or("", |line| line.trim()));
+    }
+    let status = child.wait()?;
+    drop(step);
+    if !status.success() {
+        let tail = &output[output.len().saturating_sub(TAIL)..];
+        bail!("{label}: {name} failed ({status})\n{}", tail.join("\n"));
+    }
+    Ok(())
+}
+
+fn read_lines(reader: PipeReader) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(reader).split(b'\n').map_while(Result::ok) {
+            if sender.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}

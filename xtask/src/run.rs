@@ -1,0 +1,147 @@
+//! `run`: builds, packs, starts a machine and follows it.
+
+use crate::cli::{Guest, RunArgs};
+use crate::error::usage;
+use crate::machine::{self, Hardware, Images};
+use crate::metal::{self, Binaries};
+use crate::package::{Package, strip};
+use crate::plan::{self, GuestImages};
+use crate::session::{Input, Session, print_log};
+use crate::terminal::RawTerminal;
+use crate::{guest_images, setup, symbols, workspace};
+use abi::config::VmConfig;
+use abi::package::Kind;
+use anyhow::{Context, Result, anyhow};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Runs a guest; the exit status.
+///
+/// # Errors
+/// Bad arguments, or nothing could be started.
+pub(crate) fn run(args: &RunArgs) -> Result<u8> {
+    plan::check(args)?;
+    let console = create("--console", args.console.as_deref())?;
+    let telemetry = create("--telemetry", args.telemetry.as_deref())?;
+    let choice = machine::choose(args.machine)?;
+    setup::ensure_machine(choice.kind)?;
+    let binaries = metal::build()?;
+    let guest = guest_of(args, &binaries)?;
+    let package = pack(args, &binaries, &guest, machine::tsc_hz(choice.kind))?;
+    let hardware = Hardware { cpu: args.cpu, memory: args.host_memory };
+    let images = Images { loader: binaries.loader, package };
+    let dir = RunDir::create()?;
+    let terminal = if args.headless { None } else { RawTerminal::enter().context("the terminal")? };
+    let session = Session {
+        input: if terminal.is_some() { Input::Keys } else { Input::Stream },
+        source: Box::new(std::io::stdin()),
+        output: Box::new(std::io::stdout()),
+        log: Box::new(print_log),
+        console,
+        telemetry,
+        timeout: args.timeout.map(Duration::from_secs_f64),
+    };
+    session.run(machine::start(choice.kind, &hardware, &images, &dir.0)?)
+}
+
+/// `build`: the bare-metal programs, and the symbols they would be packed with.
+///
+/// # Errors
+/// The compiler's messages.
+pub(crate) fn build_only() -> Result<u8> {
+    let binaries = metal::build()?;
+    let herald = strip(&read(&binaries.herald)?)?;
+    eprintln!("xtask: {} ({} KiB to load)", binaries.herald.display(), herald.len() >> 10);
+    Ok(0)
+}
+
+fn guest_of(args: &RunArgs, binaries: &Binaries) -> Result<GuestImages> {
+    let Some(kernel) = &args.kernel else {
+        let mut images = match args.guest {
+            Guest::Tiny => guest_images::tiny(binaries)?,
+            Guest::Debian => guest_images::debian(binaries)?,
+        };
+        if let Some(append) = &args.append {
+            images.append = format!("{} {append}", images.append);
+        }
+        return Ok(images);
+    };
+    Ok(GuestImages {
+        name: file_name(kernel),
+        kernel: kernel.clone(),
+        initrd: args.initrd.clone(),
+        append: args.append.clone().unwrap_or_default(),
+    })
+}
+
+fn pack(args: &RunArgs, binaries: &Binaries, guest: &GuestImages, tsc_hz: u64) -> Result<Vec<u8>> {
+    let herald = read(&binaries.herald)?;
+    let mut package = Package::default();
+    package.add(Kind::Herald, "herald", strip(&herald)?);
+    package.add(Kind::Symbols, "symbols", symbols::payload(&herald)?);
+    let kernel = package.add(Kind::Kernel, &file_name(&guest.kernel), read_image("--kernel", &guest.kernel)?);
+    let initrd = match &guest.initrd {
+        Some(initrd) => {
+            let bytes = read_image("--initrd", initrd)?;
+            Some(package.add(Kind::Initrd, &file_name(initrd), bytes))
+        }
+        None => None,
+    };
+    let mut config = plan::boot_config(args, tsc_hz);
+    let (memory, vcpus) = (args.memory, args.vcpus);
+    let vm = VmConfig { name: &guest.name, kernel, initrd, append: &guest.append, memory, vcpus };
+    config.vms.push(vm).map_err(|vm| anyhow!("no room for guest {}", vm.name))?;
+    package.add(Kind::Config, "config", postcard::to_stdvec(&config)?);
+    let package = package.encode()?;
+    if package.len() as u64 >= args.host_memory {
+        let (need, have) = (package.len() >> 20, args.host_memory >> 20);
+        return Err(usage(format!("--host-memory {have}M: the images alone are {need} MiB")));
+    }
+    Ok(package)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| path.display().to_string())
+}
+
+fn read_image(option: &str, path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|error| usage(format!("{option} {}: {error}", path.display())))
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn create(option: &str, path: Option<&Path>) -> Result<Option<File>> {
+    let Some(path) = path else { return Ok(None) };
+    let file = File::create(path).map_err(|error| usage(format!("{option} {}: {error}", path.display())))?;
+    Ok(Some(file))
+}
+
+/// The directory of one machine, gone when the run ends.
+struct RunDir(PathBuf);
+
+impl RunDir {
+    fn create() -> Result<Self> {
+        remove_leftovers();
+        let path = workspace::runs().join(std::process::id().to_string());
+        std::fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for RunDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Removes what runs left behind that were killed: their directories are named by process.
+fn remove_leftovers() {
+    for entry in std::fs::read_dir(workspace::runs()).into_iter().flatten().flatten() {
+        if !Path::new("/proc").join(entry.file_name()).exists() {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}

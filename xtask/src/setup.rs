@@ -1,0 +1,123 @@
+//! Installs what is missing, by Debian package name, and says so.
+
+use crate::error::usage;
+use crate::machine::Chosen;
+use crate::toolchain::{self, find_program};
+use crate::{bochs, kvm, progress};
+use anyhow::{Context, Result, bail};
+use std::path::Path;
+use std::process::Command;
+
+/// Files that show that the ROMs are here; Debian's packages put them there.
+const BOCHS_ROMS: [&str; 2] = ["/usr/share/bochs/BIOS-bochs-latest", "/usr/share/bochs/VGABIOS-lgpl-latest"];
+
+/// Makes the chosen machine usable.
+///
+/// # Errors
+/// It is not here and cannot be installed.
+pub(crate) fn ensure_machine(kind: Chosen) -> Result<()> {
+    if has_machine(kind) {
+        return Ok(());
+    }
+    install("the machine", machine_packages(kind))
+}
+
+/// Whether the machine's program and files are here.
+pub(crate) fn has_machine(kind: Chosen) -> bool {
+    match kind {
+        Chosen::Bochs => {
+            find_program("bochs").is_some() && BOCHS_ROMS.iter().all(|rom| Path::new(rom).is_file())
+        }
+        Chosen::Kvm => find_program("qemu-system-x86_64").is_some(),
+    }
+}
+
+/// What [`ensure_machine`] would install.
+pub(crate) fn machine_packages(kind: Chosen) -> &'static [&'static str] {
+    match kind {
+        Chosen::Bochs => &bochs::PACKAGES,
+        Chosen::Kvm => &kvm::PACKAGES,
+    }
+}
+
+/// Makes some toolchain for the bare machine usable.
+///
+/// # Errors
+/// There is none and Debian's cannot be installed.
+pub(crate) fn ensure_toolchain() -> Result<()> {
+    match toolchain::choose() {
+        Ok(_) => Ok(()),
+        Err(reason) => install("a toolchain", &toolchain::DEBIAN_PACKAGES).context(reason),
+    }
+}
+
+/// Installs those of `packages` that are missing.
+///
+/// # Errors
+/// As for [`install`].
+pub(crate) fn ensure_packages(why: &str, packages: &[&str]) -> Result<()> {
+    let missing: Vec<&str> = packages.iter().copied().filter(|name| version_of(name).is_none()).collect();
+    if missing.is_empty() { Ok(()) } else { install(why, &missing) }
+}
+
+/// The version of an installed package.
+pub(crate) fn version_of(package: &str) -> Option<String> {
+    let query = ["-W", "-f=${db:Status-Status} ${Version}", package];
+    let output = Command::new("dpkg-query").args(query).output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.strip_prefix("installed ").map(|version| version.trim().to_owned())
+}
+
+/// Installs packages, with fresh lists if the first try fails: lists may name versions that are gone.
+fn install(why: &str, packages: &[&str]) -> Result<()> {
+    let names = packages.join(" ");
+    if find_program("apt-get").is_none() {
+        return Err(usage(format!("{why} is missing, and this is no Debian: install {names} yourself")));
+    }
+    eprintln!("xtask: installing for {why}: {names}");
+    ensure_lists()?;
+    if apt_install(packages).is_ok() {
+        return Ok(());
+    }
+    update_lists()?;
+    apt_install(packages).with_context(|| format!("{why} needs {names}"))
+}
+
+fn apt_install(packages: &[&str]) -> Result<()> {
+    let mut command = as_root("apt-get")?;
+    command.args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(packages);
+    progress::run("installing packages", &mut command)
+}
+
+/// Fetches the package lists where there are none.
+///
+/// # Errors
+/// They cannot be fetched.
+pub(crate) fn ensure_lists() -> Result<()> {
+    let lists = std::fs::read_dir("/var/lib/apt/lists").into_iter().flatten().flatten();
+    let is_list = |name: &str| name.contains("_Packages");
+    if lists.map(|list| list.file_name()).any(|name| is_list(&name.to_string_lossy())) {
+        return Ok(());
+    }
+    update_lists()
+}
+
+fn update_lists() -> Result<()> {
+    progress::run("fetching package lists", as_root("apt-get")?.args(["update", "--quiet"]))
+}
+
+fn as_root(program: &str) -> Result<Command> {
+    let environment = ["DEBIAN_FRONTEND=noninteractive", program];
+    if rustix::process::geteuid().is_root() {
+        let mut command = Command::new("env");
+        command.args(environment);
+        return Ok(command);
+    }
+    if find_program("sudo").is_none() {
+        bail!("{program} needs root, and there is no sudo");
+    }
+    eprintln!("xtask: {program} runs with sudo");
+    let mut command = Command::new("sudo");
+    command.arg("env").args(environment);
+    Ok(command)
+}
