@@ -20,7 +20,7 @@ pub fn present() -> bool {
 pub fn mark_init() {
     if present() {
         // SAFETY: Herald is there; this call touches no memory.
-        unsafe { call(MARK_INIT, 0, 0) };
+        let _ = unsafe { call(MARK_INIT, 0, 0) };
     }
 }
 
@@ -44,8 +44,12 @@ pub unsafe fn protect(gpa: u64, len: u64) -> u64 {
     unsafe { call(PROTECT, gpa, len) }
 }
 
-/// RBX belongs to the compiler: swapped around the call.
-unsafe fn call(number: u64, first: u64, second: u64) -> u64 {
+/// Makes the hypercall `number`. RBX belongs to the compiler: it is swapped around the call.
+///
+/// # Safety
+/// Herald is [`present`], and what the call does to memory leaves Rust's objects alone.
+#[must_use]
+pub unsafe fn call(number: u64, first: u64, second: u64) -> u64 {
     let result;
     // SAFETY: the ABI of `abi::hypercall`; other registers are kept.
     unsafe {

@@ -1,0 +1,97 @@
+//! From the multiboot loader to Rust. The loader leaves a CPU in 32-bit protected mode without paging
+//! (Multiboot Specification 0.6.96, 3.2): EAX is the magic number, EBX the information block. Long mode
+//! needs PAE tables, EFER.LME, then CR0.PG (SDM 3, 9.8.5), and a 64-bit code segment.
+
+use core::arch::global_asm;
+
+/// The header's flags: modules on page boundaries, memory information wanted.
+const HEADER_FLAGS: u32 = 0b11;
+const HEADER_MAGIC: u32 = 0x1bad_b002;
+
+global_asm!(
+    ".pushsection .multiboot, \"a\"",
+    ".balign 4",
+    ".long {magic}, {flags}, {checksum}",
+    ".popsection",
+
+    ".pushsection .bss",
+    ".balign 4096",
+    "boot_pml4: .skip 4096",
+    ".global boot_pointers",
+    "boot_pointers: .skip 4096",
+    "boot_directories: .skip 4 * 4096",
+    "boot_stack: .skip 64 * 1024",
+    "boot_stack_top:",
+    ".popsection",
+    ".pushsection .rodata",
+    ".balign 8",
+    // Null, code (long, present, readable), data (present, writable).
+    "boot_gdt: .quad 0, 0x00209a0000000000, 0x0000920000000000",
+    "boot_gdt_pointer: .word . - boot_gdt - 1",
+    ".long boot_gdt",
+    ".popsection",
+
+    ".pushsection .text",
+    ".code32",
+    ".global _start",
+    "_start:",
+    "cli",
+    "cld",
+    "mov esp, offset boot_stack_top",
+    "mov edi, eax",
+    "mov esi, ebx",
+    // 2048 entries of 2 MiB: present, writable, large. The upper halves stay zero.
+    "mov eax, 0x83",
+    "xor ecx, ecx",
+    "2:",
+    "mov dword ptr [boot_directories + ecx * 8], eax",
+    "add eax, 0x200000",
+    "inc ecx",
+    "cmp ecx, 2048",
+    "jne 2b",
+    "mov eax, offset boot_directories + 3",
+    "xor ecx, ecx",
+    "3:",
+    "mov dword ptr [boot_pointers + ecx * 8], eax",
+    "add eax, 0x1000",
+    "inc ecx",
+    "cmp ecx, 4",
+    "jne 3b",
+    "mov eax, offset boot_pointers + 3",
+    "mov dword ptr [boot_pml4], eax",
+    "mov eax, offset boot_pml4",
+    "mov cr3, eax",
+    // CR4: PAE, and SSE for the FPU test (OSFXSR, OSXMMEXCPT).
+    "mov eax, cr4",
+    "or eax, 0x620",
+    "mov cr4, eax",
+    "mov ecx, 0xc0000080",
+    "rdmsr",
+    "or eax, 0x100",
+    "wrmsr",
+    // CR0: paging; MP set, EM and TS clear.
+    "mov eax, cr0",
+    "and eax, 0xfffffff3",
+    "or eax, 0x80000002",
+    "mov cr0, eax",
+    "lgdt [boot_gdt_pointer]",
+    "push 8",
+    "mov eax, offset boot_long_mode",
+    "push eax",
+    "retf",
+    ".code64",
+    "boot_long_mode:",
+    "mov eax, 16",
+    "mov ds, eax",
+    "mov es, eax",
+    "mov ss, eax",
+    "mov esp, offset boot_stack_top",
+    "xor ebp, ebp",
+    "call {main}",
+    "ud2",
+    ".popsection",
+    magic = const HEADER_MAGIC,
+    flags = const HEADER_FLAGS,
+    checksum = const HEADER_MAGIC.wrapping_add(HEADER_FLAGS).wrapping_neg(),
+    main = sym crate::main,
+);

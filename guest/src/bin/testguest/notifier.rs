@@ -1,0 +1,201 @@
+//! A guest's memory while the host changes its mapping: after mprotect(NONE) and back each page faults again
+//! with its data intact, after madvise(DONTNEED) it reads zero, and no other page is touched.
+//!
+//! Arguments: `pages=N` (4096), `steps=N` (10000) of the random part, `seed=N`.
+
+use crate::Guest;
+use crate::report::{Failure, same, within};
+use abi::hypercall::{INVALID, UNKNOWN};
+use addr::{Gpa, PAGE_SIZE};
+use guest::memory::{Pages, WORDS};
+use guest::random::Random;
+use guest::{cpu, hypercall, println, testdev};
+
+/// Most pages that one random hypercall covers.
+const MOST_AT_ONCE: u64 = 8;
+/// Pages whose accesses are timed.
+const TIMED: u64 = 256;
+/// A refault takes at least this many times what an access to a mapped page takes.
+const REFAULT_FACTOR: u64 = 4;
+/// Where no guest has RAM: the local APIC's page.
+const NOT_RAM: Gpa = Gpa::new(0xfee0_0000);
+
+/// Pages, and beside each the version that it should hold; version 0 is a page of zeroes.
+struct Model {
+    pages: Pages,
+    versions: Pages,
+    next: u64,
+}
+
+fn pattern(page: u64, version: u64, word: u64) -> u64 {
+    if version == 0 { 0 } else { (page << 40 ^ version << 12 ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15) }
+}
+
+impl Model {
+    fn new(guest: &mut Guest) -> Result<Self, Failure> {
+        let count = guest.argument("pages").unwrap_or(4096).max(TIMED);
+        let versions = guest.memory.take(count.div_ceil(WORDS))?;
+        let pages = guest.memory.take(count)?;
+        for index in 0..count.div_ceil(WORDS) {
+            versions.fill(index, |_| 0);
+        }
+        Ok(Self { pages, versions, next: 1 })
+    }
+
+    fn version(&self, page: u64) -> u64 {
+        self.versions.read(page / WORDS, page % WORDS)
+    }
+
+    fn set_version(&self, page: u64, version: u64) {
+        self.versions.write(page / WORDS, page % WORDS, version);
+    }
+
+    fn write(&mut self, page: u64) {
+        let version = self.next;
+        self.next += 1;
+        self.pages.fill(page, |word| pattern(page, version, word));
+        self.set_version(page, version);
+    }
+
+    fn verify(&self, page: u64) -> Result<(), Failure> {
+        let version = self.version(page);
+        match self.pages.difference(page, |word| pattern(page, version, word)) {
+            None => Ok(()),
+            Some((word, found)) => {
+                let what = if version == 0 { "word of a zero page" } else { "word of a page" };
+                same(what, page * WORDS + word, pattern(page, version, word), found)
+            }
+        }
+    }
+
+    fn verify_all(&self) -> Result<(), Failure> {
+        (0..self.pages.count()).try_for_each(|page| self.verify(page))
+    }
+
+    fn protect(&self, page: u64) -> Result<(), Failure> {
+        let gpa = self.pages.page(page);
+        testdev::protect(gpa).ok_or(Failure::Value {
+            what: "page below 4 GiB",
+            index: page,
+            expected: 1,
+            found: 0,
+        })
+    }
+
+    fn protect_range(&self, page: u64, count: u64) -> Result<(), Failure> {
+        // SAFETY: `run` asked for Herald, and the call keeps all data.
+        let result = unsafe { hypercall::protect(self.pages.page(page).as_u64(), count * PAGE_SIZE) };
+        same("PROTECT hypercall", page, 0, result)
+    }
+
+    fn discard(&self, page: u64, count: u64) -> Result<(), Failure> {
+        // SAFETY: `run` asked for Herald, and the pages are the test's own.
+        let result = unsafe { hypercall::discard(self.pages.page(page).as_u64(), count * PAGE_SIZE) };
+        (page..page + count).for_each(|page| self.set_version(page, 0));
+        same("DISCARD hypercall", page, 0, result)
+    }
+}
+
+pub(crate) fn run(guest: &mut Guest) -> Result<(), Failure> {
+    let mut random = Random::new(guest.argument("seed").unwrap_or(2008));
+    let steps = guest.argument("steps").unwrap_or(10_000);
+    let mut model = Model::new(guest)?;
+    // Memory that a guest sees for the first time is zero.
+    model.verify_all()?;
+    protect_each(&mut model, &mut random)?;
+    if !hypercall::present() {
+        return Err(Failure::NoHerald);
+    }
+    refaults_are_seen(&model)?;
+    mixed(&mut model, &mut random, steps)?;
+    discard_all(&mut model)?;
+    bad_arguments()?;
+    println!("notifier: {} pages, {} versions, {steps} steps", model.pages.count(), model.next);
+    Ok(())
+}
+
+/// Each page loses its mapping once, and is then read, or written and read.
+fn protect_each(model: &mut Model, random: &mut Random) -> Result<(), Failure> {
+    let count = model.pages.count();
+    (0..count).for_each(|page| model.write(page));
+    for page in 0..count {
+        model.protect(page)?;
+    }
+    model.verify_all()?;
+    for _ in 0..count {
+        let page = random.below(count);
+        model.protect(page)?;
+        if random.below(2) == 0 {
+            model.write(page);
+        }
+        model.verify(page)?;
+    }
+    // A page that is not RAM is ignored.
+    let _ = testdev::protect(NOT_RAM);
+    model.verify_all()
+}
+
+/// TSC ticks of one read of each of the first pages.
+fn read_ticks(model: &Model) -> u64 {
+    let start = cpu::rdtsc();
+    for page in 0..TIMED {
+        let _ = model.pages.read(page, 0);
+    }
+    cpu::rdtsc() - start
+}
+
+fn refaults_are_seen(model: &Model) -> Result<(), Failure> {
+    read_ticks(model);
+    let mapped = read_ticks(model);
+    for page in 0..TIMED {
+        model.protect(page)?;
+    }
+    let refault = read_ticks(model);
+    println!("notifier: mapped {} ticks a page, refault {}", mapped / TIMED, refault / TIMED);
+    within("ticks of refaults", mapped * REFAULT_FACTOR, u64::MAX, refault)
+}
+
+fn mixed(model: &mut Model, random: &mut Random, steps: u64) -> Result<(), Failure> {
+    let count = model.pages.count();
+    for _ in 0..steps {
+        let page = random.below(count);
+        let span = 1 + random.below(MOST_AT_ONCE.min(count - page));
+        match random.below(8) {
+            0..=2 => model.write(page),
+            3 => model.verify(page)?,
+            4 | 5 => model.protect(page)?,
+            6 => model.protect_range(page, span)?,
+            _ => model.discard(page, span)?,
+        }
+    }
+    model.verify_all()
+}
+
+/// One call over everything: huge mappings and table pages go too.
+fn discard_all(model: &mut Model) -> Result<(), Failure> {
+    let count = model.pages.count();
+    (0..count).for_each(|page| model.write(page));
+    model.discard(0, count)?;
+    model.verify_all()?;
+    (0..count).for_each(|page| model.write(page));
+    model.protect_range(0, count)?;
+    model.verify_all()
+}
+
+fn bad_arguments() -> Result<(), Failure> {
+    // SAFETY: Herald is there; it refuses all of these.
+    let results = unsafe {
+        [
+            hypercall::discard(NOT_RAM.as_u64(), PAGE_SIZE),
+            hypercall::discard(PAGE_SIZE, 1),
+            hypercall::discard(1, PAGE_SIZE),
+            hypercall::protect(PAGE_SIZE, u64::MAX - PAGE_SIZE + 1),
+            hypercall::protect(u64::MAX - PAGE_SIZE + 1, PAGE_SIZE),
+        ]
+    };
+    for (index, result) in results.into_iter().enumerate() {
+        same("hypercall with a bad range", index as u64, INVALID, result)?;
+    }
+    // SAFETY: no such call.
+    same("hypercall that does not exist", 0, UNKNOWN, unsafe { hypercall::call(0, 0, 0) })
+}
