@@ -11,6 +11,7 @@ mod cli;
 mod cpio;
 mod disk;
 mod doctor;
+mod elf32;
 mod error;
 mod guest_images;
 mod initramfs;

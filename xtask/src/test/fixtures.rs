@@ -1,0 +1,56 @@
+//! Files that scenarios give to `run`: kernels, good and broken. `{name}` in an argument stands for one.
+
+use crate::metal::Binaries;
+use crate::{elf32, guest_images, workspace};
+use anyhow::{Context, Result};
+use std::path::PathBuf;
+
+/// Physical address that no guest of these tests has RAM at.
+const FAR: u32 = 0xb000_0000;
+/// Bytes that are left of a truncated kernel: the boot sector's header, but not the code.
+const TRUNCATED: usize = 20_000;
+
+/// The directory with the files.
+pub(super) struct Fixtures {
+    dir: PathBuf,
+}
+
+impl Fixtures {
+    /// Makes them anew; builds and fetches kernels where they are missing.
+    ///
+    /// # Errors
+    /// A kernel cannot be built or fetched.
+    pub(super) fn make(binaries: &Binaries) -> Result<Self> {
+        let dir = workspace::target().join("test");
+        std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
+        let tiny = guest_images::tiny(binaries)?;
+        guest_images::debian(binaries)?;
+        let elf = std::fs::read(&binaries.testguest).context("the test guest")?;
+        let kernel = std::fs::read(&tiny.kernel).context("the tiny Linux")?;
+        let files = [
+            ("testguest", elf32::from_elf64(&elf, 0)?),
+            ("far", elf32::from_elf64(&elf, FAR)?),
+            ("truncated", kernel[..kernel.len().min(TRUNCATED)].to_vec()),
+            ("bzimage", kernel),
+            ("empty", Vec::new()),
+            ("text", b"This is no kernel.\n".repeat(1000)),
+        ];
+        for (name, bytes) in files {
+            std::fs::write(dir.join(name), bytes)?;
+        }
+        Ok(Self { dir })
+    }
+
+    /// `argument` with `{name}` replaced by the path of that file.
+    pub(super) fn expand(&self, argument: &str) -> String {
+        match argument.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
+            Some(name) => self.dir.join(name).display().to_string(),
+            None => argument.to_owned(),
+        }
+    }
+
+    /// A path for a scenario's own output.
+    pub(super) fn output(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}.telemetry"))
+    }
+}

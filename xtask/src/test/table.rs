@@ -1,0 +1,302 @@
+//! The scenarios.
+
+use super::scenario::{Bound, Console, Scenario};
+
+/// What a scenario has unless it says otherwise: a headless run without input that ends well.
+const PLAIN: Scenario = Scenario {
+    name: "",
+    args: &[],
+    console: Console::Pipe(""),
+    status: 0,
+    stdout: &[],
+    stderr: &[],
+    telemetry: &[],
+    timeout: 120,
+};
+
+/// All of them; long ones first, so that two at a time end together.
+pub(super) const SCENARIOS: [&[Scenario]; 5] = [&LINUX, &TEST_GUEST, &COHERENCE, &HERALD_FAILS, &BAD_INPUT];
+
+/// Ends the shell at once.
+const POWER_OFF: Console = Console::Pipe("poweroff -f\n");
+
+const LINUX: [Scenario; 12] = [
+    Scenario {
+        name: "debian",
+        args: &["--guest", "debian"],
+        console: Console::Pipe("uname -r\npoweroff -f\n"),
+        stdout: &["-cloud-amd64"],
+        timeout: 400,
+        ..PLAIN
+    },
+    Scenario {
+        name: "tiny",
+        console: Console::Pipe("uname -a\npoweroff -f\n"),
+        stdout: &["-herald", "x86_64"],
+        // A quarter of 256M; and every count that the telemetry promises is there.
+        telemetry: &[
+            Bound::AtMost("/resident_frames", 16384),
+            Bound::AtLeast("/resident_frames", 256),
+            Bound::AtLeast("/exits/total", 100),
+            Bound::AtLeast("/ept_violations", 256),
+            Bound::AtLeast("/invept", 0),
+            Bound::AtLeast("/notifier/invalidate_range_begin", 0),
+            Bound::AtLeast("/notifier/invalidate_page", 0),
+            Bound::AtLeast("/guest_boot_ticks", 1_000_000),
+            Bound::AtLeast("/outside_guest_ticks", 1000),
+        ],
+        ..PLAIN
+    },
+    Scenario {
+        name: "more-memory-than-the-machine",
+        args: &["--memory", "2G", "--host-memory", "512M"],
+        console: Console::Pipe("grep MemTotal /proc/meminfo\npoweroff -f\n"),
+        stdout: &["MemTotal:        20"],
+        telemetry: &[Bound::AtMost("/resident_frames", 65536)],
+        ..PLAIN
+    },
+    Scenario {
+        name: "early-input-is-kept",
+        console: Console::Pipe(concat!(
+            "cat > /tmp/f <<E\n",
+            "0123456789012345678901234567890123456789012345678901234567890123456789\n",
+            "1123456789012345678901234567890123456789012345678901234567890123456789\n",
+            "2123456789012345678901234567890123456789012345678901234567890123456789\n",
+            "3123456789012345678901234567890123456789012345678901234567890123456789\n",
+            "4123456789012345678901234567890123456789012345678901234567890123456789\n",
+            "5123456789012345678901234567890123456789012345678901234567890123456789\n",
+            "6123456789012345678901234567890123456789012345678901234567890123456789\n",
+            "E\n",
+            "echo bytes: $(wc -c < /tmp/f)\npoweroff -f\n"
+        )),
+        stdout: &["bytes: 497"],
+        ..PLAIN
+    },
+    Scenario { name: "reboot", console: Console::Pipe("reboot -f\n"), ..PLAIN },
+    Scenario { name: "shell-ends", console: Console::Pipe("exit\n"), ..PLAIN },
+    Scenario {
+        name: "linux-bzimage-by-hand",
+        args: &["--kernel", "{bzimage}", "--append", "console=ttyS0 panic=-1"],
+        stdout: &["Linux version", "Kernel panic"],
+        // Without an initramfs Linux panics, and with `panic=-1` resets at once.
+        ..PLAIN
+    },
+    Scenario {
+        name: "sandybridge",
+        args: &["--cpu", "sandybridge"],
+        console: POWER_OFF,
+        stdout: &["herald:/#"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "skylake",
+        args: &["--cpu", "skylake", "--no-ept-ad"],
+        console: POWER_OFF,
+        stdout: &["herald:/#"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "keys-and-escape",
+        console: Console::Terminal(&[("herald:/#", "echo $((6*7))x\r"), ("42x", "\x1d")]),
+        status: 130,
+        ..PLAIN
+    },
+    Scenario {
+        name: "time-out",
+        args: &["--timeout", "3"],
+        status: 3,
+        stderr: &["time-out after 3 s"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "end-of-input-is-not-the-end",
+        console: Console::Pipe("sleep 2; echo later; poweroff -f\n"),
+        stdout: &["later"],
+        ..PLAIN
+    },
+];
+
+/// The multiboot test guest; its command line names the test.
+const TEST_GUEST: [Scenario; 11] = [
+    Scenario {
+        name: "hello",
+        args: &["--kernel", "{testguest}", "--append", "hello"],
+        stdout: &["hello: ok"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "exit-code",
+        args: &["--kernel", "{testguest}", "--append", "no-such-test"],
+        status: 1,
+        stderr: &["guest exit code 2"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "triple-fault",
+        args: &["--kernel", "{testguest}", "--append", "triplefault"],
+        status: 5,
+        stderr: &["triple fault", "rip"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "notifier",
+        args: &["--kernel", "{testguest}", "--append", "notifier", "--oracle"],
+        stdout: &["notifier: ok"],
+        telemetry: &[
+            Bound::AtLeast("/notifier/invalidate_range_begin", 1000),
+            Bound::AtLeast("/invept", 1000),
+            Bound::AtLeast("/oracle_checks", 1000),
+        ],
+        ..PLAIN
+    },
+    Scenario {
+        name: "mmio",
+        args: &["--kernel", "{testguest}", "--append", "mmio"],
+        stdout: &["mmio: ok"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "timer",
+        args: &["--kernel", "{testguest}", "--append", "timer"],
+        stdout: &["timer: ok"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "interrupts",
+        args: &["--kernel", "{testguest}", "--append", "interrupts"],
+        stdout: &["interrupts: ok"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "ports",
+        args: &["--kernel", "{testguest}", "--append", "ports"],
+        stdout: &["ports: ok"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "fwcfg",
+        args: &["--kernel", "{testguest}", "--append", "fwcfg"],
+        stdout: &["fwcfg: ok"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "fpu",
+        args: &["--kernel", "{testguest}", "--append", "fpu"],
+        stdout: &["fpu: ok"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "bigmem",
+        args: &["--kernel", "{testguest}", "--append", "bigmem", "--memory", "2G", "--host-memory", "512M"],
+        stdout: &["bigmem: ok"],
+        ..PLAIN
+    },
+];
+
+/// The coherence oracle passes a boot that is disturbed, and fails the same boot without notifier calls.
+const COHERENCE: [Scenario; 3] = [
+    Scenario {
+        name: "disturbed-boot",
+        args: &["--oracle", "--stir", "100"],
+        console: POWER_OFF,
+        telemetry: &[Bound::AtLeast("/oracle_checks", 10)],
+        timeout: 240,
+        ..PLAIN
+    },
+    Scenario {
+        name: "disturbed-boot-without-notifiers",
+        args: &["--oracle", "--stir", "100", "--inject", "drop-notifiers"],
+        console: POWER_OFF,
+        status: 4,
+        stderr: &["missing notifier call"],
+        timeout: 240,
+        ..PLAIN
+    },
+    Scenario {
+        name: "notifier-dropped",
+        args: &["--kernel", "{testguest}", "--append", "notifier", "--oracle", "--inject", "drop-notifiers"],
+        status: 4,
+        stderr: &["missing notifier call"],
+        ..PLAIN
+    },
+];
+
+const HERALD_FAILS: [Scenario; 5] = [
+    Scenario {
+        name: "no-vmx",
+        args: &["--kernel", "{testguest}", "--append", "hello", "--inject", "no-vmx"],
+        status: 4,
+        stderr: &["VMX"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "vmx-locked-off",
+        args: &["--kernel", "{testguest}", "--append", "hello", "--inject", "vmx-locked-off"],
+        status: 4,
+        stderr: &["VMX", "locked"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "no-ept",
+        args: &["--kernel", "{testguest}", "--append", "hello", "--cpu", "penryn"],
+        status: 4,
+        stderr: &["EPT"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "failed-entry",
+        args: &["--kernel", "{testguest}", "--append", "hello", "--inject", "fail-entry"],
+        status: 4,
+        stderr: &["entry"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "panic",
+        args: &["--kernel", "{testguest}", "--append", "hello", "--inject", "panic"],
+        status: 4,
+        // A back-trace with names.
+        stderr: &["panic", "herald::"],
+        ..PLAIN
+    },
+];
+
+const BAD_INPUT: [Scenario; 9] = [
+    Scenario { name: "truncated-bzimage", args: &["--kernel", "{truncated}"], status: 2, ..PLAIN },
+    Scenario { name: "no-kernel", args: &["--kernel", "{text}"], status: 2, ..PLAIN },
+    Scenario {
+        name: "segment-outside-memory",
+        args: &["--kernel", "{far}"],
+        status: 2,
+        stderr: &["0xb01"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "empty-file",
+        args: &["--kernel", "{empty}"],
+        status: 2,
+        stderr: &["the file is empty"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "missing-file",
+        args: &["--kernel", "{no-such-file}"],
+        status: 2,
+        stderr: &["no-such-file: No such file or directory"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "three-bytes-of-memory",
+        args: &["--memory", "3"],
+        status: 2,
+        stderr: &["--memory: 3 bytes is too little, a guest needs at least 4M"],
+        ..PLAIN
+    },
+    Scenario { name: "unknown-option", args: &["--no-such-option"], status: 2, ..PLAIN },
+    Scenario { name: "not-yet", args: &["--paging", "shadow"], status: 2, stderr: &["not yet"], ..PLAIN },
+    Scenario {
+        name: "kernel-larger-than-guest",
+        args: &["--kernel", "{bzimage}", "--memory", "4M"],
+        status: 2,
+        ..PLAIN
+    },
+];
