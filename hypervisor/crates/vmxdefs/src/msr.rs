@@ -1,0 +1,146 @@
+//! MSR policy: what happens when a guest reads or writes one, with the reason beside each row. An MSR without a
+//! row does not exist: #GP, as on a processor that lacks it.
+
+/// How an access is treated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Policy {
+    /// The processor does it, without an exit.
+    Pass,
+    /// Reads are the processor's, writes exit and are ignored.
+    ReadOnly,
+    /// Reads this value; writes are ignored.
+    Constant(u64),
+    /// The local APIC model: base, x2APIC registers, TSC deadline.
+    Apic,
+    /// KVM's system-time area: where the guest wants its clock.
+    KvmSystemTime,
+    /// KVM's wall clock.
+    KvmWallClock,
+}
+
+struct Row {
+    first: u32,
+    last: u32,
+    policy: Policy,
+}
+
+const fn one(msr: u32, policy: Policy) -> Row {
+    Row { first: msr, last: msr, policy }
+}
+
+const TABLE: [Row; 23] = [
+    // TSC: the guest's is the host's; a guest that sets it would set everybody's.
+    one(0x10, Policy::ReadOnly),
+    // KVM wall clock and system time, old numbers.
+    one(0x11, Policy::KvmWallClock),
+    one(0x12, Policy::KvmSystemTime),
+    // IA32_PLATFORM_ID: read by microcode drivers.
+    one(0x17, Policy::Constant(0)),
+    // IA32_APIC_BASE.
+    one(0x1b, Policy::Apic),
+    // IA32_FEATURE_CONTROL: locked, no VMX.
+    one(0x3a, Policy::Constant(1)),
+    // IA32_BIOS_SIGN_ID: microcode revision; Linux writes 0 before it reads.
+    one(0x8b, Policy::Constant(0)),
+    // MSR_PLATFORM_INFO: no ratio known.
+    one(0xce, Policy::Constant(0)),
+    // MSR_MISC_FEATURES_ENABLES: no CPUID faulting.
+    one(0x140, Policy::Constant(0)),
+    // SYSENTER_CS, _ESP, _EIP: in the VMCS, switched by the processor.
+    Row { first: 0x174, last: 0x176, policy: Policy::Pass },
+    // IA32_MCG_CAP, _STATUS: no machine-check banks.
+    Row { first: 0x179, last: 0x17a, policy: Policy::Constant(0) },
+    // IA32_MISC_ENABLE: fast strings.
+    one(0x1a0, Policy::Constant(1)),
+    // IA32_DEBUGCTL: no branch tracing.
+    one(0x1d9, Policy::Constant(0)),
+    // IA32_PAT: in the VMCS.
+    one(0x277, Policy::Pass),
+    // IA32_TSC_DEADLINE.
+    one(0x6e0, Policy::Apic),
+    // x2APIC registers.
+    Row { first: 0x800, last: 0x8ff, policy: Policy::Apic },
+    // KVM wall clock and system time.
+    one(0x4b56_4d00, Policy::KvmWallClock),
+    one(0x4b56_4d01, Policy::KvmSystemTime),
+    // EFER: in the VMCS; the processor keeps the entry control in step with LMA.
+    one(0xc000_0080, Policy::Pass),
+    // STAR, LSTAR, CSTAR, FMASK: Herald never executes SYSCALL, so the guest's stay loaded.
+    Row { first: 0xc000_0081, last: 0xc000_0084, policy: Policy::Pass },
+    // FS_BASE, GS_BASE: in the VMCS.
+    Row { first: 0xc000_0100, last: 0xc000_0101, policy: Policy::Pass },
+    // KERNEL_GS_BASE: Herald never executes SWAPGS.
+    one(0xc000_0102, Policy::Pass),
+    // TSC_AUX: Herald never executes RDTSCP.
+    one(0xc000_0103, Policy::Pass),
+];
+
+/// The policy for an MSR; `None`: it does not exist.
+#[must_use]
+pub fn policy(msr: u32) -> Option<Policy> {
+    TABLE.iter().find(|row| (row.first..=row.last).contains(&msr)).map(|row| row.policy)
+}
+
+/// Bytes of the MSR bitmaps (SDM vol. 3C 25.6.9).
+pub const BITMAP_BYTES: usize = 4096;
+const LOW: u32 = 0x2000;
+const HIGH_BASE: u32 = 0xc000_0000;
+const WRITES: usize = 2048;
+const HIGH: usize = 1024;
+
+/// Fills the MSR bitmaps: everything exits but what the table passes.
+pub fn fill_bitmap(bitmap: &mut [u8; BITMAP_BYTES]) {
+    bitmap.fill(0xff);
+    for row in &TABLE {
+        for msr in row.first..=row.last {
+            let Some((byte, bit)) = bitmap_place(msr) else { continue };
+            match row.policy {
+                Policy::Pass => {
+                    bitmap[byte] &= !bit;
+                    bitmap[byte + WRITES] &= !bit;
+                }
+                Policy::ReadOnly => bitmap[byte] &= !bit,
+                Policy::Constant(_) | Policy::Apic | Policy::KvmSystemTime | Policy::KvmWallClock => {}
+            }
+        }
+    }
+}
+
+/// Byte and bit of an MSR in the read half.
+const fn bitmap_place(msr: u32) -> Option<(usize, u8)> {
+    let (offset, base) = if msr < LOW {
+        (msr, 0)
+    } else if msr >= HIGH_BASE && msr < HIGH_BASE + LOW {
+        (msr - HIGH_BASE, HIGH)
+    } else {
+        return None;
+    };
+    Some((base + (offset / 8) as usize, 1 << (offset % 8)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BITMAP_BYTES, Policy, fill_bitmap, policy};
+
+    #[test]
+    fn only_what_passes_is_clear() {
+        let mut bitmap = [0; BITMAP_BYTES];
+        fill_bitmap(&mut bitmap);
+        let exits = |msr: u32, write: bool| {
+            let high = if msr >= 0xc000_0000 { 1024 } else { 0 };
+            let at = high + (msr as usize & 0x1fff) / 8 + if write { 2048 } else { 0 };
+            bitmap[at] >> (msr % 8) & 1 != 0
+        };
+        assert!(!exits(0xc000_0100, false) && !exits(0xc000_0100, true), "FS_BASE passes");
+        assert!(!exits(0x10, false) && exits(0x10, true), "the TSC can be read, not written");
+        assert!(exits(0x1b, false) && exits(0x830, true), "the APIC is a model");
+        assert!(exits(0x481, false), "VMX capabilities are hidden");
+    }
+
+    #[test]
+    fn unknown_msrs_do_not_exist() {
+        assert_eq!(policy(0x480), None);
+        assert_eq!(policy(0x8ff), Some(Policy::Apic));
+        assert_eq!(policy(0xc000_0082), Some(Policy::Pass));
+    }
+}
