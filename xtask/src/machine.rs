@@ -2,8 +2,8 @@
 
 use crate::cli::{Cpu, MachineKind};
 use crate::toolchain::find_program;
-use crate::{bochs, error, kvm};
-use anyhow::Result;
+use crate::{bochs, kvm};
+use anyhow::{Result, bail};
 use std::fs::File;
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
@@ -72,7 +72,7 @@ pub(crate) fn choose(asked: MachineKind) -> Result<Choice> {
         (MachineKind::Auto, Err(reason)) => {
             Ok(Choice { kind: Chosen::Bochs, reason: format!("no KVM with nested VMX: {reason}") })
         }
-        (MachineKind::Kvm, Err(reason)) => Err(error::usage(format!("--machine kvm: {reason}"))),
+        (MachineKind::Kvm, Err(reason)) => bail!("--machine kvm: {reason}"),
     }
 }
 
