@@ -59,3 +59,27 @@ fn file_header(entry: u32, segments: u16) -> Vec<u8> {
 fn narrow(value: u64) -> Result<u32> {
     u32::try_from(value).with_context(|| format!("{value:#x} does not fit into an ELF32 file"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::from_elf64;
+    use object::elf::{FileHeader32, PT_LOAD};
+    use object::read::elf::{FileHeader, ProgramHeader};
+    use object::{LittleEndian, Object, ObjectSegment};
+
+    /// This test program is an ELF64 file at hand.
+    #[test]
+    fn segments_keep_their_bytes() {
+        let elf = std::fs::read(std::env::current_exe().expect("a path")).expect("readable");
+        let narrow = from_elf64(&elf, 0x1000).expect("converts");
+        let before = object::File::parse(&*elf).expect("an ELF64 file");
+        let header = FileHeader32::<LittleEndian>::parse(&*narrow).expect("an ELF32 file");
+        let after = header.program_headers(LittleEndian, &*narrow).expect("segments");
+        assert_eq!(before.segments().count(), after.len());
+        for (old, new) in before.segments().zip(after) {
+            assert_eq!(new.p_type(LittleEndian), PT_LOAD);
+            assert_eq!(u64::from(new.p_paddr(LittleEndian)), old.address() + 0x1000);
+            assert_eq!(new.data(LittleEndian, &*narrow), Ok(old.data().expect("bytes")));
+        }
+    }
+}

@@ -5,7 +5,7 @@
 
 use crate::metal::Binaries;
 use crate::plan::GuestImages;
-use crate::{initramfs, progress, setup, workspace};
+use crate::{initramfs, package, progress, setup, workspace};
 use abi::crc::crc32;
 use anyhow::{Context, Result, bail};
 use std::fs::File;
@@ -22,7 +22,7 @@ const SOURCE_PACKAGE: &str = "linux-source-6.1";
 const DEBIAN_KERNEL: &str = "linux-image-cloud-amd64";
 const BUSYBOX: &str = "/bin/busybox";
 /// Raised when the steps below change, so that cached kernels are built anew.
-const RECIPE: &str = "recipe 1";
+const RECIPE: &str = "recipe 2";
 /// guest/README.md tells why.
 const APPEND: &str = "console=ttyS0,115200n8r quiet";
 
@@ -108,6 +108,10 @@ fn build_kernel(kernel: &Path) -> Result<()> {
     let mut compile = make(&source, &build);
     compile.args([&format!("-j{cpus}"), "bzImage"]);
     progress::run("building the guest's kernel (once, some minutes)", &mut compile)?;
+    // The kernel before compression is a PVH ELF, once its debug information is gone.
+    let vmlinux = std::fs::read(build.join("vmlinux")).context("vmlinux")?;
+    std::fs::write(build.join("vmlinux.stripped"), package::strip(&vmlinux)?)?;
+    publish(&build.join("vmlinux.stripped"), &kernel.with_file_name("vmlinux"))?;
     publish(&build.join("arch/x86/boot/bzImage"), kernel)?;
     std::fs::remove_dir_all(&work)?;
     Ok(())

@@ -73,15 +73,15 @@ fn fixed_name(name: &str) -> [u8; 40] {
 /// # Errors
 /// It is no 64-bit ELF file, or nothing in it is to be loaded.
 pub(crate) fn strip(elf: &[u8]) -> Result<Vec<u8>> {
-    let header = FileHeader64::<Endianness>::parse(elf).context("Herald's image")?;
+    let header = FileHeader64::<Endianness>::parse(elf).context("an ELF file")?;
     let endian = header.endian()?;
     let segments = header.program_headers(endian, elf)?;
     let ends = segments.iter().filter(|segment| segment.p_type(endian) == PT_LOAD);
     let end = ends.map(|segment| segment.p_offset(endian) + segment.p_filesz(endian)).max();
-    let end = usize::try_from(end.context("Herald's image has nothing to load")?)?;
-    let mut stripped = elf.get(..end).context("Herald's image is cut short")?.to_vec();
+    let end = usize::try_from(end.context("an ELF file with nothing to load")?)?;
+    let mut stripped = elf.get(..end).context("an ELF file that is cut short")?.to_vec();
     let (fields, _) = object::pod::from_bytes_mut::<FileHeader64<LittleEndian>>(&mut stripped)
-        .map_err(|()| anyhow::anyhow!("Herald's image is shorter than an ELF header"))?;
+        .map_err(|()| anyhow::anyhow!("an ELF file shorter than its header"))?;
     fields.e_shoff.set(LittleEndian, 0);
     fields.e_shnum.set(LittleEndian, 0);
     fields.e_shstrndx.set(LittleEndian, object::elf::SymbolSection(0));

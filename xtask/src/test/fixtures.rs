@@ -27,7 +27,12 @@ impl Fixtures {
         guest_images::debian(binaries)?;
         let elf = std::fs::read(&binaries.testguest).context("the test guest")?;
         let kernel = std::fs::read(&tiny.kernel).context("the tiny Linux")?;
+        let vmlinux =
+            std::fs::read(tiny.kernel.with_file_name("vmlinux")).context("the tiny Linux' PVH ELF")?;
+        let initramfs = std::fs::read(tiny.initrd.context("the tiny Linux has an initramfs")?)?;
         let files = [
+            ("vmlinux", vmlinux),
+            ("initramfs", initramfs),
             ("testguest", elf32::from_elf64(&elf, 0)?),
             ("far", elf32::from_elf64(&elf, FAR)?),
             ("truncated", kernel[..kernel.len().min(TRUNCATED)].to_vec()),

@@ -20,7 +20,7 @@ pub(super) const SCENARIOS: [&[Scenario]; 5] = [&LINUX, &TEST_GUEST, &COHERENCE,
 /// Ends the shell at once.
 const POWER_OFF: Console = Console::Pipe("poweroff -f\n");
 
-const LINUX: [Scenario; 12] = [
+const LINUX: [Scenario; 13] = [
     Scenario {
         name: "debian",
         args: &["--guest", "debian"],
@@ -79,6 +79,20 @@ const LINUX: [Scenario; 12] = [
         args: &["--kernel", "{bzimage}", "--append", "console=ttyS0 panic=-1"],
         stdout: &["Linux version", "Kernel panic"],
         // Without an initramfs Linux panics, and with `panic=-1` resets at once.
+        ..PLAIN
+    },
+    Scenario {
+        name: "linux-pvh",
+        args: &[
+            "--kernel",
+            "{vmlinux}",
+            "--initrd",
+            "{initramfs}",
+            "--append",
+            "console=ttyS0,115200n8r quiet",
+        ],
+        console: POWER_OFF,
+        stdout: &["herald:/#"],
         ..PLAIN
     },
     Scenario {
