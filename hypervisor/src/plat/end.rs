@@ -1,0 +1,59 @@
+//! How a guest ends, in words and as the run's exit status.
+
+use abi::status::Status;
+use core::fmt;
+use mmu::MmuError;
+
+/// Why a guest does not run any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// ACPI sleep state S5.
+    PowerOff,
+    /// The reset register, the keyboard controller's reset line, or INIT.
+    Reset,
+    /// The test device: the guest's own exit code.
+    Code(u32),
+    /// HLT with interrupts off, and nothing that could wake it: Linux without a power-off method.
+    Halted,
+    /// A fault while delivering a double fault (SDM vol. 3A 6.15).
+    TripleFault,
+    /// Memory that it touched could not be mapped.
+    Memory(MmuError),
+    /// An access to a device that Herald cannot emulate.
+    Emulation(emulate::EmulateError),
+}
+
+impl End {
+    /// The exit status of a run that ends so.
+    #[must_use]
+    pub const fn status(&self) -> Status {
+        match self {
+            Self::PowerOff | Self::Reset | Self::Halted | Self::Code(0) => Status::Success,
+            Self::Code(_) => Status::GuestCode,
+            Self::TripleFault | Self::Memory(_) | Self::Emulation(_) => Status::GuestDied,
+        }
+    }
+
+    /// The guest's exit code; 0 where it gave none.
+    #[must_use]
+    pub const fn code(&self) -> u32 {
+        match self {
+            Self::Code(code) => *code,
+            _ => 0,
+        }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PowerOff => f.write_str("the guest powered off"),
+            Self::Reset => f.write_str("the guest reset its machine"),
+            Self::Code(code) => write!(f, "the guest ended with code {code}"),
+            Self::Halted => f.write_str("the guest halted for good"),
+            Self::TripleFault => f.write_str("the guest ended abnormally: triple fault"),
+            Self::Memory(error) => write!(f, "the guest ended abnormally: {error}"),
+            Self::Emulation(error) => write!(f, "the guest ended abnormally: {error}"),
+        }
+    }
+}
