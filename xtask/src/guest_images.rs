@@ -74,7 +74,10 @@ fn lock() -> Result<File> {
     let dir = workspace::guest_cache();
     std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
     let file = File::create(dir.join("lock"))?;
-    file.lock()?;
+    if file.try_lock().is_err() {
+        eprintln!("xtask: waiting for another run, which prepares the guest's images");
+        file.lock()?;
+    }
     Ok(file)
 }
 
