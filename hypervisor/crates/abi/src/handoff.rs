@@ -15,6 +15,10 @@ pub const VERSION: u32 = 1;
 /// Memory regions a hand-off can hold.
 pub const MAX_REGIONS: usize = 128;
 
+/// Herald is linked this far above the physical addresses that it is loaded to. The loader maps the first
+/// GiB there too.
+pub const IMAGE_OFFSET: u64 = 0xffff_ffff_8000_0000;
+
 /// Usable RAM, in the numbering of ACPI's address range types (ACPI 6.5, 15.1).
 pub const REGION_USABLE: u32 = 1;
 

@@ -1,0 +1,36 @@
+//! CPUID: the policy is `vmxdefs::cpuid`'s; here the processor is asked.
+
+use super::Flow;
+use crate::vcpu::{Vcpu, register};
+use core::arch::x86_64::__cpuid_count;
+use vmxdefs::controls::Secondary;
+use vmxdefs::cpuid::{Facts, Registers, answer};
+use vmxdefs::field::Field;
+
+const CR4_OSXSAVE: u64 = 1 << 18;
+
+pub(super) fn handle(vcpu: &mut Vcpu) -> Flow {
+    let leaf = vcpu.registers.general[register::RAX] as u32;
+    let subleaf = vcpu.registers.general[register::RCX] as u32;
+    let controls = vcpu.vmcs.controls();
+    let facts = Facts {
+        apic_id: vcpu.id.0,
+        vcpus: 1,
+        osxsave: vcpu.vmcs.read(Field::GuestCr4) & CR4_OSXSAVE != 0,
+        rdtscp: controls.has(Secondary::RDTSCP),
+        invpcid: controls.has(Secondary::INVPCID),
+    };
+    let Registers { eax, ebx, ecx, edx } = answer(leaf, subleaf, &facts, host);
+    for (number, value) in
+        [(register::RAX, eax), (register::RBX, ebx), (register::RCX, ecx), (register::RDX, edx)]
+    {
+        vcpu.registers.general[number] = u64::from(value);
+    }
+    vcpu.skip_instruction();
+    Flow::Resume
+}
+
+fn host(leaf: u32, subleaf: u32) -> Registers {
+    let own = __cpuid_count(leaf, subleaf);
+    Registers { eax: own.eax, ebx: own.ebx, ecx: own.ecx, edx: own.edx }
+}

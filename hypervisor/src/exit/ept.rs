@@ -1,0 +1,143 @@
+//! EPT violations: memory to fault in, or a device to emulate.
+
+use super::{Flow, misc};
+use crate::cpu::tsc;
+use crate::plat::{End, Vm};
+use crate::vcpu::Vcpu;
+use addr::{Gpa, Gva, PAGE_SIZE, PageSize};
+use devices::{Board, Effect, Ticks, VcpuId};
+use emulate::{CodeSize, Done, GuestMemory, PagingState};
+use mm::Access;
+use mmu::FaultOutcome;
+use vmxdefs::event::Event;
+use vmxdefs::exit::EptViolation;
+use vmxdefs::field::{Field, Segment};
+
+/// Longest instruction, in bytes.
+const LONGEST: usize = 15;
+
+pub(super) fn handle(vcpu: &mut Vcpu, vm: &mut Vm, violation: EptViolation) -> Flow {
+    vcpu.counters.ept_violations += 1;
+    let access = if violation.write { Access::Write } else { Access::Read };
+    match vm.memory.fault(violation.gpa, access) {
+        Ok(FaultOutcome::Mapped) => {
+            vcpu.counters.exits.ept_fault += 1;
+            Flow::Resume
+        }
+        Ok(FaultOutcome::NotRam) => {
+            vcpu.counters.exits.mmio += 1;
+            device(vcpu, vm, &violation)
+        }
+        Err(error) => Flow::End(End::Memory(error)),
+    }
+}
+
+/// Performs the instruction that touched a device, or nothing at all.
+fn device(vcpu: &mut Vcpu, vm: &mut Vm, violation: &EptViolation) -> Flow {
+    if violation.fetch || violation.walking {
+        // Code or page tables in a hole: on a real machine the bus answers all ones, and nothing good follows.
+        log::debug!("guest: {} in a hole at {}", if violation.fetch { "code" } else { "page table" }, violation.gpa);
+        return misc::refuse(vcpu, Event::GENERAL_PROTECTION);
+    }
+    let mut code = [0; LONGEST];
+    let Some(len) = fetch(vcpu, vm, &mut code) else {
+        return misc::refuse(vcpu, Event::GENERAL_PROTECTION);
+    };
+    let mut bus = DeviceBus { board: &mut vm.board, vcpu: vcpu.id, effect: Effect::None };
+    let size = code_size(vcpu);
+    match emulate::emulate(&code[..len], size, &mut VcpuRegisters(vcpu), violation.gpa, &mut bus) {
+        Ok(done) => {
+            let effect = bus.effect;
+            if let Done::Advance(len) = done {
+                vcpu.advance(u64::from(len));
+            }
+            vm.apply(effect)
+        }
+        Err(error) => {
+            log::error!("guest: {error}, at {}", violation.gpa);
+            vcpu.log_registers();
+            Flow::End(End::Emulation(error))
+        }
+    }
+}
+
+/// Reads the bytes at RIP; how many there are before a page that is not mapped.
+fn fetch(vcpu: &Vcpu, vm: &Vm, code: &mut [u8; LONGEST]) -> Option<usize> {
+    let base = vcpu.vmcs.read(Segment::Cs.fields()[1]);
+    let linear = Gva::try_new(base.wrapping_add(vcpu.vmcs.read(Field::GuestRip)))?;
+    let first = ((PAGE_SIZE - linear.offset_in(PageSize::Size4K)) as usize).min(LONGEST);
+    read_linear(vcpu, vm, linear, &mut code[..first]).then_some(())?;
+    let rest = linear.checked_add(first as u64).filter(|_| first < LONGEST);
+    match rest {
+        Some(rest) if read_linear(vcpu, vm, rest, &mut code[first..]) => Some(LONGEST),
+        _ => Some(first),
+    }
+}
+
+/// Where a linear address of the guest lies now.
+pub(super) fn translate(vcpu: &Vcpu, vm: &Vm, linear: Gva) -> Option<Gpa> {
+    let state = PagingState {
+        cr0: vcpu.vmcs.read(Field::GuestCr0),
+        cr3: vcpu.vmcs.read(Field::GuestCr3),
+        cr4: vcpu.vmcs.read(Field::GuestCr4),
+        efer: vcpu.vmcs.read(Field::GuestEfer),
+    };
+    emulate::translate(&vm.memory, &state, linear)
+        .inspect_err(|error| log::debug!("guest: {error}"))
+        .ok()
+}
+
+/// Reads bytes of one page by linear address.
+pub(super) fn read_linear(vcpu: &Vcpu, vm: &Vm, linear: Gva, bytes: &mut [u8]) -> bool {
+    translate(vcpu, vm, linear).is_some_and(|gpa| vm.memory.read(gpa, bytes))
+}
+
+fn code_size(vcpu: &Vcpu) -> CodeSize {
+    let rights = vcpu.vmcs.read(Segment::Cs.fields()[3]);
+    match (rights & 1 << 13 != 0, rights & 1 << 14 != 0) {
+        (true, _) => CodeSize::Bits64,
+        (false, true) => CodeSize::Bits32,
+        (false, false) => CodeSize::Bits16,
+    }
+}
+
+/// The board as a bus. What nobody answers reads all ones.
+struct DeviceBus<'a> {
+    board: &'a mut Board,
+    vcpu: VcpuId,
+    effect: Effect,
+}
+
+impl emulate::Bus for DeviceBus<'_> {
+    fn read(&mut self, gpa: Gpa, width: u8) -> u64 {
+        self.board.mmio_read(self.vcpu, gpa, width, Ticks(tsc())).unwrap_or(u64::MAX)
+    }
+
+    fn write(&mut self, gpa: Gpa, width: u8, value: u64) {
+        if let Some(effect) = self.board.mmio_write(self.vcpu, gpa, width, value, Ticks(tsc())) {
+            self.effect = effect;
+        }
+    }
+}
+
+/// A virtual processor's registers, by number.
+struct VcpuRegisters<'a>(&'a mut Vcpu);
+
+impl emulate::Registers for VcpuRegisters<'_> {
+    fn get(&self, index: u8) -> u64 {
+        self.0.general(usize::from(index))
+    }
+
+    fn set(&mut self, index: u8, value: u64) {
+        self.0.set_general(usize::from(index), value);
+    }
+
+    fn rflags(&self) -> u64 {
+        self.0.vmcs.read(Field::GuestRflags)
+    }
+
+    fn set_rflags(&mut self, rflags: u64) {
+        self.0.vmcs.write(Field::GuestRflags, rflags);
+    }
+}
+

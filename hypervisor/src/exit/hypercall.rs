@@ -1,0 +1,34 @@
+//! VMCALL: Herald's own calls (`abi::hypercall`).
+
+use super::{Flow, misc};
+use crate::cpu::tsc;
+use crate::plat::Vm;
+use crate::vcpu::{Vcpu, register};
+use abi::hypercall::{DENIED, DISCARD, INVALID, MARK_INIT, PROTECT, UNKNOWN};
+use addr::Gpa;
+
+pub(super) fn handle(vcpu: &mut Vcpu, vm: &mut Vm) -> Flow {
+    let number = vcpu.registers.general[register::RAX];
+    let first = vcpu.registers.general[register::RBX];
+    let len = vcpu.registers.general[register::RCX];
+    let privileged = vcpu.privilege_level() == 0;
+    let result = match number {
+        MARK_INIT => {
+            vm.ticks.mark_init(tsc());
+            0
+        }
+        DISCARD | PROTECT if !privileged => DENIED,
+        DISCARD => on_memory(first, |gpa| vm.discard(gpa, len)),
+        PROTECT => on_memory(first, |gpa| vm.protect(gpa, len)),
+        _ => UNKNOWN,
+    };
+    vcpu.registers.general[register::RAX] = result;
+    misc::skip(vcpu)
+}
+
+fn on_memory<E>(first: u64, operation: impl FnOnce(Gpa) -> Result<(), E>) -> u64 {
+    match Gpa::try_new(first).map(operation) {
+        Some(Ok(())) => 0,
+        Some(Err(_)) | None => INVALID,
+    }
+}

@@ -1,0 +1,100 @@
+//! Port accesses (SDM vol. 3C 28.1.3, table 28-5). String forms move one element an exit and leave RIP where
+//! it is until RCX is used up.
+
+use super::{Flow, ept, misc};
+use crate::cpu::tsc;
+use crate::plat::Vm;
+use crate::vcpu::{Vcpu, register};
+use addr::Gva;
+use devices::Ticks;
+use vmxdefs::event::Event;
+use vmxdefs::exit::{Direction, IoAccess};
+use vmxdefs::field::Field;
+
+const DIRECTION_FLAG: u64 = 1 << 10;
+
+pub(super) fn handle(vcpu: &mut Vcpu, vm: &mut Vm, access: IoAccess) -> Flow {
+    if access.string {
+        return string(vcpu, vm, access);
+    }
+    let now = Ticks(tsc());
+    let rax = vcpu.registers.general[register::RAX];
+    let all = u64::MAX >> (64 - u32::from(access.width) * 8);
+    match access.direction {
+        Direction::Out => {
+            vcpu.skip_instruction();
+            let effect = vm.board.port_write(access.port, access.width, (rax & all) as u32, now);
+            vm.drain_console();
+            vm.apply(effect)
+        }
+        Direction::In => {
+            let value = u64::from(vm.board.port_read(access.port, access.width, now)) & all;
+            // A 32-bit result clears the upper half, narrower ones keep the rest.
+            let kept = if access.width == 4 { 0 } else { rax & !all };
+            vcpu.registers.general[register::RAX] = kept | value;
+            misc::skip(vcpu)
+        }
+    }
+}
+
+fn string(vcpu: &mut Vcpu, vm: &mut Vm, access: IoAccess) -> Flow {
+    let information = vcpu.vmcs.read(Field::ExitInstructionInformation);
+    // Bits 9:7: address size, 16, 32 or 64 bits (table 28-14).
+    let address_mask = match information >> 7 & 7 {
+        0 => 0xffff,
+        1 => 0xffff_ffff,
+        _ => u64::MAX,
+    };
+    let count = vcpu.registers.general[register::RCX] & address_mask;
+    if access.repeated && count == 0 {
+        return misc::skip(vcpu);
+    }
+    let linear = Gva::try_new(vcpu.vmcs.read(Field::GuestLinearAddress));
+    let Some(flow) = linear.and_then(|linear| element(vcpu, vm, access, linear)) else {
+        // The guest's tables changed under its own instruction, or the buffer is no RAM.
+        return misc::refuse(vcpu, Event::GENERAL_PROTECTION);
+    };
+    let index = match access.direction {
+        Direction::In => register::RDI,
+        Direction::Out => register::RSI,
+    };
+    let forward = vcpu.vmcs.read(Field::GuestRflags) & DIRECTION_FLAG == 0;
+    let step = if forward { u64::from(access.width) } else { u64::from(access.width).wrapping_neg() };
+    step_register(vcpu, index, step, address_mask);
+    if access.repeated {
+        step_register(vcpu, register::RCX, u64::MAX, address_mask);
+    }
+    if !access.repeated || count == 1 {
+        vcpu.skip_instruction();
+    }
+    flow
+}
+
+/// Moves one element between the port and memory.
+fn element(vcpu: &mut Vcpu, vm: &mut Vm, access: IoAccess, linear: Gva) -> Option<Flow> {
+    let now = Ticks(tsc());
+    let width = usize::from(access.width);
+    let mut bytes = [0; 4];
+    match access.direction {
+        Direction::In => {
+            // Where it goes is looked up first: a byte taken from a device cannot be put back.
+            let gpa = ept::translate(vcpu, vm, linear)?;
+            bytes = vm.board.port_read(access.port, access.width, now).to_le_bytes();
+            vm.memory.write(gpa, &bytes[..width]).ok()?;
+            Some(Flow::Resume)
+        }
+        Direction::Out => {
+            ept::read_linear(vcpu, vm, linear, &mut bytes[..width]).then_some(())?;
+            let effect = vm.board.port_write(access.port, access.width, u32::from_le_bytes(bytes), now);
+            vm.drain_console();
+            Some(vm.apply(effect))
+        }
+    }
+}
+
+/// Adds to the part of a register that the address size covers.
+fn step_register(vcpu: &mut Vcpu, number: usize, step: u64, mask: u64) {
+    let old = vcpu.registers.general[number];
+    let kept = if mask == 0xffff { old & !mask } else { 0 };
+    vcpu.registers.general[number] = kept | (old.wrapping_add(step) & mask);
+}

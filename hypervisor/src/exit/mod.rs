@@ -1,0 +1,86 @@
+//! VM exits: each reason has its handler, and nothing else decides.
+
+mod cpuid;
+mod cr;
+mod ept;
+mod hypercall;
+mod io;
+mod misc;
+mod msr;
+
+use crate::plat::{End, Vm};
+use crate::vcpu::{RunError, Vcpu};
+use vmxdefs::event::Event;
+use vmxdefs::exit::Exit;
+
+/// What comes after an exit.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Flow {
+    /// Enter the guest again.
+    Resume,
+    /// The guest has ended.
+    End(End),
+}
+
+/// Handles one exit.
+///
+/// # Errors
+/// [`RunError`]: a failure of Herald's.
+pub fn handle(vcpu: &mut Vcpu, vm: &mut Vm, exit: Exit) -> Result<Flow, RunError> {
+    count(vcpu, exit);
+    Ok(match exit {
+        Exit::ExternalInterrupt => misc::host_interrupt(vm),
+        Exit::PreemptionTimer => misc::timer(vm),
+        // The window is used, or closed again, before the next entry.
+        Exit::InterruptWindow | Exit::NmiWindow => Flow::Resume,
+        Exit::Cpuid => cpuid::handle(vcpu),
+        Exit::Hlt => misc::halt(vcpu, vm),
+        Exit::Vmcall => hypercall::handle(vcpu, vm),
+        Exit::ControlRegister(access) => cr::handle(vcpu, vm, access),
+        Exit::Io(access) => io::handle(vcpu, vm, access),
+        Exit::Rdmsr => msr::read(vcpu, vm),
+        Exit::Wrmsr => msr::write(vcpu, vm),
+        Exit::EptViolation(violation) => ept::handle(vcpu, vm, violation),
+        Exit::Xsetbv => misc::xsetbv(vcpu),
+        Exit::CacheFlush | Exit::Pause => misc::skip(vcpu),
+        Exit::TripleFault => misc::triple_fault(vcpu),
+        // Not offered by CPUID, or not there without nesting.
+        Exit::VmxInstruction | Exit::MonitorMwait => misc::refuse(vcpu, Event::INVALID_OPCODE),
+        Exit::Rdpmc => misc::refuse(vcpu, Event::GENERAL_PROTECTION),
+        Exit::EntryFailed(failure) => {
+            vcpu.explain_failed_entry();
+            return Err(RunError::Failed(failure));
+        }
+        Exit::Exception(_)
+        | Exit::Init
+        | Exit::StartUp(_)
+        | Exit::TaskSwitch
+        | Exit::DebugRegister
+        | Exit::EptMisconfiguration(_)
+        | Exit::Unknown(_) => {
+            vcpu.log_registers();
+            return Err(RunError::Unexpected(exit));
+        }
+    })
+}
+
+fn count(vcpu: &mut Vcpu, exit: Exit) {
+    let exits = &mut vcpu.counters.exits;
+    let counter = match exit {
+        Exit::ExternalInterrupt => &mut exits.interrupt,
+        Exit::InterruptWindow | Exit::NmiWindow => &mut exits.window,
+        Exit::Cpuid => &mut exits.cpuid,
+        Exit::Hlt => &mut exits.hlt,
+        Exit::Vmcall => &mut exits.hypercall,
+        Exit::ControlRegister(_) => &mut exits.control_register,
+        Exit::Io(_) => &mut exits.io,
+        Exit::Rdmsr => &mut exits.rdmsr,
+        Exit::Wrmsr => &mut exits.wrmsr,
+        Exit::PreemptionTimer => &mut exits.preemption_timer,
+        // Told apart, and counted, where the slot is looked up.
+        Exit::EptViolation(_) => return,
+        _ => &mut exits.other,
+    };
+    *counter += 1;
+}

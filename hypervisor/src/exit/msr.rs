@@ -1,0 +1,72 @@
+//! RDMSR and WRMSR: the policy is `vmxdefs::msr`'s.
+
+use super::{Flow, misc};
+use crate::cpu::tsc;
+use crate::plat::Vm;
+use crate::vcpu::{Vcpu, register};
+use abi::kvmclock::{ENABLE, TimeInfo, WallClock};
+use addr::Gpa;
+use devices::{GeneralProtection, Ticks};
+use vmxdefs::event::Event;
+use vmxdefs::msr::{Policy, policy};
+use zerocopy::IntoBytes;
+
+fn number(vcpu: &Vcpu) -> u32 {
+    vcpu.registers.general[register::RCX] as u32
+}
+
+pub(super) fn read(vcpu: &mut Vcpu, vm: &mut Vm) -> Flow {
+    let msr = number(vcpu);
+    let value = match policy(msr) {
+        Some(Policy::Constant(value)) => Ok(value),
+        Some(Policy::Apic) => vm.board.msr_read(vcpu.id, msr, Ticks(tsc())),
+        Some(Policy::KvmSystemTime | Policy::KvmWallClock) => Ok(0),
+        // Without an exit, if the bitmap has them.
+        Some(Policy::Pass | Policy::ReadOnly) | None => Err(GeneralProtection),
+    };
+    match value {
+        Ok(value) => {
+            vcpu.set_edx_eax(value);
+            misc::skip(vcpu)
+        }
+        Err(GeneralProtection) => refuse(vcpu, msr, "RDMSR"),
+    }
+}
+
+pub(super) fn write(vcpu: &mut Vcpu, vm: &mut Vm) -> Flow {
+    let (msr, value) = (number(vcpu), vcpu.edx_eax());
+    match policy(msr) {
+        Some(Policy::Constant(_) | Policy::ReadOnly) => misc::skip(vcpu),
+        Some(Policy::Apic) => match vm.board.msr_write(vcpu.id, msr, value, Ticks(tsc())) {
+            Ok(effect) => {
+                vcpu.skip_instruction();
+                vm.apply(effect)
+            }
+            Err(GeneralProtection) => refuse(vcpu, msr, "WRMSR"),
+        },
+        Some(Policy::KvmSystemTime) if value & ENABLE == 0 => misc::skip(vcpu),
+        Some(Policy::KvmSystemTime) => publish(vcpu, vm, value & !ENABLE, TimeInfo::new(vm.tsc_hz).as_bytes()),
+        Some(Policy::KvmWallClock) => {
+            let clock = WallClock {
+                version: 2.into(),
+                seconds: (vm.boot_seconds as u32).into(),
+                nanoseconds: 0.into(),
+            };
+            publish(vcpu, vm, value, clock.as_bytes())
+        }
+        Some(Policy::Pass) | None => refuse(vcpu, msr, "WRMSR"),
+    }
+}
+
+/// Writes a clock where the guest wants it.
+fn publish(vcpu: &mut Vcpu, vm: &mut Vm, address: u64, bytes: &[u8]) -> Flow {
+    match Gpa::try_new(address).map(|gpa| vm.memory.write(gpa, bytes)) {
+        Some(Ok(())) => misc::skip(vcpu),
+        Some(Err(_)) | None => refuse(vcpu, number(vcpu), "WRMSR"),
+    }
+}
+
+fn refuse(vcpu: &mut Vcpu, msr: u32, what: &str) -> Flow {
+    log::debug!("guest: {what} of {msr:#x}, which it does not have");
+    misc::refuse(vcpu, Event::GENERAL_PROTECTION)
+}

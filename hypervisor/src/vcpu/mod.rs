@@ -1,0 +1,184 @@
+//! A virtual processor: its VMCS, the registers beside it, and what waits to be delivered to it.
+//!
+//! ```text
+//!        ┌──────────────────────────────────────────────────────────┐
+//!        ▼                                                          │ Resume
+//!   inject what waits ─► flush if owed ─► set timer ─► enter ─► exit::handle ─► End
+//! ```
+
+mod initial;
+mod inject;
+mod run;
+
+use crate::physmem::PhysicalMemory;
+use crate::vmx::{GuestRegisters, Vmcs, VmcsConfig, VmcsError, Vmx};
+use abi::telemetry::Exits;
+use alloc::sync::Arc;
+use devices::VcpuId;
+use vmxdefs::event::Event;
+use vmxdefs::field::{Field, Segment};
+
+pub use run::{RunError, run};
+
+/// Number of a general register, as instructions encode it.
+pub mod register {
+    /// RAX.
+    pub const RAX: usize = 0;
+    /// RCX.
+    pub const RCX: usize = 1;
+    /// RDX.
+    pub const RDX: usize = 2;
+    /// RBX.
+    pub const RBX: usize = 3;
+    /// RSP: in the VMCS.
+    pub const RSP: usize = 4;
+    /// RSI.
+    pub const RSI: usize = 6;
+    /// RDI.
+    pub const RDI: usize = 7;
+}
+
+/// Counters of one virtual processor.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counters {
+    /// Exits by reason.
+    pub exits: Exits,
+    /// EPT violations of all kinds.
+    pub ept_violations: u64,
+    /// INVEPT instructions.
+    pub invept: u64,
+}
+
+/// One virtual processor.
+pub struct Vcpu {
+    /// Which of its guest.
+    pub id: VcpuId,
+    /// Its VMCS.
+    pub vmcs: Vmcs,
+    /// Registers outside the VMCS.
+    pub registers: GuestRegisters,
+    /// Counters.
+    pub counters: Counters,
+    /// An event to deliver before any other: an exception, or one whose delivery an exit interrupted.
+    pending: Option<Event>,
+    /// An NMI that the guest blocks.
+    nmi_waits: bool,
+    /// Flush generation of its EPT root at its last INVEPT.
+    flushed: u64,
+}
+
+impl Vcpu {
+    /// A virtual processor in the state of `entry`.
+    ///
+    /// # Errors
+    /// [`VmcsError`].
+    pub fn new(
+        id: VcpuId,
+        vmx: &Vmx,
+        memory: &Arc<PhysicalMemory>,
+        config: &VmcsConfig,
+        entry: &firmware::Entry,
+    ) -> Result<Self, VmcsError> {
+        let vmcs = Vmcs::new(vmx, memory, config)?;
+        let (registers, counters) = (GuestRegisters::default(), Counters::default());
+        let mut vcpu = Self { id, vmcs, registers, counters, pending: None, nmi_waits: false, flushed: 0 };
+        vcpu.load(entry);
+        Ok(vcpu)
+    }
+
+    /// A general register, RSP included.
+    #[must_use]
+    pub fn general(&self, number: usize) -> u64 {
+        if number == register::RSP { self.vmcs.read(Field::GuestRsp) } else { self.registers.general[number] }
+    }
+
+    /// Sets a general register, RSP included.
+    pub fn set_general(&mut self, number: usize, value: u64) {
+        if number == register::RSP {
+            self.vmcs.write(Field::GuestRsp, value);
+        } else {
+            self.registers.general[number] = value;
+        }
+    }
+
+    /// EDX:EAX.
+    #[must_use]
+    pub fn edx_eax(&self) -> u64 {
+        let low = |number| self.registers.general[number] & 0xffff_ffff;
+        low(register::RDX) << 32 | low(register::RAX)
+    }
+
+    /// Sets RAX and RDX to the halves of a value, as RDMSR does.
+    pub fn set_edx_eax(&mut self, value: u64) {
+        self.registers.general[register::RAX] = value & 0xffff_ffff;
+        self.registers.general[register::RDX] = value >> 32;
+    }
+
+    /// Current privilege level: the DPL of SS (SDM vol. 3C 25.4.1).
+    #[must_use]
+    pub fn privilege_level(&self) -> u8 {
+        (self.vmcs.read(Segment::Ss.fields()[3]) >> 5 & 3) as u8
+    }
+
+    /// Moves RIP past the instruction that exited. Blocking by STI and MOV SS ends with it.
+    pub fn skip_instruction(&mut self) {
+        let len = self.vmcs.read(Field::ExitInstructionLength);
+        self.advance(len);
+    }
+
+    /// Moves RIP by `len` bytes, as after an instruction.
+    pub fn advance(&mut self, len: u64) {
+        let rip = self.vmcs.read(Field::GuestRip).wrapping_add(len);
+        // Outside 64-bit code RIP has 32 bits.
+        let long = self.vmcs.read(Segment::Cs.fields()[3]) & 1 << 13 != 0;
+        self.vmcs.write(Field::GuestRip, if long { rip } else { rip & 0xffff_ffff });
+        let blocking = self.vmcs.read(Field::GuestInterruptibility);
+        if blocking & 0b11 != 0 {
+            self.vmcs.write(Field::GuestInterruptibility, blocking & !0b11);
+        }
+    }
+
+    /// Delivers an exception at the next entry.
+    pub fn raise(&mut self, exception: Event) {
+        self.pending = Some(exception);
+    }
+
+    /// Prints what a developer of a guest wants to know.
+    pub fn log_registers(&self) {
+        let read = |field| self.vmcs.read(field);
+        let general = |number| self.general(number);
+        for (row, names) in [
+            ["rax", "rcx", "rdx", "rbx"],
+            ["rsp", "rbp", "rsi", "rdi"],
+            ["r8 ", "r9 ", "r10", "r11"],
+            ["r12", "r13", "r14", "r15"],
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let value = |column: usize| general(row * 4 + column);
+            log::error!(
+                "  {} {:016x}  {} {:016x}  {} {:016x}  {} {:016x}",
+                names[0], value(0), names[1], value(1), names[2], value(2), names[3], value(3),
+            );
+        }
+        log::error!(
+            "  rip {:016x}  rfl {:016x}  cr2 {:016x}",
+            read(Field::GuestRip), read(Field::GuestRflags), self.registers.cr2,
+        );
+        log::error!(
+            "  cr0 {:016x}  cr3 {:016x}  cr4 {:016x}  efer {:x}",
+            read(Field::GuestCr0), read(Field::GuestCr3), read(Field::GuestCr4), read(Field::GuestEfer),
+        );
+        for segment in Segment::ALL {
+            let [selector, base, limit, rights] = segment.fields().map(read);
+            log::error!("  {segment:4?} {selector:04x} base {base:016x} limit {limit:08x} rights {rights:05x}");
+        }
+        for (name, base, limit) in [
+            ("gdt", Field::GuestGdtrBase, Field::GuestGdtrLimit),
+            ("idt", Field::GuestIdtrBase, Field::GuestIdtrLimit),
+        ] {
+            log::error!("  {name} base {:016x} limit {:04x}", read(base), read(limit));
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! VMX instructions of our own, each with its flags read in the same asm block (SDM vol. 3C 31.2: VMfailInvalid sets
+//! CF, VMfailValid sets ZF and leaves a number in the VMCS).
+
+use core::arch::asm;
+use core::fmt;
+
+/// How a VMX instruction failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum VmFail {
+    /// There is no current VMCS.
+    Invalid,
+    /// The VM-instruction error field says why.
+    Valid(u32),
+}
+
+impl fmt::Display for VmFail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Invalid => f.write_str("VMfailInvalid: no current VMCS"),
+            Self::Valid(number) => write!(f, "VM-instruction error {number}"),
+        }
+    }
+}
+
+/// VMCS field 0x4400: VM-instruction error.
+const INSTRUCTION_ERROR: u32 = 0x4400;
+
+/// CF and ZF after an instruction.
+fn outcome(below: u8, equal: u8) -> Result<(), VmFail> {
+    if below != 0 {
+        return Err(VmFail::Invalid);
+    }
+    if equal != 0 {
+        let number = vmread(INSTRUCTION_ERROR).unwrap_or(0);
+        return Err(VmFail::Valid(number as u32));
+    }
+    Ok(())
+}
+
+/// Enters VMX operation.
+///
+/// # Safety
+/// `region` is the physical address of a 4 KiB frame that nothing else uses, with the revision identifier in
+/// it; CR0 and CR4 satisfy the fixed bits, and CR4.VMXE is set.
+///
+/// # Errors
+/// [`VmFail`].
+pub unsafe fn vmxon(region: u64) -> Result<(), VmFail> {
+    let (below, equal): (u8, u8);
+    // SAFETY: the caller's promise; the instruction writes only the region.
+    unsafe {
+        asm!("vmxon [{}]", "setb {}", "setz {}", in(reg) &raw const region, out(reg_byte) below,
+             out(reg_byte) equal);
+    }
+    // No VMCS is current yet: VMfailValid cannot tell more.
+    if below != 0 || equal != 0 { Err(VmFail::Invalid) } else { Ok(()) }
+}
+
+/// Flushes a VMCS to memory and makes it inactive.
+///
+/// # Safety
+/// `region` is the physical address of a VMCS frame that nothing else uses.
+///
+/// # Errors
+/// [`VmFail`].
+pub unsafe fn vmclear(region: u64) -> Result<(), VmFail> {
+    let (below, equal): (u8, u8);
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!("vmclear [{}]", "setb {}", "setz {}", in(reg) &raw const region, out(reg_byte) below,
+             out(reg_byte) equal);
+    }
+    outcome(below, equal)
+}
+
+/// Makes a VMCS current on this CPU.
+///
+/// # Safety
+/// `region` is the physical address of a VMCS frame with the revision identifier in it, active on no other CPU.
+///
+/// # Errors
+/// [`VmFail`].
+pub unsafe fn vmptrld(region: u64) -> Result<(), VmFail> {
+    let (below, equal): (u8, u8);
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!("vmptrld [{}]", "setb {}", "setz {}", in(reg) &raw const region, out(reg_byte) below,
+             out(reg_byte) equal);
+    }
+    outcome(below, equal)
+}
+
+/// Reads a field of the current VMCS.
+///
+/// # Errors
+/// [`VmFail`]: no current VMCS, or no such field.
+pub fn vmread(field: u32) -> Result<u64, VmFail> {
+    let value: u64;
+    let (below, equal): (u8, u8);
+    // SAFETY: reads the current VMCS, whatever it is; no memory is touched.
+    unsafe {
+        asm!("vmread {}, {}", "setb {}", "setz {}", out(reg) value, in(reg) u64::from(field),
+             out(reg_byte) below, out(reg_byte) equal, options(nomem, nostack));
+    }
+    match (below, equal) {
+        (0, 0) => Ok(value),
+        (0, _) => Err(VmFail::Valid(12)),
+        _ => Err(VmFail::Invalid),
+    }
+}
+
+/// Writes a field of the current VMCS.
+///
+/// # Safety
+/// The value is one that the next entry or exit may use: host state in particular must lead back to Herald.
+///
+/// # Errors
+/// [`VmFail`]: no current VMCS, or no such field.
+pub unsafe fn vmwrite(field: u32, value: u64) -> Result<(), VmFail> {
+    let (below, equal): (u8, u8);
+    // SAFETY: the caller's promise; no memory but the VMCS is touched.
+    unsafe {
+        asm!("vmwrite {}, {}", "setb {}", "setz {}", in(reg) u64::from(field), in(reg) value,
+             out(reg_byte) below, out(reg_byte) equal, options(nostack));
+    }
+    match (below, equal) {
+        (0, 0) => Ok(()),
+        (0, _) => Err(VmFail::Valid(12)),
+        _ => Err(VmFail::Invalid),
+    }
+}
+
+/// The operand of INVEPT and INVVPID (SDM vol. 3C 31.3).
+#[repr(C)]
+struct Descriptor {
+    tag: u64,
+    address: u64,
+}
+
+/// INVEPT, single-context: drops guest-physical and combined translations derived from this EPT pointer.
+///
+/// # Errors
+/// [`VmFail`]: the processor has no such INVEPT.
+pub fn invept_single(ept_pointer: u64) -> Result<(), VmFail> {
+    invalidate_ept(1, &Descriptor { tag: ept_pointer, address: 0 })
+}
+
+/// INVEPT, global.
+///
+/// # Errors
+/// [`VmFail`]: the processor has no such INVEPT.
+pub fn invept_all() -> Result<(), VmFail> {
+    invalidate_ept(2, &Descriptor { tag: 0, address: 0 })
+}
+
+fn invalidate_ept(kind: u64, descriptor: &Descriptor) -> Result<(), VmFail> {
+    let (below, equal): (u8, u8);
+    // SAFETY: dropping cached translations changes no meaning; the descriptor is only read.
+    unsafe {
+        asm!("invept {}, [{}]", "setb {}", "setz {}", in(reg) kind, in(reg) descriptor, out(reg_byte) below,
+             out(reg_byte) equal, options(nostack));
+    }
+    outcome(below, equal)
+}
+
+/// INVVPID, single-context: drops linear and combined translations tagged with this VPID.
+///
+/// # Errors
+/// [`VmFail`]: the processor has no such INVVPID.
+pub fn invvpid_single(vpid: u16) -> Result<(), VmFail> {
+    let descriptor = Descriptor { tag: u64::from(vpid), address: 0 };
+    let (below, equal): (u8, u8);
+    // SAFETY: as for INVEPT.
+    unsafe {
+        asm!("invvpid {}, [{}]", "setb {}", "setz {}", in(reg) 1u64, in(reg) &raw const descriptor,
+             out(reg_byte) below, out(reg_byte) equal, options(nostack));
+    }
+    outcome(below, equal)
+}

@@ -1,0 +1,14 @@
+//! VMX on this CPU: instructions, start-up, the VMCS, entry and exit. It knows neither `mmu` nor a guest's
+//! devices: `exit` mediates.
+
+mod enter;
+mod host_state;
+mod instructions;
+mod region;
+mod startup;
+mod vmcs;
+
+pub use enter::GuestRegisters;
+pub use instructions::{VmFail, invept_all, invept_single, invvpid_single};
+pub use startup::{Vmx, VmxError};
+pub use vmcs::{CR0_OWNED, CR4_OWNED, EntryError, Vmcs, VmcsConfig, VmcsError};

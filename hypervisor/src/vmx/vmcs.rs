@@ -1,0 +1,318 @@
+//! The VMCS of one virtual processor: its controls, negotiated; its fields; entry.
+
+use super::enter::{GuestRegisters, enter_guest};
+use super::host_state;
+use super::instructions::{VmFail, vmclear, vmptrld, vmread, vmwrite};
+use super::region::Region;
+use super::startup::Vmx;
+use crate::physmem::PhysicalMemory;
+use addr::Pfn;
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::fmt;
+use mm::OutOfFrames;
+use vmxdefs::capability::{Capabilities, EptVpid};
+use vmxdefs::controls::{ControlKind, EntryControls, ExitControls, Missing, Pin, Proc, Secondary};
+use vmxdefs::field::Field;
+use vmxdefs::instruction_error;
+use vmxdefs::msr::{BITMAP_BYTES, fill_bitmap};
+
+/// CR0 bits that Herald keeps: NE must stay 1 in VMX operation (SDM vol. 3C 24.8).
+pub const CR0_OWNED: u64 = 1 << 5;
+/// CR4 bits that Herald keeps: VMXE must stay 1, and the guest must not see it.
+pub const CR4_OWNED: u64 = 1 << 13;
+
+/// What the VMCS of a virtual processor depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct VmcsConfig {
+    /// Root of the guest's EPT.
+    pub ept_root: Pfn,
+    /// Let the processor set A and D bits, where it can.
+    pub accessed_dirty: bool,
+    /// Tag of the guest's linear translations; not 0.
+    pub vpid: u16,
+}
+
+/// Why there is no VMCS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum VmcsError {
+    /// The processor lacks controls.
+    Missing(Missing),
+    /// The processor lacks EPT in the form that Herald uses.
+    Ept(EptVpid),
+    /// No frame.
+    OutOfFrames(OutOfFrames),
+    /// A VMX instruction failed.
+    Instruction(VmFail),
+}
+
+impl fmt::Display for VmcsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing(missing) => write!(f, "{missing}; shadow paging, which could do without, is not there yet"),
+            Self::Ept(missing) => write!(f, "the processor's EPT lacks {missing:?}"),
+            Self::OutOfFrames(error) => error.fmt(f),
+            Self::Instruction(error) => write!(f, "setting up the VMCS failed: {error}"),
+        }
+    }
+}
+
+impl From<Missing> for VmcsError {
+    fn from(missing: Missing) -> Self {
+        Self::Missing(missing)
+    }
+}
+
+impl From<OutOfFrames> for VmcsError {
+    fn from(error: OutOfFrames) -> Self {
+        Self::OutOfFrames(error)
+    }
+}
+
+impl From<VmFail> for VmcsError {
+    fn from(error: VmFail) -> Self {
+        Self::Instruction(error)
+    }
+}
+
+/// VMLAUNCH or VMRESUME refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EntryError(pub VmFail);
+
+impl fmt::Display for EntryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            VmFail::Invalid => write!(f, "VM entry refused: {}", self.0),
+            VmFail::Valid(number) => {
+                write!(f, "VM entry refused: {} (error {number})", instruction_error::describe(number))
+            }
+        }
+    }
+}
+
+/// The controls as negotiated.
+#[derive(Clone, Copy, Debug)]
+pub struct Controls {
+    pin: u32,
+    proc: u32,
+    secondary: u32,
+    exit: u32,
+    entry: u32,
+}
+
+impl Controls {
+    /// # Errors
+    /// The first field in which something required is missing.
+    fn negotiate(capabilities: &Capabilities) -> Result<Self, Missing> {
+        let pin = Pin::EXTERNAL_INTERRUPT | Pin::NMI;
+        let pin_optional = Pin::PREEMPTION_TIMER | Pin::VIRTUAL_NMI;
+        let proc = Proc::HLT
+            | Proc::MWAIT
+            | Proc::MONITOR
+            | Proc::RDPMC
+            | Proc::CR8_LOAD
+            | Proc::CR8_STORE
+            | Proc::UNCONDITIONAL_IO
+            | Proc::MSR_BITMAPS
+            | Proc::SECONDARY;
+        let secondary = Secondary::EPT | Secondary::UNRESTRICTED;
+        let secondary_optional = Secondary::VPID | Secondary::RDTSCP | Secondary::INVPCID;
+        let exit = ExitControls::HOST_64
+            | ExitControls::SAVE_DEBUG
+            | ExitControls::SAVE_PAT
+            | ExitControls::LOAD_PAT
+            | ExitControls::SAVE_EFER
+            | ExitControls::LOAD_EFER;
+        let entry = EntryControls::LOAD_DEBUG | EntryControls::LOAD_PAT | EntryControls::LOAD_EFER;
+        use ControlKind as K;
+        Ok(Self {
+            pin: capabilities.pin.negotiate(K::Pin, pin.bits(), pin_optional.bits())?,
+            proc: capabilities.proc.negotiate(K::Proc, proc.bits(), 0)?,
+            secondary: capabilities.secondary.negotiate(
+                K::Secondary,
+                secondary.bits(),
+                secondary_optional.bits(),
+            )?,
+            exit: capabilities.exit.negotiate(K::Exit, exit.bits(), 0)?,
+            entry: capabilities.entry.negotiate(K::Entry, entry.bits(), 0)?,
+        })
+    }
+
+    /// Whether a secondary control is on.
+    #[must_use]
+    pub fn has(&self, control: Secondary) -> bool {
+        self.secondary & control.bits() != 0
+    }
+
+    /// Whether a pin-based control is on.
+    #[must_use]
+    pub fn has_pin(&self, control: Pin) -> bool {
+        self.pin & control.bits() != 0
+    }
+}
+
+/// The current VMCS of this CPU. One CPU, one virtual processor: it stays current.
+pub struct Vmcs {
+    controls: Controls,
+    capabilities: Capabilities,
+    accessed_dirty: bool,
+    launched: bool,
+    _region: Region,
+    _msr_bitmap: Region,
+}
+
+impl Vmcs {
+    /// A VMCS with controls and host state; the guest state is the caller's to write.
+    ///
+    /// # Errors
+    /// [`VmcsError`].
+    pub fn new(vmx: &Vmx, memory: &Arc<PhysicalMemory>, config: &VmcsConfig) -> Result<Self, VmcsError> {
+        let capabilities = vmx.capabilities;
+        let controls = Controls::negotiate(&capabilities)?;
+        let needed = EptVpid::WALK_4 | EptVpid::WRITE_BACK | EptVpid::INVEPT | EptVpid::INVEPT_SINGLE;
+        let missing = needed.difference(capabilities.ept_vpid);
+        if !missing.is_empty() {
+            return Err(VmcsError::Ept(missing));
+        }
+        let mut region = Region::new(memory)?;
+        region.write(&capabilities.basic.revision().to_le_bytes());
+        let mut bitmap = Box::new([0; BITMAP_BYTES]);
+        fill_bitmap(&mut bitmap);
+        let mut msr_bitmap = Region::new(memory)?;
+        msr_bitmap.write(&*bitmap);
+        // SAFETY: a frame of our own with the revision in it; no other CPU knows it.
+        unsafe {
+            vmclear(region.address().as_u64())?;
+            vmptrld(region.address().as_u64())?;
+        }
+        let accessed_dirty =
+            config.accessed_dirty && capabilities.ept_vpid.contains(EptVpid::ACCESSED_DIRTY);
+        let bitmap_address = msr_bitmap.address().as_u64();
+        let vmcs = Self {
+            controls,
+            capabilities,
+            accessed_dirty,
+            launched: false,
+            _region: region,
+            _msr_bitmap: msr_bitmap,
+        };
+        vmcs.write_controls(config, bitmap_address)?;
+        for (field, value) in host_state::fields() {
+            vmcs.try_write(field, value)?;
+        }
+        Ok(vmcs)
+    }
+
+    fn write_controls(&self, config: &VmcsConfig, msr_bitmap: u64) -> Result<(), VmFail> {
+        let controls = &self.controls;
+        let fields = [
+            (Field::PinControls, u64::from(controls.pin)),
+            (Field::ProcControls, u64::from(controls.proc)),
+            (Field::SecondaryControls, u64::from(controls.secondary)),
+            (Field::ExitControls, u64::from(controls.exit)),
+            (Field::EntryControls, u64::from(controls.entry)),
+            (Field::ExceptionBitmap, 0),
+            (Field::PageFaultMask, 0),
+            (Field::PageFaultMatch, 0),
+            (Field::Cr3TargetCount, 0),
+            (Field::ExitMsrStoreCount, 0),
+            (Field::ExitMsrLoadCount, 0),
+            (Field::EntryMsrLoadCount, 0),
+            (Field::EntryInterruption, 0),
+            (Field::MsrBitmap, msr_bitmap),
+            (Field::EptPointer, self.ept_pointer(config.ept_root)),
+            (Field::Cr0Mask, CR0_OWNED),
+            (Field::Cr4Mask, CR4_OWNED),
+            (Field::VmcsLinkPointer, u64::MAX),
+        ];
+        for (field, value) in fields {
+            self.try_write(field, value)?;
+        }
+        if controls.has(Secondary::VPID) {
+            self.try_write(Field::Vpid, u64::from(config.vpid))?;
+        }
+        Ok(())
+    }
+
+    /// The EPT pointer for a root: write-back, four levels, A/D as decided (SDM vol. 3C 25.6.11).
+    #[must_use]
+    pub fn ept_pointer(&self, root: Pfn) -> u64 {
+        root.base().as_u64() | u64::from(self.accessed_dirty) << 6 | 3 << 3 | 6
+    }
+
+    /// Whether the processor sets A and D bits in this guest's EPT.
+    #[must_use]
+    pub fn accessed_dirty(&self) -> bool {
+        self.accessed_dirty
+    }
+
+    /// The controls in force.
+    #[must_use]
+    pub fn controls(&self) -> &Controls {
+        &self.controls
+    }
+
+    /// What the processor offers.
+    #[must_use]
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    /// Reads a field.
+    #[must_use]
+    pub fn read(&self, field: Field) -> u64 {
+        vmread(field.encoding()).unwrap_or_else(|error| panic!("VMREAD of {field:?} failed: {error}"))
+    }
+
+    /// Writes a field of the guest state or of the controls.
+    pub fn write(&mut self, field: Field, value: u64) {
+        if let Err(error) = self.try_write(field, value) {
+            panic!("VMWRITE of {field:?} failed: {error}");
+        }
+    }
+
+    /// Exit as soon as the guest can take an interrupt, or not.
+    pub fn set_interrupt_window(&mut self, wanted: bool) {
+        self.set_proc(Proc::INTERRUPT_WINDOW, wanted);
+    }
+
+    /// Exit as soon as the guest can take an NMI, or not; without virtual NMIs there is no such exit.
+    pub fn set_nmi_window(&mut self, wanted: bool) {
+        if self.controls.has_pin(Pin::VIRTUAL_NMI) {
+            self.set_proc(Proc::NMI_WINDOW, wanted);
+        }
+    }
+
+    fn set_proc(&mut self, control: Proc, wanted: bool) {
+        let proc =
+            if wanted { self.controls.proc | control.bits() } else { self.controls.proc & !control.bits() };
+        if proc != self.controls.proc {
+            self.controls.proc = proc;
+            self.write(Field::ProcControls, u64::from(proc));
+        }
+    }
+
+    fn try_write(&self, field: Field, value: u64) -> Result<(), VmFail> {
+        // SAFETY: host state comes from `host_state` alone, which describes this CPU; any guest state and
+        // control is either refused at entry or concerns the guest only.
+        unsafe { vmwrite(field.encoding(), value) }
+    }
+
+    /// Enters the guest; returns after the next VM exit, with interrupts off.
+    ///
+    /// # Errors
+    /// [`EntryError`] where the processor refused the controls or the host state.
+    pub fn enter(&mut self, registers: &mut GuestRegisters) -> Result<(), EntryError> {
+        // SAFETY: this VMCS is current and complete; its host state is this CPU's.
+        let failed = unsafe { enter_guest(registers, u64::from(self.launched)) };
+        if failed != 0 {
+            let error = match vmread(Field::InstructionError.encoding()) {
+                Ok(number) => VmFail::Valid(number as u32),
+                Err(error) => error,
+            };
+            return Err(EntryError(error));
+        }
+        self.launched = true;
+        Ok(())
+    }
+}
