@@ -57,6 +57,12 @@ pub struct NotRam {
     pub len: u64,
 }
 
+impl fmt::Display for NotRam {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x} bytes at {} are not guest RAM, or not whole pages", self.len, self.gpa)
+    }
+}
+
 /// The memory of one guest.
 pub struct Memory<H: Host + 'static> {
     space: Arc<AddressSpace<H>>,
@@ -117,6 +123,15 @@ impl<H: Host + 'static> Memory<H> {
         self.mmu.translate(range).map(|hvas| hvas.start()).ok_or(NotRam { gpa, len })
     }
 
+    /// Writes guest memory at the guest's behest.
+    ///
+    /// # Errors
+    /// A hole, or the host has no memory; a part may be written then.
+    pub fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), WriteError> {
+        let hva = self.hva(gpa, bytes.len() as u64).map_err(|hole| WriteError::Hole(hole.gpa))?;
+        uaccess::copy_to(hva, bytes).map_err(|_| WriteError::OutOfMemory(gpa))
+    }
+
     /// Resolves an EPT violation.
     ///
     /// # Errors
@@ -126,14 +141,17 @@ impl<H: Host + 'static> Memory<H> {
     }
 
     /// `mprotect(PROT_NONE)` and back on whole pages of guest memory: the entries go, the contents stay.
+    /// `check` runs after each of the two.
     ///
     /// # Errors
     /// [`NotRam`], also where the range is empty or not page-aligned; nothing has changed then.
-    pub fn protect(&self, gpa: Gpa, len: u64) -> Result<(), NotRam> {
+    pub fn protect(&self, gpa: Gpa, len: u64, mut check: impl FnMut()) -> Result<(), NotRam> {
         let hva = self.pages(gpa, len)?;
-        (self.space.mprotect(hva, len, Protection::None))
-            .and_then(|()| self.space.mprotect(hva, len, Protection::ReadWrite))
-            .map_err(|_| NotRam { gpa, len })
+        for protection in [Protection::None, Protection::ReadWrite] {
+            self.space.mprotect(hva, len, protection).map_err(|_| NotRam { gpa, len })?;
+            check();
+        }
+        Ok(())
     }
 
     /// `madvise(MADV_DONTNEED)` on whole pages of guest memory: they read zero afterwards.
@@ -166,10 +184,9 @@ impl<H: Host + 'static> GuestMemory for Memory<H> {
     }
 }
 
-/// The boot loader's view: whole images, written page by page as they are faulted in.
-impl<H: Host + 'static> GuestWriter for Memory<H> {
+/// The boot loader's view: whole images, whose pages are faulted in as they are written.
+impl<H: Host + 'static> GuestWriter for &Memory<H> {
     fn write(&mut self, gpa: Gpa, bytes: &[u8]) -> Result<(), WriteError> {
-        let hva = self.hva(gpa, bytes.len() as u64).map_err(|hole| WriteError::Hole(hole.gpa))?;
-        uaccess::copy_to(hva, bytes).map_err(|_| WriteError::OutOfMemory(gpa))
+        Memory::write(self, gpa, bytes)
     }
 }

@@ -1,0 +1,23 @@
+//! The platform: what makes a virtual machine of a host address space, an EPT and device models.
+//!
+//! ```text
+//!   exit handlers ──► Vm ─┬─ memory   gpa, hva, EPT; host operations on guest memory
+//!                         ├─ board    devices::Board: ports, MMIO, interrupts, timers
+//!                         ├─ console  the guest's UART ◄──► the link
+//!                         ├─ ticks    where time goes
+//!                         └─ stirrer  disturbances, for tests
+//! ```
+
+mod console;
+mod end;
+mod memory;
+mod run;
+mod stir;
+mod ticks;
+mod vm;
+
+pub use end::End;
+pub use memory::{Memory, NotRam, Notifiers};
+pub use run::{Machine, Outcome, run};
+pub use ticks::Ticks;
+pub use vm::{MachineClock, Vm, VmError};

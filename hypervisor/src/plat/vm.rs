@@ -1,0 +1,243 @@
+//! One guest: its memory, its board, its accounts. Exit handlers work on it; nobody else does while it runs.
+
+use super::console::Console;
+use super::end::End;
+use super::memory::{Memory, NotRam, Notifiers, SetupError};
+use super::stir::Stirrer;
+use super::ticks::Ticks;
+use crate::cpu::tsc;
+use crate::exit::Flow;
+use crate::link;
+use crate::physmem::PhysicalMemory;
+use crate::vcpu::Counters;
+use abi::config::BootConfig;
+use abi::status::Status;
+use abi::link::Channel;
+use abi::telemetry::{NotifierCalls, Telemetry};
+use addr::{Gpa, PAGE_SIZE, PageSize};
+use alloc::sync::Arc;
+use core::fmt;
+use devices::{Board, Effect};
+use firmware::{Entry, Guest};
+use mm::Host;
+use mmu::AccessedDirty;
+
+/// Bytes that a telemetry record takes at most: its numbers in postcard's variable-length form.
+const RECORD: usize = 512;
+
+/// Why a guest could not be built.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum VmError {
+    /// Its memory could not be mapped.
+    Setup(SetupError),
+    /// Its image or its size is no good.
+    Firmware(firmware::Error),
+}
+
+impl VmError {
+    /// The exit status of a run that ends so.
+    #[must_use]
+    pub const fn status(&self) -> Status {
+        match self {
+            Self::Setup(_) => Status::GuestDied,
+            Self::Firmware(error) => error.status(),
+        }
+    }
+}
+
+impl fmt::Display for VmError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Setup(error) => error.fmt(f),
+            Self::Firmware(error) => error.fmt(f),
+        }
+    }
+}
+
+/// A guest.
+pub struct Vm {
+    /// Guest memory.
+    pub memory: Memory<PhysicalMemory>,
+    /// Devices.
+    pub board: Board,
+    /// Where its time goes.
+    pub ticks: Ticks,
+    /// TSC frequency in Hz, the host's and the guest's.
+    pub tsc_hz: u64,
+    /// Seconds since 1970 when the TSC was 0.
+    pub boot_seconds: u64,
+    index: u32,
+    console: Console,
+    stirrer: Stirrer,
+    oracle: bool,
+    oracle_checks: u64,
+    telemetry_every: u64,
+}
+
+/// Time, as all guests of a machine see it.
+#[derive(Clone, Copy, Debug)]
+pub struct MachineClock {
+    /// TSC frequency in Hz.
+    pub tsc_hz: u64,
+    /// Seconds since 1970 when the TSC was 0.
+    pub boot_seconds: u64,
+}
+
+impl Vm {
+    /// Builds guest `index` and fills its memory. From here on its address space is the current one.
+    ///
+    /// # Errors
+    /// [`VmError`].
+    pub fn new(
+        index: u32,
+        host: &Arc<PhysicalMemory>,
+        boot: &BootConfig<'_>,
+        guest: &Guest<'_>,
+        accessed_dirty: AccessedDirty,
+        clock: MachineClock,
+    ) -> Result<(Self, Entry), VmError> {
+        let notifiers = if boot.inject.drop_notifiers { Notifiers::Dropped } else { Notifiers::Subscribed };
+        let memory = Memory::new(Arc::clone(host), &guest.ram, accessed_dirty, notifiers).map_err(VmError::Setup)?;
+        crate::cpu::space::switch(memory.space());
+        let entry = firmware::boot(guest, &mut &memory).map_err(VmError::Firmware)?;
+        let vm = Self {
+            memory,
+            board: Board::new(),
+            ticks: Ticks::default(),
+            tsc_hz: clock.tsc_hz,
+            boot_seconds: clock.boot_seconds,
+            index,
+            console: Console::new(index as u8),
+            stirrer: Stirrer::new(guest.ram, boot.inject.stir),
+            oracle: boot.oracle,
+            oracle_checks: 0,
+            telemetry_every: boot.telemetry_every,
+        };
+        Ok((vm, entry))
+    }
+
+    /// Does what a device asked for.
+    pub fn apply(&mut self, effect: Effect) -> Flow {
+        match effect {
+            Effect::None => Flow::Resume,
+            Effect::Exit(code) => Flow::End(End::Code(code)),
+            Effect::PowerOff => Flow::End(End::PowerOff),
+            Effect::Reset => Flow::End(End::Reset),
+            Effect::ProtectPage(gpa) => {
+                // Outside RAM the test device ignores the write.
+                let _ = self.protect(gpa.align_down(PageSize::Size4K), PAGE_SIZE);
+                Flow::Resume
+            }
+        }
+    }
+
+    /// `mprotect(PROT_NONE)` and back on guest memory.
+    ///
+    /// # Errors
+    /// [`NotRam`].
+    pub fn protect(&mut self, gpa: Gpa, len: u64) -> Result<(), NotRam> {
+        let mut checker = Checker { memory: &self.memory, on: self.oracle, checks: &mut self.oracle_checks };
+        self.memory.protect(gpa, len, || checker.check())
+    }
+
+    /// `madvise(MADV_DONTNEED)` on guest memory.
+    ///
+    /// # Errors
+    /// [`NotRam`].
+    pub fn discard(&mut self, gpa: Gpa, len: u64) -> Result<(), NotRam> {
+        self.memory.discard(gpa, len)?;
+        Checker { memory: &self.memory, on: self.oracle, checks: &mut self.oracle_checks }.check();
+        Ok(())
+    }
+
+    /// Between two entries: disturbances and periodic telemetry, where they were asked for.
+    pub fn after_exit(&mut self, counters: &Counters) {
+        if self.stirrer.due() {
+            let mut checker = Checker { memory: &self.memory, on: self.oracle, checks: &mut self.oracle_checks };
+            self.stirrer.stir(&self.memory, || checker.check());
+        }
+        if self.telemetry_every != 0 && counters.exits.total.is_multiple_of(self.telemetry_every) {
+            self.send_telemetry(counters);
+        }
+    }
+
+    /// After the last exit: the last record, and the last check.
+    pub fn finish(&mut self, counters: &Counters) {
+        self.drain_console();
+        self.console.flush();
+        Checker { memory: &self.memory, on: self.oracle, checks: &mut self.oracle_checks }.check();
+        self.send_telemetry(counters);
+    }
+
+    /// Takes what the guest's UART has sent.
+    pub fn drain_console(&mut self) {
+        while let Some(byte) = self.board.console_output() {
+            self.console.put(byte);
+        }
+    }
+
+    /// Moves console bytes both ways. Input stays in the host's UART until the guest's has room for it.
+    pub fn service_console(&mut self) {
+        self.drain_console();
+        self.console.flush();
+        crate::cpu::serial::drain(|bytes| self.board.console_input(bytes));
+    }
+
+    fn send_telemetry(&self, counters: &Counters) {
+        let mut buffer = [0; RECORD];
+        match postcard::to_slice(&self.telemetry(counters), &mut buffer) {
+            Ok(record) => link::send(Channel::Telemetry as u8, record),
+            Err(error) => log::error!("telemetry: {error}"),
+        }
+    }
+
+    fn telemetry(&self, counters: &Counters) -> Telemetry {
+        let now = tsc();
+        let (space, stats) = (self.memory.space(), self.memory.mmu().stats().snapshot());
+        let host = space.host();
+        Telemetry {
+            vm: self.index,
+            tsc: now,
+            resident_frames: space.resident_frames(),
+            free_frames: host.frames().free_count(),
+            total_frames: host.frames().total(),
+            table_frames: host.table_frames(),
+            exits: counters.exits,
+            ept_violations: counters.ept_violations,
+            fault_retries: stats.retries,
+            invept: counters.invept,
+            invvpid: 0,
+            notifier: NotifierCalls {
+                invalidate_page: stats.invalidate_page,
+                invalidate_range_begin: stats.invalidate_range_begin,
+                invalidate_range_end: stats.invalidate_range_end,
+                clear_flush_young: stats.clear_flush_young,
+                release: stats.release,
+            },
+            oracle_checks: self.oracle_checks,
+            guest_boot_ticks: self.ticks.boot(),
+            outside_guest_ticks: self.ticks.boot_outside(),
+            run_ticks: self.ticks.run(now),
+            run_outside_ticks: self.ticks.outside(now),
+        }
+    }
+}
+
+/// The coherence oracle, run after host operations where the configuration asks for it.
+struct Checker<'a> {
+    memory: &'a Memory<PhysicalMemory>,
+    on: bool,
+    checks: &'a mut u64,
+}
+
+impl Checker<'_> {
+    fn check(&mut self) {
+        if !self.on {
+            return;
+        }
+        if let Err(incoherence) = self.memory.check_coherence() {
+            panic!("the coherence oracle: {incoherence}");
+        }
+        *self.checks += 1;
+    }
+}
