@@ -41,16 +41,21 @@ impl fmt::Display for RunError {
 pub fn run(vcpu: &mut Vcpu, vm: &mut Vm) -> Result<End, RunError> {
     loop {
         prepare(vcpu, vm);
+        cpu::set_fault_address(vcpu.registers.cr2);
         vm.ticks.enter(tsc());
         let entered = vcpu.vmcs.enter(&mut vcpu.registers);
         vm.ticks.exit(tsc());
+        vcpu.registers.cr2 = cpu::fault_address();
         entered.map_err(RunError::Refused)?;
         vcpu.save_interrupted_event();
         let exit = Exit::decode(|field| vcpu.vmcs.read(field));
         vcpu.counters.exits.total += 1;
         match exit::handle(vcpu, vm, exit)? {
-            Flow::Resume => {}
-            Flow::End(end) => return Ok(end),
+            Flow::Resume => vm.after_exit(&vcpu.counters),
+            Flow::End(end) => {
+                vm.finish(&vcpu.counters);
+                return Ok(end);
+            }
         }
     }
 }

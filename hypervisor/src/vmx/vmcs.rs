@@ -31,6 +31,8 @@ pub struct VmcsConfig {
     pub accessed_dirty: bool,
     /// Tag of the guest's linear translations; not 0.
     pub vpid: u16,
+    /// Break a rule for the guest state, for tests of the explanation.
+    pub fail_entry: bool,
 }
 
 /// Why there is no VMCS.
@@ -223,7 +225,7 @@ impl Vmcs {
             (Field::EptPointer, self.ept_pointer(config.ept_root)),
             (Field::Cr0Mask, CR0_OWNED),
             (Field::Cr4Mask, CR4_OWNED),
-            (Field::VmcsLinkPointer, u64::MAX),
+            (Field::VmcsLinkPointer, if config.fail_entry { 0 } else { u64::MAX }),
         ];
         for (field, value) in fields {
             self.try_write(field, value)?;

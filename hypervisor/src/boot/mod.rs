@@ -1,0 +1,141 @@
+//! From the loader's jump to a Herald with memory, traps and a log.
+//!
+//! ```text
+//!   _start ─► start(hand-off) ─► memory map ─► own tables ─► heap ─► frames ─► traps ─► run
+//! ```
+
+mod clock;
+mod entry;
+mod memory;
+
+use crate::physmem::{PhysicalMemory, fixed_bytes};
+use crate::{cpu, link, logger, panic};
+use abi::config::BootConfig;
+use abi::handoff::{HandOff, HandOffError};
+use abi::package::{Kind, PackageError, Table};
+use addr::Hpa;
+use alloc::sync::Arc;
+use core::fmt;
+use mm::Host;
+use paging::OutOfTables;
+
+pub use clock::boot_seconds;
+
+/// Why Herald cannot start.
+#[derive(Clone, Copy, Debug)]
+pub enum BootError {
+    /// The hand-off is no good.
+    HandOff(HandOffError),
+    /// The boot package is no good.
+    Package(PackageError),
+    /// The boot package has no entry of this kind, or of this index.
+    NoEntry(Kind),
+    /// The configuration cannot be read.
+    Config(postcard::Error),
+    /// There is not enough memory below 4 GiB.
+    Memory {
+        /// Bytes wanted.
+        wanted: u64,
+    },
+    /// Tables ran out.
+    Tables(OutOfTables),
+}
+
+impl fmt::Display for BootError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::HandOff(error) => error.fmt(f),
+            Self::Package(error) => error.fmt(f),
+            Self::NoEntry(kind) => write!(f, "the boot package holds no {kind:?}"),
+            Self::Config(error) => write!(f, "the configuration cannot be read: {error}"),
+            Self::Memory { wanted } => write!(f, "no {wanted} bytes of memory below 4 GiB for Herald itself"),
+            Self::Tables(error) => write!(f, "not enough memory for Herald itself: {error}"),
+        }
+    }
+}
+
+/// What start-up leaves to the rest of Herald.
+pub struct Machine {
+    /// All memory.
+    pub memory: Arc<PhysicalMemory>,
+    /// The boot package: images of the guests.
+    pub package: Package,
+    /// What to do.
+    pub config: BootConfig<'static>,
+    /// TSC frequency in Hz.
+    pub tsc_hz: u64,
+}
+
+/// The boot package, where the loader has put it.
+#[derive(Clone, Copy)]
+pub struct Package {
+    table: Table<'static>,
+    bytes: &'static [u8],
+}
+
+impl Package {
+    /// The payload of entry `index`.
+    ///
+    /// # Errors
+    /// [`BootError::NoEntry`].
+    pub fn payload(&self, index: u32, kind: Kind) -> Result<&'static [u8], BootError> {
+        let entry = self.table.entries().get(index as usize).filter(|entry| entry.kind() == Some(kind));
+        entry.and_then(|entry| entry.payload(self.bytes)).ok_or(BootError::NoEntry(kind))
+    }
+
+    fn first(&self, kind: Kind) -> Result<&'static [u8], BootError> {
+        self.table.find(kind).and_then(|entry| entry.payload(self.bytes)).ok_or(BootError::NoEntry(kind))
+    }
+}
+
+/// Starts everything that needs no guest.
+///
+/// # Errors
+/// [`BootError`].
+fn prepare(handoff: Hpa) -> Result<Machine, BootError> {
+    let handoff_at = handoff;
+    // SAFETY: the loader's promise (`abi::handoff`): RDI holds the address, which is identity-mapped. It is
+    // copied here, and checked before anything in it is believed.
+    let handoff = unsafe { *(handoff.as_u64() as *const HandOff) };
+    handoff.check().map_err(BootError::HandOff)?;
+    let memory = memory::take_over(&handoff, handoff_at)?;
+    cpu::enable_features();
+    cpu::descriptors::init();
+    cpu::traps::init();
+    // SAFETY: the loader has put the package there; it was reserved, and nobody writes to it.
+    let bytes = unsafe { fixed_bytes(Hpa::new(handoff.package_start), handoff.package_len) };
+    let table = Table::parse(bytes).map_err(BootError::Package)?;
+    let package = Package { table, bytes };
+    if let Ok(symbols) = package.first(Kind::Symbols) {
+        panic::use_symbols(symbols);
+    }
+    let config: BootConfig<'static> =
+        postcard::from_bytes(package.first(Kind::Config)?).map_err(BootError::Config)?;
+    logger::set_level(config.log);
+    cpu::interrupts::init_pic();
+    cpu::timer::init();
+    cpu::serial::listen();
+    let tsc_hz = if config.tsc_hz == 0 { clock::measure_tsc() } else { config.tsc_hz };
+    log::info!(
+        "{} MiB of memory, {} MiB free, TSC at {} MHz",
+        memory.frames().total() >> 8,
+        memory.frames().free_count() >> 8,
+        tsc_hz / 1_000_000,
+    );
+    Ok(Machine { memory, package, config, tsc_hz })
+}
+
+/// The first Rust code: the log, then everything else.
+extern "sysv64" fn start(handoff: u64) -> ! {
+    cpu::serial::init();
+    link::init();
+    logger::init();
+    let status = match prepare(Hpa::new(handoff)) {
+        Ok(machine) => crate::run(machine),
+        Err(error) => {
+            log::error!("{error}");
+            crate::Ending::HERALD_FAILED
+        }
+    };
+    link::end_machine(status.status, status.code)
+}

@@ -1,0 +1,134 @@
+//! GDT, TSS and the stacks that the processor switches to by itself (SDM vol. 3A 7.4, 6.14.5).
+//!
+//! ```text
+//!   guard page │ boot stack      guard page │ #DF      guard page │ NMI      guard page │ #MC
+//! ```
+//!
+//! The double-fault stack is what turns an overflow of another stack into a message.
+
+use core::cell::UnsafeCell;
+use core::mem::size_of;
+use x86::Ring;
+use x86::bits64::task::TaskStateSegment;
+use x86::dtables::{DescriptorTablePointer, lgdt};
+use x86::segmentation::{SegmentSelector, load_ds, load_es, load_fs, load_gs, load_ss};
+use x86::task::load_tr;
+
+/// Code segment.
+pub const CODE: SegmentSelector = SegmentSelector::new(1, Ring::Ring0);
+/// Data segment.
+const DATA: SegmentSelector = SegmentSelector::new(2, Ring::Ring0);
+/// Task segment: two entries.
+const TASK: SegmentSelector = SegmentSelector::new(3, Ring::Ring0);
+
+/// Bytes of a stack.
+pub const STACK_BYTES: usize = 64 << 10;
+/// Bytes of a guard page.
+pub const GUARD_BYTES: usize = 4096;
+
+/// A stack above a page that is never mapped.
+#[repr(C, align(4096))]
+pub struct Stack {
+    guard: [u8; GUARD_BYTES],
+    bytes: [u8; STACK_BYTES],
+}
+
+impl Stack {
+    const fn new() -> Self {
+        Self { guard: [0; GUARD_BYTES], bytes: [0; STACK_BYTES] }
+    }
+}
+
+/// A static that only this CPU writes, at start-up.
+#[repr(transparent)]
+struct Once<T>(UnsafeCell<T>);
+
+// SAFETY: `init` is the only writer, called once, before anything else can read.
+unsafe impl<T> Sync for Once<T> {}
+
+macro_rules! stack {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[unsafe(link_section = ".stacks")]
+        static $name: Once<Stack> = Once(UnsafeCell::new(Stack::new()));
+    };
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".stacks")]
+static BOOT_STACK: Once<Stack> = Once(UnsafeCell::new(Stack::new()));
+stack! {
+    /// For double faults.
+    DOUBLE_FAULT_STACK
+}
+stack! {
+    /// For NMIs.
+    NMI_STACK
+}
+stack! {
+    /// For machine checks.
+    MACHINE_CHECK_STACK
+}
+
+/// Stacks that the processor switches to, by number in the IDT.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum StackIndex {
+    /// The stack in use.
+    Current = 0,
+    /// Double faults.
+    DoubleFault = 1,
+    /// NMIs.
+    Nmi = 2,
+    /// Machine checks.
+    MachineCheck = 3,
+}
+
+/// First bytes of the guard pages.
+pub fn guard_pages() -> [u64; 4] {
+    [&BOOT_STACK, &DOUBLE_FAULT_STACK, &NMI_STACK, &MACHINE_CHECK_STACK].map(|stack| stack.0.get() as u64)
+}
+
+/// Whether an address lies in one of the stacks, above its guard page.
+#[must_use]
+pub fn in_a_stack(address: u64) -> bool {
+    guard_pages().iter().any(|&guard| {
+        let first = guard + GUARD_BYTES as u64;
+        (first..first + STACK_BYTES as u64).contains(&address)
+    })
+}
+
+/// Code: 64-bit, present, read. Data: present, writable. The task segment is filled in.
+static GDT: Once<[u64; 5]> =
+    Once(UnsafeCell::new([0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0, 0]));
+static TSS: Once<TaskStateSegment> = Once(UnsafeCell::new(TaskStateSegment::new()));
+
+/// Loads the GDT and the task register. Called once.
+pub fn init() {
+    let top = |stack: &Once<Stack>| stack.0.get() as u64 + size_of::<Stack>() as u64;
+    // SAFETY: called once, on the one CPU, with interrupts off: nobody reads these statics yet. The segments
+    // loaded are flat and equal to those in use, but for the code segment, which is loaded by a far return.
+    unsafe {
+        let tss = &mut *TSS.0.get();
+        tss.set_ist(StackIndex::DoubleFault as usize - 1, top(&DOUBLE_FAULT_STACK));
+        tss.set_ist(StackIndex::Nmi as usize - 1, top(&NMI_STACK));
+        tss.set_ist(StackIndex::MachineCheck as usize - 1, top(&MACHINE_CHECK_STACK));
+        let gdt = &mut *GDT.0.get();
+        [gdt[3], gdt[4]] = task_descriptor(TSS.0.get() as u64);
+        lgdt(&DescriptorTablePointer::new(gdt));
+        x86::bits64::segmentation::load_cs(CODE);
+        load_ss(DATA);
+        load_ds(DATA);
+        load_es(DATA);
+        load_fs(SegmentSelector::from_raw(0));
+        load_gs(SegmentSelector::from_raw(0));
+        load_tr(TASK);
+    }
+}
+
+/// An available 64-bit TSS (SDM vol. 3A figure 8-4).
+const fn task_descriptor(base: u64) -> [u64; 2] {
+    let limit = size_of::<TaskStateSegment>() as u64 - 1;
+    let low = limit & 0xffff | (base & 0xff_ffff) << 16 | 0x89 << 40 | (base >> 24 & 0xff) << 56;
+    [low, base >> 32]
+}

@@ -1,0 +1,77 @@
+//! Interrupts of the host: the local APIC's timer, and COM1 through the legacy PIC, whose output comes in as
+//! ExtINT on LINT0 ("virtual wire", SDM vol. 3A 11.5.1).
+//!
+//! Herald runs with interrupts off. They are taken at two places only: after an exit that one of them caused,
+//! and while nothing is to be done.
+
+use super::{serial, timer};
+use core::arch::asm;
+use x86::io::outb;
+
+/// Vector of the local APIC's timer.
+pub const TIMER: u8 = 0xe0;
+/// Vector of spurious interrupts of the local APIC.
+pub const SPURIOUS: u8 = 0xff;
+/// First vector of the master PIC.
+const PIC_MASTER: u8 = 0x20;
+/// First vector of the slave PIC.
+const PIC_SLAVE: u8 = 0x28;
+/// COM1's line.
+const COM1: u8 = 4;
+
+const MASTER_COMMAND: u16 = 0x20;
+const MASTER_DATA: u16 = 0x21;
+const SLAVE_COMMAND: u16 = 0xa0;
+const SLAVE_DATA: u16 = 0xa1;
+const END_OF_INTERRUPT: u8 = 0x20;
+
+/// Moves the PICs' vectors out of the processor's own, and masks all lines but COM1's.
+pub fn init_pic() {
+    let write = |port, value| {
+        // SAFETY: the PICs' registers; interrupts are off while they are set up (8259A data sheet: ICW1 to 4).
+        unsafe { outb(port, value) };
+    };
+    for (port, value) in [
+        (MASTER_COMMAND, 0x11),
+        (SLAVE_COMMAND, 0x11),
+        (MASTER_DATA, PIC_MASTER),
+        (SLAVE_DATA, PIC_SLAVE),
+        (MASTER_DATA, 1 << 2),
+        (SLAVE_DATA, 2),
+        (MASTER_DATA, 1),
+        (SLAVE_DATA, 1),
+        (MASTER_DATA, !(1 << COM1)),
+        (SLAVE_DATA, 0xff),
+    ] {
+        write(port, value);
+    }
+}
+
+/// Handles vector `vector`, 32 or more.
+pub(super) fn handle(vector: u8) {
+    match vector {
+        TIMER => timer::end_of_interrupt(),
+        SPURIOUS => {}
+        PIC_MASTER..PIC_SLAVE => {
+            if vector == PIC_MASTER + COM1 {
+                serial::receive();
+            }
+            // SAFETY: tells the PIC that its interrupt was handled.
+            unsafe { outb(MASTER_COMMAND, END_OF_INTERRUPT) };
+        }
+        // Whatever firmware has left behind.
+        _ => timer::end_of_interrupt(),
+    }
+}
+
+/// Lets pending interrupts in, and no more: STI holds them back for one instruction.
+pub fn take_interrupts() {
+    // SAFETY: the IDT is loaded; handlers take no lock that could be held here.
+    unsafe { asm!("sti", "nop", "nop", "cli", options(nostack)) };
+}
+
+/// Waits for an interrupt and takes it. STI and HLT together: none can slip in between.
+pub(super) fn wait() {
+    // SAFETY: as above.
+    unsafe { asm!("sti", "hlt", "cli", options(nostack)) };
+}

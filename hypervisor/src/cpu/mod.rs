@@ -1,0 +1,78 @@
+//! This CPU: descriptor tables, traps, timers, the serial line, translations of its own.
+
+pub mod descriptors;
+pub mod flush;
+pub mod interrupts;
+pub mod pages;
+pub mod serial;
+pub mod space;
+pub mod timer;
+pub mod traps;
+pub mod uaccess;
+
+use core::arch::asm;
+use raw_cpuid::CpuId;
+use x86::controlregs::{Cr0, Cr4, Xcr0, cr0, cr0_write, cr4, cr4_write, xcr0_write};
+
+pub use interrupts::take_interrupts;
+
+/// The time-stamp counter.
+#[inline]
+#[must_use]
+pub fn tsc() -> u64 {
+    // SAFETY: every processor with long mode has RDTSC, and CPL 0 may always use it.
+    unsafe { x86::time::rdtsc() }
+}
+
+/// Switches on what Herald relies on: write protection at CPL 0, global pages, SMEP and XSAVE where there are.
+pub fn enable_features() {
+    let cpuid = CpuId::new();
+    let mut wanted = cr4() | Cr4::CR4_ENABLE_GLOBAL_PAGES;
+    if cpuid.get_extended_feature_info().is_some_and(|features| features.has_smep()) {
+        wanted |= Cr4::CR4_ENABLE_SMEP;
+    }
+    if cpuid.get_feature_info().is_some_and(|features| features.has_xsave()) {
+        wanted |= Cr4::CR4_ENABLE_OS_XSAVE;
+    }
+    // SAFETY: CPUID has said that each bit exists; none changes what is mapped. WP makes Herald's own
+    // read-only pages read-only for Herald.
+    unsafe {
+        cr4_write(wanted);
+        cr0_write(cr0() | Cr0::CR0_WRITE_PROTECT);
+    }
+}
+
+/// Sets XCR0, which Herald itself has no use for; `false` where the processor lacks XSAVE or a component.
+#[must_use]
+pub fn set_xcr0(value: u64) -> bool {
+    let supported = CpuId::new().get_extended_state_info().map_or(0, |info| info.xcr0_supported());
+    let legal = value & !supported == 0 && value & 1 != 0;
+    if legal {
+        // SAFETY: all components exist, x87 among them, and CR4.OSXSAVE is set where there is XSAVE.
+        unsafe { xcr0_write(Xcr0::from_bits_unchecked(value)) };
+    }
+    legal
+}
+
+/// The value of RBP: the start of a back-trace.
+#[inline(always)]
+#[must_use]
+pub fn frame_pointer() -> u64 {
+    let value;
+    // SAFETY: reads a register.
+    unsafe { asm!("mov {}, rbp", out(reg) value, options(nomem, nostack)) };
+    value
+}
+
+/// The linear address of the last page fault. A guest has one, too, and the VMCS does not hold it.
+#[must_use]
+pub fn fault_address() -> u64 {
+    // SAFETY: reading CR2 has no effect.
+    unsafe { x86::controlregs::cr2() as u64 }
+}
+
+/// Sets the linear address of the last page fault, for the guest that is about to be entered.
+pub fn set_fault_address(address: u64) {
+    // SAFETY: nothing of Herald's reads CR2 before the next fault sets it.
+    unsafe { x86::controlregs::cr2_write(address) };
+}

@@ -1,0 +1,65 @@
+//! Host virtual addresses that Herald fixes, and the linker's symbols.
+//!
+//! ```text
+//!  0xffff_8880_0000_0000   direct map of all memory, 512 GiB at most
+//!  0xffff_8900_0000_0000   registers of devices (local APIC), not cached
+//!  0xffff_ffff_8020_0000   the image: text, rodata, data and bss, stacks above guard pages
+//! ```
+
+use addr::{Hpa, Hva, HvaRange};
+
+/// Where physical address 0 is mapped.
+pub const DIRECT_MAP: Hva = Hva::new(0xffff_8880_0000_0000);
+/// Bytes that the direct map can hold: one entry of the root.
+pub const DIRECT_MAP_BYTES: u64 = 1 << 39;
+/// Where device registers are mapped, at their physical address.
+pub const DEVICES: Hva = Hva::new(0xffff_8900_0000_0000);
+/// From an image address to its physical address.
+const IMAGE_OFFSET: u64 = 0xffff_ffff_8000_0000;
+
+/// The direct map's address of a physical address.
+#[must_use]
+pub fn direct(address: Hpa) -> Hva {
+    DIRECT_MAP.add(address.as_u64())
+}
+
+/// The physical address of an address in the image.
+#[must_use]
+pub fn image_physical(address: Hva) -> Hpa {
+    Hpa::new(address.as_u64() - IMAGE_OFFSET)
+}
+
+unsafe extern "C" {
+    static __image_start: u8;
+    static __text_end: u8;
+    static __rodata_end: u8;
+    static __data_end: u8;
+    static __image_end: u8;
+}
+
+macro_rules! range {
+    ($(#[$doc:meta])* $name:ident, $start:ident, $end:ident) => {
+        $(#[$doc])*
+        #[must_use]
+        pub fn $name() -> HvaRange {
+            HvaRange::new(Hva::new(&raw const $start as u64), Hva::new(&raw const $end as u64))
+        }
+    };
+}
+
+range! {
+    /// Code.
+    text, __image_start, __text_end
+}
+range! {
+    /// Constants.
+    rodata, __text_end, __rodata_end
+}
+range! {
+    /// Variables.
+    data, __rodata_end, __data_end
+}
+range! {
+    /// Stacks and their guard pages.
+    stacks, __data_end, __image_end
+}

@@ -1,0 +1,157 @@
+//! The machine's memory through the direct map: the real implementation of `mm`'s seams.
+
+use crate::cpu;
+use crate::layout;
+use addr::{Hva, PAGE_SIZE, PageSize, Pfn};
+use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering};
+use mm::frames::Frames;
+use mm::{CpuIndex, FrameMemory, Host};
+use paging::{EntryRef, FlushScope, FlushToken, OutOfTables, Shootdown, TableMemory};
+
+/// Contents of a freed frame in debug builds.
+const POISON: u64 = 0xdbdb_dbdb_dbdb_dbdb;
+/// First entry of a root that belongs to Herald.
+const UPPER_HALF: u16 = 256;
+
+/// All of the machine's memory.
+pub struct PhysicalMemory {
+    frames: Frames,
+    root: Pfn,
+    tables: AtomicU64,
+}
+
+impl PhysicalMemory {
+    /// Memory with these frames, seen through tables below `root` that hold the direct map. There is one for
+    /// the machine.
+    #[must_use]
+    pub const fn new(frames: Frames, root: Pfn) -> Self {
+        Self { frames, root, tables: AtomicU64::new(0) }
+    }
+
+    /// Frames that hold page tables, primary and secondary.
+    pub fn table_frames(&self) -> u64 {
+        self.tables.load(Ordering::Relaxed)
+    }
+
+    /// Writes bytes into a frame that the caller owns.
+    ///
+    /// # Panics
+    /// If they do not fit into the frame.
+    pub fn write_bytes(&self, frame: Pfn, offset: usize, bytes: &[u8]) {
+        assert!(offset + bytes.len() <= PAGE_SIZE as usize, "{} bytes at {offset:#x} of a frame", bytes.len());
+        let target = pointer::<u8>(frame).wrapping_add(offset);
+        // SAFETY: inside one frame of the direct map, which the caller owns.
+        unsafe { target.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+    }
+}
+
+fn pointer<T>(frame: Pfn) -> *mut T {
+    layout::direct(frame.base()).as_u64() as *mut T
+}
+
+fn entry(at: EntryRef) -> &'static AtomicU64 {
+    // SAFETY: `EntryRef` has an index below 512, and tables are frames of the direct map, which is mapped for
+    // ever. Entries are only ever accessed as atomics, by Herald and by the processor (I5).
+    unsafe { &*pointer::<AtomicU64>(at.table()).add(usize::from(at.index())) }
+}
+
+/// Fills a frame with one word: `rep stosq`, which processors do by whole cache lines.
+fn fill(frame: Pfn, size: PageSize, word: u64) {
+    // SAFETY: a whole allocated frame of the direct map, which the caller owns.
+    unsafe {
+        asm!("rep stosq", inout("rdi") pointer::<u64>(frame) => _, inout("rcx") size.bytes() / 8 => _,
+             in("rax") word, options(nostack));
+    }
+}
+
+impl TableMemory for PhysicalMemory {
+    fn load(&self, at: EntryRef) -> u64 {
+        entry(at).load(Ordering::Acquire)
+    }
+
+    fn store(&self, at: EntryRef, value: u64) {
+        entry(at).store(value, Ordering::Release);
+    }
+
+    fn compare_exchange(&self, at: EntryRef, old: u64, new: u64) -> Result<(), u64> {
+        entry(at).compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).map(|_| ())
+    }
+
+    fn allocate_table(&self) -> Result<Pfn, OutOfTables> {
+        let table = self.allocate_zeroed(PageSize::Size4K).map_err(|_| OutOfTables)?;
+        self.tables.fetch_add(1, Ordering::Relaxed);
+        Ok(table)
+    }
+
+    fn free_table(&self, table: Pfn) {
+        self.tables.fetch_sub(1, Ordering::Relaxed);
+        if self.frames.meta(table).put() {
+            self.retire(table, PageSize::Size4K);
+        }
+    }
+}
+
+impl FrameMemory for PhysicalMemory {
+    fn zero(&self, frame: Pfn, size: PageSize) {
+        fill(frame, size, 0);
+    }
+
+    fn copy(&self, from: Pfn, to: Pfn) {
+        // SAFETY: two different frames of the direct map; the caller owns `to`, and nobody writes `from`.
+        unsafe {
+            asm!("rep movsq", inout("rsi") pointer::<u64>(from) => _, inout("rdi") pointer::<u64>(to) => _,
+                 inout("rcx") PAGE_SIZE / 8 => _, options(nostack));
+        }
+    }
+
+    fn poison(&self, frame: Pfn, size: PageSize) {
+        if cfg!(debug_assertions) {
+            fill(frame, size, POISON);
+        }
+    }
+}
+
+impl Shootdown for PhysicalMemory {
+    /// One CPU: a primary flush is done when the request returns; a secondary one is owed until the next
+    /// entry, and this CPU is not in the guest (I10).
+    fn request(&self, scope: FlushScope) -> FlushToken {
+        match scope {
+            FlushScope::Primary { root, range } => cpu::flush::primary(root, range),
+            FlushScope::Secondary { root: _ } => cpu::flush::request_secondary(),
+        }
+        FlushToken(0)
+    }
+
+    fn wait(&self, FlushToken(_): FlushToken) {}
+}
+
+impl Host for PhysicalMemory {
+    fn frames(&self) -> &Frames {
+        &self.frames
+    }
+
+    fn current_cpu(&self) -> CpuIndex {
+        CpuIndex(0)
+    }
+
+    /// The upper half of every root is Herald's own.
+    fn allocate_root(&self) -> Result<Pfn, OutOfTables> {
+        let root = self.allocate_table()?;
+        for index in UPPER_HALF..512 {
+            self.store(EntryRef::new(root, index), self.load(EntryRef::new(self.root, index)));
+        }
+        Ok(root)
+    }
+}
+
+/// The direct map's bytes of memory that never changes: the boot package.
+///
+/// # Safety
+/// The range is mapped in the direct map, and nothing writes to it any more.
+#[must_use]
+pub unsafe fn fixed_bytes(start: addr::Hpa, len: u64) -> &'static [u8] {
+    let first: Hva = layout::direct(start);
+    // SAFETY: the caller's promise.
+    unsafe { core::slice::from_raw_parts(first.as_u64() as *const u8, len as usize) }
+}
