@@ -1,0 +1,55 @@
+//! Memory as the loader sees it: the first 4 GiB, identity-mapped.
+
+use abi::handoff::HandOff;
+use addr::{Hpa, HpaRange};
+use core::cell::UnsafeCell;
+
+/// The first byte that is not mapped.
+pub(crate) const MAPPED_END: Hpa = Hpa::new(1 << 32);
+
+unsafe extern "C" {
+    static boot_sector: u8;
+    static bss_end: u8;
+}
+
+/// The loader itself, its tables and its stack.
+pub(crate) fn own_range() -> HpaRange {
+    HpaRange::new(Hpa::new(&raw const boot_sector as u64), Hpa::new(&raw const bss_end as u64))
+}
+
+/// The bytes of a range.
+///
+/// # Panics
+/// If it is not all mapped, or starts at address 0.
+pub(crate) fn bytes_at(range: HpaRange) -> &'static [u8] {
+    assert!(range.start() != Hpa::ZERO && range.end() <= MAPPED_END, "{range} is not mapped");
+    // SAFETY: identity-mapped, and memory for any bit pattern. Callers pass the package or firmware's tables,
+    // which nobody changes while the loader reads them.
+    unsafe { core::slice::from_raw_parts(range.start().as_u64() as *const u8, range.len() as usize) }
+}
+
+/// The bytes of a range that is the caller's to fill.
+///
+/// # Safety
+/// Nothing else uses the range: it is free in the memory map, and not handed out before.
+pub(crate) unsafe fn bytes_to_fill(range: HpaRange) -> &'static mut [u8] {
+    assert!(range.start() != Hpa::ZERO && range.end() <= MAPPED_END, "{range} is not mapped");
+    // SAFETY: identity-mapped RAM; the caller answers for the rest.
+    unsafe { core::slice::from_raw_parts_mut(range.start().as_u64() as *mut u8, range.len() as usize) }
+}
+
+struct Kept(UnsafeCell<HandOff>);
+
+// SAFETY: one CPU, no interrupts.
+unsafe impl Sync for Kept {}
+
+static KEPT: Kept = Kept(UnsafeCell::new(HandOff::new(abi::handoff::Loader::Bios)));
+
+/// Puts the hand-off where it stays when the stack is gone.
+pub(crate) fn keep(handoff: HandOff) -> &'static HandOff {
+    // SAFETY: called once; no other reference to the cell exists.
+    unsafe {
+        *KEPT.0.get() = handoff;
+        &*KEPT.0.get()
+    }
+}
