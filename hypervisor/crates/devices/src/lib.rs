@@ -1,3 +1,30 @@
-//! Placeholder while the crate is being written.
+//! The devices of a guest: a PC without PCI. Pure state machines: time is an argument, and what the host
+//! must do is a return value ([`Effect`]).
+//!
+//! ```text
+//!           port I/O, MMIO, MSRs
+//!                   │
+//!                 Board ──► Effect
+//!      ┌────┬───┬───┴──┬─────┬──────────┐
+//!     PIT serial RTC  PM   test device  │
+//!      │    │              │            │
+//!      └────┴──── lines ───┘            │
+//!          ┌────────┴─────┐             │
+//!         PIC          I/O APIC ──► local APICs ──► vector
+//!          └───── LINT0 ────────────────┘
+//! ```
+
 #![no_std]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod pic;
+mod pit;
+mod pm;
+mod rtc;
+mod serial;
+mod testdev;
+mod time;
+
+pub use time::Ticks;

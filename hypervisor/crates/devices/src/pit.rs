@@ -1,0 +1,297 @@
+//! The 8254 timer: ports 0x40-0x43, and port 0x61 with channel 2's gate and output (Intel 8254 data sheet).
+//!
+//! Nothing counts between accesses: a channel remembers when its count began, and all else follows from
+//! the time. Channel 0 drives IRQ 0. Modes 0, 2 and 3 are complete; 1, 4 and 5 count as mode 0 does. Counts
+//! are binary: nobody uses BCD.
+
+use crate::time::{Clock, Ticks};
+
+/// First of the four ports.
+pub(crate) const BASE: u16 = 0x40;
+/// Channel 2's gate and output, and the speaker.
+pub(crate) const SPEAKER: u16 = 0x61;
+/// Periods a second.
+const HZ: u64 = 1_193_182;
+
+const GATE2: u8 = 1 << 0;
+const REFRESH: u8 = 1 << 4;
+const OUT2: u8 = 1 << 5;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    Low,
+    High,
+    Both,
+}
+
+#[derive(Clone, Debug)]
+struct Channel {
+    mode: u8,
+    access: Access,
+    /// Periods of a round, 1 to 65536; `None` until the guest has written a count.
+    count: Option<u32>,
+    low: Option<u8>,
+    read_high: bool,
+    latch: Option<u16>,
+    status: Option<u8>,
+    start: Ticks,
+    gate: bool,
+    /// Rounds that have ended and were reported.
+    reported: u64,
+}
+
+impl Channel {
+    const fn new() -> Self {
+        Self {
+            mode: 0,
+            access: Access::Both,
+            count: None,
+            low: None,
+            read_high: false,
+            latch: None,
+            status: None,
+            start: Ticks(0),
+            gate: true,
+            reported: 0,
+        }
+    }
+
+    fn periodic(&self) -> bool {
+        matches!(self.mode, 2 | 3)
+    }
+
+    fn control(&mut self, value: u8) {
+        let access = match value >> 4 & 3 {
+            1 => Access::Low,
+            2 => Access::High,
+            _ => Access::Both,
+        };
+        let mode = value >> 1 & 7;
+        // Modes 6 and 7 are 2 and 3: the bit is ignored.
+        let mode = if mode > 5 { mode - 4 } else { mode };
+        *self = Self { mode, access, gate: self.gate, ..Self::new() };
+    }
+
+    fn write(&mut self, value: u8, now: Ticks) {
+        let count = match (self.access, self.low.take()) {
+            (Access::Low, _) => u16::from(value),
+            (Access::High, _) => u16::from(value) << 8,
+            (Access::Both, Some(low)) => u16::from_le_bytes([low, value]),
+            (Access::Both, None) => {
+                self.low = Some(value);
+                return;
+            }
+        };
+        self.count = Some(if count == 0 { 0x1_0000 } else { u32::from(count) });
+        self.start = now;
+        self.reported = 0;
+    }
+
+    /// Periods since the count began; none pass while the gate is low.
+    fn elapsed(&self, clock: Clock, now: Ticks) -> u64 {
+        if self.gate { clock.periods(now.since(self.start)) } else { 0 }
+    }
+
+    fn value(&self, clock: Clock, now: Ticks) -> u16 {
+        let Some(count) = self.count else { return 0 };
+        let (count, elapsed) = (u64::from(count), self.elapsed(clock, now));
+        let value = match self.mode {
+            2 => count - elapsed % count,
+            // Mode 3 counts by two, twice a round.
+            3 => count - elapsed % count * 2 % count,
+            _ => count.wrapping_sub(elapsed),
+        };
+        value as u16
+    }
+
+    fn out(&self, clock: Clock, now: Ticks) -> bool {
+        let Some(count) = self.count else { return self.mode != 0 };
+        let (count, elapsed) = (u64::from(count), self.elapsed(clock, now));
+        match self.mode {
+            2 => elapsed % count != count - 1,
+            3 => elapsed % count < count.div_ceil(2),
+            _ => elapsed >= count,
+        }
+    }
+
+    fn set_gate(&mut self, gate: bool, now: Ticks) {
+        if gate && !self.gate {
+            self.start = now;
+        }
+        self.gate = gate;
+    }
+
+    fn latch_status(&mut self, clock: Clock, now: Ticks) {
+        let access = match self.access {
+            Access::Low => 1,
+            Access::High => 2,
+            Access::Both => 3,
+        };
+        let null_count = self.count.is_none();
+        self.status = Some(
+            u8::from(self.out(clock, now)) << 7 | u8::from(null_count) << 6 | access << 4 | self.mode << 1,
+        );
+    }
+
+    fn read(&mut self, clock: Clock, now: Ticks) -> u8 {
+        if let Some(status) = self.status.take() {
+            return status;
+        }
+        let [low, high] = self.latch.unwrap_or_else(|| self.value(clock, now)).to_le_bytes();
+        let (byte, done) = match self.access {
+            Access::Low => (low, true),
+            Access::High => (high, true),
+            Access::Both if self.read_high => (high, true),
+            Access::Both => (low, false),
+        };
+        self.read_high = !done;
+        if done {
+            self.latch = None;
+        }
+        byte
+    }
+
+    /// Rounds that have ended.
+    fn rounds(&self, clock: Clock, now: Ticks) -> u64 {
+        let Some(count) = self.count else { return 0 };
+        let rounds = self.elapsed(clock, now) / u64::from(count);
+        if self.periodic() { rounds } else { rounds.min(1) }
+    }
+}
+
+/// The timer and port 0x61.
+#[derive(Clone, Debug)]
+pub(crate) struct Pit {
+    clock: Clock,
+    channels: [Channel; 3],
+    speaker: u8,
+}
+
+impl Pit {
+    pub(crate) fn new(tsc_hz: u64) -> Self {
+        let mut channels = [Channel::new(), Channel::new(), Channel::new()];
+        channels[2].gate = false;
+        Self { clock: Clock::new(tsc_hz, HZ), channels, speaker: 0 }
+    }
+
+    pub(crate) fn read(&mut self, port: u16, now: Ticks) -> u8 {
+        let clock = self.clock;
+        match self.channels.get_mut(usize::from(port & 3)) {
+            Some(channel) => channel.read(clock, now),
+            None => 0xff,
+        }
+    }
+
+    pub(crate) fn write(&mut self, port: u16, value: u8, now: Ticks) {
+        match self.channels.get_mut(usize::from(port & 3)) {
+            Some(channel) => channel.write(value, now),
+            None => self.control(value, now),
+        }
+    }
+
+    fn control(&mut self, value: u8, now: Ticks) {
+        let clock = self.clock;
+        if let Some(channel) = self.channels.get_mut(usize::from(value >> 6)) {
+            if value & 0x30 != 0 {
+                channel.control(value);
+            } else if channel.latch.is_none() {
+                channel.latch = Some(channel.value(clock, now));
+            }
+            return;
+        }
+        // Read-back: a zero in bit 5 latches counts, in bit 4 status, of the channels in bits 3:1.
+        for (index, channel) in self.channels.iter_mut().enumerate() {
+            if value >> (index + 1) & 1 == 0 {
+                continue;
+            }
+            if value & 0x20 == 0 && channel.latch.is_none() {
+                channel.latch = Some(channel.value(clock, now));
+            }
+            if value & 0x10 == 0 && channel.status.is_none() {
+                channel.latch_status(clock, now);
+            }
+        }
+    }
+
+    pub(crate) fn read_speaker(&self, now: Ticks) -> u8 {
+        // The refresh bit toggles every 15 microseconds; old delay loops wait for it.
+        let refresh = if self.clock.periods(now.0) / 18 & 1 != 0 { REFRESH } else { 0 };
+        let out = if self.channels[2].out(self.clock, now) { OUT2 } else { 0 };
+        self.speaker | refresh | out
+    }
+
+    pub(crate) fn write_speaker(&mut self, value: u8, now: Ticks) {
+        self.speaker = value & 0xf;
+        self.channels[2].set_gate(value & GATE2 != 0, now);
+    }
+
+    /// Whether channel 0 has raised its output since it was asked last. Rounds that nobody saw are lost, as
+    /// edges are on hardware.
+    pub(crate) fn take_edge(&mut self, now: Ticks) -> bool {
+        let clock = self.clock;
+        let channel = &mut self.channels[0];
+        let rounds = channel.rounds(clock, now);
+        let edge = rounds > channel.reported;
+        channel.reported = rounds;
+        edge
+    }
+
+    /// When channel 0 raises its output next.
+    pub(crate) fn deadline(&self) -> Option<Ticks> {
+        let channel = &self.channels[0];
+        let count = u64::from(channel.count?);
+        if !channel.periodic() && channel.reported != 0 {
+            return None;
+        }
+        let periods = channel.reported.saturating_add(1).saturating_mul(count);
+        Some(channel.start.after(self.clock.ticks(periods)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Pit;
+    use crate::time::Ticks;
+
+    const TSC: u64 = 1_193_182;
+
+    #[test]
+    fn mode_2_interrupts_every_round() {
+        let mut pit = Pit::new(TSC);
+        pit.write(0x43, 0x34, Ticks(0));
+        pit.write(0x40, 0xe8, Ticks(0));
+        assert_eq!(pit.deadline(), None);
+        pit.write(0x40, 3, Ticks(0));
+        assert_eq!(pit.deadline(), Some(Ticks(1000)));
+        assert!(!pit.take_edge(Ticks(999)));
+        assert!(pit.take_edge(Ticks(3500)));
+        assert!(!pit.take_edge(Ticks(3500)), "lost rounds do not pile up");
+        assert_eq!(pit.deadline(), Some(Ticks(4000)));
+    }
+
+    #[test]
+    fn counts_latch_and_read_back() {
+        let mut pit = Pit::new(TSC);
+        pit.write(0x43, 0x30, Ticks(0));
+        pit.write(0x40, 0, Ticks(0));
+        pit.write(0x40, 1, Ticks(0));
+        pit.write(0x43, 0, Ticks(10));
+        assert_eq!([pit.read(0x40, Ticks(99)), pit.read(0x40, Ticks(99))], [246, 0]);
+        pit.write(0x43, 0xe2, Ticks(20));
+        assert_eq!(pit.read(0x40, Ticks(20)), 0x30);
+        assert_eq!(pit.read(0x40, Ticks(20)), 236);
+        assert!(pit.take_edge(Ticks(256)));
+        assert_eq!(pit.deadline(), None, "mode 0 ends");
+    }
+
+    #[test]
+    fn channel_2_calibrates() {
+        let mut pit = Pit::new(TSC);
+        pit.write_speaker(1, Ticks(0));
+        pit.write(0x43, 0xb0, Ticks(5));
+        pit.write(0x42, 100, Ticks(5));
+        pit.write(0x42, 0, Ticks(5));
+        assert_eq!(pit.read_speaker(Ticks(104)) & 0x20, 0);
+        assert_eq!(pit.read_speaker(Ticks(105)) & 0x20, 0x20);
+    }
+}
