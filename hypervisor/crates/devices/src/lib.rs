@@ -19,6 +19,12 @@
 
 extern crate alloc;
 
+mod board;
+mod interrupts;
+mod ioapic;
+mod lapic;
+mod lapic_timer;
+mod message;
 mod pic;
 mod pit;
 mod pm;
@@ -26,5 +32,11 @@ mod rtc;
 mod serial;
 mod testdev;
 mod time;
+mod vectors;
 
+pub use board::{Board, Config, Effect, VcpuId};
 pub use time::Ticks;
+
+/// An MSR access that raises #GP(0).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GeneralProtection;

@@ -2,12 +2,14 @@
 //! master's input 2, and the edge/level registers ELCR at 0x4d0 and 0x4d1 (Intel 8259A data sheet; 82371AB
 //! section 4.2 for ELCR).
 
-/// Ports of the master; the slave's are [`SLAVE`].
+/// First of the master's two ports.
 pub(crate) const MASTER: u16 = 0x20;
-/// Ports of the slave.
+/// First of the slave's two ports.
 pub(crate) const SLAVE: u16 = 0xa0;
-/// ELCR, one port per chip.
+/// The master's ELCR.
 pub(crate) const ELCR: u16 = 0x4d0;
+/// The slave's ELCR.
+pub(crate) const ELCR_SLAVE: u16 = 0x4d1;
 
 /// The slave's output.
 const CASCADE: u8 = 2;
@@ -236,10 +238,10 @@ impl Pic {
         let vector = self.pending()?;
         let input = self.master.request()?;
         self.master.acknowledge(input);
-        if input == CASCADE {
-            if let Some(input) = self.slave.request() {
-                self.slave.acknowledge(input);
-            }
+        if input == CASCADE
+            && let Some(input) = self.slave.request()
+        {
+            self.slave.acknowledge(input);
         }
         self.cascade();
         Some(vector)
@@ -248,7 +250,7 @@ impl Pic {
     pub(crate) fn read(&mut self, port: u16) -> u8 {
         let value = match port {
             ELCR => self.master.elcr,
-            0x4d1 => self.slave.elcr,
+            ELCR_SLAVE => self.slave.elcr,
             _ => self.chip(port).read(port & 1),
         };
         self.cascade();
@@ -258,7 +260,7 @@ impl Pic {
     pub(crate) fn write(&mut self, port: u16, value: u8) {
         match port {
             ELCR => self.master.elcr = value & self.master.elcr_mask,
-            0x4d1 => self.slave.elcr = value & self.slave.elcr_mask,
+            ELCR_SLAVE => self.slave.elcr = value & self.slave.elcr_mask,
             _ if port & 1 == 0 => self.chip(port).command(value),
             _ => self.chip(port).data(value),
         }

@@ -98,7 +98,7 @@ impl Channel {
         let value = match self.mode {
             2 => count - elapsed % count,
             // Mode 3 counts by two, twice a round.
-            3 => count - elapsed % count * 2 % count,
+            3 => count - (elapsed % count * 2) % count,
             _ => count.wrapping_sub(elapsed),
         };
         value as u16
@@ -215,7 +215,7 @@ impl Pit {
 
     pub(crate) fn read_speaker(&self, now: Ticks) -> u8 {
         // The refresh bit toggles every 15 microseconds; old delay loops wait for it.
-        let refresh = if self.clock.periods(now.0) / 18 & 1 != 0 { REFRESH } else { 0 };
+        let refresh = if (self.clock.periods(now.0) / 18) & 1 != 0 { REFRESH } else { 0 };
         let out = if self.channels[2].out(self.clock, now) { OUT2 } else { 0 };
         self.speaker | refresh | out
     }

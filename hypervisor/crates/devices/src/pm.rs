@@ -4,12 +4,14 @@
 
 use crate::time::{Clock, Ticks};
 
-/// PM1a status and enable, 2 bytes each.
+/// PM1a status and enable, 2 bytes each; the first port of all.
 pub(crate) const EVENT: u16 = 0x600;
 /// PM1a control, 2 bytes.
-pub(crate) const CONTROL: u16 = 0x604;
+const CONTROL: u16 = 0x604;
 /// The timer, 4 bytes.
-pub(crate) const TIMER: u16 = 0x608;
+const TIMER: u16 = 0x608;
+/// PM1a enable, the second half of the event block.
+const ENABLE: u16 = EVENT + 2;
 /// The port after the last.
 pub(crate) const END: u16 = 0x60c;
 
@@ -45,19 +47,19 @@ impl Pm {
     pub(crate) fn read(&self, port: u16, now: Ticks) -> u8 {
         let timer = ((self.clock.periods(now.0) & TIMER_BITS) as u32).to_le_bytes();
         let control = (u16::from_le_bytes(self.control) | SCI_EN).to_le_bytes();
-        match port - EVENT {
-            offset @ 2..4 => self.enable[usize::from(offset - 2)],
-            offset @ 4..6 => control[usize::from(offset - 4)],
-            offset @ 8..12 => timer[usize::from(offset - 8)],
+        match port {
+            ENABLE..CONTROL => self.enable[usize::from(port - ENABLE)],
+            CONTROL..=0x605 => control[usize::from(port - CONTROL)],
+            TIMER..END => timer[usize::from(port - TIMER)],
             _ => 0,
         }
     }
 
     /// One byte of a register.
     pub(crate) fn write(&mut self, port: u16, value: u8) -> Power {
-        match port - EVENT {
-            offset @ 2..4 => self.enable[usize::from(offset - 2)] = value,
-            offset @ 4..6 => self.control[usize::from(offset - 4)] = value,
+        match port {
+            ENABLE..CONTROL => self.enable[usize::from(port - ENABLE)] = value,
+            CONTROL..=0x605 => self.control[usize::from(port - CONTROL)] = value,
             _ => {}
         }
         let control = u16::from_le_bytes(self.control);

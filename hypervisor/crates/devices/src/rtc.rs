@@ -118,14 +118,14 @@ impl Rtc {
         if self.cmos[usize::from(REG_B)] & B_24_HOURS != 0 {
             return self.encode(hour);
         }
-        let twelve = if hour % 12 == 0 { 12 } else { hour % 12 };
+        let twelve = (hour + 11) % 12 + 1;
         self.encode(twelve) | if hour >= 12 { PM } else { 0 }
     }
 
     /// A number below 100, as register B wants it.
     fn encode(&self, value: u64) -> u8 {
         let value = (value % 1000) as u8;
-        if self.cmos[usize::from(REG_B)] & B_BINARY != 0 { value } else { value / 10 << 4 | value % 10 }
+        if self.cmos[usize::from(REG_B)] & B_BINARY != 0 { value } else { ((value / 10) << 4) | (value % 10) }
     }
 }
 

@@ -11,8 +11,8 @@ use bitflags::bitflags;
 
 /// First port.
 pub(crate) const BASE: u16 = 0x3f8;
-/// Ports.
-pub(crate) const PORTS: u16 = 8;
+/// The port after the last.
+pub(crate) const END: u16 = BASE + 8;
 /// ISA interrupt line.
 pub(crate) const IRQ: u8 = 4;
 

@@ -76,8 +76,6 @@ impl TestDevice {
     /// The next byte of the selected item; 0 past its end.
     pub(crate) fn read_data(&mut self) -> u8 {
         let item = match self.selector {
-            0 => u64::from(u32::from_le_bytes(*b"QEMU")),
-            1 => 1,
             RAM_SIZE => self.facts.ram_bytes,
             CPUS | MAX_CPUS => u64::from(self.facts.vcpus),
             RAM_END => self.facts.ram_end,

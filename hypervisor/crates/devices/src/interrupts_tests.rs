@@ -1,0 +1,156 @@
+//! Local APICs through both doors, several processors, and the I/O APIC's end-of-interrupt.
+
+use super::Interrupts;
+use crate::{GeneralProtection, Ticks, VcpuId};
+
+const BSP: VcpuId = VcpuId(0);
+const AP: VcpuId = VcpuId(1);
+const T0: Ticks = Ticks(0);
+const APIC: u64 = 0xfee0_0000;
+
+fn write(all: &mut Interrupts, vcpu: VcpuId, offset: u64, value: u32) {
+    assert_eq!(all.mmio_write(vcpu, APIC + offset, value, T0), Some(()));
+}
+
+fn read(all: &mut Interrupts, vcpu: VcpuId, offset: u64) -> u32 {
+    all.mmio_read(vcpu, APIC + offset, T0).unwrap()
+}
+
+fn set_pin(all: &mut Interrupts, pin: u32, low: u32) {
+    for (index, value) in [(0x11 + 2 * pin, 0), (0x10 + 2 * pin, low)] {
+        assert!(all.mmio_write(BSP, 0xfec0_0000, index, T0).is_some());
+        assert!(all.mmio_write(BSP, 0xfec0_0010, value, T0).is_some());
+    }
+}
+
+#[test]
+fn priorities_nest() {
+    let mut all = Interrupts::new(1);
+    for vector in [0x31, 0x52] {
+        write(&mut all, BSP, 0x300, 0x4_0000 | vector);
+    }
+    assert_eq!(all.acknowledge(BSP), Some(0x52));
+    assert_eq!(all.pending(BSP), None);
+    assert_eq!(read(&mut all, BSP, 0xa0), 0x50);
+    write(&mut all, BSP, 0xb0, 0);
+    assert_eq!(all.pending(BSP), Some(0x31));
+    all.set_tpr(BSP, 3);
+    assert_eq!((all.pending(BSP), read(&mut all, BSP, 0x80)), (None, 0x30));
+    all.set_tpr(BSP, 2);
+    assert_eq!(all.acknowledge(BSP), Some(0x31));
+}
+
+#[test]
+fn ipis_reach_their_destinations() {
+    let mut all = Interrupts::new(3);
+    write(&mut all, BSP, 0x300, 0xc_0041);
+    assert_eq!([0, 1, 2].map(|id| all.pending(VcpuId(id))), [None, Some(0x41), Some(0x41)]);
+    write(&mut all, BSP, 0x310, 2 << 24);
+    write(&mut all, BSP, 0x300, 0x62);
+    assert_eq!([0, 1, 2].map(|id| all.pending(VcpuId(id))), [None, Some(0x41), Some(0x62)]);
+    write(&mut all, AP, 0xd0, 2 << 24);
+    write(&mut all, BSP, 0x310, 3 << 24);
+    write(&mut all, BSP, 0x300, 0x873);
+    assert_eq!([0, 1, 2].map(|id| all.pending(VcpuId(id))), [None, Some(0x73), Some(0x62)]);
+    write(&mut all, BSP, 0x300, 0x8_0400);
+    assert!(all.take_nmi(BSP) && all.take_nmi(AP) && !all.take_nmi(AP));
+}
+
+#[test]
+fn a_level_is_ended_at_the_io_apic() {
+    let mut all = Interrupts::new(1);
+    set_pin(&mut all, 9, 0x8059);
+    all.set_irq(9, true);
+    assert_eq!(all.acknowledge(BSP), Some(0x59));
+    write(&mut all, BSP, 0xb0, 0);
+    assert_eq!(all.acknowledge(BSP), Some(0x59), "the line is still high");
+    all.set_irq(9, false);
+    write(&mut all, BSP, 0xb0, 0);
+    assert_eq!(all.pending(BSP), None);
+}
+
+#[test]
+fn the_timer_is_on_pin_2() {
+    let mut all = Interrupts::new(1);
+    set_pin(&mut all, 2, 0x30);
+    all.set_irq(0, true);
+    assert_eq!(all.acknowledge(BSP), Some(0x30));
+}
+
+#[test]
+fn the_pic_comes_through_lint0_or_pin_0() {
+    let mut all = Interrupts::new(2);
+    all.pic.write(0x21, 0xfe);
+    all.set_irq(0, true);
+    assert_eq!((all.pending(BSP), all.pending(AP)), (Some(8), None));
+    write(&mut all, BSP, 0x350, 0x1_0700);
+    assert_eq!(all.pending(BSP), None);
+    set_pin(&mut all, 0, 0x700);
+    assert_eq!(all.acknowledge(BSP), Some(8));
+}
+
+#[test]
+fn apic_base_goes_round_its_states_only() {
+    let mut all = Interrupts::new(1);
+    let base = |mode: u64| APIC | 0x100 | mode;
+    assert_eq!(all.msr_read(BSP, 0x1b, T0), Ok(base(0x800)));
+    assert_eq!(all.msr_read(BSP, 0x802, T0), Err(GeneralProtection));
+    assert_eq!(all.msr_write(BSP, 0x1b, base(0x400), T0), Err(GeneralProtection));
+    assert_eq!(all.msr_write(BSP, 0x1b, base(0xc00), T0), Ok(()));
+    assert_eq!(all.mmio_read(BSP, APIC + 0x20, T0), None);
+    assert_eq!(all.msr_write(BSP, 0x1b, base(0x800), T0), Err(GeneralProtection));
+    assert_eq!(all.msr_write(BSP, 0x1b, base(0), T0), Ok(()));
+    assert_eq!(all.msr_write(BSP, 0x1b, base(0xc00), T0), Err(GeneralProtection));
+    assert_eq!(all.msr_write(BSP, 0x1b, base(0x800), T0), Ok(()));
+    assert_eq!(all.msr_write(BSP, 0x1b, base(0x801), T0), Err(GeneralProtection));
+}
+
+#[test]
+fn x2apic_sends_and_refuses() {
+    let mut all = Interrupts::new(2);
+    for vcpu in [BSP, AP] {
+        let base = all.msr_read(vcpu, 0x1b, T0).unwrap();
+        all.msr_write(vcpu, 0x1b, base | 0x400, T0).unwrap();
+    }
+    assert_eq!(all.msr_read(AP, 0x802, T0), Ok(1));
+    assert_eq!(all.msr_read(AP, 0x80d, T0), Ok(2));
+    all.msr_write(BSP, 0x830, 1 << 32 | 0x45, T0).unwrap();
+    assert_eq!(all.acknowledge(AP), Some(0x45));
+    assert_eq!(all.msr_read(BSP, 0x830, T0), Ok(1 << 32 | 0x45));
+    all.msr_write(BSP, 0x830, 3 << 32 | 0x876, T0).unwrap();
+    assert_eq!((all.pending(BSP), all.pending(AP)), (Some(0x76), Some(0x76)));
+    all.msr_write(AP, 0x83f, 0x99, T0).unwrap();
+    assert_eq!(all.acknowledge(AP), Some(0x99));
+    for (msr, value) in [(0x80b, 1), (0x80e, 0), (0x802, 0), (0x831, 0), (0x808, 0x100), (0x8ff, 0)] {
+        assert_eq!(all.msr_write(BSP, msr, value, T0), Err(GeneralProtection), "{msr:#x}");
+    }
+}
+
+#[test]
+fn errors_are_latched_by_a_write() {
+    let mut all = Interrupts::new(1);
+    write(&mut all, BSP, 0x370, 0xfe);
+    write(&mut all, BSP, 0x300, 0x4_0005);
+    assert_eq!((all.pending(BSP), read(&mut all, BSP, 0x280)), (Some(0xfe), 0));
+    write(&mut all, BSP, 0x280, 0);
+    assert_eq!(read(&mut all, BSP, 0x280), 0x20);
+    read(&mut all, BSP, 0x3f0);
+    write(&mut all, BSP, 0x280, 0);
+    assert_eq!(read(&mut all, BSP, 0x280), 0x80);
+}
+
+#[test]
+fn software_disable_masks_and_timers_fire() {
+    let mut all = Interrupts::new(1);
+    write(&mut all, BSP, 0xf0, 0xff);
+    assert_eq!(read(&mut all, BSP, 0x350), 0x1_0700);
+    write(&mut all, BSP, 0xf0, 0x1ff);
+    write(&mut all, BSP, 0x320, 0x4_0033);
+    all.msr_write(BSP, 0x6e0, 500, T0).unwrap();
+    assert_eq!(all.deadline(), Some(Ticks(500)));
+    all.advance(Ticks(499));
+    assert_eq!(all.pending(BSP), None);
+    all.advance(Ticks(500));
+    assert_eq!(all.acknowledge(BSP), Some(0x33));
+    assert_eq!((all.msr_read(BSP, 0x6e0, T0), all.deadline()), (Ok(0), None));
+}
