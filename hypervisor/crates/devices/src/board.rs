@@ -285,6 +285,7 @@ impl Board {
     /// UART fills up, after 64 KiB, and says so to the guest.
     pub fn console_output(&mut self, sink: &mut dyn FnMut(&[u8])) {
         self.serial.output(sink);
+        self.update_lines();
     }
 
     fn update_lines(&mut self) {

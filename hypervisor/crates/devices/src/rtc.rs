@@ -1,5 +1,5 @@
-//! The real-time clock: an MC146818 with its CMOS memory behind ports 0x70 and 0x71. It tells the time and
-//! raises no interrupts; a guest's time of day can be set, and is forgotten with the guest.
+//! The real-time clock: an MC146818 with its CMOS memory behind ports 0x70 and 0x71. It tells the
+//! host's time, which a guest cannot set, and raises no interrupts.
 
 use crate::time::{Clock, Ticks};
 

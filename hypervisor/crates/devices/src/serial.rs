@@ -160,6 +160,8 @@ impl Serial {
                 sink(part);
             }
         }
+        // The transmitter is empty again: a driver that found it full waits for this interrupt.
+        self.empty_event |= self.output.len() >= OUTPUT_MAX;
         self.output.clear();
     }
 
@@ -190,12 +192,14 @@ impl Serial {
     }
 
     fn transmit(&mut self, byte: u8) {
-        self.empty_event = true;
+        if !self.looped() && self.output.len() < OUTPUT_MAX {
+            self.output.push_back(byte);
+        }
+        self.empty_event = self.output.len() < OUTPUT_MAX;
         if !self.looped() {
-            if self.output.len() < OUTPUT_MAX {
-                self.output.push_back(byte);
-            }
-        } else if self.rx.len() < self.depth() {
+            return;
+        }
+        if self.rx.len() < self.depth() {
             self.rx.push_back(byte);
         } else {
             self.overrun = true;

@@ -68,7 +68,12 @@ fn queues_are_bounded() {
         uart.write(0, 1);
     }
     assert_eq!(uart.read(5) & 0x60, 0, "THRE says wait");
+    uart.write(4, 8);
+    uart.write(1, 2);
+    uart.read(2);
+    assert!(!uart.line());
     assert_eq!(output(&mut uart).len(), 65536);
+    assert!(uart.line(), "a driver that waits goes on");
     assert_eq!(uart.read(5) & 0x60, 0x60);
 }
 
