@@ -132,7 +132,7 @@ impl Serial {
             }
             2 => self.set_fcr(value),
             3 => self.lcr = value,
-            4 => self.mcr = Mcr::from_bits_truncate(value),
+            4 => self.set_mcr(Mcr::from_bits_truncate(value)),
             7 => self.scratch = value,
             _ => {}
         }
@@ -206,14 +206,27 @@ impl Serial {
         }
     }
 
+    fn set_mcr(&mut self, mcr: Mcr) {
+        if (self.mcr ^ mcr).contains(Mcr::LOOP) {
+            self.clear_rx();
+        }
+        self.mcr = mcr;
+    }
+
+    /// Empties the receiver. In loop-back all of it is the guest's own; otherwise all came from the queue,
+    /// so that the queue never grows by more than it gave.
+    fn clear_rx(&mut self) {
+        while let Some(byte) = self.rx.pop_back() {
+            if !self.looped() {
+                self.input.push_front(byte);
+            }
+        }
+    }
+
     fn set_fcr(&mut self, value: u8) {
         let toggled = (self.fcr ^ value) & FCR_ENABLE != 0;
         if toggled || value & (FCR_ENABLE | FCR_CLEAR_RX) == FCR_ENABLE | FCR_CLEAR_RX {
-            while let Some(byte) = self.rx.pop_back() {
-                if !self.looped() {
-                    self.input.push_front(byte);
-                }
-            }
+            self.clear_rx();
         }
         self.fcr = if value & FCR_ENABLE != 0 { value & 0xc1 } else { 0 };
     }

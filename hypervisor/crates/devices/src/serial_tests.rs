@@ -78,6 +78,19 @@ fn queues_are_bounded() {
 }
 
 #[test]
+fn loop_back_never_becomes_input() {
+    let mut uart = Serial::new();
+    uart.input(b"k");
+    uart.write(1, 1);
+    for _ in 0..1000 {
+        for (offset, value) in [(2, 1), (4, 0x10), (0, b'x'), (0, b'x'), (4, 0), (2, 3)] {
+            uart.write(offset, value);
+        }
+    }
+    assert_eq!((uart.read(0), uart.read(5) & 1), (b'k', 0));
+}
+
+#[test]
 fn is_found_as_a_16550a() {
     let mut uart = Serial::new();
     uart.write(1, 0xff);
