@@ -84,7 +84,7 @@ impl Board {
         Self {
             interrupts: Interrupts::new(config.vcpus),
             pit: Pit::new(config.tsc_hz),
-            rtc: Rtc::new(config.tsc_hz, config.boot_seconds),
+            rtc: Rtc::new(config.tsc_hz, config.boot_seconds, config.ram_bytes),
             serial: Serial::new(),
             pm: Pm::new(config.tsc_hz),
             test: TestDevice::new(facts),
@@ -279,6 +279,12 @@ impl Board {
         let accepted = self.serial.input(bytes);
         self.update_lines();
         accepted
+    }
+
+    /// Bytes of input that would be taken now.
+    #[must_use]
+    pub fn console_room(&self) -> usize {
+        self.serial.room()
     }
 
     /// Hands out what the guest has written to its console since the last call. Without calls the guest's

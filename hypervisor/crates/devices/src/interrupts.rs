@@ -54,27 +54,18 @@ impl Interrupts {
     }
 
     fn deliver(&mut self, message: Option<Message>) {
-        let Some(message) = message else { return };
-        let targets = self.apics.iter_mut().filter(|apic| apic.is_for(message.destination));
-        if message.delivery == Delivery::LowestPriority {
-            if let Some(apic) = targets.min_by_key(|apic| apic.ppr()) {
-                apic.accept(message);
-            }
-        } else {
-            targets.for_each(|apic| apic.accept(message));
+        if let Some(message) = message {
+            deliver(&mut self.apics, message);
         }
     }
 
     fn perform(&mut self, action: Action) {
         match action {
             Action::None => {}
-            Action::Send(message) => self.deliver(Some(message)),
+            Action::Send(message) => deliver(&mut self.apics, message),
             Action::EndOfInterrupt(vector) => {
-                let mut again = Vec::new();
-                self.ioapic.end_of_interrupt(vector, &mut |message| again.push(message));
-                for message in again {
-                    self.deliver(Some(message));
-                }
+                let apics = &mut self.apics;
+                self.ioapic.end_of_interrupt(vector, &mut |message| deliver(apics, message));
             }
         }
     }
@@ -200,6 +191,18 @@ impl Interrupts {
 
     pub(crate) fn take_nmi(&mut self, vcpu: VcpuId) -> bool {
         self.apic_mut(vcpu).is_some_and(LocalApic::take_nmi)
+    }
+}
+
+/// Hands a message to the local APICs that it is for.
+fn deliver(apics: &mut [LocalApic], message: Message) {
+    let targets = apics.iter_mut().filter(|apic| apic.is_for(message.destination));
+    if message.delivery == Delivery::LowestPriority {
+        if let Some(apic) = targets.min_by_key(|apic| apic.ppr()) {
+            apic.accept(message);
+        }
+    } else {
+        targets.for_each(|apic| apic.accept(message));
     }
 }
 

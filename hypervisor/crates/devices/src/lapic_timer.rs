@@ -13,6 +13,10 @@
 
 use crate::time::Ticks;
 
+/// Shortest time between two interrupts of a periodic timer. Shorter rounds are counted, but merged: a guest
+/// that is interrupted before its first instruction would never get on, and its host with it.
+const SHORTEST_PERIOD: u64 = 10_000;
+
 /// Bits 18:17 of the timer's LVT entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -121,7 +125,11 @@ impl Timer {
     pub(crate) fn deadline(&self) -> Option<Ticks> {
         match self.state {
             State::Stopped => None,
-            State::Counting { began, from } => Some(began.after(u64::from(from) << self.shift())),
+            State::Counting { began, from } => {
+                let left = u64::from(from) << self.shift();
+                let periodic = self.mode == Mode::Periodic;
+                Some(began.after(if periodic { left.max(SHORTEST_PERIOD) } else { left }))
+            }
             State::Armed(deadline) => Some(deadline),
         }
     }
@@ -142,7 +150,7 @@ impl Timer {
 
 #[cfg(test)]
 mod tests {
-    use super::{Mode, Timer};
+    use super::{Mode, SHORTEST_PERIOD, Timer};
     use crate::time::Ticks;
 
     #[test]
@@ -162,10 +170,22 @@ mod tests {
         let mut timer = Timer::new();
         timer.set_mode(Mode::Periodic);
         timer.set_divide(0xb, Ticks(0));
-        timer.set_initial(100, Ticks(0));
-        assert!(timer.take_expiry(Ticks(350)));
-        assert!(!timer.take_expiry(Ticks(350)));
-        assert_eq!(timer.deadline(), Some(Ticks(400)));
+        timer.set_initial(100_000, Ticks(0));
+        assert!(timer.take_expiry(Ticks(350_000)));
+        assert!(!timer.take_expiry(Ticks(350_000)));
+        assert_eq!(timer.current(Ticks(350_000)), 50_000);
+        assert_eq!(timer.deadline(), Some(Ticks(400_000)));
+    }
+
+    #[test]
+    fn a_period_of_one_tick_leaves_the_guest_time() {
+        let mut timer = Timer::new();
+        timer.set_mode(Mode::Periodic);
+        timer.set_divide(0xb, Ticks(0));
+        timer.set_initial(1, Ticks(0));
+        assert_eq!(timer.deadline(), Some(Ticks(SHORTEST_PERIOD)));
+        assert!(timer.take_expiry(Ticks(SHORTEST_PERIOD + 7)));
+        assert_eq!(timer.deadline(), Some(Ticks(2 * SHORTEST_PERIOD + 7)));
     }
 
     #[test]

@@ -12,6 +12,9 @@ pub(crate) const BASE: u16 = 0x40;
 pub(crate) const SPEAKER: u16 = 0x61;
 /// Periods a second.
 const HZ: u64 = 1_193_182;
+/// Fewest periods between two interrupts, a tenth of a millisecond. Shorter rounds are merged: a guest that
+/// is interrupted before its first instruction would never get on, and its host with it.
+const SHORTEST_PERIOD: u64 = HZ / 10_000;
 
 const GATE2: u8 = 1 << 0;
 const REFRESH: u8 = 1 << 4;
@@ -164,6 +167,8 @@ impl Channel {
 pub(crate) struct Pit {
     clock: Clock,
     channels: [Channel; 3],
+    /// When channel 0 raises its output next. Asked for at each VM entry, so it is not computed there.
+    due: Option<Ticks>,
     speaker: u8,
 }
 
@@ -171,7 +176,7 @@ impl Pit {
     pub(crate) fn new(tsc_hz: u64) -> Self {
         let mut channels = [Channel::new(), Channel::new(), Channel::new()];
         channels[2].gate = false;
-        Self { clock: Clock::new(tsc_hz, HZ), channels, speaker: 0 }
+        Self { clock: Clock::new(tsc_hz, HZ), channels, due: None, speaker: 0 }
     }
 
     pub(crate) fn read(&mut self, port: u16, now: Ticks) -> u8 {
@@ -187,6 +192,7 @@ impl Pit {
             Some(channel) => channel.write(value, now),
             None => self.control(value, now),
         }
+        self.due = self.next_edge();
     }
 
     fn control(&mut self, value: u8, now: Ticks) {
@@ -228,29 +234,35 @@ impl Pit {
     /// Whether channel 0 has raised its output since it was asked last. Rounds that nobody saw are lost, as
     /// edges are on hardware.
     pub(crate) fn take_edge(&mut self, now: Ticks) -> bool {
-        let clock = self.clock;
+        if self.due.is_none_or(|due| now < due) {
+            return false;
+        }
         let channel = &mut self.channels[0];
-        let rounds = channel.rounds(clock, now);
-        let edge = rounds > channel.reported;
-        channel.reported = rounds;
-        edge
+        channel.reported = channel.rounds(self.clock, now);
+        self.due = self.next_edge();
+        true
     }
 
     /// When channel 0 raises its output next.
-    pub(crate) fn deadline(&self) -> Option<Ticks> {
+    pub(crate) const fn deadline(&self) -> Option<Ticks> {
+        self.due
+    }
+
+    fn next_edge(&self) -> Option<Ticks> {
         let channel = &self.channels[0];
         let count = u64::from(channel.count?);
-        if !channel.periodic() && channel.reported != 0 {
-            return None;
-        }
-        let periods = channel.reported.saturating_add(1).saturating_mul(count);
+        let periods = match (channel.periodic(), channel.reported) {
+            (true, reported) => reported.saturating_mul(count).saturating_add(count.max(SHORTEST_PERIOD)),
+            (false, 0) => count,
+            (false, _) => return None,
+        };
         Some(channel.start.after(self.clock.ticks(periods)))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Pit;
+    use super::{Pit, SHORTEST_PERIOD};
     use crate::time::Ticks;
 
     const TSC: u64 = 1_193_182;
@@ -267,6 +279,17 @@ mod tests {
         assert!(pit.take_edge(Ticks(3500)));
         assert!(!pit.take_edge(Ticks(3500)), "lost rounds do not pile up");
         assert_eq!(pit.deadline(), Some(Ticks(4000)));
+    }
+
+    #[test]
+    fn a_round_of_two_periods_leaves_the_guest_time() {
+        let mut pit = Pit::new(TSC);
+        for value in [(0x43, 0x14), (0x40, 2)] {
+            pit.write(value.0, value.1, Ticks(0));
+        }
+        assert_eq!(pit.deadline(), Some(Ticks(SHORTEST_PERIOD)));
+        assert!(pit.take_edge(Ticks(1001)));
+        assert_eq!(pit.deadline(), Some(Ticks(1000 + SHORTEST_PERIOD)));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The real-time clock: an MC146818 with its CMOS memory behind ports 0x70 and 0x71. It tells the
-//! host's time, which a guest cannot set, and raises no interrupts.
+//! host's time, which a guest cannot set, and raises no interrupts. The memory tells the size of RAM, for
+//! guests from before E820.
 
 use crate::time::{Clock, Ticks};
 
@@ -26,6 +27,9 @@ const DAY: u64 = 86_400;
 const MICROSECONDS: u64 = 1_000_000;
 /// UIP rises so long before the second ends.
 const UIP_MICROSECONDS: u64 = 244;
+
+/// Most RAM below 4 GiB; these registers know no other.
+const LOW_RAM: u64 = 3 << 30;
 
 /// Broken-down UTC.
 struct Date {
@@ -64,8 +68,9 @@ pub(crate) struct Rtc {
 }
 
 impl Rtc {
-    pub(crate) fn new(tsc_hz: u64, boot_seconds: u64) -> Self {
+    pub(crate) fn new(tsc_hz: u64, boot_seconds: u64, ram_bytes: u64) -> Self {
         let mut cmos = [0; 128];
+        store_memory_size(&mut cmos, ram_bytes);
         cmos[usize::from(REG_A)] = REG_A_START;
         cmos[usize::from(REG_B)] = B_24_HOURS;
         // Far below the end of u64, so that sums need no checks.
@@ -129,6 +134,18 @@ impl Rtc {
     }
 }
 
+/// What a BIOS leaves about memory: conventional memory, and the rest by the three pairs of registers that
+/// grew with it, little-endian.
+fn store_memory_size(cmos: &mut [u8; 128], ram_bytes: u64) {
+    let kib = ram_bytes.min(LOW_RAM) >> 10;
+    let above_1m = kib.saturating_sub(1 << 10);
+    let above_16m = kib.saturating_sub(16 << 10) >> 6;
+    for (low, units) in [(0x15, kib.min(640)), (0x17, above_1m), (0x30, above_1m), (0x34, above_16m)] {
+        let units = u16::try_from(units).unwrap_or(u16::MAX);
+        cmos[low..low + 2].copy_from_slice(&units.to_le_bytes());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::Rtc;
@@ -142,7 +159,7 @@ mod tests {
     #[test]
     fn tells_the_time() {
         // 2024-02-29 23:59:58 UTC, a Thursday.
-        let mut rtc = Rtc::new(1_000_000, 1_709_251_198);
+        let mut rtc = Rtc::new(1_000_000, 1_709_251_198, 0);
         let fields = [0x32, 9, 8, 7, 6, 4, 2, 0].map(|index| read(&mut rtc, index, 1_500_000));
         assert_eq!(fields, [0x20, 0x24, 0x02, 0x29, 5, 0x23, 0x59, 0x59]);
         let fields = [8, 7, 4].map(|index| read(&mut rtc, index, 2_000_000));
@@ -151,7 +168,7 @@ mod tests {
 
     #[test]
     fn formats_and_status() {
-        let mut rtc = Rtc::new(1_000_000, 1_709_251_198);
+        let mut rtc = Rtc::new(1_000_000, 1_709_251_198, 0);
         rtc.select(0xb);
         rtc.write(4);
         assert_eq!(read(&mut rtc, 4, 0), 0x80 | 11);
@@ -164,8 +181,21 @@ mod tests {
     }
 
     #[test]
+    fn the_size_of_memory() {
+        let mut rtc = Rtc::new(1, 0, 256 << 20);
+        let bytes = [0x15, 0x16, 0x17, 0x18, 0x30, 0x31, 0x34, 0x35].map(|index| read(&mut rtc, index, 0));
+        assert_eq!(bytes, [0x80, 0x02, 0xff, 0xff, 0xff, 0xff, 0x00, 0x0f]);
+    }
+
+    #[test]
+    fn ram_above_the_hole_is_not_told() {
+        let mut rtc = Rtc::new(1, 0, 8 << 30);
+        assert_eq!([0x34, 0x35].map(|index| read(&mut rtc, index, 0)), [0x00, 0xbf]);
+    }
+
+    #[test]
     fn the_end_of_time_is_a_date() {
-        let mut rtc = Rtc::new(0, u64::MAX);
+        let mut rtc = Rtc::new(0, u64::MAX, u64::MAX);
         for index in 0..128 {
             read(&mut rtc, index, u64::MAX);
         }

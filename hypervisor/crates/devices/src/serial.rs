@@ -144,9 +144,14 @@ impl Serial {
         self.mcr.contains(Mcr::OUT2) && !self.looped() && self.cause() != IIR_NONE
     }
 
+    /// Bytes of input that fit.
+    pub(crate) fn room(&self) -> usize {
+        INPUT_MAX.saturating_sub(self.input.len())
+    }
+
     /// Takes what fits; returns how many bytes that is.
     pub(crate) fn input(&mut self, bytes: &[u8]) -> usize {
-        let accepted = bytes.len().min(INPUT_MAX.saturating_sub(self.input.len()));
+        let accepted = bytes.len().min(self.room());
         self.input.extend(bytes.iter().take(accepted));
         self.feed();
         accepted
