@@ -18,7 +18,7 @@ use addr::{Gpa, PAGE_SIZE, PageSize};
 use alloc::sync::Arc;
 use core::fmt;
 use devices::{Board, Effect};
-use firmware::{Entry, Guest};
+use firmware::{Entry, Guest, Ram};
 use mm::Host;
 use mmu::AccessedDirty;
 
@@ -83,6 +83,17 @@ pub struct MachineClock {
     pub boot_seconds: u64,
 }
 
+/// What the devices have to know of the guest. One processor, until the scheduler comes.
+fn board_config(ram: &Ram, clock: MachineClock) -> devices::Config {
+    devices::Config {
+        vcpus: 1,
+        tsc_hz: clock.tsc_hz,
+        ram_bytes: ram.bytes(),
+        ram_end: ram.ranges().map(|range| range.end().as_u64()).max().unwrap_or(0),
+        boot_seconds: clock.boot_seconds,
+    }
+}
+
 impl Vm {
     /// Builds guest `index` and fills its memory. From here on its address space is the current one.
     ///
@@ -102,7 +113,7 @@ impl Vm {
         let entry = firmware::boot(guest, &mut &memory).map_err(VmError::Firmware)?;
         let vm = Self {
             memory,
-            board: Board::new(),
+            board: Board::new(&board_config(&guest.ram, clock)),
             ticks: Ticks::default(),
             tsc_hz: clock.tsc_hz,
             boot_seconds: clock.boot_seconds,
@@ -171,16 +182,20 @@ impl Vm {
 
     /// Takes what the guest's UART has sent.
     pub fn drain_console(&mut self) {
-        while let Some(byte) = self.board.console_output() {
-            self.console.put(byte);
-        }
+        let console = &mut self.console;
+        self.board.console_output(&mut |bytes| bytes.iter().for_each(|byte| console.put(*byte)));
     }
 
-    /// Moves console bytes both ways. Input stays in the host's UART until the guest's has room for it.
+    /// Moves console bytes both ways. Input stays in Herald's ring until the guest's UART has room for it.
     pub fn service_console(&mut self) {
         self.drain_console();
         self.console.flush();
-        crate::cpu::serial::drain(|bytes| self.board.console_input(bytes));
+        while self.board.console_room() != 0
+            && let Some(byte) = crate::cpu::serial::get()
+        {
+            // There is room, so the byte is taken.
+            let _ = self.board.console_input(&[byte]);
+        }
     }
 
     fn send_telemetry(&self, counters: &Counters) {
