@@ -154,3 +154,121 @@ fn software_disable_masks_and_timers_fire() {
     assert_eq!(all.acknowledge(BSP), Some(0x33));
     assert_eq!((all.msr_read(BSP, 0x6e0, T0), all.deadline()), (Ok(0), None));
 }
+
+#[test]
+fn a_level_shared_by_two_pins_is_ended_for_both() {
+    let mut all = Interrupts::new(1);
+    for pin in [9, 10] {
+        set_pin(&mut all, pin, 0x8059);
+        all.set_irq(pin as u8, true);
+    }
+    assert_eq!(all.acknowledge(BSP), Some(0x59));
+    all.set_irq(9, false);
+    write(&mut all, BSP, 0xb0, 0);
+    assert_eq!(all.acknowledge(BSP), Some(0x59), "pin 10 is still high");
+    all.set_irq(10, false);
+    write(&mut all, BSP, 0xb0, 0);
+    assert_eq!(all.pending(BSP), None);
+}
+
+#[test]
+fn linux_ends_a_level_on_an_old_io_apic() {
+    // Version 0x11 has no EOI register: Linux masks the pin, makes it edge and then level again.
+    let mut all = Interrupts::new(1);
+    set_pin(&mut all, 9, 0x8059);
+    all.set_irq(9, true);
+    assert_eq!(all.acknowledge(BSP), Some(0x59));
+    all.set_irq(9, false);
+    set_pin(&mut all, 9, 0x1_0059);
+    set_pin(&mut all, 9, 0x8059);
+    write(&mut all, BSP, 0xb0, 0);
+    all.set_irq(9, true);
+    assert_eq!(all.acknowledge(BSP), Some(0x59));
+}
+
+#[test]
+fn an_edge_is_not_ended_at_the_io_apic() {
+    let mut all = Interrupts::new(1);
+    set_pin(&mut all, 4, 0x34);
+    all.set_irq(4, true);
+    assert_eq!(all.acknowledge(BSP), Some(0x34));
+    assert_eq!(read(&mut all, BSP, 0x190), 0, "TMR");
+    write(&mut all, BSP, 0xb0, 0);
+    assert_eq!(all.pending(BSP), None, "the line is high, but it has not risen");
+}
+
+#[test]
+fn the_least_urgent_processor_takes_a_lowest_priority_interrupt() {
+    let mut all = Interrupts::new(2);
+    for vcpu in [BSP, AP] {
+        write(&mut all, vcpu, 0xd0, 1 << (24 + vcpu.0));
+    }
+    set_pin(&mut all, 4, 0x934);
+    assert!(all.mmio_write(BSP, 0xfec0_0000, 0x19, T0).is_some());
+    assert!(all.mmio_write(BSP, 0xfec0_0010, 3 << 24, T0).is_some());
+    all.set_tpr(BSP, 2);
+    all.set_irq(4, true);
+    assert_eq!((all.pending(BSP), all.pending(AP)), (None, Some(0x34)));
+}
+
+#[test]
+fn clusters_are_addressed_by_number_and_member() {
+    let mut all = Interrupts::new(3);
+    for (id, ldr) in [(0, 0x11), (1, 0x12), (2, 0x21)] {
+        write(&mut all, VcpuId(id), 0xe0, 0x0fff_ffff);
+        write(&mut all, VcpuId(id), 0xd0, ldr << 24);
+    }
+    let mut send = |destination: u32, vector: u32| {
+        write(&mut all, BSP, 0x310, destination << 24);
+        write(&mut all, BSP, 0x300, 0x800 | vector);
+        [0, 1, 2].map(|id| all.acknowledge(VcpuId(id)))
+    };
+    assert_eq!(send(0x12, 0x40), [None, Some(0x40), None]);
+    assert_eq!(send(0x21, 0x50), [None, None, Some(0x50)]);
+    assert_eq!(send(0xf1, 0x60), [Some(0x60), None, Some(0x60)]);
+}
+
+#[test]
+fn a_masked_timer_runs_out_unheard() {
+    let mut all = Interrupts::new(1);
+    write(&mut all, BSP, 0x3e0, 0xb);
+    write(&mut all, BSP, 0x320, 0x1_0040);
+    write(&mut all, BSP, 0x380, 100);
+    all.advance(Ticks(100));
+    assert_eq!((all.pending(BSP), all.deadline()), (None, None));
+    write(&mut all, BSP, 0x320, 0x40);
+    write(&mut all, BSP, 0x380, 100);
+    all.advance(Ticks(100));
+    assert_eq!(all.pending(BSP), Some(0x40));
+}
+
+#[test]
+fn a_deadline_in_the_past_fires_at_once() {
+    let mut all = Interrupts::new(1);
+    write(&mut all, BSP, 0x320, 0x4_0041);
+    let now = Ticks(1000);
+    all.msr_write(BSP, 0x6e0, 1, now).unwrap();
+    all.advance(now);
+    assert_eq!(all.acknowledge(BSP), Some(0x41));
+    assert_eq!(all.msr_read(BSP, 0x6e0, now), Ok(0));
+}
+
+#[test]
+fn apic_base_moves_the_page() {
+    let mut all = Interrupts::new(1);
+    all.msr_write(BSP, 0x1b, 0xd000_0900, T0).unwrap();
+    assert_eq!(all.mmio_read(BSP, APIC + 0x30, T0), None);
+    assert_eq!(all.mmio_read(BSP, 0xd000_0030, T0), Some(0x5_0014));
+}
+
+#[test]
+fn global_disable_forgets_all_and_leaves_the_pic() {
+    let mut all = Interrupts::new(1);
+    write(&mut all, BSP, 0x300, 0x4_0077);
+    write(&mut all, BSP, 0x350, 0x1_0000);
+    all.msr_write(BSP, 0x1b, APIC | 0x100, T0).unwrap();
+    assert_eq!(all.pending(BSP), None);
+    all.pic.write(0x21, 0xef);
+    all.set_irq(4, true);
+    assert_eq!(all.acknowledge(BSP), Some(12));
+}

@@ -338,4 +338,71 @@ mod tests {
         pic.set_line(5, false);
         assert_eq!(pic.pending(), None);
     }
+
+    #[test]
+    fn automatic_eoi_leaves_nothing_in_service() {
+        let mut pic = started();
+        pic.write(MASTER, 0x11);
+        for value in [0x20, 4, 3] {
+            pic.write(MASTER + 1, value);
+        }
+        for _ in 0..2 {
+            pic.set_line(3, true);
+            assert_eq!(pic.acknowledge(), Some(0x23));
+            pic.set_line(3, false);
+        }
+        pic.write(MASTER, 0x0b);
+        assert_eq!(pic.read(MASTER), 0);
+    }
+
+    #[test]
+    fn a_specific_eoi_ends_that_one() {
+        let mut pic = started();
+        pic.set_line(6, true);
+        assert_eq!(pic.acknowledge(), Some(0x26));
+        pic.set_line(1, true);
+        assert_eq!(pic.acknowledge(), Some(0x21), "more urgent ones nest");
+        pic.write(MASTER, 0x66);
+        pic.write(MASTER, 0x0b);
+        assert_eq!(pic.read(MASTER), 1 << 1);
+    }
+
+    #[test]
+    fn priorities_rotate() {
+        let mut pic = started();
+        pic.write(MASTER, 0xc4);
+        for irq in [0, 5] {
+            pic.set_line(irq, true);
+        }
+        assert_eq!(pic.acknowledge(), Some(0x25), "input 4 has become the least urgent");
+    }
+
+    #[test]
+    fn the_special_mask_lets_less_urgent_ones_through() {
+        let mut pic = started();
+        pic.set_line(1, true);
+        assert_eq!(pic.acknowledge(), Some(0x21));
+        pic.set_line(5, true);
+        assert_eq!(pic.pending(), None);
+        pic.write(MASTER + 1, 1 << 1);
+        pic.write(MASTER, 0x68);
+        assert_eq!(pic.acknowledge(), Some(0x25));
+    }
+
+    #[test]
+    fn polling_is_an_acknowledge() {
+        let mut pic = started();
+        pic.set_line(7, true);
+        pic.write(MASTER, 0x0c);
+        assert_eq!(pic.read(MASTER), 0x87);
+        assert_eq!(pic.pending(), None);
+    }
+
+    #[test]
+    fn linux_finds_its_mask() {
+        let mut pic = Pic::new();
+        pic.write(SLAVE + 1, 0xff);
+        pic.write(MASTER + 1, 0xfb);
+        assert_eq!(pic.read(MASTER + 1), 0xfb);
+    }
 }

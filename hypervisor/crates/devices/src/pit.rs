@@ -317,4 +317,64 @@ mod tests {
         assert_eq!(pit.read_speaker(Ticks(104)) & 0x20, 0);
         assert_eq!(pit.read_speaker(Ticks(105)) & 0x20, 0x20);
     }
+
+    #[test]
+    fn mode_3_is_a_square_wave() {
+        let mut pit = Pit::new(TSC);
+        pit.write_speaker(1, Ticks(0));
+        for (port, value) in [(0x43, 0xb6), (0x42, 100), (0x42, 0)] {
+            pit.write(port, value, Ticks(0));
+        }
+        let out = |ticks| pit.read_speaker(Ticks(ticks)) & 0x20 != 0;
+        assert_eq!([0, 49, 50, 99, 100].map(out), [true, true, false, false, true]);
+        let mut value = |ticks| {
+            pit.write(0x43, 0x80, Ticks(ticks));
+            u16::from_le_bytes([pit.read(0x42, Ticks(ticks)), pit.read(0x42, Ticks(ticks))])
+        };
+        assert_eq!(
+            [0, 10, 49, 50, 60].map(&mut value),
+            [100, 80, 2, 100, 80],
+            "counts by two, twice a round"
+        );
+    }
+
+    #[test]
+    fn linux_one_shots_fire_once_each() {
+        let mut pit = Pit::new(TSC);
+        let mut now = 0;
+        for _ in 0..3 {
+            // Mode 4, as its clock event driver has it.
+            for (port, value) in [(0x43, 0x38), (0x40, 0x10), (0x40, 0x27)] {
+                pit.write(port, value, Ticks(now));
+            }
+            now += 0x2710;
+            assert_eq!(pit.deadline(), Some(Ticks(now)));
+            assert!(pit.take_edge(Ticks(now)));
+            assert_eq!(pit.deadline(), None);
+        }
+    }
+
+    #[test]
+    fn the_gate_holds_channel_2() {
+        let mut pit = Pit::new(TSC);
+        for (port, value) in [(0x43, 0xb0), (0x42, 100), (0x42, 0)] {
+            pit.write(port, value, Ticks(0));
+        }
+        assert_eq!(pit.read_speaker(Ticks(1_000_000)) & 0x20, 0);
+        pit.write_speaker(1, Ticks(1_000_000));
+        assert_eq!(pit.read_speaker(Ticks(1_000_099)) & 0x20, 0);
+        assert_eq!(pit.read_speaker(Ticks(1_000_100)) & 0x20, 0x20);
+    }
+
+    #[test]
+    fn a_tsc_of_another_rate() {
+        // 3 GHz: one period is 2514.3 ticks, and the deadline is rounded up.
+        let mut pit = Pit::new(3_000_000_000);
+        for (port, value) in [(0x43, 0x34), (0x40, 0x9c), (0x40, 0x2e)] {
+            pit.write(port, value, Ticks(7));
+        }
+        assert_eq!(pit.deadline(), Some(Ticks(7 + 30_000_453)));
+        assert!(!pit.take_edge(Ticks(7 + 30_000_452)));
+        assert!(pit.take_edge(Ticks(7 + 30_000_453)));
+    }
 }

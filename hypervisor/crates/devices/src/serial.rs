@@ -4,7 +4,9 @@
 //! wrote. Received bytes wait in the host's queue and enter the UART only when the guest listens: it has
 //! set IER.RDI, or it polls, which is [`POLLS`] reads of LSR in a row with IER 0. A driver's start-up
 //! clears the FIFOs and reads RBR; a byte that came in before would be lost. For the same reason bytes
-//! that the guest clears from its FIFO unread go back to the queue: they come in a little later.
+//! that the guest clears from its FIFO unread go back to the queue: they come in a little later. A driver
+//! that has raised RTS and lowers it again, as Linux does with CRTSCTS when its own buffers are full, gets
+//! nothing until it raises it.
 
 use alloc::collections::VecDeque;
 use bitflags::bitflags;
@@ -72,6 +74,8 @@ pub(crate) struct Serial {
     overrun: bool,
     /// THR has become empty, and the guest has not been told.
     empty_event: bool,
+    /// The guest has raised RTS: when it falls, the guest wants a pause.
+    rts_seen: bool,
     /// LSR reads in a row; once a poller, the guest stays one until it sets the UART up anew.
     polls: u32,
     rx: VecDeque<u8>,
@@ -90,6 +94,7 @@ impl Serial {
             fcr: 0,
             overrun: false,
             empty_event: false,
+            rts_seen: false,
             polls: 0,
             rx: VecDeque::new(),
             input: VecDeque::new(),
@@ -185,9 +190,19 @@ impl Serial {
         }
     }
 
+    /// Whether the guest would see a byte that comes in now.
+    fn listens(&self) -> bool {
+        if self.looped() {
+            return false;
+        }
+        if self.ier.contains(Ier::RECEIVED) {
+            return self.mcr.contains(Mcr::RTS) || !self.rts_seen;
+        }
+        self.ier.is_empty() && self.polls >= POLLS
+    }
+
     fn feed(&mut self) {
-        let listens = self.ier.contains(Ier::RECEIVED) || (self.ier.is_empty() && self.polls >= POLLS);
-        if !listens || self.looped() {
+        if !self.listens() {
             return;
         }
         while self.rx.len() < self.depth() {
@@ -215,6 +230,8 @@ impl Serial {
         if (self.mcr ^ mcr).contains(Mcr::LOOP) {
             self.clear_rx();
         }
+        // In loop-back the outputs stay inactive, whatever MCR says.
+        self.rts_seen |= mcr.contains(Mcr::RTS) && !mcr.contains(Mcr::LOOP);
         self.mcr = mcr;
     }
 
