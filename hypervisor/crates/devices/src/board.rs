@@ -4,6 +4,7 @@
 //! nothing is read all ones and ignore writes.
 
 use crate::interrupts::Interrupts;
+use crate::lapic::Startup;
 use crate::pic;
 use crate::pit::{self, Pit};
 use crate::pm::{self, Pm, Power};
@@ -279,6 +280,12 @@ impl Board {
         let accepted = self.serial.input(bytes);
         self.update_lines();
         accepted
+    }
+
+    /// Takes an INIT or start-up message from another processor (or itself), in the order of their coming.
+    #[must_use]
+    pub fn take_startup(&mut self, vcpu: VcpuId) -> Option<Startup> {
+        self.interrupts.take_startup(vcpu)
     }
 
     /// Bytes of input that would be taken now.

@@ -204,6 +204,7 @@ proptest! {
             let pending = board.pending_interrupt(step.vcpu);
             prop_assert_eq!(board.acknowledge(step.vcpu), pending);
             let _ = board.take_nmi(step.vcpu);
+            let _ = board.take_startup(step.vcpu);
             prop_assert!(board.console_room() <= 4096);
         }
         let mut bytes = 0;

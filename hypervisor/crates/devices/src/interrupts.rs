@@ -7,7 +7,7 @@
 //! ```
 
 use crate::ioapic::{self, IoApic};
-use crate::lapic::{Action, LocalApic, NoRegister, error, register};
+use crate::lapic::{Action, LocalApic, NoRegister, Startup, error, register};
 use crate::message::{Delivery, Message};
 use crate::pic::Pic;
 use crate::{GeneralProtection, Ticks, VcpuId};
@@ -191,6 +191,10 @@ impl Interrupts {
 
     pub(crate) fn take_nmi(&mut self, vcpu: VcpuId) -> bool {
         self.apic_mut(vcpu).is_some_and(LocalApic::take_nmi)
+    }
+
+    pub(crate) fn take_startup(&mut self, vcpu: VcpuId) -> Option<Startup> {
+        self.apic_mut(vcpu)?.take_startup()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Local APICs through both doors, several processors, and the I/O APIC's end-of-interrupt.
 
 use super::Interrupts;
-use crate::{GeneralProtection, Ticks, VcpuId};
+use crate::{GeneralProtection, Startup, Ticks, VcpuId};
 
 const BSP: VcpuId = VcpuId(0);
 const AP: VcpuId = VcpuId(1);
@@ -271,4 +271,20 @@ fn global_disable_forgets_all_and_leaves_the_pic() {
     all.pic.write(0x21, 0xef);
     all.set_irq(4, true);
     assert_eq!(all.acknowledge(BSP), Some(12));
+}
+
+#[test]
+fn one_processor_starts_another() {
+    let mut all = Interrupts::new(2);
+    write(&mut all, AP, 0x80, 0x50);
+    write(&mut all, BSP, 0x310, 1 << 24);
+    write(&mut all, BSP, 0x300, 0x8500);
+    assert_eq!(all.take_startup(AP), None, "INIT, level, not asserted");
+    for command in [0xc500, 0x8500, 0x069f] {
+        write(&mut all, BSP, 0x300, command);
+    }
+    assert_eq!(all.take_startup(AP), Some(Startup::Init));
+    assert_eq!(read(&mut all, AP, 0x80), 0, "INIT resets the APIC");
+    assert_eq!(all.take_startup(AP), Some(Startup::StartUp { page: 0x9f }));
+    assert_eq!((all.take_startup(AP), all.take_startup(BSP)), (None, None));
 }

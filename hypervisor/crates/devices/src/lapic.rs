@@ -13,7 +13,7 @@
 
 use crate::GeneralProtection;
 use crate::lapic_timer::{Mode, Timer};
-use crate::message::{Delivery, Destination, LOWEST_VECTOR, MASKED, Message, Trigger};
+use crate::message::{ASSERT, Delivery, Destination, LEVEL, LOWEST_VECTOR, MASKED, Message, Trigger};
 use crate::time::Ticks;
 use crate::vectors::Vectors;
 
@@ -70,6 +70,18 @@ pub(crate) mod error {
     pub(crate) const REGISTER: u32 = 1 << 7;
 }
 
+/// How one processor starts another (SDM vol. 3A 9.4.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Startup {
+    /// Go to the state after INIT, and wait for a start-up message.
+    Init,
+    /// Begin in real mode at the start of this page, if waiting for that.
+    StartUp {
+        /// Guest-physical address, in units of 4 KiB; CS has 256 times it.
+        page: u8,
+    },
+}
+
 /// What a register write asks of the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
@@ -102,6 +114,9 @@ pub(crate) struct LocalApic {
     lvt: [u32; 6],
     timer: Timer,
     nmi: bool,
+    init: bool,
+    /// The page that a start-up message names.
+    start_up: Option<u8>,
 }
 
 impl LocalApic {
@@ -135,6 +150,8 @@ impl LocalApic {
             lvt: [MASKED; 6],
             timer: Timer::new(),
             nmi: false,
+            init: false,
+            start_up: None,
         }
     }
 
@@ -209,6 +226,8 @@ impl LocalApic {
         match message.delivery {
             Delivery::Fixed | Delivery::LowestPriority => self.accept_vector(message),
             Delivery::Nmi => self.nmi = true,
+            Delivery::Init => (self.init, self.start_up) = (true, None),
+            Delivery::StartUp => self.start_up = Some(message.vector),
             Delivery::ExtInt | Delivery::Other => {}
         }
     }
@@ -240,6 +259,15 @@ impl LocalApic {
 
     pub(crate) fn take_nmi(&mut self) -> bool {
         core::mem::take(&mut self.nmi)
+    }
+
+    /// The next step of a start by another processor. INIT resets this APIC but for its base (11.4.7.3).
+    pub(crate) fn take_startup(&mut self) -> Option<Startup> {
+        if self.init {
+            *self = Self { start_up: self.start_up, ..Self::reset(self.id, self.base) };
+            return Some(Startup::Init);
+        }
+        self.start_up.take().map(|page| Startup::StartUp { page })
     }
 
     /// Processor priority (11.8.3.1).
@@ -401,6 +429,9 @@ impl LocalApic {
             _ => Destination::of(self.icr, self.icr_high >> 24, 0xff),
         };
         let message = Message { trigger: Trigger::Edge, ..Message::of(self.icr, destination) };
+        if message.delivery == Delivery::Init && self.icr & (LEVEL | ASSERT) == LEVEL {
+            return Action::None;
+        }
         if matches!(message.delivery, Delivery::Fixed | Delivery::LowestPriority)
             && message.vector < LOWEST_VECTOR
         {

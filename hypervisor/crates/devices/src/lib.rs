@@ -20,7 +20,7 @@
 //!   [`Board::msr_read`] and their like, with the time-stamp counter of the moment;
 //! - calls [`Board::advance`] before each entry, and no later than [`Board::next_deadline`];
 //! - asks for [`Board::take_nmi`] and [`Board::pending_interrupt`], and calls [`Board::acknowledge`] once it
-//!   delivers the vector;
+//!   delivers the vector; with several processors also for [`Board::take_startup`];
 //! - moves the console's bytes: [`Board::console_input`] and [`Board::console_output`].
 //!
 //! What is where:
@@ -60,6 +60,7 @@ mod time;
 mod vectors;
 
 pub use board::{Board, Config, Effect, VcpuId};
+pub use lapic::Startup;
 pub use time::Ticks;
 
 /// An MSR access that raises #GP(0).

@@ -2,12 +2,14 @@
 //! the I/O APIC's redirection entries have the same fields at the same bits:
 //!
 //! ```text
-//!  31        17   16    15       14       13       12      11     10:8       7:0
-//!             │ mask │ level │ (state) │ (state) │ (state) │ logical │ delivery │ vector
+//!   16     15       14        13        12        11       10:8       7:0
+//!  mask │ level │ (state) │ (state) │ (state) │ logical │ delivery │ vector
 //! ```
 
 /// Masked, in LVT and redirection entries.
 pub(crate) const MASKED: u32 = 1 << 16;
+/// Asserted, in ICR: an INIT that is not has no meaning since the Pentium 4.
+pub(crate) const ASSERT: u32 = 1 << 14;
 /// Level-triggered.
 pub(crate) const LEVEL: u32 = 1 << 15;
 /// The destination is a set, not an ID.
@@ -15,7 +17,7 @@ pub(crate) const LOGICAL: u32 = 1 << 11;
 /// Vectors below are the processor's own exceptions.
 pub(crate) const LOWEST_VECTOR: u8 = 16;
 
-/// Delivery modes that do something here: SMI, INIT and start-up are ignored.
+/// Delivery modes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Delivery {
     /// To all processors of the destination.
@@ -23,8 +25,12 @@ pub(crate) enum Delivery {
     /// To the one of them with the least urgent work.
     LowestPriority,
     Nmi,
+    Init,
+    /// The vector is the page to start in.
+    StartUp,
     /// The vector is the PIC's.
     ExtInt,
+    /// SMI, or a reserved one: ignored.
     Other,
 }
 
@@ -34,6 +40,8 @@ impl Delivery {
             0 => Self::Fixed,
             1 => Self::LowestPriority,
             4 => Self::Nmi,
+            5 => Self::Init,
+            6 => Self::StartUp,
             7 => Self::ExtInt,
             _ => Self::Other,
         }
