@@ -134,7 +134,7 @@ fn make(source: &Path, build: &Path) -> Command {
 
 /// The kernel that the package `linux-image-cloud-amd64` stands for at present.
 fn fetch_debian(kernel: &Path) -> Result<()> {
-    setup::ensure_lists()?;
+    setup::ensure_fresh_lists()?;
     let output = Command::new("apt-cache").args(["depends", "--important", DEBIAN_KERNEL]).output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let mut depends = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));

@@ -7,6 +7,7 @@ use crate::{bochs, kvm, progress};
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Files that show that the ROMs are here; Debian's packages put them there.
 const BOCHS_ROMS: [&str; 2] = ["/usr/share/bochs/BIOS-bochs-latest", "/usr/share/bochs/VGABIOS-lgpl-latest"];
@@ -68,18 +69,14 @@ pub(crate) fn version_of(package: &str) -> Option<String> {
     text.strip_prefix("installed ").map(|version| version.trim().to_owned())
 }
 
-/// Installs packages, with fresh lists if the first try fails: lists may name versions that are gone.
+/// Installs packages. Old package lists name versions that are gone, or too old to build Herald.
 fn install(why: &str, packages: &[&str]) -> Result<()> {
     let names = packages.join(" ");
     if find_program("apt-get").is_none() {
         return Err(usage(format!("{why} is missing, and this is no Debian: install {names} yourself")));
     }
     eprintln!("xtask: installing for {why}: {names}");
-    ensure_lists()?;
-    if apt_install(packages).is_ok() {
-        return Ok(());
-    }
-    update_lists()?;
+    ensure_fresh_lists()?;
     apt_install(packages).with_context(|| format!("{why} needs {names}"))
 }
 
@@ -89,21 +86,17 @@ fn apt_install(packages: &[&str]) -> Result<()> {
     progress::run("installing packages", &mut command)
 }
 
-/// Fetches the package lists where there are none.
+/// Fetches the package lists, once a process.
 ///
 /// # Errors
 /// They cannot be fetched.
-pub(crate) fn ensure_lists() -> Result<()> {
-    let lists = std::fs::read_dir("/var/lib/apt/lists").into_iter().flatten().flatten();
-    let is_list = |name: &str| name.contains("_Packages");
-    if lists.map(|list| list.file_name()).any(|name| is_list(&name.to_string_lossy())) {
-        return Ok(());
+pub(crate) fn ensure_fresh_lists() -> Result<()> {
+    static FRESH: AtomicBool = AtomicBool::new(false);
+    if !FRESH.load(Ordering::Relaxed) {
+        progress::run("fetching package lists", as_root("apt-get")?.args(["update", "--quiet"]))?;
+        FRESH.store(true, Ordering::Relaxed);
     }
-    update_lists()
-}
-
-fn update_lists() -> Result<()> {
-    progress::run("fetching package lists", as_root("apt-get")?.args(["update", "--quiet"]))
+    Ok(())
 }
 
 fn as_root(program: &str) -> Result<Command> {

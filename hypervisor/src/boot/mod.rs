@@ -22,14 +22,14 @@ use paging::OutOfTables;
 pub use clock::boot_seconds;
 
 /// Why Herald cannot start.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum BootError {
     /// The hand-off is no good.
     HandOff(HandOffError),
     /// The boot package is no good.
     Package(PackageError),
-    /// The boot package has no entry of this kind, or of this index.
-    NoEntry(Kind),
+    /// The boot package holds no configuration.
+    NoConfig,
     /// The configuration cannot be read.
     Config(postcard::Error),
     /// There is not enough memory below 4 GiB.
@@ -46,7 +46,7 @@ impl fmt::Display for BootError {
         match self {
             Self::HandOff(error) => error.fmt(f),
             Self::Package(error) => error.fmt(f),
-            Self::NoEntry(kind) => write!(f, "the boot package holds no {kind:?}"),
+            Self::NoConfig => f.write_str("the boot package holds no configuration"),
             Self::Config(error) => write!(f, "the configuration cannot be read: {error}"),
             Self::Memory { wanted } => write!(f, "no {wanted} bytes of memory below 4 GiB for Herald itself"),
             Self::Tables(error) => write!(f, "not enough memory for Herald itself: {error}"),
@@ -58,34 +58,14 @@ impl fmt::Display for BootError {
 pub struct Machine {
     /// All memory.
     pub memory: Arc<PhysicalMemory>,
-    /// The boot package: images of the guests.
-    pub package: Package,
+    /// The boot package.
+    pub package: &'static [u8],
+    /// Its entries.
+    pub table: Table<'static>,
     /// What to do.
     pub config: BootConfig<'static>,
     /// TSC frequency in Hz.
     pub tsc_hz: u64,
-}
-
-/// The boot package, where the loader has put it.
-#[derive(Clone, Copy)]
-pub struct Package {
-    table: Table<'static>,
-    bytes: &'static [u8],
-}
-
-impl Package {
-    /// The payload of entry `index`.
-    ///
-    /// # Errors
-    /// [`BootError::NoEntry`].
-    pub fn payload(&self, index: u32, kind: Kind) -> Result<&'static [u8], BootError> {
-        let entry = self.table.entries().get(index as usize).filter(|entry| entry.kind() == Some(kind));
-        entry.and_then(|entry| entry.payload(self.bytes)).ok_or(BootError::NoEntry(kind))
-    }
-
-    fn first(&self, kind: Kind) -> Result<&'static [u8], BootError> {
-        self.table.find(kind).and_then(|entry| entry.payload(self.bytes)).ok_or(BootError::NoEntry(kind))
-    }
 }
 
 /// Starts everything that needs no guest.
@@ -103,14 +83,14 @@ fn prepare(handoff: Hpa) -> Result<Machine, BootError> {
     cpu::descriptors::init();
     cpu::traps::init();
     // SAFETY: the loader has put the package there; it was reserved, and nobody writes to it.
-    let bytes = unsafe { fixed_bytes(Hpa::new(handoff.package_start), handoff.package_len) };
-    let table = Table::parse(bytes).map_err(BootError::Package)?;
-    let package = Package { table, bytes };
-    if let Ok(symbols) = package.first(Kind::Symbols) {
+    let package = unsafe { fixed_bytes(Hpa::new(handoff.package_start), handoff.package_len) };
+    let table = Table::parse(package).map_err(BootError::Package)?;
+    let payload = |kind| table.find(kind).and_then(|entry| entry.payload(package));
+    if let Some(symbols) = payload(Kind::Symbols) {
         panic::use_symbols(symbols);
     }
-    let config: BootConfig<'static> =
-        postcard::from_bytes(package.first(Kind::Config)?).map_err(BootError::Config)?;
+    let config = payload(Kind::Config).ok_or(BootError::NoConfig)?;
+    let config: BootConfig<'static> = postcard::from_bytes(config).map_err(BootError::Config)?;
     logger::set_level(config.log);
     cpu::interrupts::init_pic();
     cpu::timer::init();
@@ -122,7 +102,7 @@ fn prepare(handoff: Hpa) -> Result<Machine, BootError> {
         memory.frames().free_count() >> 8,
         tsc_hz / 1_000_000,
     );
-    Ok(Machine { memory, package, config, tsc_hz })
+    Ok(Machine { memory, package, table, config, tsc_hz })
 }
 
 /// The first Rust code: the log, then everything else.
@@ -130,12 +110,9 @@ extern "sysv64" fn start(handoff: u64) -> ! {
     cpu::serial::init();
     link::init();
     logger::init();
-    let status = match prepare(Hpa::new(handoff)) {
-        Ok(machine) => crate::run(machine),
-        Err(error) => {
-            log::error!("{error}");
-            crate::Ending::HERALD_FAILED
-        }
+    let outcome = match prepare(Hpa::new(handoff)) {
+        Ok(machine) => crate::run(&machine),
+        Err(error) => crate::failed(&error),
     };
-    link::end_machine(status.status, status.code)
+    link::end_machine(outcome.status, outcome.code)
 }

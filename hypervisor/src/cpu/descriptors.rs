@@ -41,7 +41,7 @@ impl Stack {
 
 /// A static that only this CPU writes, at start-up.
 #[repr(transparent)]
-struct Once<T>(UnsafeCell<T>);
+pub struct Once<T>(UnsafeCell<T>);
 
 // SAFETY: `init` is the only writer, called once, before anything else can read.
 unsafe impl<T> Sync for Once<T> {}
@@ -54,9 +54,9 @@ macro_rules! stack {
     };
 }
 
-#[unsafe(no_mangle)]
+/// In use from the first instruction on.
 #[unsafe(link_section = ".stacks")]
-static BOOT_STACK: Once<Stack> = Once(UnsafeCell::new(Stack::new()));
+pub static BOOT_STACK: Once<Stack> = Once(UnsafeCell::new(Stack::new()));
 stack! {
     /// For double faults.
     DOUBLE_FAULT_STACK

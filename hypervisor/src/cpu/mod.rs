@@ -11,6 +11,7 @@ pub mod traps;
 pub mod uaccess;
 
 use core::arch::asm;
+use core::arch::x86_64::__cpuid_count;
 use raw_cpuid::CpuId;
 use x86::controlregs::{Cr0, Cr4, Xcr0, cr0, cr0_write, cr4, cr4_write, xcr0_write};
 
@@ -27,7 +28,8 @@ pub fn tsc() -> u64 {
 /// Switches on what Herald relies on: write protection at CPL 0, global pages, SMEP and XSAVE where there are.
 pub fn enable_features() {
     let cpuid = CpuId::new();
-    let mut wanted = cr4() | Cr4::CR4_ENABLE_GLOBAL_PAGES;
+    // SAFETY: reading CR4 has no effect.
+    let mut wanted = unsafe { cr4() } | Cr4::CR4_ENABLE_GLOBAL_PAGES;
     if cpuid.get_extended_feature_info().is_some_and(|features| features.has_smep()) {
         wanted |= Cr4::CR4_ENABLE_SMEP;
     }
@@ -45,7 +47,10 @@ pub fn enable_features() {
 /// Sets XCR0, which Herald itself has no use for; `false` where the processor lacks XSAVE or a component.
 #[must_use]
 pub fn set_xcr0(value: u64) -> bool {
-    let supported = CpuId::new().get_extended_state_info().map_or(0, |info| info.xcr0_supported());
+    // Leaf 0xd: EDX:EAX has the bits that XCR0 may have (SDM vol. 1 13.3).
+    let there = CpuId::new().get_feature_info().is_some_and(|features| features.has_xsave());
+    let leaf = if there { __cpuid_count(0xd, 0) } else { return false };
+    let supported = u64::from(leaf.edx) << 32 | u64::from(leaf.eax);
     let legal = value & !supported == 0 && value & 1 != 0;
     if legal {
         // SAFETY: all components exist, x87 among them, and CR4.OSXSAVE is set where there is XSAVE.

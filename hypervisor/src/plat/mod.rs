@@ -17,7 +17,5 @@ mod ticks;
 mod vm;
 
 pub use end::End;
-pub use memory::{Memory, NotRam, Notifiers};
 pub use run::{Machine, Outcome, run};
-pub use ticks::Ticks;
-pub use vm::{MachineClock, Vm, VmError};
+pub use vm::{MachineClock, Vm};

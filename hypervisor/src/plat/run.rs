@@ -109,7 +109,12 @@ impl Machine<'_> {
         let (mut vm, entry) = Vm::new(0, self.host, self.config, &guest, accessed_dirty, self.clock)
             .map_err(GuestError::Vm)?;
         let ept_root = vm.memory.mmu().root().expect("nothing has released the address space");
-        let vmcs = VmcsConfig { ept_root, accessed_dirty: accessed_dirty == AccessedDirty::Hardware, vpid: 1 };
+        let vmcs = VmcsConfig {
+            ept_root,
+            accessed_dirty: accessed_dirty == AccessedDirty::Hardware,
+            vpid: 1,
+            fail_entry: self.config.inject.fail_entry,
+        };
         let mut vcpu =
             Vcpu::new(VcpuId(0), self.vmx, self.host, &vmcs, &entry).map_err(GuestError::Vmcs)?;
         assert!(!self.config.inject.panic, "a panic, as the configuration asks for");

@@ -52,10 +52,7 @@ pub fn run(vcpu: &mut Vcpu, vm: &mut Vm) -> Result<End, RunError> {
         vcpu.counters.exits.total += 1;
         match exit::handle(vcpu, vm, exit)? {
             Flow::Resume => vm.after_exit(&vcpu.counters),
-            Flow::End(end) => {
-                vm.finish(&vcpu.counters);
-                return Ok(end);
-            }
+            Flow::End(end) => return Ok(end),
         }
     }
 }

@@ -11,8 +11,11 @@ use x86::task::tr;
 /// Host-state fields and values. RSP is written at each entry, CR3 whenever the address space changes.
 pub(super) fn fields() -> [(Field, u64); 21] {
     let (mut gdtr, mut idtr) = (DescriptorTablePointer::<u64>::default(), DescriptorTablePointer::default());
-    sgdt(&mut gdtr);
-    sidt::<u64>(&mut idtr);
+    // SAFETY: both store into the variables that they are given.
+    unsafe {
+        sgdt(&mut gdtr);
+        sidt::<u64>(&mut idtr);
+    }
     // Selectors with RPL and TI clear, as the checks want them (27.2.3).
     let selector = |bits: u16| u64::from(bits & 0xf8);
     // SAFETY: reads of registers that every processor with VMX has.

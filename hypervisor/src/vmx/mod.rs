@@ -9,6 +9,6 @@ mod startup;
 mod vmcs;
 
 pub use enter::GuestRegisters;
-pub use instructions::{VmFail, invept_all, invept_single, invvpid_single};
-pub use startup::{Vmx, VmxError};
+pub use instructions::invept_single;
+pub use startup::Vmx;
 pub use vmcs::{CR0_OWNED, CR4_OWNED, EntryError, Vmcs, VmcsConfig, VmcsError};
