@@ -21,6 +21,7 @@ boot_sector:
 
     movb $0x41, %ah                     # INT 13h AH=41h: does the drive know extended reads?
     movw $0x55aa, %bx
+    movb boot_drive, %dl                # RDTSC took DL
     int $0x13
     movw $no_extensions, %si
     jc boot_failed
