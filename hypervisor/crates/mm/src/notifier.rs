@@ -13,7 +13,8 @@
 //!
 //! Mended against v8: `release` notifies first and unlinks afterwards, so that no entry outlives its last
 //! notice; registration holds the chain's writer side, so that no subscriber sees an end without its begin
-//! from a caller that has already passed the chain. Subscribers count nesting and never match ranges.
+//! from a caller that has already passed the chain; aging passes the whole primary page, which a subscriber may
+//! map in smaller pieces. Subscribers count nesting and never match ranges.
 
 use addr::{Hva, HvaRange};
 use alloc::sync::Arc;
@@ -31,10 +32,10 @@ pub trait MmuNotifier: Send + Sync {
     /// The address space is about to go: drop everything, for good. No operation follows.
     fn release(&self) {}
 
-    /// Tests and clears "young" on the page at `address`; where it was young, also flushes, so that the next
-    /// access sets it again. Without A bits: unmaps the page and tells whether it was mapped.
-    fn clear_flush_young(&self, address: Hva) -> bool {
-        let _ = address;
+    /// Tests and clears "young" on the primary page `range`; where any part of it was young, also flushes, so
+    /// that the next access sets it again. Without A bits: unmaps the page and tells whether it was mapped.
+    fn clear_flush_young(&self, range: HvaRange) -> bool {
+        let _ = range;
         false
     }
 
@@ -120,9 +121,9 @@ impl NotifierChain {
     }
 
     /// Asks all subscribers; answers are OR-ed, never short-circuited.
-    pub(crate) fn clear_flush_young(&self, address: Hva) -> bool {
+    pub(crate) fn clear_flush_young(&self, range: HvaRange) -> bool {
         let mut young = false;
-        self.notify(|subscriber| young |= subscriber.clear_flush_young(address));
+        self.notify(|subscriber| young |= subscriber.clear_flush_young(range));
         young
     }
 
@@ -162,7 +163,7 @@ impl NotifierChain {
         true
     }
     pub(crate) fn release(&self) {}
-    pub(crate) fn clear_flush_young(&self, _address: Hva) -> bool {
+    pub(crate) fn clear_flush_young(&self, _range: HvaRange) -> bool {
         false
     }
     pub(crate) fn invalidate_page(&self, _address: Hva) {}

@@ -1,6 +1,5 @@
 //! The subscriber: what the EPT does when the host changes memory under it.
 
-use crate::entry;
 use crate::secondary::SecondaryMmu;
 use crate::stats::count;
 use crate::tdp::AccessedDirty;
@@ -23,23 +22,16 @@ impl<H: Host> MmuNotifier for SecondaryMmu<H> {
         }
     }
 
-    fn clear_flush_young(&self, address: Hva) -> bool {
+    fn clear_flush_young(&self, range: HvaRange) -> bool {
         count(&self.stats.clear_flush_young);
         let slots = self.slots.read();
         let locked = self.locked.lock();
         let Some(tdp) = locked.tdp else { return false };
         let mut young = false;
-        for gfn in slots.gfns_of(page_at(address)).flat_map(|run| run.iter()) {
-            let found = tdp.walk(&*self.host, gfn);
-            let present = found.leaf().is_some();
+        for run in slots.gfns_of(range) {
             young |= match self.accessed_dirty {
-                AccessedDirty::Hardware => present && entry::age(&*self.host, &found),
-                AccessedDirty::Absent => {
-                    if present {
-                        entry::clear(&*self.host, &found);
-                    }
-                    present
-                }
+                AccessedDirty::Hardware => tdp.age(&*self.host, run),
+                AccessedDirty::Absent => tdp.zap(&*self.host, run) > 0,
             };
         }
         if young {

@@ -77,6 +77,13 @@ impl Tdp {
         zapped
     }
 
+    /// Tests and clears A on every leaf that overlaps `range`; `true` where one was set. The caller flushes.
+    pub(crate) fn age<H: Host>(self, host: &H, range: GfnRange) -> bool {
+        let (start, end) = (range.start().base().as_u64(), range.end().as_u64() << PAGE_SHIFT);
+        Cursor::<H, EptEntry>::new(host, self.root, start, end)
+            .fold(false, |young, visit| young | entry::age(host, &visit.found))
+    }
+
     /// Drops every translation derived from the root, on every CPU.
     pub(crate) fn flush<H: Host>(self, host: &H) {
         host.flush(FlushScope::Secondary { root: self.root });

@@ -14,11 +14,12 @@ impl<H: Host> AddressSpace<H> {
         let _tables = self.tables.lock();
         let found = self.walk(address);
         let leaf = found.leaf()?;
-        let page = address.align_down(leaf.size);
+        let start = address.align_down(leaf.size);
+        let page = HvaRange::new(start, start.add(leaf.size.bytes()));
         let old = Found { entry: self.replace(found.at, found.entry, HostEntry::aged), ..found };
         let primary = old.leaf().is_some_and(|leaf| leaf.accessed);
         if primary {
-            self.flush_page(page, leaf.size);
+            self.host.flush(FlushScope::Primary { root: self.root, range: page });
         }
         Some(primary | self.chain.clear_flush_young(page))
     }
@@ -55,7 +56,8 @@ impl<H: Host> AddressSpace<H> {
             return Err(MigrateError::Huge(leaf.size));
         }
         let old = Found { entry: self.replace(found.at, found.entry, |_| HostEntry::EMPTY), ..found };
-        self.flush_page(page, leaf.size);
+        let range = HvaRange::new(page, page.add(leaf.size.bytes()));
+        self.host.flush(FlushScope::Primary { root: self.root, range });
         self.chain.invalidate_page(page);
         self.host.copy(leaf.pfn, target);
         let frames = self.host.frames();
@@ -65,10 +67,5 @@ impl<H: Host> AddressSpace<H> {
         let moved = Leaf { pfn: target, ..old.leaf().unwrap_or(leaf) };
         self.host.store(found.at, HostEntry::leaf(moved).bits());
         Ok(leaf.pfn)
-    }
-
-    fn flush_page(&self, page: Hva, size: PageSize) {
-        let range = HvaRange::new(page, page.add(size.bytes()));
-        self.host.flush(FlushScope::Primary { root: self.root, range });
     }
 }
