@@ -61,7 +61,8 @@ fn back_trace(mut frame: u64) {
             return;
         }
         // SAFETY: two aligned words in a mapped stack.
-        let (next, return_address) = unsafe { ((frame as *const u64).read(), (frame as *const u64).add(1).read()) };
+        let (next, return_address) =
+            unsafe { ((frame as *const u64).read(), (frame as *const u64).add(1).read()) };
         print_address(return_address);
         if next <= frame {
             return;

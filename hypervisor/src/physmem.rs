@@ -39,7 +39,11 @@ impl PhysicalMemory {
     /// # Panics
     /// If they do not fit into the frame.
     pub fn write_bytes(&self, frame: Pfn, offset: usize, bytes: &[u8]) {
-        assert!(offset + bytes.len() <= PAGE_SIZE as usize, "{} bytes at {offset:#x} of a frame", bytes.len());
+        assert!(
+            offset + bytes.len() <= PAGE_SIZE as usize,
+            "{} bytes at {offset:#x} of a frame",
+            bytes.len()
+        );
         let target = pointer::<u8>(frame).wrapping_add(offset);
         // SAFETY: inside one frame of the direct map, which the caller owns.
         unsafe { target.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };

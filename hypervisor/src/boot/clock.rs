@@ -45,7 +45,8 @@ pub fn boot_seconds() -> u64 {
     while cmos(0x0a) & UPDATING != 0 {
         core::hint::spin_loop();
     }
-    let [second, minute, hour, day, month, year] = [0, 2, 4, 7, 8, 9].map(|register| from_bcd(cmos(register)));
+    let [second, minute, hour, day, month, year] =
+        [0, 2, 4, 7, 8, 9].map(|register| from_bcd(cmos(register)));
     days(2000 + year, month.clamp(1, 12), day.max(1)) * 86_400 + hour * 3600 + minute * 60 + second
 }
 

@@ -99,8 +99,7 @@ pub fn in_a_stack(address: u64) -> bool {
 }
 
 /// Code: 64-bit, present, read. Data: present, writable. The task segment is filled in.
-static GDT: Once<[u64; 5]> =
-    Once(UnsafeCell::new([0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0, 0]));
+static GDT: Once<[u64; 5]> = Once(UnsafeCell::new([0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0, 0]));
 static TSS: Once<TaskStateSegment> = Once(UnsafeCell::new(TaskStateSegment::new()));
 
 /// Loads the GDT and the task register. Called once.

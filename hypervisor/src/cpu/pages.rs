@@ -8,7 +8,10 @@ use abi::handoff::Region;
 use addr::{Hpa, HpaRange, Hva, HvaRange, PAGE_SIZE, PageSize, Pfn};
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, Ordering};
-use paging::{EntryRef, HostEntry, Leaf, Level, OutOfTables, Rights, TableEntry, TableMemory, TableReserve, walk_or_grow};
+use paging::{
+    EntryRef, HostEntry, Leaf, Level, OutOfTables, Rights, TableEntry, TableMemory, TableReserve,
+    walk_or_grow,
+};
 use x86::controlregs::cr3_write;
 use x86::msr::{IA32_EFER, rdmsr, wrmsr};
 
@@ -37,7 +40,8 @@ impl EarlyMemory {
     /// [`OutOfTables`].
     pub fn take(&self, bytes: u64) -> Result<HpaRange, OutOfTables> {
         let bytes = bytes.next_multiple_of(PAGE_SIZE);
-        let start = self.end.get().checked_sub(bytes).filter(|&start| start >= self.start).ok_or(OutOfTables)?;
+        let start =
+            self.end.get().checked_sub(bytes).filter(|&start| start >= self.start).ok_or(OutOfTables)?;
         self.end.set(start);
         Ok(HpaRange::new(Hpa::new(start), Hpa::new(start + bytes)))
     }
@@ -113,7 +117,10 @@ impl Builder<'_> {
         let end = region.start.saturating_add(region.len).min(layout::DIRECT_MAP_BYTES);
         let mut next = region.start & !(size.bytes() - 1);
         while next < end {
-            let range = HvaRange::new(layout::direct(Hpa::new(next)), layout::direct(Hpa::new(next)).add(size.bytes()));
+            let range = HvaRange::new(
+                layout::direct(Hpa::new(next)),
+                layout::direct(Hpa::new(next)).add(size.bytes()),
+            );
             self.map(range, Hpa::new(next), size, Rights::READ_WRITE, 0)?;
             next += size.bytes();
         }
@@ -149,7 +156,9 @@ impl Builder<'_> {
         let mut reserve = TableReserve::new(self.early);
         let (address, lowest): (Hva, Level) = (page.start(), Level::of_leaf(size));
         let root = self.root;
-        reserve.top_up(paging::walk::<HostEntry, _>(self.early, root, address.as_u64()).level as usize - lowest as usize)?;
+        reserve.top_up(
+            paging::walk::<HostEntry, _>(self.early, root, address.as_u64()).level as usize - lowest as usize,
+        )?;
         let found = walk_or_grow::<HostEntry, _>(self.early, root, address.as_u64(), lowest, &mut reserve);
         let leaf = Leaf { pfn: target.pfn(), size, rights, accessed: true, dirty: rights.write };
         self.early.store(found.at, HostEntry::leaf(leaf).bits() | extra);

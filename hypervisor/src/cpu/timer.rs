@@ -59,7 +59,11 @@ pub fn mapped_at() -> Hva {
 fn read(offset: u32) -> u32 {
     // SAFETY: a local APIC register, by whichever way it is there; `pages` maps it.
     unsafe {
-        if in_x2apic_mode() { rdmsr(X2APIC_MSRS + offset / 16) as u32 } else { register(offset).read_volatile() }
+        if in_x2apic_mode() {
+            rdmsr(X2APIC_MSRS + offset / 16) as u32
+        } else {
+            register(offset).read_volatile()
+        }
     }
 }
 

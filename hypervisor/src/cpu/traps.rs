@@ -40,7 +40,8 @@ impl Frame {
 impl fmt::Display for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const NAMES: [&str; 15] = [
-            "r15", "r14", "r13", "r12", "r11", "r10", "r9 ", "r8 ", "rbp", "rdi", "rsi", "rdx", "rcx", "rbx", "rax",
+            "r15", "r14", "r13", "r12", "r11", "r10", "r9 ", "r8 ", "rbp", "rdi", "rsi", "rdx", "rcx", "rbx",
+            "rax",
         ];
         write!(f, "rip {:016x}  rsp {:016x}  rfl {:016x}", self.rip, self.rsp, self.rflags)?;
         for (name, value) in NAMES.iter().zip(self.general).rev() {

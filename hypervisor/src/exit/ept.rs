@@ -36,7 +36,11 @@ pub(super) fn handle(vcpu: &mut Vcpu, vm: &mut Vm, violation: EptViolation) -> F
 fn device(vcpu: &mut Vcpu, vm: &mut Vm, violation: &EptViolation) -> Flow {
     if violation.fetch || violation.walking {
         // Code or page tables in a hole: on a real machine the bus answers all ones, and nothing good follows.
-        log::debug!("guest: {} in a hole at {}", if violation.fetch { "code" } else { "page table" }, violation.gpa);
+        log::debug!(
+            "guest: {} in a hole at {}",
+            if violation.fetch { "code" } else { "page table" },
+            violation.gpa
+        );
         return misc::refuse(vcpu, Event::GENERAL_PROTECTION);
     }
     let mut code = [0; LONGEST];
@@ -82,9 +86,7 @@ pub(super) fn translate(vcpu: &Vcpu, vm: &Vm, linear: Gva) -> Option<Gpa> {
         cr4: vcpu.vmcs.read(Field::GuestCr4),
         efer: vcpu.vmcs.read(Field::GuestEfer),
     };
-    emulate::translate(&vm.memory, &state, linear)
-        .inspect_err(|error| log::debug!("guest: {error}"))
-        .ok()
+    emulate::translate(&vm.memory, &state, linear).inspect_err(|error| log::debug!("guest: {error}")).ok()
 }
 
 /// Reads bytes of one page by linear address.
@@ -140,4 +142,3 @@ impl emulate::Registers for VcpuRegisters<'_> {
         self.0.vmcs.write(Field::GuestRflags, rflags);
     }
 }
-

@@ -45,7 +45,9 @@ pub(super) fn write(vcpu: &mut Vcpu, vm: &mut Vm) -> Flow {
             Err(GeneralProtection) => refuse(vcpu, msr, "WRMSR"),
         },
         Some(Policy::KvmSystemTime) if value & ENABLE == 0 => misc::skip(vcpu),
-        Some(Policy::KvmSystemTime) => publish(vcpu, vm, value & !ENABLE, TimeInfo::new(vm.tsc_hz).as_bytes()),
+        Some(Policy::KvmSystemTime) => {
+            publish(vcpu, vm, value & !ENABLE, TimeInfo::new(vm.tsc_hz).as_bytes())
+        }
         Some(Policy::KvmWallClock) => {
             let clock = WallClock {
                 version: 2.into(),

@@ -104,7 +104,8 @@ impl<H: Host + 'static> Memory<H> {
             .map_err(SetupError::Map)?;
         let first: Gfn = range.start().gfn();
         let gfns = GfnRange::new(first, first.add(range.len() >> PAGE_SHIFT));
-        let slot = Slot::try_new(gfns, hvas.start()).ok_or(SetupError::Map(MapError::NoRoom { len: range.len() }))?;
+        let slot = Slot::try_new(gfns, hvas.start())
+            .ok_or(SetupError::Map(MapError::NoRoom { len: range.len() }))?;
         self.mmu.add_slot(slot).map_err(SetupError::Slot)
     }
 

@@ -4,7 +4,7 @@ use super::end::End;
 use super::vm::{MachineClock, Vm, VmError};
 use crate::physmem::PhysicalMemory;
 use crate::vcpu::{self, RunError, Vcpu};
-use crate::vmx::{Vmx, VmcsConfig, VmcsError};
+use crate::vmx::{VmcsConfig, VmcsError, Vmx};
 use abi::config::{BootConfig, VmConfig};
 use abi::package::Table;
 use abi::status::Status;
@@ -106,8 +106,8 @@ impl Machine<'_> {
         }
         let accessed_dirty = self.accessed_dirty();
         let guest = self.guest(config)?;
-        let (mut vm, entry) = Vm::new(0, self.host, self.config, &guest, accessed_dirty, self.clock)
-            .map_err(GuestError::Vm)?;
+        let (mut vm, entry) =
+            Vm::new(0, self.host, self.config, &guest, accessed_dirty, self.clock).map_err(GuestError::Vm)?;
         let ept_root = vm.memory.mmu().root().expect("nothing has released the address space");
         let vmcs = VmcsConfig {
             ept_root,
@@ -115,8 +115,7 @@ impl Machine<'_> {
             vpid: 1,
             fail_entry: self.config.inject.fail_entry,
         };
-        let mut vcpu =
-            Vcpu::new(VcpuId(0), self.vmx, self.host, &vmcs, &entry).map_err(GuestError::Vmcs)?;
+        let mut vcpu = Vcpu::new(VcpuId(0), self.vmx, self.host, &vmcs, &entry).map_err(GuestError::Vmcs)?;
         assert!(!self.config.inject.panic, "a panic, as the configuration asks for");
         log::info!("guest {} starts at {:#x}", config.name, entry.rip);
         let end = vcpu::run(&mut vcpu, &mut vm);

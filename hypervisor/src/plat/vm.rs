@@ -11,8 +11,8 @@ use crate::link;
 use crate::physmem::PhysicalMemory;
 use crate::vcpu::Counters;
 use abi::config::BootConfig;
-use abi::status::Status;
 use abi::link::Channel;
+use abi::status::Status;
 use abi::telemetry::{NotifierCalls, Telemetry};
 use addr::{Gpa, PAGE_SIZE, PageSize};
 use alloc::sync::Arc;
@@ -108,7 +108,8 @@ impl Vm {
         clock: MachineClock,
     ) -> Result<(Self, Entry), VmError> {
         let notifiers = if boot.inject.drop_notifiers { Notifiers::Dropped } else { Notifiers::Subscribed };
-        let memory = Memory::new(Arc::clone(host), &guest.ram, accessed_dirty, notifiers).map_err(VmError::Setup)?;
+        let memory =
+            Memory::new(Arc::clone(host), &guest.ram, accessed_dirty, notifiers).map_err(VmError::Setup)?;
         crate::cpu::space::switch(memory.space());
         let entry = firmware::boot(guest, &mut &memory).map_err(VmError::Firmware)?;
         let vm = Self {
@@ -164,7 +165,8 @@ impl Vm {
     /// Between two entries: disturbances and periodic telemetry, where they were asked for.
     pub fn after_exit(&mut self, counters: &Counters) {
         if self.stirrer.due() {
-            let mut checker = Checker { memory: &self.memory, on: self.oracle, checks: &mut self.oracle_checks };
+            let mut checker =
+                Checker { memory: &self.memory, on: self.oracle, checks: &mut self.oracle_checks };
             self.stirrer.stir(&self.memory, || checker.check());
         }
         if self.telemetry_every != 0 && counters.exits.total.is_multiple_of(self.telemetry_every) {

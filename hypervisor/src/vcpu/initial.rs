@@ -73,8 +73,12 @@ impl Vcpu {
     }
 
     fn load_segment(&mut self, segment: Segment, value: &firmware::Segment) {
-        let values =
-            [u64::from(value.selector), u64::from(value.base), u64::from(value.limit), u64::from(value.rights)];
+        let values = [
+            u64::from(value.selector),
+            u64::from(value.base),
+            u64::from(value.limit),
+            u64::from(value.rights),
+        ];
         for (field, value) in segment.fields().into_iter().zip(values) {
             self.vmcs.write(field, value);
         }

@@ -159,20 +159,34 @@ impl Vcpu {
             let value = |column: usize| general(row * 4 + column);
             log::error!(
                 "  {} {:016x}  {} {:016x}  {} {:016x}  {} {:016x}",
-                names[0], value(0), names[1], value(1), names[2], value(2), names[3], value(3),
+                names[0],
+                value(0),
+                names[1],
+                value(1),
+                names[2],
+                value(2),
+                names[3],
+                value(3),
             );
         }
         log::error!(
             "  rip {:016x}  rfl {:016x}  cr2 {:016x}",
-            read(Field::GuestRip), read(Field::GuestRflags), self.registers.cr2,
+            read(Field::GuestRip),
+            read(Field::GuestRflags),
+            self.registers.cr2,
         );
         log::error!(
             "  cr0 {:016x}  cr3 {:016x}  cr4 {:016x}  efer {:x}",
-            read(Field::GuestCr0), read(Field::GuestCr3), read(Field::GuestCr4), read(Field::GuestEfer),
+            read(Field::GuestCr0),
+            read(Field::GuestCr3),
+            read(Field::GuestCr4),
+            read(Field::GuestEfer),
         );
         for segment in Segment::ALL {
             let [selector, base, limit, rights] = segment.fields().map(read);
-            log::error!("  {segment:4?} {selector:04x} base {base:016x} limit {limit:08x} rights {rights:05x}");
+            log::error!(
+                "  {segment:4?} {selector:04x} base {base:016x} limit {limit:08x} rights {rights:05x}"
+            );
         }
         for (name, base, limit) in [
             ("gdt", Field::GuestGdtrBase, Field::GuestGdtrLimit),

@@ -72,7 +72,8 @@ fn enable(inject: &Inject) -> Result<(), NoVmx> {
         return Err(NoVmx::NotThere);
     }
     // SAFETY: every processor with VMX has IA32_FEATURE_CONTROL.
-    let value = if inject.vmx_locked_off { FEATURE_LOCKED } else { unsafe { rdmsr(number::FEATURE_CONTROL) } };
+    let value =
+        if inject.vmx_locked_off { FEATURE_LOCKED } else { unsafe { rdmsr(number::FEATURE_CONTROL) } };
     if let Some(wanted) = feature_control(value)? {
         // SAFETY: the register is not locked.
         unsafe { wrmsr(number::FEATURE_CONTROL, wanted) };

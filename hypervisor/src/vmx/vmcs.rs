@@ -51,7 +51,9 @@ pub enum VmcsError {
 impl fmt::Display for VmcsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Missing(missing) => write!(f, "{missing}; shadow paging, which could do without, is not there yet"),
+            Self::Missing(missing) => {
+                write!(f, "{missing}; shadow paging, which could do without, is not there yet")
+            }
             Self::Ept(missing) => write!(f, "the processor's EPT lacks {missing:?}"),
             Self::OutOfFrames(error) => error.fmt(f),
             Self::Instruction(error) => write!(f, "setting up the VMCS failed: {error}"),
@@ -187,8 +189,7 @@ impl Vmcs {
             vmclear(region.address().as_u64())?;
             vmptrld(region.address().as_u64())?;
         }
-        let accessed_dirty =
-            config.accessed_dirty && capabilities.ept_vpid.contains(EptVpid::ACCESSED_DIRTY);
+        let accessed_dirty = config.accessed_dirty && capabilities.ept_vpid.contains(EptVpid::ACCESSED_DIRTY);
         let bitmap_address = msr_bitmap.address().as_u64();
         let vmcs = Self {
             controls,

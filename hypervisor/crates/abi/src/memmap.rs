@@ -210,8 +210,7 @@ mod tests {
 
     #[test]
     fn a_full_map_drops_the_smallest() {
-        let regions: Vec<_> =
-            (0..300u64).map(|n| region(n << 24, (n << 24) + ((n + 1) << 12), 1)).collect();
+        let regions: Vec<_> = (0..300u64).map(|n| region(n << 24, (n << 24) + ((n + 1) << 12), 1)).collect();
         let map = MemoryMap::new(&regions);
         assert_eq!(map.ranges().len(), super::CAPACITY);
         assert_eq!(map.ranges()[0].start().as_u64(), 44 << 24);

@@ -2,7 +2,7 @@
 
 use crate::secondary::SecondaryMmu;
 use crate::stats::count;
-use crate::tdp::AccessedDirty;
+use crate::tdp::{AccessedDirty, every_gfn};
 use addr::{Hva, HvaRange, PAGE_SIZE};
 use mm::Host;
 use mm::notifier::MmuNotifier;
@@ -12,14 +12,14 @@ fn page_at(address: Hva) -> HvaRange {
 }
 
 impl<H: Host> MmuNotifier for SecondaryMmu<H> {
-    /// Detaches the root, flushes, frees the tables: afterwards there is nothing that could translate.
+    /// Zaps everything, flushes, and lets no fault install again: afterwards nothing translates. The tables
+    /// themselves stay until the MMU is dropped: a CPU may be in guest mode on them now, and walk them again
+    /// right after the flush (I11, I13).
     fn release(&self) {
         count(&self.stats.release);
-        let detached = self.locked.lock().tdp.take();
-        if let Some(tdp) = detached {
-            self.flush(tdp);
-            tdp.free(&*self.host);
-        }
+        let mut locked = self.locked.lock();
+        self.zap_and_flush(&locked, every_gfn());
+        locked.tdp = None;
     }
 
     fn clear_flush_young(&self, range: HvaRange) -> bool {

@@ -20,7 +20,7 @@ use sync::{InProgress, InvalidationSequence, Mutex, Rank, RwLock, Snapshot};
 
 /// What the mmu lock protects.
 pub(crate) struct Locked {
-    /// `None` once released.
+    /// `None` once released: nothing is installed or looked up any more.
     pub(crate) tdp: Option<Tdp>,
     pub(crate) in_progress: InProgress,
 }
@@ -33,6 +33,8 @@ pub struct SecondaryMmu<H: Host> {
     pub(crate) slots: RwLock<Slots>,
     pub(crate) sequence: InvalidationSequence,
     pub(crate) locked: Mutex<Locked>,
+    /// Freed with the MMU, also when it was released before.
+    tables: Tdp,
     pub(crate) stats: Stats,
 }
 
@@ -87,14 +89,15 @@ impl<H: Host> SecondaryMmu<H> {
     /// [`OutOfTables`] where there is no frame for the root.
     pub fn new(space: Arc<AddressSpace<H>>, accessed_dirty: AccessedDirty) -> Result<Self, OutOfTables> {
         let host = Arc::clone(space.host());
-        let root = host.allocate_table()?;
+        let tables = Tdp { root: host.allocate_table()? };
         Ok(Self {
             host,
             space,
             accessed_dirty,
             slots: RwLock::new(Rank::Slots, Slots::new()),
             sequence: InvalidationSequence::new(),
-            locked: Mutex::new(Rank::Mmu, Locked { tdp: Some(Tdp { root }), in_progress: InProgress::new() }),
+            locked: Mutex::new(Rank::Mmu, Locked { tdp: Some(tables), in_progress: InProgress::new() }),
+            tables,
             stats: Stats::default(),
         })
     }
@@ -183,7 +186,7 @@ impl<H: Host> SecondaryMmu<H> {
         Ok(Resolved { gfn, leaf, mapping, snapshot })
     }
 
-    /// Tables that a leaf for `gfn` may need, by a walk without a lock: tables only grow until release.
+    /// Tables that a leaf for `gfn` may need, by a walk without a lock: tables only grow while the MMU lives.
     fn missing_tables(&self, gfn: Gfn) -> Result<usize, MmuError> {
         let tdp = self.locked.lock().tdp.ok_or(MmuError::Released)?;
         Ok(tdp.walk(&*self.host, gfn).level as usize - Level::Pt as usize)
@@ -232,12 +235,11 @@ impl<H: Host> SecondaryMmu<H> {
     }
 }
 
+/// Whoever drops the MMU has taken its root from every CPU: no virtual processor of the guest runs any more.
 impl<H: Host> Drop for SecondaryMmu<H> {
     fn drop(&mut self) {
-        if let Some(tdp) = self.locked.get_mut().tdp.take() {
-            tdp.flush(&*self.host);
-            tdp.free(&*self.host);
-        }
+        self.tables.flush(&*self.host);
+        self.tables.free(&*self.host);
     }
 }
 

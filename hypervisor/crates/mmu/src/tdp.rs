@@ -89,10 +89,15 @@ impl Tdp {
         host.flush(FlushScope::Secondary { root: self.root });
     }
 
-    /// Frees all tables. The root is detached from every CPU and flushed.
+    /// Frees all tables. No CPU uses the root any more, and it has been flushed.
     pub(crate) fn free<H: Host>(self, host: &H) {
         free_below(host, self.root, Level::ROOT);
     }
+}
+
+/// All that four levels translate.
+pub(crate) fn every_gfn() -> GfnRange {
+    GfnRange::new(Gfn::ZERO, Gfn::new(1 << (48 - PAGE_SHIFT)))
 }
 
 /// The part of a leaf that maps a page of `size` around `gfn`.
