@@ -56,11 +56,9 @@ impl<H: Host> MmuNotifier for SecondaryMmu<H> {
     fn invalidate_range_begin(&self, range: HvaRange) {
         count(&self.stats.invalidate_range_begin);
         let slots = self.slots.read();
-        let hull = slots.gfns_of(range).reduce(|hull, run| hull.hull(&run));
         let mut locked = self.locked.lock();
-        // Counted also where no slot overlaps: slots may change before the end, nesting must not.
-        let (start, end) = hull.map_or((0, 0), |hull| (hull.start().as_u64(), hull.end().as_u64()));
-        locked.in_progress.begin(start, end);
+        // Host addresses, not guest frames: a slot may be added before the end, and nothing may appear in it.
+        locked.in_progress.begin(range.start().as_u64(), range.end().as_u64());
         for run in slots.gfns_of(range) {
             self.zap_and_flush(&locked, run);
         }

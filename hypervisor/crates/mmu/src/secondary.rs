@@ -78,6 +78,8 @@ impl From<OutOfTables> for MmuError {
 struct Resolved {
     gfn: Gfn,
     leaf: Leaf,
+    /// Host addresses that the leaf will map.
+    hvas: HvaRange,
     mapping: Mapping,
     snapshot: Snapshot,
 }
@@ -183,7 +185,9 @@ impl<H: Host> SecondaryMmu<H> {
             PageSize::Size4K => Leaf { pfn: mapping.pfn.add(offset), size, ..whole },
             PageSize::Size2M | PageSize::Size1G => whole,
         };
-        Ok(Resolved { gfn, leaf, mapping, snapshot })
+        let hva = slot.hva_of(gfn).align_down(size);
+        let hvas = HvaRange::new(hva, hva.add(size.bytes()));
+        Ok(Resolved { gfn, leaf, hvas, mapping, snapshot })
     }
 
     /// Tables that a leaf for `gfn` may need, by a walk without a lock: tables only grow while the MMU lives.
@@ -200,10 +204,9 @@ impl<H: Host> SecondaryMmu<H> {
     ) -> Result<Option<Installed>, MmuError> {
         let locked = self.locked.lock();
         let tdp = locked.tdp.ok_or(MmuError::Released)?;
-        let Resolved { gfn, leaf, mapping, snapshot } = resolved;
-        let first = gfn.align_down(leaf.size).as_u64();
-        let end = first + leaf.size.base_pages();
-        if locked.in_progress.permits(&self.sequence, *snapshot, first, end).is_err() {
+        let Resolved { gfn, leaf, hvas, mapping, snapshot } = resolved;
+        let (start, end) = (hvas.start().as_u64(), hvas.end().as_u64());
+        if locked.in_progress.permits(&self.sequence, *snapshot, start, end).is_err() {
             return Ok(None);
         }
         if leaf.rights.write {
