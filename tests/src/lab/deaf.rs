@@ -1,0 +1,103 @@
+//! A subscriber that passes every call on to a secondary MMU, except those that a test has it miss.
+
+use crate::lock;
+use crate::machine::Machine;
+use addr::{Hva, HvaRange};
+use mm::notifier::MmuNotifier;
+use mmu::SecondaryMmu;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// An operation of the notifier interface.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Notice {
+    /// `release`.
+    Release,
+    /// `clear_flush_young`.
+    ClearFlushYoung,
+    /// `invalidate_page`.
+    InvalidatePage,
+    /// `invalidate_range_begin`.
+    RangeBegin,
+    /// `invalidate_range_end`.
+    RangeEnd,
+}
+
+/// Which calls are missed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Miss {
+    /// None.
+    Nothing,
+    /// Every call of this operation.
+    Every(Notice),
+    /// The call with this number, counted from 0 since the subscription.
+    Number(u64),
+    /// No call, but each begin is followed by its end at once.
+    EndsEarly,
+}
+
+/// The subscriber.
+pub struct Deaf {
+    inner: Arc<SecondaryMmu<Machine>>,
+    miss: Mutex<Miss>,
+    calls: AtomicU64,
+}
+
+impl Deaf {
+    pub(super) fn new(inner: Arc<SecondaryMmu<Machine>>) -> Self {
+        Self { inner, miss: Mutex::new(Miss::Nothing), calls: AtomicU64::new(0) }
+    }
+
+    /// Chooses what is missed from now on.
+    pub fn miss(&self, miss: Miss) {
+        *lock(&self.miss) = miss;
+    }
+
+    /// Calls so far, missed ones included.
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    fn hears(&self, notice: Notice) -> bool {
+        let number = self.calls.fetch_add(1, Ordering::Relaxed);
+        match *lock(&self.miss) {
+            Miss::Nothing => true,
+            Miss::Every(missed) => missed != notice,
+            Miss::Number(missed) => missed != number,
+            Miss::EndsEarly => notice != Notice::RangeEnd,
+        }
+    }
+}
+
+impl MmuNotifier for Deaf {
+    fn release(&self) {
+        if self.hears(Notice::Release) {
+            self.inner.release();
+        }
+    }
+
+    fn clear_flush_young(&self, range: HvaRange) -> bool {
+        self.hears(Notice::ClearFlushYoung) && self.inner.clear_flush_young(range)
+    }
+
+    fn invalidate_page(&self, address: Hva) {
+        if self.hears(Notice::InvalidatePage) {
+            self.inner.invalidate_page(address);
+        }
+    }
+
+    fn invalidate_range_begin(&self, range: HvaRange) {
+        if self.hears(Notice::RangeBegin) {
+            self.inner.invalidate_range_begin(range);
+        }
+        if *lock(&self.miss) == Miss::EndsEarly {
+            self.inner.invalidate_range_end(range);
+        }
+    }
+
+    fn invalidate_range_end(&self, range: HvaRange) {
+        if self.hears(Notice::RangeEnd) {
+            self.inner.invalidate_range_end(range);
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The two table formats as the *hardware* reads them (SDM vol. 3A 4.5.4, vol. 3C 28.3.2), written down a second
+//! time on purpose: a mistake in `paging`'s formats must not be repeated by its judge.
+
+use addr::{PAGE_SHIFT, PageSize, Pfn};
+
+const FRAME: u64 = 0x000f_ffff_ffff_f000;
+/// PS, in both formats.
+const LARGE: u64 = 1 << 7;
+
+/// Which tables, and what the CPU does to their A and D bits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Format {
+    /// Below CR3.
+    Host,
+    /// Below an EPT pointer with bit 6 set: A and D are bits 8 and 9.
+    Ept,
+    /// Below an EPT pointer with bit 6 clear: no A, no D.
+    EptWithoutAccessedDirty,
+}
+
+/// A leaf as the CPU sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct RawLeaf {
+    pub(crate) pfn: Pfn,
+    pub(crate) size: PageSize,
+    pub(crate) write: bool,
+    pub(crate) accessed: bool,
+    pub(crate) dirty: bool,
+}
+
+/// An entry as the CPU sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Raw {
+    NotPresent,
+    Table(Pfn),
+    Leaf(RawLeaf),
+    /// Reserved bits or forbidden combinations: a reserved-bit fault, an EPT misconfiguration.
+    Malformed(u64),
+}
+
+/// log2 of what an entry of a table of this level (1 to 4) spans.
+pub(crate) const fn shift(level: u8) -> u32 {
+    PAGE_SHIFT + 9 * (level as u32 - 1)
+}
+
+pub(crate) const fn index(level: u8, address: u64) -> u16 {
+    (address >> shift(level) & 511) as u16
+}
+
+pub(crate) const fn leaf_size(level: u8) -> Option<PageSize> {
+    match level {
+        1 => Some(PageSize::Size4K),
+        2 => Some(PageSize::Size2M),
+        3 => Some(PageSize::Size1G),
+        _ => None,
+    }
+}
+
+impl Format {
+    /// The bit that a walk sets in every entry it uses.
+    pub(crate) const fn accessed(self) -> u64 {
+        match self {
+            Self::Host => 1 << 5,
+            Self::Ept => 1 << 8,
+            Self::EptWithoutAccessedDirty => 0,
+        }
+    }
+
+    /// The bit that a write sets in the leaf it goes through.
+    pub(crate) const fn dirty(self) -> u64 {
+        match self {
+            Self::Host => 1 << 6,
+            Self::Ept => 1 << 9,
+            Self::EptWithoutAccessedDirty => 0,
+        }
+    }
+
+    const fn present(self, bits: u64) -> bool {
+        match self {
+            Self::Host => bits & 1 != 0,
+            Self::Ept | Self::EptWithoutAccessedDirty => bits & 0b111 != 0,
+        }
+    }
+
+    const fn malformed(self, level: u8, bits: u64) -> bool {
+        let large = level > 1 && bits & LARGE != 0;
+        let reserved = level == 4 && bits & LARGE != 0
+            || large && bits & FRAME & ((1 << shift(level)) - 1) & !(1 << 12) != 0;
+        match self {
+            Self::Host => reserved,
+            Self::Ept | Self::EptWithoutAccessedDirty => {
+                // Write without read; a leaf whose memory type is not write-back; a table entry with bits 6:3.
+                let leaf = level == 1 || large;
+                let kind = bits >> 3 & 0b111;
+                let wrong_kind = if leaf { kind != 6 } else { bits >> 3 & 0b1111 != 0 };
+                reserved || bits & 0b11 == 0b10 || wrong_kind || bits & 0b1 == 0
+            }
+        }
+    }
+
+    pub(crate) fn decode(self, level: u8, bits: u64) -> Raw {
+        if !self.present(bits) {
+            return Raw::NotPresent;
+        }
+        if self.malformed(level, bits) {
+            return Raw::Malformed(bits);
+        }
+        let pfn = Pfn::new((bits & FRAME) >> PAGE_SHIFT);
+        match leaf_size(level).filter(|_| level == 1 || bits & LARGE != 0) {
+            None => Raw::Table(pfn),
+            Some(size) => Raw::Leaf(RawLeaf {
+                pfn,
+                size,
+                write: bits & 0b10 != 0,
+                accessed: bits & self.accessed() != 0,
+                dirty: bits & self.dirty() != 0,
+            }),
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! The machine as a value: memory, CPUs, and the seams that `mm` and `mmu` see it through.
+//!
+//! ```text
+//!   allocate ──► used ──► retire: nothing may translate to it ──► poisoned, in quarantine ──► free
+//! ```
+//!
+//! Whatever reaches a frame or a table after its retirement is recorded as a [`Violation`].
+
+mod access;
+mod cpu;
+mod format;
+mod memory;
+mod seams;
+mod tlb;
+
+pub use access::Fault;
+pub use cpu::Kind;
+pub use memory::POISON;
+pub use seams::{Event, Skip};
+pub use tlb::Cached;
+
+pub(crate) use cpu::Cpu;
+pub(crate) use format::{Format, Raw, RawLeaf, shift};
+pub(crate) use tlb::Key;
+
+use crate::{Violation, lock};
+use addr::{PageSize, Pfn, PfnRange};
+use memory::Memory;
+use mm::CpuIndex;
+use mm::frames::{FrameMeta, Frames};
+use mmu::AccessedDirty;
+use paging::FlushScope;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Frames below this one are no memory: frame 0 is nobody's.
+const FIRST_FRAME: u64 = 16;
+
+/// Whether CPUs fetch translations that nobody asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Speculation {
+    /// Only accesses and [`Machine::speculate`] fill caches: A bits are exact.
+    Off,
+    /// After each flush a CPU fetches again all that it lost and the tables still hold.
+    AfterFlush,
+}
+
+/// What kind of machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Base frames of memory.
+    pub frames: u64,
+    /// CPUs.
+    pub cpus: usize,
+    /// Base frames that wait in quarantine before they are free again.
+    pub quarantine: u64,
+    /// Whether EPT entries have A and D bits.
+    pub accessed_dirty: AccessedDirty,
+    /// Whether CPUs speculate.
+    pub speculation: Speculation,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            frames: 8192,
+            cpus: 2,
+            quarantine: 1024,
+            accessed_dirty: AccessedDirty::Hardware,
+            speculation: Speculation::Off,
+        }
+    }
+}
+
+/// What has happened, to show that a test was not idle.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) hits: AtomicU64,
+    pub(crate) walks: AtomicU64,
+    pub(crate) faults: AtomicU64,
+}
+
+/// What frames are for, beside what the allocator knows.
+#[derive(Debug, Default)]
+struct Life {
+    tables: BTreeSet<Pfn>,
+    /// Retired blocks, oldest first.
+    queue: VecDeque<(Pfn, PageSize)>,
+    /// The same by first frame, with their lengths.
+    quarantined: BTreeMap<Pfn, u64>,
+    quarantined_frames: u64,
+}
+
+impl Life {
+    fn is_quarantined(&self, frame: Pfn) -> bool {
+        let below = self.quarantined.range(..=frame).next_back();
+        below.is_some_and(|(first, len)| frame.as_u64() < first.as_u64() + len)
+    }
+}
+
+/// A machine.
+pub struct Machine {
+    pub(crate) options: Options,
+    frames: Frames,
+    pub(crate) memory: Memory,
+    life: Mutex<Life>,
+    cpus: Box<[Mutex<Cpu>]>,
+    generation: AtomicU64,
+    violations: Mutex<Vec<Violation>>,
+    seams: seams::Seams,
+    pub(crate) counters: Counters,
+}
+
+impl Machine {
+    /// A machine just switched on: all CPUs in root mode, without an address space.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        let meta = (0..options.frames).map(|_| FrameMeta::reserved()).collect();
+        let frames = Frames::new(meta, options.cpus);
+        frames.add(PfnRange::new(Pfn::new(FIRST_FRAME), Pfn::new(options.frames)));
+        Self {
+            options,
+            frames,
+            memory: Memory::new(options.frames),
+            life: Mutex::default(),
+            cpus: (0..options.cpus).map(|_| Mutex::default()).collect(),
+            generation: AtomicU64::new(0),
+            violations: Mutex::default(),
+            seams: seams::Seams::default(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// MOV CR3: the CPU, in root mode, uses these tables from now on.
+    pub fn load_space(&self, cpu: CpuIndex, root: Option<Pfn>) {
+        self.transition(cpu, |state| state.space = root);
+    }
+
+    /// VM entry: the CPU runs a guest under this EPT.
+    pub fn enter(&self, cpu: CpuIndex, ept: Pfn) {
+        self.transition(cpu, |state| state.ept = Some(ept));
+    }
+
+    /// VM exit.
+    pub fn exit(&self, cpu: CpuIndex) {
+        self.transition(cpu, |state| state.ept = None);
+    }
+
+    fn transition(&self, cpu: CpuIndex, change: impl FnOnce(&mut Cpu)) {
+        let mut state = self.cpu(cpu);
+        let dropped = state.pay();
+        change(&mut state);
+        self.refetch(cpu, &mut state, &dropped);
+    }
+
+    /// The EPT that the CPU runs a guest under; `None` in root mode.
+    pub fn guest_root(&self, cpu: CpuIndex) -> Option<Pfn> {
+        self.cpu(cpu).ept
+    }
+
+    /// CPUs of the machine.
+    pub fn cpus(&self) -> impl Iterator<Item = CpuIndex> + use<> {
+        (0..self.cpus.len()).map(CpuIndex)
+    }
+
+    /// Accesses answered from a cached translation.
+    pub fn hits(&self) -> u64 {
+        self.counters.hits.load(Ordering::Relaxed)
+    }
+
+    /// Table walks.
+    pub fn walks(&self) -> u64 {
+        self.counters.walks.load(Ordering::Relaxed)
+    }
+
+    /// Records a violation; the oracle reports the first.
+    pub(crate) fn report(&self, violation: Violation) {
+        lock(&self.violations).push(violation);
+    }
+
+    pub(crate) fn first_violation(&self) -> Option<Violation> {
+        lock(&self.violations).first().cloned()
+    }
+
+    pub(crate) fn is_live_table(&self, table: Pfn) -> bool {
+        lock(&self.life).tables.contains(&table)
+    }
+
+    pub(crate) fn is_live_frame(&self, frame: Pfn) -> bool {
+        let life = lock(&self.life);
+        self.frames.is_used(frame) && !life.tables.contains(&frame) && !life.is_quarantined(frame)
+    }
+
+    pub(crate) fn live_tables(&self) -> BTreeSet<Pfn> {
+        lock(&self.life).tables.clone()
+    }
+
+    pub(crate) fn quarantined_frames(&self) -> u64 {
+        lock(&self.life).quarantined_frames
+    }
+
+    /// Puts a retired block at the end of the quarantine, and frees what has been there long enough.
+    fn quarantine(&self, frame: Pfn, size: PageSize) {
+        let mut life = lock(&self.life);
+        life.queue.push_back((frame, size));
+        life.quarantined.insert(frame, size.base_pages());
+        life.quarantined_frames += size.base_pages();
+        while life.quarantined_frames > self.options.quarantine {
+            let Some((oldest, size)) = life.queue.pop_front() else { return };
+            life.quarantined.remove(&oldest);
+            life.quarantined_frames -= size.base_pages();
+            self.frames.free(CpuIndex(0), oldest, size);
+        }
+    }
+
+    /// Records every CPU that can still reach one of these frames.
+    fn check_unreachable(&self, first: Pfn, frames: u64) {
+        for cpu in self.cpus() {
+            let state = self.cpu(cpu);
+            for (kind, tlb) in [(Kind::Linear, &state.linear), (Kind::GuestPhysical, &state.guest)] {
+                for (key, cached) in tlb.reaching(first, frames) {
+                    if !state.is_doomed(kind, &key) {
+                        let (root, page) = (key.root, key.page);
+                        self.report(Violation::FreedWhileTranslated { cpu: cpu.0, kind, root, page, cached });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Records every CPU that can still walk this table.
+    fn check_unwalkable(&self, table: Pfn) {
+        for cpu in self.cpus() {
+            let state = self.cpu(cpu);
+            let named = state.live_structures().any(|(_, key, named)| named == table || key.root == table);
+            let current = state.space == Some(table) || state.ept == Some(table);
+            let tagged = state.live().any(|(_, key, _)| key.root == table);
+            if named || current || tagged {
+                self.report(Violation::FreedWhileWalkable { cpu: cpu.0, table });
+            }
+        }
+    }
+
+    /// Changes what a flush drops, for tests of the tests.
+    pub fn skip_flushes(&self, skip: Skip) {
+        self.seams.skip_flushes(skip);
+    }
+
+    /// Flushes asked for so far.
+    pub fn flushes(&self) -> u64 {
+        self.seams.flushes()
+    }
+
+    /// Runs `hook` at each seam that is passed from now on, but not at those that it passes itself.
+    pub fn set_hook(&self, hook: impl FnMut(Event) + Send + 'static) {
+        self.seams.set_hook(Box::new(hook));
+    }
+
+    /// Runs no hook any more.
+    pub fn clear_hook(&self) {
+        self.seams.clear_hook();
+    }
+
+    /// Lets the allocation fail that comes after `successes` others, and only that one.
+    pub fn fail_allocation_after(&self, successes: u64) {
+        self.seams.fail_allocation_after(successes);
+    }
+
+    /// Whether the failure asked for has not happened yet; it will not any more.
+    pub fn cancel_failure(&self) -> bool {
+        self.seams.cancel_failure()
+    }
+
+    /// Whether a CPU has cached a translation for the address, from tables that it uses now.
+    pub fn has_cached(&self, cpu: CpuIndex, kind: Kind, address: u64) -> bool {
+        let mut state = self.cpu(cpu);
+        match state.current() {
+            Some((current, root)) if current == kind => state.tlb(kind).find(root, address, false).is_some(),
+            _ => false,
+        }
+    }
+
+    fn scope_is_skipped(&self, scope: FlushScope) -> bool {
+        self.seams.skips(scope)
+    }
+}

@@ -1,0 +1,231 @@
+//! The seams that `mm` and `mmu` see the machine through, and what a test can hang onto them: hooks that run
+//! code in the middle of an operation, allocations that fail, flushes that do not happen.
+
+use super::memory::POISON;
+use super::{CpuIndex, Machine};
+use crate::{Violation, lock};
+use addr::{PAGE_SHIFT, PageSize, Pfn};
+use mm::frames::Frames;
+use mm::{FrameMemory, Host, OutOfFrames};
+use paging::{EntryRef, FlushScope, FlushToken, OutOfTables, Shootdown, TableMemory};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A seam that is being passed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// A table is about to be allocated.
+    AllocateTable,
+    /// A frame is about to be allocated for a fault.
+    AllocateFrame(PageSize),
+    /// A flush is about to be asked for.
+    Request(FlushScope),
+    /// The flushes asked for are done.
+    Flushed,
+    /// A page is about to be copied.
+    Copy,
+}
+
+/// Flushes that a test leaves out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Skip {
+    /// None.
+    Nothing,
+    /// Those of linear translations.
+    Primary,
+    /// Those of guest-physical translations.
+    Secondary,
+    /// The one with this number, counted from 0 since the machine was made.
+    Number(u64),
+}
+
+type Hook = Box<dyn FnMut(Event) + Send>;
+/// No failure is asked for.
+const NEVER: u64 = u64::MAX;
+
+pub(super) struct Seams {
+    hook: Mutex<Option<Hook>>,
+    skip: Mutex<Skip>,
+    flushes: AtomicU64,
+    /// Allocations that succeed before the one that fails.
+    successes_left: Mutex<u64>,
+}
+
+impl Default for Seams {
+    fn default() -> Self {
+        Self {
+            hook: Mutex::default(),
+            skip: Mutex::new(Skip::Nothing),
+            flushes: AtomicU64::new(0),
+            successes_left: Mutex::new(NEVER),
+        }
+    }
+}
+
+impl Seams {
+    pub(super) fn set_hook(&self, hook: Hook) {
+        *lock(&self.hook) = Some(hook);
+    }
+
+    pub(super) fn clear_hook(&self) {
+        *lock(&self.hook) = None;
+    }
+
+    pub(super) fn skip_flushes(&self, skip: Skip) {
+        *lock(&self.skip) = skip;
+    }
+
+    pub(super) fn flushes(&self) -> u64 {
+        self.flushes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn fail_allocation_after(&self, successes: u64) {
+        *lock(&self.successes_left) = successes;
+    }
+
+    pub(super) fn cancel_failure(&self) -> bool {
+        std::mem::replace(&mut *lock(&self.successes_left), NEVER) != NEVER
+    }
+
+    /// Counts a flush, and tells whether it must not happen.
+    pub(super) fn skips(&self, scope: FlushScope) -> bool {
+        let number = self.flushes.fetch_add(1, Ordering::Relaxed);
+        match *lock(&self.skip) {
+            Skip::Nothing => false,
+            Skip::Primary => matches!(scope, FlushScope::Primary { .. }),
+            Skip::Secondary => matches!(scope, FlushScope::Secondary { .. }),
+            Skip::Number(skipped) => number == skipped,
+        }
+    }
+
+    /// Runs the hook, taken out of its place meanwhile: it may pass seams itself.
+    fn pass(&self, event: Event) {
+        let Some(mut hook) = lock(&self.hook).take() else { return };
+        hook(event);
+        lock(&self.hook).get_or_insert(hook);
+    }
+
+    fn allocation_fails(&self) -> bool {
+        let mut left = lock(&self.successes_left);
+        match *left {
+            NEVER => false,
+            0 => {
+                *left = NEVER;
+                true
+            }
+            _ => {
+                *left -= 1;
+                false
+            }
+        }
+    }
+}
+
+impl TableMemory for Machine {
+    fn load(&self, at: EntryRef) -> u64 {
+        self.check_table(at.table());
+        self.memory.load(at.table(), at.index())
+    }
+
+    fn store(&self, at: EntryRef, value: u64) {
+        self.check_table(at.table());
+        self.memory.store(at.table(), at.index(), value);
+    }
+
+    fn compare_exchange(&self, at: EntryRef, old: u64, new: u64) -> Result<(), u64> {
+        self.check_table(at.table());
+        self.memory.compare_exchange(at.table(), at.index(), old, new)
+    }
+
+    fn allocate_table(&self) -> Result<Pfn, OutOfTables> {
+        self.seams.pass(Event::AllocateTable);
+        if self.seams.allocation_fails() {
+            return Err(OutOfTables);
+        }
+        let table = self.frames.allocate(self.current_cpu(), PageSize::Size4K).map_err(|_| OutOfTables)?;
+        self.memory.fill(table, 0);
+        lock(&self.life).tables.insert(table);
+        Ok(table)
+    }
+
+    fn free_table(&self, table: Pfn) {
+        self.check_unwalkable(table);
+        if !lock(&self.life).tables.remove(&table) {
+            self.report(Violation::NotATable { table });
+            return;
+        }
+        if self.frames.meta(table).put() {
+            self.retire(table, PageSize::Size4K);
+        }
+    }
+}
+
+impl Machine {
+    fn check_table(&self, table: Pfn) {
+        if !self.is_live_table(table) {
+            self.report(Violation::NotATable { table });
+        }
+    }
+}
+
+impl FrameMemory for Machine {
+    fn zero(&self, frame: Pfn, size: PageSize) {
+        (0..size.base_pages()).for_each(|index| self.memory.fill(frame.add(index), 0));
+    }
+
+    fn copy(&self, from: Pfn, to: Pfn) {
+        self.seams.pass(Event::Copy);
+        self.memory.copy(from, to);
+    }
+
+    fn poison(&self, frame: Pfn, size: PageSize) {
+        (0..size.base_pages()).for_each(|index| self.memory.fill(frame.add(index), POISON));
+    }
+}
+
+impl Shootdown for Machine {
+    fn request(&self, scope: FlushScope) -> FlushToken {
+        self.seams.pass(Event::Request(scope));
+        let generation = self.generation.fetch_add(1, Ordering::SeqCst) + 1;
+        if !self.scope_is_skipped(scope) {
+            self.cpus().for_each(|cpu| self.cpu(cpu).owe(generation, scope));
+        }
+        FlushToken(generation)
+    }
+
+    fn wait(&self, FlushToken(generation): FlushToken) {
+        for cpu in self.cpus() {
+            let mut state = self.cpu(cpu);
+            let dropped = state.interrupt(generation);
+            self.refetch(cpu, &mut state, &dropped);
+        }
+        self.seams.pass(Event::Flushed);
+    }
+}
+
+impl Host for Machine {
+    fn frames(&self) -> &Frames {
+        &self.frames
+    }
+
+    /// Only the allocator's caches ask; any CPU is right.
+    fn current_cpu(&self) -> CpuIndex {
+        CpuIndex(0)
+    }
+
+    fn retire(&self, frame: Pfn, size: PageSize) {
+        self.check_unreachable(frame, size.bytes() >> PAGE_SHIFT);
+        self.poison(frame, size);
+        self.quarantine(frame, size);
+    }
+
+    fn allocate_zeroed(&self, size: PageSize) -> Result<Pfn, OutOfFrames> {
+        self.seams.pass(Event::AllocateFrame(size));
+        if self.seams.allocation_fails() {
+            return Err(OutOfFrames { size });
+        }
+        let frame = self.frames.allocate(self.current_cpu(), size)?;
+        self.zero(frame, size);
+        Ok(frame)
+    }
+}

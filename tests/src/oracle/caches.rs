@@ -1,0 +1,59 @@
+//! What CPUs hold against what the tables hold. Outside of an operation no flush may be owed by a CPU that could
+//! use what it covers.
+
+use super::walk::Tables;
+use crate::Violation;
+use crate::machine::{Cached, Cpu, Key, Kind, Machine, shift};
+
+/// Checks every CPU; returns how many translations are cached.
+pub(super) fn check(machine: &Machine, all: &[(Kind, Tables)]) -> Result<usize, Violation> {
+    let mut cached = 0;
+    for cpu in machine.cpus() {
+        let state = machine.cpu(cpu);
+        cached += check_pages(machine, cpu.0, &state, all)?;
+        check_structures(cpu.0, &state, all)?;
+    }
+    Ok(cached)
+}
+
+fn check_pages(
+    machine: &Machine,
+    cpu: usize,
+    state: &Cpu,
+    all: &[(Kind, Tables)],
+) -> Result<usize, Violation> {
+    let mut count = 0;
+    for (kind, Key { root, page, .. }, cached) in state.live() {
+        let tables = all.iter().find(|(of, tables)| *of == kind && tables.root == root);
+        let (_, tables) = tables.ok_or(Violation::UnknownRoot { cpu, kind, root })?;
+        let found = tables.find(page).filter(|(_, leaf)| leaf.present);
+        let now = found.map(|(start, leaf)| leaf.frame_at(start, page));
+        let backed =
+            found.is_some_and(|(_, leaf)| leaf.raw.size >= cached.size && allows(&leaf.raw, &cached));
+        if now != Some(cached.pfn) || !backed {
+            return Err(Violation::Stale { cpu, kind, root, page, cached, now });
+        }
+        let tracks = machine.format(kind).accessed() != 0;
+        if tracks && !found.is_some_and(|(_, leaf)| leaf.raw.accessed) {
+            return Err(Violation::Unaged { cpu, kind, root, page });
+        }
+        count += 1;
+    }
+    Ok(count)
+}
+
+fn allows(leaf: &crate::machine::RawLeaf, cached: &Cached) -> bool {
+    (leaf.write || !cached.write) && (leaf.dirty || !cached.dirty)
+}
+
+fn check_structures(cpu: usize, state: &Cpu, all: &[(Kind, Tables)]) -> Result<(), Violation> {
+    for (kind, key, table) in state.live_structures() {
+        let (root, level) = (key.root, key.level);
+        let tables = all.iter().find(|(of, tables)| *of == kind && tables.root == root);
+        let (_, tables) = tables.ok_or(Violation::UnknownRoot { cpu, kind, root })?;
+        if tables.tables.get(&table) != Some(&(level, key.prefix << shift(level + 1))) {
+            return Err(Violation::StaleStructure { cpu, kind, root, level, table });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,112 @@
+//! The oracle: decides, from raw bits and outside of any operation, whether the machine is in order.
+//!
+//! | rule | where |
+//! |---|---|
+//! | tables are linked once, alive, and none is lost | `walk` |
+//! | primary entries lie in areas, with their rights; references and resident count are theirs | `primary` |
+//! | secondary entries map what the primary ones map, with no more permission | `secondary` |
+//! | CPUs hold what the tables hold, and of what is dead nothing | `caches` |
+//!
+//! `SecondaryMmu::check_coherence` is asked as well, but is not trusted.
+
+mod caches;
+mod primary;
+mod secondary;
+mod walk;
+
+use crate::Violation;
+use crate::machine::{Format, Kind, Machine};
+use addr::Pfn;
+use mm::{AddressSpace, Host};
+use mmu::SecondaryMmu;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use walk::Tables;
+
+/// A secondary MMU, and the root that it had when it was made.
+#[derive(Clone, Debug)]
+pub struct Secondary {
+    /// The product's.
+    pub mmu: Arc<SecondaryMmu<Machine>>,
+    /// Kept apart: a released MMU does not tell its root any more.
+    pub root: Pfn,
+}
+
+/// All that lives on a machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Subjects<'a> {
+    /// Host address spaces.
+    pub spaces: &'a [Arc<AddressSpace<Machine>>],
+    /// Their secondary MMUs.
+    pub secondaries: &'a [Secondary],
+    /// Base frames that the test itself has allocated.
+    pub held: u64,
+}
+
+/// How much there was to check.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Census {
+    /// Primary leaves.
+    pub primary: usize,
+    /// Secondary leaves.
+    pub secondary: usize,
+    /// Translations in TLBs.
+    pub cached: usize,
+}
+
+/// Checks everything.
+///
+/// # Errors
+/// The first rule found broken; what the machine itself has recorded comes first.
+pub fn check(machine: &Machine, subjects: Subjects<'_>) -> Result<Census, Violation> {
+    if let Some(violation) = machine.first_violation() {
+        return Err(violation);
+    }
+    let mut all = Vec::new();
+    let mut census = Census::default();
+    let mut owned = subjects.held + machine.quarantined_frames();
+    for space in subjects.spaces {
+        let tables = walk::walk(machine, Format::Host, space.root())?;
+        census.primary += tables.leaves.len();
+        primary::check_areas(space, &tables)?;
+        all.push((Kind::Linear, tables));
+    }
+    owned += primary::check_references(machine, all.iter().map(|(_, tables)| tables))?;
+    for secondary in subjects.secondaries {
+        let tables = walk::walk(machine, machine.format(Kind::GuestPhysical), secondary.root)?;
+        census.secondary += tables.leaves.len();
+        let of = secondary.mmu.space().root();
+        if let Some((_, primary)) =
+            all.iter().find(|(kind, tables)| *kind == Kind::Linear && tables.root == of)
+        {
+            secondary::check(machine, &secondary.mmu, &tables, primary)?;
+        }
+        all.push((Kind::GuestPhysical, tables));
+        secondary.mmu.check_coherence().map_err(Violation::Incoherent)?;
+    }
+    owned += check_tables(machine, &all)?;
+    let used = machine.frames().total() - machine.frames().free_count();
+    if used != owned {
+        return Err(Violation::FramesLeaked { used, owned });
+    }
+    census.cached = caches::check(machine, &all)?;
+    Ok(census)
+}
+
+/// Every allocated table is reached by exactly one walk; returns how many there are.
+fn check_tables(machine: &Machine, all: &[(Kind, Tables)]) -> Result<u64, Violation> {
+    let mut lost = machine.live_tables();
+    let count = lost.len() as u64;
+    let mut seen = BTreeSet::new();
+    for &table in all.iter().flat_map(|(_, tables)| tables.tables.keys()) {
+        if !seen.insert(table) {
+            return Err(Violation::TableShared { table });
+        }
+        lost.remove(&table);
+    }
+    if lost.is_empty() {
+        Ok(count)
+    } else {
+        Err(Violation::TablesLeaked { tables: lost.into_iter().collect() })
+    }
+}

@@ -1,0 +1,91 @@
+//! A walk over whole tables, entry by entry, in the hardware's reading.
+
+use crate::Violation;
+use crate::machine::{Format, Machine, Raw, RawLeaf, shift};
+use addr::{PAGE_SHIFT, Pfn};
+use std::collections::BTreeMap;
+
+/// Bit 9 of a host entry: holds a frame although not present (PROT_NONE).
+const HELD: u64 = 1 << 9;
+
+/// A leaf, present or only held.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Leaf {
+    pub(super) raw: RawLeaf,
+    pub(super) present: bool,
+}
+
+impl Leaf {
+    /// The frame that the leaf, found at `page`, maps at `address`.
+    pub(super) fn frame_at(&self, page: u64, address: u64) -> Pfn {
+        self.raw.pfn.add((address - page) >> PAGE_SHIFT)
+    }
+}
+
+/// All tables below one root.
+#[derive(Debug)]
+pub(super) struct Tables {
+    pub(super) root: Pfn,
+    /// Level and first address of each table.
+    pub(super) tables: BTreeMap<Pfn, (u8, u64)>,
+    /// Leaves, by the first address that they map.
+    pub(super) leaves: BTreeMap<u64, Leaf>,
+}
+
+impl Tables {
+    /// The leaf that maps an address, with its own first address.
+    pub(super) fn find(&self, address: u64) -> Option<(u64, Leaf)> {
+        let (&page, &leaf) = self.leaves.range(..=address).next_back()?;
+        (address - page < leaf.raw.size.bytes()).then_some((page, leaf))
+    }
+}
+
+pub(super) fn walk(machine: &Machine, format: Format, root: Pfn) -> Result<Tables, Violation> {
+    let mut tables = Tables { root, tables: BTreeMap::new(), leaves: BTreeMap::new() };
+    descend(machine, format, &mut tables, root, (4, 0))?;
+    Ok(tables)
+}
+
+fn descend(
+    machine: &Machine,
+    format: Format,
+    tables: &mut Tables,
+    table: Pfn,
+    (level, first): (u8, u64),
+) -> Result<(), Violation> {
+    let root = tables.root;
+    if !machine.is_live_table(table) {
+        return Err(Violation::TableDead { root, table });
+    }
+    if tables.tables.insert(table, (level, first)).is_some() {
+        return Err(Violation::TableShared { table });
+    }
+    for (index, bits) in machine.memory.nonzero(table) {
+        let address = first + (u64::from(index) << shift(level));
+        let leaf = match format.decode(level, bits) {
+            Raw::Table(next) => {
+                descend(machine, format, tables, next, (level - 1, address))?;
+                continue;
+            }
+            Raw::Leaf(raw) => Leaf { raw, present: true },
+            Raw::NotPresent => {
+                held(format, level, bits).ok_or(Violation::BadEntry { root, address, bits })?
+            }
+            Raw::Malformed(bits) => return Err(Violation::BadEntry { root, address, bits }),
+        };
+        tables.leaves.insert(address, leaf);
+    }
+    Ok(())
+}
+
+/// A host entry that keeps its frame for later.
+fn held(format: Format, level: u8, bits: u64) -> Option<Leaf> {
+    if format != Format::Host || bits & HELD == 0 {
+        return None;
+    }
+    // Read as if it were present: only software looks at it.
+    match format.decode(level, bits | 1) {
+        Raw::Leaf(raw) => Some(Leaf { raw: RawLeaf { write: false, ..raw }, present: false }),
+        _ => None,
+    }
+}

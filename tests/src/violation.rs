@@ -1,0 +1,69 @@
+//! What the machine, the oracle and the bench can find wrong. Each carries what a reader needs to see why.
+
+use crate::machine::{Cached, Kind};
+use addr::{Gfn, Hva, HvaRange, PageSize, Pfn};
+use mmu::Incoherence;
+
+/// A rule that was broken.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "the fields are what their names say")]
+pub enum Violation {
+    /// A CPU walked a table that had been retired: it was still in a paging-structure cache, or still linked.
+    DeadTableWalked { cpu: usize, root: Pfn, address: u64, table: Pfn },
+    /// A CPU reached a frame that had been retired.
+    DeadFrameTouched { cpu: usize, address: u64, frame: Pfn },
+    /// A CPU met an entry with reserved bits set.
+    MalformedEntry { cpu: usize, address: u64, level: u8, bits: u64 },
+    /// A frame was retired while a CPU could still translate to it (I6).
+    FreedWhileTranslated { cpu: usize, kind: Kind, root: Pfn, page: u64, cached: Cached },
+    /// A table was retired while a CPU could still walk it (I11).
+    FreedWhileWalkable { cpu: usize, table: Pfn },
+    /// The program used a frame as a table that is none, or not any more.
+    NotATable { table: Pfn },
+
+    /// The product's own oracle.
+    Incoherent(Incoherence),
+    /// A table is linked twice.
+    TableShared { table: Pfn },
+    /// A table is linked that has been retired, or never was one.
+    TableDead { root: Pfn, table: Pfn },
+    /// Tables are allocated that no walk reaches.
+    TablesLeaked { tables: Vec<Pfn> },
+    /// An entry, read as hardware reads it, is none.
+    BadEntry { root: Pfn, address: u64, bits: u64 },
+    /// A primary entry maps a frame that is not allocated.
+    PrimaryDead { hva: Hva, frame: Pfn },
+    /// A primary entry lies outside every area, or is not the size of its area's pages.
+    OutsideAreas { hva: Hva, size: PageSize },
+    /// A primary entry allows more than its area, or keeps from it what it should allow.
+    RightsDiffer { hva: Hva, present: bool, write: bool },
+    /// Two areas overlap, touch page fractions, or are equal neighbours.
+    AreasWrong { range: HvaRange },
+    /// A frame has not as many references as primary entries.
+    References { frame: Pfn, entries: u32, count: u32 },
+    /// The address space miscounts its frames.
+    Resident { counted: u64, told: u64 },
+    /// Frames are allocated that nobody owns, or the other way round.
+    FramesLeaked { used: u64, owned: u64 },
+    /// A secondary entry where there is no RAM.
+    NoSlot { gfn: Gfn, frame: Pfn },
+    /// A secondary entry maps another frame than the primary one, or one that the primary does not allow.
+    SecondaryDiffers { gfn: Gfn, hva: Hva, frame: Pfn, primary: Option<Pfn> },
+    /// A secondary entry allows stores that the primary one refuses.
+    SecondaryWritable { gfn: Gfn, hva: Hva },
+    /// A secondary entry allows stores to a frame that counts as clean (I7).
+    SecondaryClean { gfn: Gfn, frame: Pfn },
+    /// A CPU holds a translation that the tables do not, or one that allows more.
+    Stale { cpu: usize, kind: Kind, root: Pfn, page: u64, cached: Cached, now: Option<Pfn> },
+    /// A CPU holds a translation for an entry whose A bit is clear: the next use would not set it (I12).
+    Unaged { cpu: usize, kind: Kind, root: Pfn, page: u64 },
+    /// A CPU holds a table pointer that the tables do not.
+    StaleStructure { cpu: usize, kind: Kind, root: Pfn, level: u8, table: Pfn },
+    /// A CPU holds something from tables that nobody owns.
+    UnknownRoot { cpu: usize, kind: Kind, root: Pfn },
+
+    /// A word reads other than it was last written.
+    Content { what: String, expected: u64, found: u64 },
+    /// An operation answered other than it should.
+    Answer { what: String, expected: String, found: String },
+}

@@ -1,0 +1,91 @@
+//! Aging (patch site `page_referenced_one`: answers OR-ed over the primary entry and all subscribers).
+
+use crate::{CPU0, CPU1, GUEST, HUGE, Outcome, fill, lab, lab_with};
+use addr::PageSize;
+use mm::Protection;
+use mmu::AccessedDirty;
+use tests::lab::{GuestId, Lab, Verdict, gpage, page, pages};
+use tests::machine::Options;
+
+#[test]
+fn a_page_is_young_when_only_the_guest_has_used_it() -> Outcome {
+    let lab = lab(2);
+    fill(&lab, 2, 1)?;
+    assert_eq!(lab.age(page(0))?, Verdict::Young(true));
+    assert_eq!(lab.age(page(0))?, Verdict::Young(false));
+    // The translation was cached: only a flush makes the CPU look at the tables again.
+    lab.guest_load(GUEST, CPU1, gpage(0))?;
+    assert_eq!(lab.age(page(0))?, Verdict::Young(true));
+    assert_eq!(lab.age(page(0))?, Verdict::Young(false));
+    lab.finish()
+}
+
+#[test]
+fn a_page_is_young_when_only_herald_has_used_it() -> Outcome {
+    let lab = lab(2);
+    lab.store(CPU0, page(1), 1)?;
+    assert_eq!(lab.age(page(1))?, Verdict::Young(true));
+    assert_eq!(lab.age(page(1))?, Verdict::Young(false));
+    lab.load(CPU0, page(1))?;
+    assert_eq!(lab.age(page(1))?, Verdict::Young(true));
+    lab.finish()
+}
+
+#[test]
+fn aging_loses_no_store() -> Outcome {
+    let lab = lab(2);
+    fill(&lab, 2, 8)?;
+    lab.age(page(1))?;
+    lab.guest_store(GUEST, CPU0, gpage(1), 80)?;
+    lab.age(page(1))?;
+    assert_eq!(lab.load(CPU1, page(1))?, Verdict::Value(80));
+    lab.finish()
+}
+
+#[test]
+fn without_accessed_bits_aging_unmaps_and_the_next_touch_is_seen() -> Outcome {
+    let options = Options { accessed_dirty: AccessedDirty::Absent, ..Options::default() };
+    let lab = lab_with(options, 2);
+    fill(&lab, 2, 1)?;
+    assert_eq!(lab.age(page(0))?, Verdict::Young(true));
+    assert_eq!(lab.guest(GUEST).mmu.mapped(), 1);
+    assert_eq!(lab.age(page(0))?, Verdict::Young(false));
+    assert_eq!(lab.guest_load(GUEST, CPU1, gpage(0))?, Verdict::Value(1));
+    assert_eq!(lab.age(page(0))?, Verdict::Young(true));
+    lab.finish()
+}
+
+#[test]
+fn every_guest_is_asked_even_after_one_has_said_young() -> Outcome {
+    let mut lab = lab(2);
+    let other = lab.add_guest();
+    lab.add_slot(other, gpage(0), pages(0, 2));
+    lab.guest_load(GUEST, CPU0, gpage(0))?;
+    lab.guest_load(other, CPU1, gpage(0))?;
+    assert_eq!(lab.age(page(0))?, Verdict::Young(true));
+    assert_eq!(lab.age(page(0))?, Verdict::Young(false), "the second guest kept its bit");
+    lab.finish()
+}
+
+#[test]
+fn nothing_resident_has_no_age() -> Outcome {
+    let lab = lab(2);
+    assert_eq!(lab.age(page(0))?, Verdict::NotResident);
+    lab.finish()
+}
+
+/// v8 passes one address: of a huge page that a guest maps in small pieces, only the first was asked.
+#[test]
+fn a_huge_page_is_young_when_a_guest_has_used_any_part_of_it() -> Outcome {
+    let lab = Lab::new(Options::default());
+    lab.mmap(pages(0, 512), Protection::ReadWrite, HUGE)?;
+    // Guest and host addresses differ by one page: small entries only.
+    lab.add_slot(GuestId(0), gpage(1), pages(0, 512));
+    assert!(!page(1).is_aligned(PageSize::Size2M));
+    lab.guest_load(GUEST, CPU0, gpage(300))?;
+    lab.age(page(0))?;
+    assert_eq!(lab.age(page(0))?, Verdict::Young(false));
+    lab.guest_load(GUEST, CPU0, gpage(300))?;
+    assert_eq!(lab.age(page(5))?, Verdict::Young(true));
+    lab.finish()
+}

@@ -1,0 +1,95 @@
+//! Huge pages: mapped, protected, discarded and unmapped whole, in the primary tables and in the guest's.
+
+use crate::{CPU0, CPU1, GUEST, HUGE, Outcome, SMALL};
+use mm::Protection;
+use tests::lab::{Lab, Verdict, gpage, page, pages};
+use tests::machine::Options;
+
+/// Two huge pages at 0, then 512 small ones, all of it RAM of the guest at the same offset.
+fn huge_lab() -> Result<Lab, tests::Violation> {
+    let lab = Lab::with_ram(Options::default(), 1536);
+    lab.mmap(pages(0, 1024), Protection::ReadWrite, HUGE)?;
+    lab.mmap(pages(1024, 512), Protection::ReadWrite, SMALL)?;
+    Ok(lab)
+}
+
+#[test]
+fn one_touch_maps_two_megabytes_for_the_guest_too() -> Outcome {
+    let lab = huge_lab()?;
+    lab.guest_store(GUEST, CPU0, gpage(7), 70)?;
+    assert_eq!(lab.space.resident_frames(), 512);
+    assert_eq!(lab.guest(GUEST).mmu.mapped(), 512);
+    let installed = lab.guest(GUEST).mmu.stats().snapshot().installed;
+    lab.guest_store(GUEST, CPU0, gpage(511), 71)?;
+    assert_eq!(lab.guest(GUEST).mmu.stats().snapshot().installed, installed, "no second violation");
+    assert_eq!(lab.load(CPU1, page(511))?, Verdict::Value(71));
+    lab.finish()
+}
+
+#[test]
+fn a_part_of_a_huge_page_is_neither_unmapped_nor_protected_nor_discarded() -> Outcome {
+    let lab = huge_lab()?;
+    lab.guest_store(GUEST, CPU0, gpage(600), 70)?;
+    assert_eq!(lab.munmap(pages(600, 1))?, Verdict::BadRange);
+    assert_eq!(lab.mprotect(pages(512, 100), Protection::None)?, Verdict::BadRange);
+    assert_eq!(lab.discard(pages(1000, 100))?, Verdict::BadRange);
+    assert_eq!(lab.mmap(pages(1023, 1), Protection::ReadWrite, SMALL)?, Verdict::BadRange);
+    assert_eq!(lab.migrate(page(600))?, Verdict::Huge);
+    assert_eq!(lab.guest_load(GUEST, CPU1, gpage(600))?, Verdict::Value(70));
+    lab.finish()
+}
+
+#[test]
+fn whole_huge_pages_are_unmapped_protected_and_discarded() -> Outcome {
+    let lab = huge_lab()?;
+    for index in [3, 515, 1027] {
+        lab.guest_store(GUEST, CPU0, gpage(index), index)?;
+        lab.guest_load(GUEST, CPU1, gpage(index + 1))?;
+    }
+    lab.mprotect(pages(512, 1024), Protection::Read)?;
+    assert_eq!(lab.guest_store(GUEST, CPU0, gpage(515), 1)?, Verdict::Denied);
+    assert_eq!(lab.guest_load(GUEST, CPU1, gpage(515))?, Verdict::Value(515));
+    lab.discard(pages(0, 512))?;
+    assert_eq!(lab.guest_load(GUEST, CPU1, gpage(3))?, Verdict::Value(0));
+    lab.munmap(pages(0, 1024))?;
+    assert_eq!(lab.guest_load(GUEST, CPU1, gpage(515))?, Verdict::Unmapped);
+    assert_eq!(lab.guest_load(GUEST, CPU1, gpage(1027))?, Verdict::Value(1027));
+    lab.finish()
+}
+
+#[test]
+fn small_pages_take_the_place_of_a_huge_one_and_the_other_way_round() -> Outcome {
+    let lab = huge_lab()?;
+    for _ in 0..2 {
+        lab.mmap(pages(0, 512), Protection::ReadWrite, SMALL)?;
+        lab.guest_store(GUEST, CPU0, gpage(9), 9)?;
+        lab.store(CPU1, page(10), 10)?;
+        lab.mmap(pages(0, 512), Protection::ReadWrite, HUGE)?;
+        assert_eq!(lab.guest_load(GUEST, CPU0, gpage(9))?, Verdict::Value(0));
+        assert_eq!(lab.load(CPU1, page(10))?, Verdict::Value(0));
+    }
+    lab.finish()
+}
+
+#[test]
+fn a_slot_out_of_step_gets_small_entries_of_a_huge_page() -> Outcome {
+    let lab = huge_lab()?;
+    lab.add_slot(GUEST, gpage(4097), pages(0, 64));
+    lab.guest_store(GUEST, CPU0, gpage(4100), 33)?;
+    assert_eq!(lab.guest(GUEST).mmu.mapped(), 1);
+    assert_eq!(lab.guest_load(GUEST, CPU1, gpage(3))?, Verdict::Value(33));
+    lab.discard(pages(0, 512))?;
+    assert_eq!(lab.guest_load(GUEST, CPU0, gpage(4100))?, Verdict::Value(0));
+    lab.finish()
+}
+
+#[test]
+fn aging_and_refetching_a_huge_page() -> Outcome {
+    let lab = huge_lab()?;
+    lab.guest_load(GUEST, CPU0, gpage(100))?;
+    assert_eq!(lab.age(page(0))?, Verdict::Young(true));
+    assert_eq!(lab.age(page(511))?, Verdict::Young(false));
+    lab.guest_load(GUEST, CPU0, gpage(400))?;
+    assert_eq!(lab.age(page(17))?, Verdict::Young(true));
+    lab.finish()
+}

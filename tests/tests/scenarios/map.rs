@@ -1,0 +1,160 @@
+//! mmap, munmap, discard, mprotect (patch sites `unmap_region`, `zap_page_range`, `mprotect_fixup`).
+
+use crate::{CPU0, CPU1, GUEST, Outcome, SMALL, fill, lab};
+use mm::Protection;
+use tests::lab::{Notice, Verdict, gpage, page, pages};
+
+#[test]
+fn first_touch_reads_zero_and_costs_one_frame() -> Outcome {
+    let lab = lab(8);
+    assert_eq!(lab.guest_load(GUEST, CPU0, gpage(3))?, Verdict::Value(0));
+    assert_eq!(lab.space.resident_frames(), 1);
+    assert_eq!(lab.load(CPU1, page(3))?, Verdict::Value(0));
+    assert_eq!(lab.load(CPU1, page(4))?, Verdict::Value(0));
+    assert_eq!(lab.space.resident_frames(), 2);
+    lab.finish()
+}
+
+#[test]
+fn guest_and_herald_see_each_others_stores() -> Outcome {
+    let lab = lab(4);
+    lab.guest_store(GUEST, CPU0, gpage(1), 17)?;
+    assert_eq!(lab.load(CPU1, page(1))?, Verdict::Value(17));
+    lab.store(CPU1, page(1), 18)?;
+    assert_eq!(lab.guest_load(GUEST, CPU0, gpage(1))?, Verdict::Value(18));
+    lab.store(CPU1, page(2), 19)?;
+    assert_eq!(lab.guest_load(GUEST, CPU0, gpage(2))?, Verdict::Value(19));
+    lab.finish()
+}
+
+#[test]
+fn munmap_takes_a_page_from_a_guest_that_has_it_cached() -> Outcome {
+    let lab = lab(8);
+    fill(&lab, 8, 100)?;
+    lab.run_guest(GUEST, CPU0);
+    assert!(lab.guest_has_cached(CPU0, gpage(5)));
+    lab.munmap(pages(4, 2))?;
+    assert!(!lab.guest_has_cached(CPU0, gpage(5)));
+    assert_eq!(lab.guest_load(GUEST, CPU0, gpage(5))?, Verdict::Unmapped);
+    assert_eq!(lab.load(CPU1, page(4))?, Verdict::Unmapped);
+    assert_eq!(lab.guest_load(GUEST, CPU1, gpage(6))?, Verdict::Value(106));
+    assert_eq!(lab.space.resident_frames(), 6);
+    lab.finish()
+}
+
+#[test]
+fn munmap_of_everything_gives_the_tables_back() -> Outcome {
+    let lab = lab(600);
+    fill(&lab, 3, 1)?;
+    lab.store(CPU0, page(599), 1)?;
+    lab.munmap(pages(0, 600))?;
+    // A speculating CPU still has the way into the tables cached, unless the flush took it.
+    lab.speculate(None, CPU0, page(599).as_u64())?;
+    lab.speculate(Some(GUEST), CPU1, gpage(1).as_u64())?;
+    lab.finish()
+}
+
+#[test]
+fn munmap_of_more_pages_than_one_batch_frees_them_all() -> Outcome {
+    let lab = lab(400);
+    fill(&lab, 400, 7)?;
+    lab.munmap(pages(0, 300))?;
+    assert_eq!(lab.space.resident_frames(), 100);
+    lab.finish()
+}
+
+#[test]
+fn mmap_over_a_mapping_replaces_it_with_zeros() -> Outcome {
+    let lab = lab(4);
+    fill(&lab, 4, 50)?;
+    lab.mmap(pages(1, 2), Protection::ReadWrite, SMALL)?;
+    assert_eq!(lab.guest_load(GUEST, CPU0, gpage(1))?, Verdict::Value(0));
+    assert_eq!(lab.guest_load(GUEST, CPU1, gpage(3))?, Verdict::Value(53));
+    lab.finish()
+}
+
+#[test]
+fn a_discarded_page_reads_zero_through_every_path() -> Outcome {
+    let lab = lab(4);
+    fill(&lab, 4, 9)?;
+    lab.discard(pages(1, 2))?;
+    assert_eq!(lab.guest_load(GUEST, CPU0, gpage(1))?, Verdict::Value(0));
+    assert_eq!(lab.guest_load(GUEST, CPU1, gpage(1))?, Verdict::Value(0));
+    assert_eq!(lab.load(CPU0, page(2))?, Verdict::Value(0));
+    assert_eq!(lab.load(CPU0, page(3))?, Verdict::Value(12));
+    lab.finish()
+}
+
+#[test]
+fn a_hole_does_not_keep_the_rest_from_being_discarded() -> Outcome {
+    let lab = lab(6);
+    fill(&lab, 6, 9)?;
+    lab.munmap(pages(2, 1))?;
+    assert_eq!(lab.discard(pages(0, 6))?, Verdict::Hole);
+    assert_eq!(lab.guest_load(GUEST, CPU0, gpage(5))?, Verdict::Value(0));
+    lab.finish()
+}
+
+#[test]
+fn protection_none_stops_the_guest_and_keeps_the_contents() -> Outcome {
+    let lab = lab(4);
+    fill(&lab, 4, 30)?;
+    lab.mprotect(pages(1, 2), Protection::None)?;
+    assert_eq!(lab.guest_load(GUEST, CPU0, gpage(1))?, Verdict::Denied);
+    assert_eq!(lab.load(CPU1, page(2))?, Verdict::Denied);
+    assert_eq!(lab.space.resident_frames(), 4, "the frames stay");
+    lab.mprotect(pages(1, 2), Protection::ReadWrite)?;
+    assert_eq!(lab.guest_load(GUEST, CPU0, gpage(1))?, Verdict::Value(31));
+    assert_eq!(lab.guest_store(GUEST, CPU1, gpage(2), 77)?, Verdict::Done);
+    lab.finish()
+}
+
+#[test]
+fn a_read_only_page_refuses_the_guests_store_but_not_its_loads() -> Outcome {
+    let lab = lab(4);
+    fill(&lab, 4, 30)?;
+    lab.mprotect(pages(0, 4), Protection::Read)?;
+    assert_eq!(lab.guest_store(GUEST, CPU0, gpage(1), 1)?, Verdict::Denied);
+    assert_eq!(lab.guest_load(GUEST, CPU0, gpage(1))?, Verdict::Value(31));
+    assert_eq!(lab.store(CPU1, page(1), 1)?, Verdict::Denied);
+    lab.mprotect(pages(0, 4), Protection::ReadWrite)?;
+    assert_eq!(lab.guest_store(GUEST, CPU0, gpage(1), 2)?, Verdict::Done);
+    assert_eq!(lab.load(CPU1, page(1))?, Verdict::Value(2));
+    lab.finish()
+}
+
+#[test]
+fn mprotect_stops_at_the_first_hole_as_linux_does() -> Outcome {
+    let lab = lab(6);
+    lab.munmap(pages(3, 1))?;
+    assert_eq!(lab.mprotect(pages(1, 5), Protection::Read)?, Verdict::Hole);
+    assert_eq!(lab.guest_store(GUEST, CPU0, gpage(2), 1)?, Verdict::Denied);
+    assert_eq!(lab.guest_store(GUEST, CPU0, gpage(4), 1)?, Verdict::Done);
+    lab.finish()
+}
+
+#[test]
+fn every_site_tells_begin_and_end_once() -> Outcome {
+    let lab = lab(4);
+    fill(&lab, 4, 1)?;
+    let calls = || lab.guest(GUEST).ears.calls();
+    for (what, operation) in operations() {
+        let before = calls();
+        operation(&lab)?;
+        assert_eq!(calls() - before, 2, "{what}");
+    }
+    let stats = lab.guest(GUEST).mmu.stats().snapshot();
+    assert_eq!(stats.invalidate_range_begin, stats.invalidate_range_end, "{:?}", Notice::RangeEnd);
+    lab.finish()
+}
+
+type Operation = fn(&tests::lab::Lab) -> Outcome;
+
+fn operations() -> [(&'static str, Operation); 4] {
+    [
+        ("discard", |lab| lab.discard(pages(0, 2)).map(drop)),
+        ("mprotect", |lab| lab.mprotect(pages(0, 2), Protection::Read).map(drop)),
+        ("mmap over", |lab| lab.mmap(pages(0, 2), Protection::ReadWrite, SMALL).map(drop)),
+        ("munmap", |lab| lab.munmap(pages(0, 2)).map(drop)),
+    ]
+}
