@@ -149,8 +149,10 @@ impl<H: Host> SecondaryMmu<H> {
     pub fn fault(&self, gpa: Gpa, access: Access) -> Result<FaultOutcome, MmuError> {
         loop {
             let gfn = gpa.gfn();
+            // Before the slot is looked up, too: removing it raises the sequence (I2).
+            let snapshot = self.sequence.snapshot();
             let Some(slot) = self.slots.read().find(gfn) else { return Ok(FaultOutcome::NotRam) };
-            let resolved = self.resolve(&slot, gfn, access).map_err(MmuError::Host)?;
+            let resolved = self.resolve(&slot, gfn, access, snapshot).map_err(MmuError::Host)?;
             let mut reserve = TableReserve::new(&*self.host);
             reserve.top_up(self.missing_tables(gfn)?)?;
             match self.install(&resolved, &mut reserve)? {
@@ -165,9 +167,14 @@ impl<H: Host> SecondaryMmu<H> {
         }
     }
 
-    /// Takes the snapshot, then asks the host (I2).
-    fn resolve(&self, slot: &Slot, gfn: Gfn, access: Access) -> Result<Resolved, FaultError> {
-        let snapshot = self.sequence.snapshot();
+    /// Asks the host what to map. The snapshot was taken before (I2).
+    fn resolve(
+        &self,
+        slot: &Slot,
+        gfn: Gfn,
+        access: Access,
+        snapshot: Snapshot,
+    ) -> Result<Resolved, FaultError> {
         let mapping = self.space.fault_in(slot.hva_of(gfn), access)?;
         // A read fault installs a writable entry only if the frame is dirty already (I7).
         let write = mapping.writable && (access == Access::Write || mapping.dirty);
