@@ -125,11 +125,12 @@ impl<H: Host> AddressSpace<H> {
     }
 
     /// Tears everything down (patch site: `exit_mmap`): `release` first, before any unmap. The root stays
-    /// until the value is dropped.
+    /// until the value is dropped. Takes the mmap lock for writing: nobody subscribes between the last notice
+    /// and the unlinking, and no begin loses its end.
     pub fn exit(&self) {
-        self.chain.release();
         let everything = HvaRange::new(Hva::ZERO, USER_END);
         let mut vmas = self.vmas.write();
+        self.chain.release();
         self.unmap_region(&mut vmas, everything);
     }
 
