@@ -58,7 +58,9 @@ fn place(segment: &ProgramHeader) -> Result<HpaRange, LoadError> {
     let linked = segment.p_paddr.checked_add(IMAGE_OFFSET) == Some(segment.p_vaddr);
     let range = Hpa::try_new(segment.p_paddr).and_then(|start| HpaRange::sized(start, segment.p_memsz));
     range
-        .filter(|range| linked && range.end().as_u64() <= IMAGE_CEILING && segment.p_filesz <= segment.p_memsz)
+        .filter(|range| {
+            linked && range.end().as_u64() <= IMAGE_CEILING && segment.p_filesz <= segment.p_memsz
+        })
         .ok_or(wrong(segment))
 }
 

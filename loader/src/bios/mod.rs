@@ -49,9 +49,8 @@ pub(crate) fn find() -> Result<Found, LoadError> {
     }
     map.reserve(own_range());
     map.reserve(HpaRange::new(Hpa::ZERO, PACKAGE_FLOOR));
-    let place = |bytes| {
-        map.highest_fit(bytes, PageSize::Size4K, MAPPED_END).ok_or(LoadError::NoRoom { bytes })
-    };
+    let place =
+        |bytes| map.highest_fit(bytes, PageSize::Size4K, MAPPED_END).ok_or(LoadError::NoRoom { bytes });
     // The first page tells how long the whole is.
     let first = place(PAGE_SIZE)?;
     read(first)?;

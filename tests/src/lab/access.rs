@@ -176,7 +176,7 @@ impl Lab {
                 model.touched(hva, who);
             }
             if let (Some(hva), Verdict::OutOfMemory) = (hva, found) {
-                model.maybe_touched(hva);
+                model.half_touched(hva);
             }
             expected
         };

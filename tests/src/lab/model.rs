@@ -29,6 +29,8 @@ struct Use {
     guest: bool,
     /// Anybody, including hardware that speculates.
     maybe: bool,
+    /// An access failed half-way: whether the page has a frame is not known.
+    unsure: bool,
 }
 
 /// An address space as its user knows it.
@@ -103,15 +105,16 @@ impl Model {
         if self.has_hole(range) { Verdict::Hole } else { Verdict::Done }
     }
 
-    pub(super) fn migrate(&mut self, address: Hva) -> Verdict {
-        let Some(head) = self.head(address).filter(|head| self.resident.contains_key(head)) else {
-            return Verdict::NotResident;
+    pub(super) fn migrate(&mut self, address: Hva) -> Vec<Verdict> {
+        let head = self.head(address);
+        let Some(used) = head.and_then(|head| self.resident.get_mut(&head)) else {
+            return vec![Verdict::NotResident];
         };
-        if self.page(address).is_some_and(|page| page.size != PageSize::Size4K) {
-            return Verdict::Huge;
-        }
-        self.zapped(head);
-        Verdict::Done
+        used.guest = false;
+        let unsure = used.unsure;
+        let huge = self.page(address).is_some_and(|page| page.size != PageSize::Size4K);
+        let sure = if huge { Verdict::Huge } else { Verdict::Done };
+        if unsure { vec![sure, Verdict::NotResident] } else { vec![sure] }
     }
 
     /// What an access by hva must find; a load of a word never written finds zero.
@@ -137,9 +140,16 @@ impl Model {
             Who::Guest => used.guest = true,
         }
         used.maybe = true;
+        used.unsure = false;
     }
 
-    /// The page may have been used: by speculation, or by an access that failed half-way.
+    /// An access ran out of memory: its page may be resident, and young.
+    pub(super) fn half_touched(&mut self, address: Hva) {
+        let Some(head) = self.head(address) else { return };
+        self.resident.entry(head).or_insert(Use { unsure: true, ..Use::default() }).maybe = true;
+    }
+
+    /// The page may have been used: by speculation.
     pub(super) fn maybe_touched(&mut self, address: Hva) {
         let head = self.head(address);
         if let Some(used) = head.and_then(|head| self.resident.get_mut(&head)) {
@@ -152,7 +162,11 @@ impl Model {
         let Some(used) = self.head(address).and_then(|head| self.resident.get_mut(&head)) else {
             return vec![Verdict::NotResident];
         };
-        let Use { host, guest, maybe } = std::mem::take(used);
+        let Use { host, guest, maybe, unsure } = *used;
+        *used = Use { unsure, ..Use::default() };
+        if unsure {
+            return vec![Verdict::NotResident, Verdict::Young(true), Verdict::Young(false)];
+        }
         match (host || guest, maybe) {
             (true, _) => vec![Verdict::Young(true)],
             (false, true) => vec![Verdict::Young(true), Verdict::Young(false)],
@@ -183,8 +197,8 @@ impl Model {
         self.resident.retain(|head, _| !gone.contains(head));
     }
 
-    /// Every page that has an area.
-    pub(super) fn mapped(&self) -> impl Iterator<Item = Hva> + '_ {
-        self.pages.keys().copied()
+    /// Every word ever written and not dropped since.
+    pub(super) fn written(&self) -> impl Iterator<Item = Hva> + '_ {
+        self.words.keys().copied()
     }
 }

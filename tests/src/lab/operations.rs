@@ -59,8 +59,9 @@ impl Lab {
     /// [`Violation`].
     pub fn migrate(&self, address: Hva) -> Result<Verdict, Violation> {
         let found = Verdict::of(self.space.migrate_page(address));
-        let expected = if found == Verdict::OutOfMemory { found } else { lock(&self.model).migrate(address) };
-        self.judged(|| format!("migrate {address}"), &[expected], found)
+        let expected =
+            if found == Verdict::OutOfMemory { vec![found] } else { lock(&self.model).migrate(address) };
+        self.judged(|| format!("migrate {address}"), &expected, found)
     }
 
     /// Aging of one page.
@@ -77,12 +78,12 @@ impl Lab {
         self.judged(|| format!("age {address}"), &expected, found)
     }
 
-    /// Loads every page that the model knows, by hva on this CPU, and compares.
+    /// Loads every word that the model knows, by hva on this CPU, and compares.
     ///
     /// # Errors
     /// [`Violation`].
     pub fn compare_all(&self, cpu: mm::CpuIndex) -> Result<(), Violation> {
-        let mapped: Vec<_> = lock(&self.model).mapped().collect();
-        mapped.into_iter().try_for_each(|page| self.load(cpu, page).map(|_| ()))
+        let written: Vec<_> = lock(&self.model).written().collect();
+        written.into_iter().try_for_each(|word| self.load(cpu, word).map(|_| ()))
     }
 }
