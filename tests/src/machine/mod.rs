@@ -30,9 +30,9 @@ use mm::CpuIndex;
 use mm::frames::{FrameMeta, Frames};
 use mmu::AccessedDirty;
 use paging::FlushScope;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 /// Frames below this one are no memory: frame 0 is nobody's.
 const FIRST_FRAME: u64 = 16;
@@ -81,22 +81,21 @@ pub(crate) struct Counters {
     pub(crate) faults: AtomicU64,
 }
 
-/// What frames are for, beside what the allocator knows.
-#[derive(Debug, Default)]
-struct Life {
-    tables: BTreeSet<Pfn>,
-    /// Retired blocks, oldest first.
-    queue: VecDeque<(Pfn, PageSize)>,
-    /// The same by first frame, with their lengths.
-    quarantined: BTreeMap<Pfn, u64>,
-    quarantined_frames: u64,
+/// What a frame is, beside what the allocator knows of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+enum Role {
+    /// Free, or used for contents.
+    Plain,
+    Table,
+    Quarantined,
 }
 
-impl Life {
-    fn is_quarantined(&self, frame: Pfn) -> bool {
-        let below = self.quarantined.range(..=frame).next_back();
-        below.is_some_and(|(first, len)| frame.as_u64() < first.as_u64() + len)
-    }
+/// Retired blocks, oldest first.
+#[derive(Debug, Default)]
+struct Quarantine {
+    blocks: VecDeque<(Pfn, PageSize)>,
+    frames: u64,
 }
 
 /// A machine.
@@ -104,7 +103,9 @@ pub struct Machine {
     pub(crate) options: Options,
     frames: Frames,
     pub(crate) memory: Memory,
-    life: Mutex<Life>,
+    /// By frame, a [`Role`].
+    roles: Box<[AtomicU8]>,
+    quarantine: Mutex<Quarantine>,
     cpus: Box<[Mutex<Cpu>]>,
     generation: AtomicU64,
     violations: Mutex<Vec<Violation>>,
@@ -123,7 +124,8 @@ impl Machine {
             options,
             frames,
             memory: Memory::new(options.frames),
-            life: Mutex::default(),
+            roles: (0..options.frames).map(|_| AtomicU8::new(Role::Plain as u8)).collect(),
+            quarantine: Mutex::default(),
             cpus: (0..options.cpus).map(|_| Mutex::default()).collect(),
             generation: AtomicU64::new(0),
             violations: Mutex::default(),
@@ -184,32 +186,43 @@ impl Machine {
     }
 
     pub(crate) fn is_live_table(&self, table: Pfn) -> bool {
-        lock(&self.life).tables.contains(&table)
+        self.has_role(table, Role::Table)
+    }
+
+    fn has_role(&self, frame: Pfn, role: Role) -> bool {
+        let known = self.roles.get(frame.as_u64() as usize);
+        known.is_some_and(|known| known.load(Ordering::Acquire) == role as u8)
+    }
+
+    fn set_role(&self, frame: Pfn, size: PageSize, role: Role) {
+        let first = frame.as_u64() as usize;
+        let roles = &self.roles[first..first + size.base_pages() as usize];
+        roles.iter().for_each(|known| known.store(role as u8, Ordering::Release));
     }
 
     pub(crate) fn is_live_frame(&self, frame: Pfn) -> bool {
-        let life = lock(&self.life);
-        self.frames.is_used(frame) && !life.tables.contains(&frame) && !life.is_quarantined(frame)
+        self.frames.is_used(frame) && self.has_role(frame, Role::Plain)
     }
 
     pub(crate) fn live_tables(&self) -> BTreeSet<Pfn> {
-        lock(&self.life).tables.clone()
+        let numbers = (0..self.options.frames).map(Pfn::new);
+        numbers.filter(|&frame| self.has_role(frame, Role::Table)).collect()
     }
 
     pub(crate) fn quarantined_frames(&self) -> u64 {
-        lock(&self.life).quarantined_frames
+        lock(&self.quarantine).frames
     }
 
     /// Puts a retired block at the end of the quarantine, and frees what has been there long enough.
     fn quarantine(&self, frame: Pfn, size: PageSize) {
-        let mut life = lock(&self.life);
-        life.queue.push_back((frame, size));
-        life.quarantined.insert(frame, size.base_pages());
-        life.quarantined_frames += size.base_pages();
-        while life.quarantined_frames > self.options.quarantine {
-            let Some((oldest, size)) = life.queue.pop_front() else { return };
-            life.quarantined.remove(&oldest);
-            life.quarantined_frames -= size.base_pages();
+        let mut quarantine = lock(&self.quarantine);
+        quarantine.blocks.push_back((frame, size));
+        quarantine.frames += size.base_pages();
+        self.set_role(frame, size, Role::Quarantined);
+        while quarantine.frames > self.options.quarantine {
+            let Some((oldest, size)) = quarantine.blocks.pop_front() else { return };
+            quarantine.frames -= size.base_pages();
+            self.set_role(oldest, size, Role::Plain);
             self.frames.free(CpuIndex(0), oldest, size);
         }
     }

@@ -2,7 +2,7 @@
 //! code in the middle of an operation, allocations that fail, flushes that do not happen.
 
 use super::memory::POISON;
-use super::{CpuIndex, Machine};
+use super::{CpuIndex, Machine, Role};
 use crate::{Violation, lock};
 use addr::{PAGE_SHIFT, PageSize, Pfn};
 use mm::frames::Frames;
@@ -144,13 +144,13 @@ impl TableMemory for Machine {
         }
         let table = self.frames.allocate(self.current_cpu(), PageSize::Size4K).map_err(|_| OutOfTables)?;
         self.memory.fill(table, 0);
-        lock(&self.life).tables.insert(table);
+        self.set_role(table, PageSize::Size4K, Role::Table);
         Ok(table)
     }
 
     fn free_table(&self, table: Pfn) {
         self.check_unwalkable(table);
-        if !lock(&self.life).tables.remove(&table) {
+        if !self.is_live_table(table) {
             self.report(Violation::NotATable { table });
             return;
         }

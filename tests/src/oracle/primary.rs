@@ -5,7 +5,6 @@ use crate::Violation;
 use crate::machine::Machine;
 use addr::{Hva, Pfn};
 use mm::{AddressSpace, Host, Protection, Vma};
-use std::collections::BTreeMap;
 
 pub(super) fn check_areas(space: &AddressSpace<Machine>, tables: &Tables) -> Result<(), Violation> {
     let areas = space.vmas();
@@ -46,21 +45,23 @@ pub(super) fn check_references<'a>(
     machine: &Machine,
     spaces: impl Iterator<Item = &'a Tables>,
 ) -> Result<u64, Violation> {
-    let mut entries: BTreeMap<Pfn, u32> = BTreeMap::new();
+    let mut mapped: Vec<Pfn> = Vec::new();
     for (&address, leaf) in spaces.flat_map(|tables| &tables.leaves) {
-        for index in 0..leaf.raw.size.base_pages() {
-            let frame = leaf.raw.pfn.add(index);
-            if index == 0 && !machine.is_live_frame(frame) {
-                return Err(Violation::PrimaryDead { hva: Hva::new(address), frame });
-            }
-            *entries.entry(frame).or_default() += 1;
+        let frames = (0..leaf.raw.size.base_pages()).map(|index| leaf.raw.pfn.add(index));
+        if let Some(frame) = frames.clone().find(|&frame| !machine.is_live_frame(frame)) {
+            return Err(Violation::PrimaryDead { hva: Hva::new(address), frame });
         }
+        mapped.extend(frames);
     }
-    for (&frame, &entries) in &entries {
+    mapped.sort_unstable();
+    let mut distinct = 0;
+    for same in mapped.chunk_by(|one, other| one == other) {
+        let (frame, entries) = (same[0], same.len() as u32);
         let count = machine.frames().meta(frame).count();
         if count != entries {
             return Err(Violation::References { frame, entries, count });
         }
+        distinct += 1;
     }
-    Ok(entries.len() as u64)
+    Ok(distinct)
 }
