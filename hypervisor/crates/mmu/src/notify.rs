@@ -18,7 +18,7 @@ impl<H: Host> MmuNotifier for SecondaryMmu<H> {
     fn release(&self) {
         count(&self.stats.release);
         let mut locked = self.locked.lock();
-        self.zap_and_flush(&locked, every_gfn());
+        self.zap_and_flush(&locked, [every_gfn()]);
         locked.tdp = None;
     }
 
@@ -48,9 +48,7 @@ impl<H: Host> MmuNotifier for SecondaryMmu<H> {
         // Raised before the zap, the primary entry being clear already: a fault that resolved the old frame
         // finds the sequence changed (I3).
         self.sequence.raise(&mut locked.in_progress);
-        for run in slots.gfns_of(page_at(address)) {
-            self.zap_and_flush(&locked, run);
-        }
+        self.zap_and_flush(&locked, slots.gfns_of(page_at(address)));
     }
 
     fn invalidate_range_begin(&self, range: HvaRange) {
@@ -59,9 +57,7 @@ impl<H: Host> MmuNotifier for SecondaryMmu<H> {
         let mut locked = self.locked.lock();
         // Host addresses, not guest frames: a slot may be added before the end, and nothing may appear in it.
         locked.in_progress.begin(range.start().as_u64(), range.end().as_u64());
-        for run in slots.gfns_of(range) {
-            self.zap_and_flush(&locked, run);
-        }
+        self.zap_and_flush(&locked, slots.gfns_of(range));
     }
 
     fn invalidate_range_end(&self, _range: HvaRange) {

@@ -133,7 +133,7 @@ impl<H: Host> SecondaryMmu<H> {
         let mut locked = self.locked.lock();
         // A fault that looked the slot up before must not install afterwards.
         self.sequence.raise(&mut locked.in_progress);
-        self.zap_and_flush(&locked, slot.gfns());
+        self.zap_and_flush(&locked, [slot.gfns()]);
         Some(slot)
     }
 
@@ -222,10 +222,11 @@ impl<H: Host> SecondaryMmu<H> {
         Ok(tdp.install(&*self.host, *gfn, *leaf, reserve))
     }
 
-    /// Zaps and flushes under the mmu lock, so that whoever takes the lock next owes nothing (I6).
-    pub(crate) fn zap_and_flush(&self, locked: &Locked, range: GfnRange) {
+    /// Zaps all runs and flushes once (I10), under the mmu lock, so that whoever takes the lock next owes
+    /// nothing (I6).
+    pub(crate) fn zap_and_flush(&self, locked: &Locked, runs: impl IntoIterator<Item = GfnRange>) {
         let Some(tdp) = locked.tdp else { return };
-        let zapped = tdp.zap(&*self.host, range);
+        let zapped: u64 = runs.into_iter().map(|run| tdp.zap(&*self.host, run)).sum();
         if zapped > 0 {
             self.stats.zapped.fetch_add(zapped, core::sync::atomic::Ordering::Relaxed);
             self.flush(tdp);
