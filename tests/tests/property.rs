@@ -20,7 +20,7 @@ const ALIAS: u64 = 5001;
 /// Pages of that slot, and where they lie.
 const ALIASED: (u64, u64) = (510, 520);
 /// Cases where the environment does not say.
-const CASES: u32 = 400;
+const CASES: u32 = 1000;
 
 /// A page of the arena that is worth looking at.
 fn index() -> impl Strategy<Value = u64> {
