@@ -8,6 +8,7 @@ mod huge;
 mod machine;
 mod map;
 mod migrate;
+mod order;
 mod races;
 mod release;
 mod slots;

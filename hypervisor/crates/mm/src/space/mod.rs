@@ -154,6 +154,3 @@ impl<H: Host> fmt::Debug for AddressSpace<H> {
             .finish_non_exhaustive()
     }
 }
-
-#[cfg(test)]
-mod tests;
