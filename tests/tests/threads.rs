@@ -1,11 +1,11 @@
-//! Real threads: guests on their own CPUs store and load while the host works on the same memory. Which thread
+//! Real threads: guests and Herald on their own CPUs store and load while the host works on the same memory. Which thread
 //! comes first is luck; that nobody ever reads a wrong word is not. Everything ends by count.
 
 use addr::{GfnRange, Gpa, Hva, PageSize};
 use mm::{Access, CpuIndex, MapRequest, MigrateError, Placement, Protection, VmaKind};
 use mmu::{FaultOutcome, MmuError, Slot};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
 use tests::Violation;
 use tests::lab::{GuestId, Lab, gpage, page, pages};
 use tests::machine::{Options, Speculation};
@@ -18,8 +18,12 @@ const PAGES: u64 = 1024;
 const LASTING: u64 = 12;
 /// Pages that the threads fight about.
 const CROWDED: u64 = 24;
-/// Accesses of each guest CPU.
-const ACCESSES: u64 = 30_000;
+/// Operations of the host; the programs go on as long as it does.
+const OPERATIONS: u64 = 60_000;
+/// Accesses that each program makes at least.
+const ACCESSES: u64 = 1_000;
+/// How often a slot comes and goes.
+const TOGGLES: u64 = 20_000;
 
 /// Numbers that look random and are the same each time.
 struct Random(u64);
@@ -44,58 +48,109 @@ fn bench(speculation: Speculation) -> Lab {
     lab
 }
 
-/// One access by the guest on a CPU: faults are resolved until it goes through. `None`: a store that the
-/// protection of the moment refuses.
-fn access(lab: &Lab, cpu: CpuIndex, gpa: Gpa, store: Option<u64>) -> Option<u64> {
-    let guest = lab.guest(GUEST);
-    loop {
-        let done = match store {
-            Some(value) => lab.machine.guest_store(cpu, gpa, value).map(|()| value),
-            None => lab.machine.guest_load(cpu, gpa),
-        };
-        let Err(fault) = done else { return done.ok() };
-        lab.machine.exit(cpu);
-        let outcome = guest.mmu.fault(gpa, fault.access);
-        lab.machine.enter(cpu, guest.root());
-        match outcome {
-            Ok(FaultOutcome::Mapped) => {}
-            Err(MmuError::Host(_)) => return None,
-            other => panic!("{gpa}: {other:?}"),
+/// What a thread stands for.
+#[derive(Clone, Copy)]
+enum Program {
+    /// A guest on its CPU, through the EPT.
+    Guest,
+    /// Herald on its CPU, through the hva.
+    Herald,
+}
+
+impl Program {
+    /// One access to a word of a page: faults are resolved until it goes through. `None`: the protection of the
+    /// moment refuses it.
+    fn access(self, lab: &Lab, cpu: CpuIndex, word: Word, store: Option<u64>) -> Option<u64> {
+        loop {
+            let done = match (self, store) {
+                (Self::Guest, Some(value)) => lab.machine.guest_store(cpu, word.gpa(), value).map(|()| value),
+                (Self::Guest, None) => lab.machine.guest_load(cpu, word.gpa()),
+                (Self::Herald, Some(value)) => {
+                    lab.machine.store_linear(cpu, word.hva(), value).map(|()| value)
+                }
+                (Self::Herald, None) => lab.machine.load_linear(cpu, word.hva()),
+            };
+            let Err(fault) = done else { return done.ok() };
+            match self {
+                Self::Guest => ept_violation(lab, cpu, word.gpa(), fault.access)?,
+                Self::Herald => drop(lab.space.fault_in(word.hva(), fault.access).ok()?),
+            }
         }
     }
 }
 
-/// A guest CPU: each has a word of its own in every page, and knows what it must read.
-fn run_guest(lab: &Lab, cpu: CpuIndex) -> u64 {
-    lab.run_guest(GUEST, cpu);
+#[derive(Clone, Copy)]
+struct Word {
+    page: u64,
+    index: u64,
+}
+
+impl Word {
+    fn gpa(self) -> Gpa {
+        gpage(self.page).add(self.index * 8)
+    }
+
+    fn hva(self) -> Hva {
+        page(self.page).add(self.index * 8)
+    }
+}
+
+/// `None`: the host address space refuses.
+fn ept_violation(lab: &Lab, cpu: CpuIndex, gpa: Gpa, access: Access) -> Option<()> {
+    let guest = lab.guest(GUEST);
+    lab.machine.exit(cpu);
+    let outcome = guest.mmu.fault(gpa, access);
+    lab.machine.enter(cpu, guest.root());
+    match outcome {
+        Ok(FaultOutcome::Mapped) => Some(()),
+        Err(MmuError::Host(_)) => None,
+        other => panic!("{gpa}: {other:?}"),
+    }
+}
+
+/// A program on its CPU: each has a word of its own in every page, and knows what it must read. Returns how many
+/// accesses it made.
+fn run_program(lab: &Lab, cpu: CpuIndex, program: Program, host_works: &AtomicBool) -> u64 {
+    if matches!(program, Program::Guest) {
+        lab.run_guest(GUEST, cpu);
+    }
     let mut random = Random(0x9e37_79b9 + cpu.0 as u64);
     let mut written = vec![0; CROWDED as usize + 1];
-    for count in 1..=ACCESSES {
-        let index = random.below(CROWDED + 1);
-        let expected = &mut written[index as usize];
+    let mut count = 0;
+    while count < ACCESSES || host_works.load(Ordering::Acquire) {
+        count += 1;
+        let slot = random.below(CROWDED + 1);
+        let expected = &mut written[slot as usize];
         // The last page is the huge one.
-        let target = if index == CROWDED { SMALL + 77 } else { index };
-        let gpa = gpage(target).add(cpu.0 as u64 * 8);
+        let page = if slot == CROWDED { SMALL + 77 } else { slot };
+        let word = Word { page, index: cpu.0 as u64 };
         if random.below(2) == 0 {
-            if access(lab, cpu, gpa, Some(count)).is_some() {
+            if program.access(lab, cpu, word, Some(count)).is_some() {
                 *expected = count;
             }
-        } else if let Some(found) = access(lab, cpu, gpa, None) {
-            let discarded = (LASTING..CROWDED).contains(&index) && found == 0;
-            assert!(found == *expected || discarded, "{gpa}: {found}, last written {expected}");
+        } else if let Some(found) = program.access(lab, cpu, word, None) {
+            let discarded = (LASTING..CROWDED).contains(&slot) && found == 0;
+            assert!(found == *expected || discarded, "page {page}: {found}, last written {expected}");
             *expected = found;
         }
     }
     lab.machine.exit(cpu);
-    written.iter().sum()
+    count
 }
 
-/// The host, until the guests have ended: every operation, on random pages. Returns how many there were.
-fn run_host(lab: &Lab, guests_run: &AtomicBool) -> u64 {
+/// Clears a flag when dropped, also by a panic: nobody waits for a thread that has failed.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+/// The host: every operation, on random pages.
+fn run_host(lab: &Lab) {
     let mut random = Random(0x1234_5678);
-    let mut operations = 0_u64;
-    while guests_run.load(Ordering::Acquire) {
-        operations += 1;
+    for operation in 0..OPERATIONS {
         let index = random.below(CROWDED);
         let (address, space) = (page(index), &lab.space);
         match random.below(6) {
@@ -111,12 +166,11 @@ fn run_host(lab: &Lab, guests_run: &AtomicBool) -> u64 {
             _ => discard_one(lab, page(LASTING + random.below(CROWDED - LASTING))),
         }
         // Now and then the memory of a whole range is replaced, and the huge page aged.
-        if operations.is_multiple_of(64) {
+        if operation.is_multiple_of(64) {
             lab.space.test_and_clear_young(page(SMALL));
             remap(lab);
         }
     }
-    operations
 }
 
 fn protect_for_a_while(lab: &Lab, address: Hva, protection: Protection) {
@@ -143,17 +197,24 @@ fn remap(lab: &Lab) {
 
 fn guests_against_host(speculation: Speculation) -> Result<(), Violation> {
     let lab = bench(speculation);
-    let guests_run = AtomicBool::new(true);
-    let operations = std::thread::scope(|scope| {
-        let (lab, guests_run) = (&lab, &guests_run);
-        let host = scope.spawn(move || run_host(lab, guests_run));
-        let guests = [0, 1].map(|cpu| scope.spawn(move || run_guest(lab, CpuIndex(cpu))));
-        let ends = guests.map(|guest| guest.join());
-        guests_run.store(false, Ordering::Release);
-        assert!(ends.into_iter().all(|end| end.is_ok_and(|sum| sum > 0)), "a guest read a wrong word");
-        host.join().expect("the host goes on")
+    let (host_works, start) = (AtomicBool::new(true), Barrier::new(4));
+    std::thread::scope(|scope| {
+        let (lab, host_works, start) = (&lab, &host_works, &start);
+        let programs =
+            [(0, Program::Guest), (1, Program::Guest), (2, Program::Herald)].map(|(cpu, program)| {
+                scope.spawn(move || {
+                    start.wait();
+                    run_program(lab, CpuIndex(cpu), program, host_works)
+                })
+            });
+        start.wait();
+        {
+            let _ending = Ending(host_works);
+            run_host(lab);
+        }
+        let accesses = programs.map(|program| program.join().expect("no wrong word was read"));
+        println!("{OPERATIONS} operations against {accesses:?} accesses");
     });
-    assert!(operations > 100, "{operations} operations in the meantime");
     lab.check()?;
     lab.finish()
 }
@@ -184,14 +245,14 @@ fn a_fault_never_installs_into_a_slot_that_has_gone() -> Result<(), Violation> {
                 assert!(outcome.is_ok(), "{outcome:?}");
             }
         });
-        for _ in 0..ACCESSES {
+        let _ending = Ending(&host_works);
+        for _ in 0..TOGGLES {
             mmu.add_slot(slot).expect("no overlap");
             (0..random.below(64)).for_each(|_| std::hint::spin_loop());
             mmu.remove_slot(gfns.start()).expect("was there");
             (0..random.below(64)).for_each(|_| std::hint::spin_loop());
             assert_eq!(mmu.lookup(gfns.start()), None);
         }
-        host_works.store(false, Ordering::Release);
     });
     assert_eq!(mmu.lookup(gfns.start()), None);
     lab.check()?;
@@ -202,7 +263,7 @@ fn a_fault_never_installs_into_a_slot_that_has_gone() -> Result<(), Violation> {
 /// Address spaces come and go while guests fault in them.
 #[test]
 fn an_exit_under_faulting_guests_leaves_nothing() -> Result<(), Violation> {
-    for round in 0..200 {
+    for round in 0..40 {
         let lab = bench(Speculation::AfterFlush);
         std::thread::scope(|scope| {
             for cpu in [0, 1] {
