@@ -36,20 +36,23 @@ impl<H: Host> AddressSpace<H> {
     /// [`MapError::BadRange`], [`MapError::NoRoom`]; nothing has changed then.
     pub fn mmap(&self, request: MapRequest) -> Result<HvaRange, MapError> {
         let size = request.kind.page_size();
-        let start = match request.placement {
-            Placement::Fixed(start) => start,
-            Placement::Anywhere => MAP_BASE,
-        };
         let len = request.len.checked_next_multiple_of(size.bytes()).unwrap_or(u64::MAX);
-        let wanted = checked_range(start, len, size)?;
+        let wanted = match request.placement {
+            Placement::Fixed(start) => Some(checked_range(start, len, size)?),
+            Placement::Anywhere if len == 0 => {
+                return Err(MapError::BadRange { start: MAP_BASE, len, align: size });
+            }
+            // Whatever is too long for the address space finds no gap in it.
+            Placement::Anywhere => None,
+        };
         let mut vmas = self.vmas.write();
-        let range = match request.placement {
-            Placement::Fixed(_) => {
+        let range = match wanted {
+            Some(wanted) => {
                 check_alignment(&vmas, wanted)?;
                 self.unmap_region(&mut vmas, wanted);
                 wanted
             }
-            Placement::Anywhere => {
+            None => {
                 let within = HvaRange::new(MAP_BASE, USER_END);
                 vmas.gap(within, len, size).ok_or(MapError::NoRoom { len })?
             }
