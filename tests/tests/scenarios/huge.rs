@@ -1,6 +1,7 @@
 //! Huge pages: mapped, protected, discarded and unmapped whole, in the primary tables and in the guest's.
 
 use crate::{CPU0, CPU1, GUEST, HUGE, Outcome, SMALL};
+use addr::PageSize;
 use mm::Protection;
 use tests::lab::{Lab, Verdict, gpage, page, pages};
 use tests::machine::Options;
@@ -91,5 +92,21 @@ fn aging_and_refetching_a_huge_page() -> Outcome {
     assert_eq!(lab.age(page(511))?, Verdict::Young(false));
     lab.guest_load(GUEST, CPU0, gpage(400))?;
     assert_eq!(lab.age(page(17))?, Verdict::Young(true));
+    lab.finish()
+}
+
+#[test]
+fn a_gigabyte_in_one_entry() -> Outcome {
+    const GIGABYTE: u64 = 1 << 18;
+    let options = Options { frames: 3 * GIGABYTE, ..Options::default() };
+    let lab = Lab::with_ram(options, GIGABYTE);
+    lab.mmap(pages(0, GIGABYTE), Protection::ReadWrite, PageSize::Size1G)?;
+    lab.guest_store(GUEST, CPU0, gpage(GIGABYTE - 1), 5)?;
+    assert_eq!(lab.guest(GUEST).mmu.mapped(), GIGABYTE);
+    assert_eq!(lab.load(CPU1, page(GIGABYTE - 1))?, Verdict::Value(5));
+    assert_eq!(lab.age(page(77))?, Verdict::Young(true));
+    assert_eq!(lab.discard(pages(0, 512))?, Verdict::BadRange);
+    lab.discard(pages(0, GIGABYTE))?;
+    assert_eq!(lab.guest_load(GUEST, CPU0, gpage(GIGABYTE - 1))?, Verdict::Value(0));
     lab.finish()
 }

@@ -1,7 +1,8 @@
 //! mmap, munmap, discard, mprotect (patch sites `unmap_region`, `zap_page_range`, `mprotect_fixup`).
 
-use crate::{CPU0, CPU1, GUEST, Outcome, SMALL, fill, lab};
-use mm::Protection;
+use crate::{CPU0, CPU1, GUEST, HUGE, Outcome, SMALL, fill, lab};
+use addr::HvaRange;
+use mm::{MapError, MapRequest, Placement, Protection, VmaKind};
 use tests::lab::{Notice, Verdict, gpage, page, pages};
 
 #[test]
@@ -157,4 +158,43 @@ fn operations() -> [(&'static str, Operation); 4] {
         ("mmap over", |lab| lab.mmap(pages(0, 2), Protection::ReadWrite, SMALL).map(drop)),
         ("munmap", |lab| lab.munmap(pages(0, 2)).map(drop)),
     ]
+}
+
+#[test]
+fn mmap_anywhere_takes_the_lowest_gap_that_fits() -> Outcome {
+    let lab = lab(0x10);
+    let anywhere = |len, kind| {
+        let request = MapRequest {
+            placement: Placement::Anywhere,
+            len,
+            protection: Protection::ReadWrite,
+            kind: VmaKind::Anonymous(kind),
+        };
+        lab.space.mmap(request)
+    };
+    let first = anywhere(3 * 4096, SMALL).expect("room");
+    let second = anywhere(5000, SMALL).expect("room");
+    assert_eq!(second.start(), first.end());
+    assert_eq!(second.len(), 8192, "whole pages");
+    let huge = anywhere(1, HUGE).expect("room");
+    assert!(huge.is_aligned(HUGE));
+    lab.munmap(HvaRange::new(first.start(), first.start().add(4096)))?;
+    assert_eq!(anywhere(4096, SMALL).expect("room").start(), first.start());
+    assert_eq!(anywhere(8192, SMALL).expect("room").start(), second.end());
+    assert_eq!(anywhere(1 << 50, SMALL), Err(MapError::NoRoom { len: 1 << 50 }));
+    assert_eq!(anywhere(u64::MAX, SMALL), Err(MapError::NoRoom { len: u64::MAX }));
+    assert!(matches!(anywhere(0, SMALL), Err(MapError::BadRange { .. })));
+    lab.finish()
+}
+
+#[test]
+fn equal_neighbours_become_one_area() -> Outcome {
+    let lab = lab(8);
+    lab.mprotect(pages(2, 4), Protection::Read)?;
+    assert_eq!(lab.space.vmas().len(), 3);
+    lab.mprotect(pages(2, 2), Protection::ReadWrite)?;
+    assert_eq!(lab.space.vmas().len(), 3);
+    lab.mprotect(pages(4, 2), Protection::ReadWrite)?;
+    assert_eq!(lab.space.vmas().len(), 1);
+    lab.finish()
 }
