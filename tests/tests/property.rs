@@ -15,10 +15,12 @@ use tests::machine::{Options, Speculation};
 /// Regions of 512 base pages.
 const REGIONS: u64 = 4;
 const CPUS: usize = 3;
-/// First guest page of the slot whose frames are out of step with the host's.
+/// First guest page of a slot whose frames are out of step with the host's.
 const ALIAS: u64 = 5001;
-/// Pages of that slot, and where they lie.
-const ALIASED: (u64, u64) = (510, 520);
+/// The first of the host's pages that it shows, and how many: enough to hold a whole huge page of the guest's.
+const ALIASED: (u64, u64) = (100, 1500);
+/// First guest page of a slot that is in step and ends inside a huge page: the first pages of region 1.
+const SHORT: (u64, u64) = (8192, 64);
 /// Cases where the environment does not say.
 const CASES: u32 = 1000;
 
@@ -47,11 +49,13 @@ fn protection() -> impl Strategy<Value = Protection> {
     ]
 }
 
-/// Where a guest looks: through the slot in step, through the one out of step, or beside both.
+/// Where a guest looks: through the whole slot, the one out of step, the short one, or beside all.
 fn guest_page() -> impl Strategy<Value = u64> {
+    let (first, count) = ALIASED;
     prop_oneof![
         6 => index(),
-        3 => (0..ALIASED.1).prop_map(|offset| ALIAS + offset),
+        3 => index().prop_map(move |page| ALIAS + page.clamp(first, first + count) - first),
+        1 => (0..4u64).prop_map(|offset| SHORT.0 + offset),
         1 => Just(4000u64),
     ]
 }
@@ -137,6 +141,7 @@ fn bench(options: Options) -> Result<Lab, Violation> {
     let second = lab.add_guest();
     lab.add_slot(second, gpage(0), pages(0, REGIONS * 512));
     lab.add_slot(GuestId(0), gpage(ALIAS), pages(ALIASED.0, ALIASED.1));
+    lab.add_slot(GuestId(0), gpage(SHORT.0), pages(512, SHORT.1));
     lab.mmap(pages(0, 512), Protection::ReadWrite, PageSize::Size4K)?;
     lab.mmap(pages(512, 512), Protection::ReadWrite, PageSize::Size2M)?;
     Ok(lab)

@@ -75,12 +75,23 @@ fn small_pages_take_the_place_of_a_huge_one_and_the_other_way_round() -> Outcome
 #[test]
 fn a_slot_out_of_step_gets_small_entries_of_a_huge_page() -> Outcome {
     let lab = huge_lab()?;
-    lab.add_slot(GUEST, gpage(4097), pages(0, 64));
+    // Long enough to hold a whole huge page of the guest's.
+    lab.add_slot(GUEST, gpage(4097), pages(0, 1024));
+    lab.guest_store(GUEST, CPU0, gpage(4700), 33)?;
+    assert_eq!(lab.guest(GUEST).mmu.mapped(), 1);
+    assert_eq!(lab.guest_load(GUEST, CPU1, gpage(603))?, Verdict::Value(33));
+    lab.discard(pages(512, 512))?;
+    assert_eq!(lab.guest_load(GUEST, CPU0, gpage(4700))?, Verdict::Value(0));
+    lab.finish()
+}
+
+#[test]
+fn a_slot_that_ends_inside_a_huge_page_gets_small_entries_of_it() -> Outcome {
+    let lab = huge_lab()?;
+    lab.add_slot(GUEST, gpage(4096), pages(0, 64));
     lab.guest_store(GUEST, CPU0, gpage(4100), 33)?;
     assert_eq!(lab.guest(GUEST).mmu.mapped(), 1);
-    assert_eq!(lab.guest_load(GUEST, CPU1, gpage(3))?, Verdict::Value(33));
-    lab.discard(pages(0, 512))?;
-    assert_eq!(lab.guest_load(GUEST, CPU0, gpage(4100))?, Verdict::Value(0));
+    assert_eq!(lab.guest_load(GUEST, CPU0, gpage(4160))?, Verdict::NotRam);
     lab.finish()
 }
 
