@@ -24,6 +24,8 @@ pub enum Event {
     Flushed,
     /// A page is about to be copied.
     Copy,
+    /// An entry is about to be changed, after it was looked at.
+    Change(EntryRef),
 }
 
 /// Flushes that a test leaves out.
@@ -129,11 +131,13 @@ impl TableMemory for Machine {
 
     fn store(&self, at: EntryRef, value: u64) {
         self.check_table(at.table());
+        self.seams.pass(Event::Change(at));
         self.memory.store(at.table(), at.index(), value);
     }
 
     fn compare_exchange(&self, at: EntryRef, old: u64, new: u64) -> Result<(), u64> {
         self.check_table(at.table());
+        self.seams.pass(Event::Change(at));
         self.memory.compare_exchange(at.table(), at.index(), old, new)
     }
 

@@ -5,7 +5,7 @@ use addr::PageSize;
 use mm::Protection;
 use mmu::AccessedDirty;
 use tests::lab::{GuestId, Lab, Verdict, gpage, page, pages};
-use tests::machine::Options;
+use tests::machine::{Event, Options};
 
 #[test]
 fn a_page_is_young_when_only_the_guest_has_used_it() -> Outcome {
@@ -88,4 +88,36 @@ fn a_huge_page_is_young_when_a_guest_has_used_any_part_of_it() -> Outcome {
     lab.guest_load(GUEST, CPU0, gpage(300))?;
     assert_eq!(lab.age(page(5))?, Verdict::Young(true));
     lab.finish()
+}
+
+/// Between the look at an entry and its change, a CPU sets A in it: the change must not lose that.
+#[test]
+fn a_touch_in_the_middle_of_aging_is_seen() -> Outcome {
+    for by_guest in [false, true] {
+        let lab = lab(2);
+        fill(&lab, 2, 1)?;
+        lab.load(CPU1, page(0))?;
+        lab.age(page(0))?;
+        lab.run_guest(GUEST, CPU0);
+        lab.machine.exit(CPU1);
+        let (machine, mut changes) = (std::sync::Arc::clone(&lab.machine), 0);
+        lab.machine.set_hook(move |event| {
+            // The primary entry is changed first, then the secondary one.
+            changes += u32::from(matches!(event, Event::Change(_)));
+            if changes == 1 + u32::from(by_guest) {
+                changes = 10;
+                let touch = if by_guest {
+                    machine.guest_load(CPU0, gpage(0))
+                } else {
+                    machine.load_linear(CPU1, page(0))
+                };
+                assert_eq!(touch, Ok(1));
+            }
+        });
+        assert_eq!(lab.space.test_and_clear_young(page(0)), Some(true));
+        lab.machine.clear_hook();
+        lab.check()?;
+        lab.finish()?;
+    }
+    Ok(())
 }
