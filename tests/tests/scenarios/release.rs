@@ -1,9 +1,12 @@
 //! Exit of the address space (patch site `exit_mmap`: release first, before any unmap).
 
 use crate::{CPU0, CPU1, GUEST, Outcome, fill, lab, lab_with};
-use std::sync::Arc;
+use mm::AddressSpace;
+use mm::notifier::MmuNotifier;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use tests::lab::{Verdict, gpage, pages};
-use tests::machine::{Options, Speculation};
+use tests::machine::{Machine, Options, Speculation};
 
 #[test]
 fn a_guest_that_runs_on_loses_all_memory_when_its_host_exits() -> Outcome {
@@ -53,5 +56,35 @@ fn release_is_told_once_and_nothing_after_it() -> Outcome {
     lab.exit_space()?;
     assert_eq!(ears.calls() - before, 1);
     drop(ears);
+    lab.finish()
+}
+
+/// Looks, while it is being released, whether another thread can take the mmap lock.
+struct Prober {
+    space: Mutex<Option<Arc<AddressSpace<Machine>>>>,
+    probe: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl MmuNotifier for Prober {
+    fn release(&self) {
+        let Some(space) = self.space.lock().expect("no panic").take() else { return };
+        let probe = std::thread::spawn(move || drop(space.vmas()));
+        for _ in 0..2000 {
+            std::thread::yield_now();
+        }
+        assert!(!probe.is_finished(), "somebody could subscribe now, and would be forgotten");
+        *self.probe.lock().expect("no panic") = Some(probe);
+    }
+}
+
+#[test]
+fn nobody_subscribes_between_the_last_notice_and_the_unlinking() -> Outcome {
+    let lab = lab(2);
+    let space = Mutex::new(Some(Arc::clone(&lab.space)));
+    let prober = Arc::new(Prober { space, probe: Mutex::default() });
+    lab.space.register(Arc::clone(&prober) as Arc<dyn MmuNotifier>);
+    lab.exit_space()?;
+    let probe = prober.probe.lock().expect("no panic").take().expect("was released");
+    probe.join().expect("no panic");
     lab.finish()
 }
