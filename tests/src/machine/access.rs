@@ -146,7 +146,7 @@ impl Walk<'_> {
     /// The translation that the access uses; `None` where it faults.
     fn translate(&self, cpu: &mut Cpu, access: Access) -> Option<Cached> {
         let store = access == Access::Write;
-        if let Some((_, cached)) = cpu.tlb(self.kind).find(self.root, self.address, store) {
+        if let Some((_, cached)) = cpu.tlb(self.kind).find(self.root, self.address, access) {
             // A cached refusal is a fault, even if the tables allow more by now.
             let allowed = !store || cached.write;
             let needs_dirty = store && !cached.dirty && self.machine.format(self.kind).dirty() != 0;

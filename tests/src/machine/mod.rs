@@ -26,8 +26,8 @@ pub(crate) use tlb::Key;
 use crate::{Violation, lock};
 use addr::{PageSize, Pfn, PfnRange};
 use memory::Memory;
-use mm::CpuIndex;
 use mm::frames::{FrameMeta, Frames};
+use mm::{Access, CpuIndex};
 use mmu::AccessedDirty;
 use paging::FlushScope;
 use std::collections::{BTreeSet, VecDeque};
@@ -289,7 +289,9 @@ impl Machine {
     pub fn has_cached(&self, cpu: CpuIndex, kind: Kind, address: u64) -> bool {
         let mut state = self.cpu(cpu);
         match state.current() {
-            Some((current, root)) if current == kind => state.tlb(kind).find(root, address, false).is_some(),
+            Some((current, root)) if current == kind => {
+                state.tlb(kind).find(root, address, Access::Read).is_some()
+            }
             _ => false,
         }
     }

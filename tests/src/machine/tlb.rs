@@ -5,6 +5,7 @@
 
 use super::format::shift;
 use addr::{PAGE_SHIFT, PageSize, Pfn};
+use mm::Access;
 use std::collections::BTreeMap;
 
 /// A cached translation.
@@ -53,9 +54,9 @@ fn keys(root: Pfn, address: u64) -> impl Iterator<Item = Key> {
 
 impl Tlb {
     /// A translation for the address: one that allows the store if there is one and a store is meant.
-    pub(crate) fn find(&self, root: Pfn, address: u64, store: bool) -> Option<(Key, Cached)> {
+    pub(crate) fn find(&self, root: Pfn, address: u64, access: Access) -> Option<(Key, Cached)> {
         let found = keys(root, address).filter_map(|key| Some((key, *self.pages.get(&key)?)));
-        found.max_by_key(|(_, cached)| !store || cached.write)
+        found.max_by_key(|(_, cached)| access == Access::Read || cached.write)
     }
 
     pub(crate) fn cache(&mut self, root: Pfn, address: u64, cached: Cached) {
