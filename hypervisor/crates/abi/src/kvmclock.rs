@@ -97,7 +97,7 @@ mod tests {
             let (mul, shift) = scale(hz);
             let ticks = u128::from(hz);
             let shifted = if shift >= 0 { ticks << shift } else { ticks >> -shift };
-            let nanoseconds = shifted * u128::from(mul) >> 32;
+            let nanoseconds = (shifted * u128::from(mul)) >> 32;
             assert!(nanoseconds.abs_diff(1_000_000_000) < 10, "{hz} Hz: {nanoseconds}");
         }
     }
