@@ -49,7 +49,7 @@ pub(super) fn take_over(handoff: &HandOff, handoff_at: Hpa) -> Result<Arc<Physic
     }
     let frame_count = map.end().as_u64().min(layout::DIRECT_MAP_BYTES) >> PAGE_SHIFT;
     let heap_bytes = frame_count * size_of::<FrameMeta>() as u64 + LEAST_HEAP.max(map.len() / HEAP_PART);
-    let wanted = heap_bytes + TABLES;
+    let wanted = (heap_bytes + TABLES).next_multiple_of(PAGE_SIZE);
     let own = map.highest_fit(wanted, PageSize::Size4K, REACHED).ok_or(BootError::Memory { wanted })?;
     map.reserve(own);
     let early = EarlyMemory::new(own);

@@ -29,8 +29,12 @@ pub struct EarlyMemory {
 
 impl EarlyMemory {
     /// Hands out frames of `range`, which lies below 4 GiB and is nobody's.
+    ///
+    /// # Panics
+    /// If the range is not whole pages.
     #[must_use]
     pub fn new(range: HpaRange) -> Self {
+        assert!(range.is_aligned(PageSize::Size4K), "{range} is not whole pages");
         Self { start: range.start().as_u64(), end: Cell::new(range.end().as_u64()) }
     }
 
