@@ -9,23 +9,23 @@
 use addr::{Hpa, Hva, HvaRange};
 
 /// Where physical address 0 is mapped.
-pub const DIRECT_MAP: Hva = Hva::new(0xffff_8880_0000_0000);
+pub(crate) const DIRECT_MAP: Hva = Hva::new(0xffff_8880_0000_0000);
 /// Bytes that the direct map can hold: one entry of the root.
-pub const DIRECT_MAP_BYTES: u64 = 1 << 39;
+pub(crate) const DIRECT_MAP_BYTES: u64 = 1 << 39;
 /// Where device registers are mapped, at their physical address.
-pub const DEVICES: Hva = Hva::new(0xffff_8900_0000_0000);
+pub(crate) const DEVICES: Hva = Hva::new(0xffff_8900_0000_0000);
 /// From an image address to its physical address.
 const IMAGE_OFFSET: u64 = 0xffff_ffff_8000_0000;
 
 /// The direct map's address of a physical address.
 #[must_use]
-pub fn direct(address: Hpa) -> Hva {
+pub(crate) fn direct(address: Hpa) -> Hva {
     DIRECT_MAP.add(address.as_u64())
 }
 
 /// The physical address of an address in the image.
 #[must_use]
-pub fn image_physical(address: Hva) -> Hpa {
+pub(crate) fn image_physical(address: Hva) -> Hpa {
     Hpa::new(address.as_u64() - IMAGE_OFFSET)
 }
 
@@ -41,7 +41,7 @@ macro_rules! range {
     ($(#[$doc:meta])* $name:ident, $start:ident, $end:ident) => {
         $(#[$doc])*
         #[must_use]
-        pub fn $name() -> HvaRange {
+        pub(crate) fn $name() -> HvaRange {
             HvaRange::new(Hva::new(&raw const $start as u64), Hva::new(&raw const $end as u64))
         }
     };

@@ -12,13 +12,13 @@ use crate::cpu::serial;
 static FRAMED: AtomicBool = AtomicBool::new(false);
 
 /// Looks for the debug console. Until then everything goes to COM1.
-pub fn init() {
+pub(crate) fn init() {
     // SAFETY: the debug console's port, or one that nothing decodes: a read has no effect.
     FRAMED.store(unsafe { inb(PORT) } == PRESENT, Ordering::Relaxed);
 }
 
 /// Sends bytes on a channel, in as many frames as they need.
-pub fn send(channel: u8, bytes: &[u8]) {
+pub(crate) fn send(channel: u8, bytes: &[u8]) {
     if !FRAMED.load(Ordering::Relaxed) {
         return send_text(channel, bytes);
     }
@@ -50,7 +50,7 @@ fn put(bytes: &[u8]) {
 }
 
 /// Tells how the run ended and switches the machine off, by whichever way it has.
-pub fn end_machine(status: Status, code: u32) -> ! {
+pub(crate) fn end_machine(status: Status, code: u32) -> ! {
     let mut payload = [status as u8, 0, 0, 0, 0];
     payload[1..].copy_from_slice(&code.to_le_bytes());
     send(Channel::End as u8, &payload);

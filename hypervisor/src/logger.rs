@@ -33,14 +33,14 @@ impl Log for Logger {
 }
 
 /// Starts the log at level Info: the configuration is not known yet.
-pub fn init() {
+pub(crate) fn init() {
     // Fails only if there is a logger already.
     let _ = log::set_logger(&Logger);
     log::set_max_level(LevelFilter::Info);
 }
 
 /// Sets the level that the configuration asks for.
-pub fn set_level(level: LogLevel) {
+pub(crate) fn set_level(level: LogLevel) {
     log::set_max_level(match level {
         LogLevel::Error => LevelFilter::Error,
         LogLevel::Warn => LevelFilter::Warn,

@@ -19,12 +19,12 @@ static SYMBOLS: Once<&'static [u8]> = Once::new();
 static PANICKING: AtomicBool = AtomicBool::new(false);
 
 /// Takes the symbol payload of the boot package.
-pub fn use_symbols(payload: &'static [u8]) {
+pub(crate) fn use_symbols(payload: &'static [u8]) {
     SYMBOLS.call_once(|| payload);
 }
 
 /// A trap that nobody expected.
-pub fn trap(name: &str, error_code: u64, frame: &Frame) -> ! {
+pub(crate) fn trap(name: &str, error_code: u64, frame: &Frame) -> ! {
     begin();
     log::error!("panic: {name}, error code {error_code:#x}");
     log::error!("{frame}");
@@ -56,7 +56,8 @@ fn begin() {
 /// Follows saved frame pointers as long as they stay in a stack and rise.
 fn back_trace(mut frame: u64) {
     for _ in 0..DEPTH {
-        let valid = frame % 8 == 0 && descriptors::in_a_stack(frame) && descriptors::in_a_stack(frame + 8);
+        let valid =
+            frame.is_multiple_of(8) && descriptors::in_a_stack(frame) && descriptors::in_a_stack(frame + 8);
         if !valid {
             return;
         }

@@ -15,7 +15,7 @@ const POISON: u64 = 0xdbdb_dbdb_dbdb_dbdb;
 const UPPER_HALF: u16 = 256;
 
 /// All of the machine's memory.
-pub struct PhysicalMemory {
+pub(crate) struct PhysicalMemory {
     frames: Frames,
     root: Pfn,
     tables: AtomicU64,
@@ -25,12 +25,12 @@ impl PhysicalMemory {
     /// Memory with these frames, seen through tables below `root` that hold the direct map. There is one for
     /// the machine.
     #[must_use]
-    pub const fn new(frames: Frames, root: Pfn) -> Self {
+    pub(crate) const fn new(frames: Frames, root: Pfn) -> Self {
         Self { frames, root, tables: AtomicU64::new(0) }
     }
 
     /// Frames that hold page tables, primary and secondary.
-    pub fn table_frames(&self) -> u64 {
+    pub(crate) fn table_frames(&self) -> u64 {
         self.tables.load(Ordering::Relaxed)
     }
 
@@ -38,7 +38,7 @@ impl PhysicalMemory {
     ///
     /// # Panics
     /// If they do not fit into the frame.
-    pub fn write_bytes(&self, frame: Pfn, offset: usize, bytes: &[u8]) {
+    pub(crate) fn write_bytes(&self, frame: Pfn, offset: usize, bytes: &[u8]) {
         assert!(
             offset + bytes.len() <= PAGE_SIZE as usize,
             "{} bytes at {offset:#x} of a frame",
@@ -154,7 +154,7 @@ impl Host for PhysicalMemory {
 /// # Safety
 /// The range is mapped in the direct map, and nothing writes to it any more.
 #[must_use]
-pub unsafe fn fixed_bytes(start: addr::Hpa, len: u64) -> &'static [u8] {
+pub(crate) unsafe fn fixed_bytes(start: addr::Hpa, len: u64) -> &'static [u8] {
     let first: Hva = layout::direct(start);
     // SAFETY: the caller's promise.
     unsafe { core::slice::from_raw_parts(first.as_u64() as *const u8, len as usize) }

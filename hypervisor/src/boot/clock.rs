@@ -39,7 +39,7 @@ fn from_bcd(value: u8) -> u64 {
 
 /// Seconds since 1970 by the RTC, which is taken to count in UTC, BCD and 24 hours, as PCs set it up.
 #[must_use]
-pub fn boot_seconds() -> u64 {
+pub(crate) fn boot_seconds() -> u64 {
     /// Status register A: an update is in progress.
     const UPDATING: u8 = 1 << 7;
     while cmos(0x0a) & UPDATING != 0 {

@@ -19,11 +19,11 @@ use core::fmt;
 use mm::Host;
 use paging::OutOfTables;
 
-pub use clock::boot_seconds;
+pub(crate) use clock::boot_seconds;
 
 /// Why Herald cannot start.
 #[derive(Clone, Debug)]
-pub enum BootError {
+pub(crate) enum BootError {
     /// The hand-off is no good.
     HandOff(HandOffError),
     /// The boot package is no good.
@@ -55,7 +55,7 @@ impl fmt::Display for BootError {
 }
 
 /// What start-up leaves to the rest of Herald.
-pub struct Machine {
+pub(crate) struct Machine {
     /// All memory.
     pub memory: Arc<PhysicalMemory>,
     /// The boot package.

@@ -15,20 +15,20 @@ use x86::segmentation::{SegmentSelector, load_ds, load_es, load_fs, load_gs, loa
 use x86::task::load_tr;
 
 /// Code segment.
-pub const CODE: SegmentSelector = SegmentSelector::new(1, Ring::Ring0);
+pub(crate) const CODE: SegmentSelector = SegmentSelector::new(1, Ring::Ring0);
 /// Data segment.
 const DATA: SegmentSelector = SegmentSelector::new(2, Ring::Ring0);
 /// Task segment: two entries.
 const TASK: SegmentSelector = SegmentSelector::new(3, Ring::Ring0);
 
 /// Bytes of a stack.
-pub const STACK_BYTES: usize = 64 << 10;
+pub(crate) const STACK_BYTES: usize = 64 << 10;
 /// Bytes of a guard page.
-pub const GUARD_BYTES: usize = 4096;
+pub(crate) const GUARD_BYTES: usize = 4096;
 
 /// A stack above a page that is never mapped.
 #[repr(C, align(4096))]
-pub struct Stack {
+pub(crate) struct Stack {
     guard: [u8; GUARD_BYTES],
     bytes: [u8; STACK_BYTES],
 }
@@ -41,7 +41,7 @@ impl Stack {
 
 /// A static that only this CPU writes, at start-up.
 #[repr(transparent)]
-pub struct Once<T>(UnsafeCell<T>);
+pub(crate) struct Once<T>(UnsafeCell<T>);
 
 // SAFETY: `init` is the only writer, called once, before anything else can read.
 unsafe impl<T> Sync for Once<T> {}
@@ -56,7 +56,7 @@ macro_rules! stack {
 
 /// In use from the first instruction on.
 #[unsafe(link_section = ".stacks")]
-pub static BOOT_STACK: Once<Stack> = Once(UnsafeCell::new(Stack::new()));
+pub(crate) static BOOT_STACK: Once<Stack> = Once(UnsafeCell::new(Stack::new()));
 stack! {
     /// For double faults.
     DOUBLE_FAULT_STACK
@@ -73,7 +73,7 @@ stack! {
 /// Stacks that the processor switches to, by number in the IDT.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-pub enum StackIndex {
+pub(crate) enum StackIndex {
     /// The stack in use.
     Current = 0,
     /// Double faults.
@@ -85,13 +85,13 @@ pub enum StackIndex {
 }
 
 /// First bytes of the guard pages.
-pub fn guard_pages() -> [u64; 4] {
+pub(crate) fn guard_pages() -> [u64; 4] {
     [&BOOT_STACK, &DOUBLE_FAULT_STACK, &NMI_STACK, &MACHINE_CHECK_STACK].map(|stack| stack.0.get() as u64)
 }
 
 /// Whether an address lies in one of the stacks, above its guard page.
 #[must_use]
-pub fn in_a_stack(address: u64) -> bool {
+pub(crate) fn in_a_stack(address: u64) -> bool {
     guard_pages().iter().any(|&guard| {
         let first = guard + GUARD_BYTES as u64;
         (first..first + STACK_BYTES as u64).contains(&address)
@@ -103,7 +103,7 @@ static GDT: Once<[u64; 5]> = Once(UnsafeCell::new([0, 0x00af_9b00_0000_ffff, 0x0
 static TSS: Once<TaskStateSegment> = Once(UnsafeCell::new(TaskStateSegment::new()));
 
 /// Loads the GDT and the task register. Called once.
-pub fn init() {
+pub(crate) fn init() {
     let top = |stack: &Once<Stack>| stack.0.get() as u64 + size_of::<Stack>() as u64;
     // SAFETY: called once, on the one CPU, with interrupts off: nobody reads these statics yet. The segments
     // loaded are flat and equal to those in use, but for the code segment, which is loaded by a far return.

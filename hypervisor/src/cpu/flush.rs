@@ -13,7 +13,7 @@ static SECONDARY: AtomicU64 = AtomicU64::new(0);
 
 /// Drops the translations of a range below `root`, and all paging-structure entries (SDM vol. 3A 4.10.4.1).
 /// Without PCIDs only the tables that CR3 names are cached: loading CR3 has dropped all others.
-pub fn primary(root: Pfn, range: HvaRange) {
+pub(crate) fn primary(root: Pfn, range: HvaRange) {
     // SAFETY: reads CR3.
     let current = unsafe { cr3() };
     if current & !0xfff != root.base().as_u64() {
@@ -31,11 +31,11 @@ pub fn primary(root: Pfn, range: HvaRange) {
 }
 
 /// Makes every virtual processor run INVEPT before it enters its guest again. The entries were written before.
-pub fn request_secondary() {
+pub(crate) fn request_secondary() {
     SECONDARY.fetch_add(1, Ordering::SeqCst);
 }
 
 /// How often a secondary flush was asked for.
-pub fn secondary_generation() -> u64 {
+pub(crate) fn secondary_generation() -> u64 {
     SECONDARY.load(Ordering::SeqCst)
 }

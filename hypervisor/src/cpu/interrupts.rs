@@ -9,9 +9,9 @@ use core::arch::asm;
 use x86::io::outb;
 
 /// Vector of the local APIC's timer.
-pub const TIMER: u8 = 0xe0;
+pub(crate) const TIMER: u8 = 0xe0;
 /// Vector of spurious interrupts of the local APIC.
-pub const SPURIOUS: u8 = 0xff;
+pub(crate) const SPURIOUS: u8 = 0xff;
 /// First vector of the master PIC.
 const PIC_MASTER: u8 = 0x20;
 /// First vector of the slave PIC.
@@ -26,7 +26,7 @@ const SLAVE_DATA: u16 = 0xa1;
 const END_OF_INTERRUPT: u8 = 0x20;
 
 /// Moves the PICs' vectors out of the processor's own, and masks all lines but COM1's.
-pub fn init_pic() {
+pub(crate) fn init_pic() {
     let write = |port, value| {
         // SAFETY: the PICs' registers; interrupts are off while they are set up (8259A data sheet: ICW1 to 4).
         unsafe { outb(port, value) };
@@ -65,7 +65,7 @@ pub(super) fn handle(vector: u8) {
 }
 
 /// Lets pending interrupts in, and no more: STI holds them back for one instruction.
-pub fn take_interrupts() {
+pub(crate) fn take_interrupts() {
     // SAFETY: the IDT is loaded; handlers take no lock that could be held here.
     unsafe { asm!("sti", "nop", "nop", "cli", options(nostack)) };
 }

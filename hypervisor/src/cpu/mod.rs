@@ -1,32 +1,32 @@
 //! This CPU: descriptor tables, traps, timers, the serial line, translations of its own.
 
-pub mod descriptors;
-pub mod flush;
-pub mod interrupts;
-pub mod pages;
-pub mod serial;
-pub mod space;
-pub mod timer;
-pub mod traps;
-pub mod uaccess;
+pub(crate) mod descriptors;
+pub(crate) mod flush;
+pub(crate) mod interrupts;
+pub(crate) mod pages;
+pub(crate) mod serial;
+pub(crate) mod space;
+pub(crate) mod timer;
+pub(crate) mod traps;
+pub(crate) mod uaccess;
 
 use core::arch::asm;
 use core::arch::x86_64::__cpuid_count;
 use raw_cpuid::CpuId;
 use x86::controlregs::{Cr0, Cr4, Xcr0, cr0, cr0_write, cr4, cr4_write, xcr0_write};
 
-pub use interrupts::take_interrupts;
+pub(crate) use interrupts::take_interrupts;
 
 /// The time-stamp counter.
 #[inline]
 #[must_use]
-pub fn tsc() -> u64 {
+pub(crate) fn tsc() -> u64 {
     // SAFETY: every processor with long mode has RDTSC, and CPL 0 may always use it.
     unsafe { x86::time::rdtsc() }
 }
 
 /// Switches on what Herald relies on: write protection at CPL 0, global pages, SMEP and XSAVE where there are.
-pub fn enable_features() {
+pub(crate) fn enable_features() {
     let cpuid = CpuId::new();
     // SAFETY: reading CR4 has no effect.
     let mut wanted = unsafe { cr4() } | Cr4::CR4_ENABLE_GLOBAL_PAGES;
@@ -46,7 +46,7 @@ pub fn enable_features() {
 
 /// Sets XCR0, which Herald itself has no use for; `false` where the processor lacks XSAVE or a component.
 #[must_use]
-pub fn set_xcr0(value: u64) -> bool {
+pub(crate) fn set_xcr0(value: u64) -> bool {
     // Leaf 0xd: EDX:EAX has the bits that XCR0 may have (SDM vol. 1 13.3).
     let there = CpuId::new().get_feature_info().is_some_and(|features| features.has_xsave());
     let leaf = if there { __cpuid_count(0xd, 0) } else { return false };
@@ -62,7 +62,7 @@ pub fn set_xcr0(value: u64) -> bool {
 /// The value of RBP: the start of a back-trace.
 #[inline(always)]
 #[must_use]
-pub fn frame_pointer() -> u64 {
+pub(crate) fn frame_pointer() -> u64 {
     let value;
     // SAFETY: reads a register.
     unsafe { asm!("mov {}, rbp", out(reg) value, options(nomem, nostack)) };
@@ -71,13 +71,13 @@ pub fn frame_pointer() -> u64 {
 
 /// The linear address of the last page fault. A guest has one, too, and the VMCS does not hold it.
 #[must_use]
-pub fn fault_address() -> u64 {
+pub(crate) fn fault_address() -> u64 {
     // SAFETY: reading CR2 has no effect.
     unsafe { x86::controlregs::cr2() as u64 }
 }
 
 /// Sets the linear address of the last page fault, for the guest that is about to be entered.
-pub fn set_fault_address(address: u64) {
+pub(crate) fn set_fault_address(address: u64) {
     // SAFETY: nothing of Herald's reads CR2 before the next fault sets it.
     unsafe { x86::controlregs::cr2_write(address) };
 }

@@ -22,7 +22,7 @@ const NO_EXECUTE_ENABLE: u64 = 1 << 11;
 const READ_EXECUTE: Rights = Rights { read: true, write: false, execute: true };
 
 /// Frames handed out before there is an allocator: a range of memory, from its end downwards.
-pub struct EarlyMemory {
+pub(crate) struct EarlyMemory {
     start: u64,
     end: Cell<u64>,
 }
@@ -33,7 +33,7 @@ impl EarlyMemory {
     /// # Panics
     /// If the range is not whole pages.
     #[must_use]
-    pub fn new(range: HpaRange) -> Self {
+    pub(crate) fn new(range: HpaRange) -> Self {
         assert!(range.is_aligned(PageSize::Size4K), "{range} is not whole pages");
         Self { start: range.start().as_u64(), end: Cell::new(range.end().as_u64()) }
     }
@@ -42,7 +42,7 @@ impl EarlyMemory {
     ///
     /// # Errors
     /// [`OutOfTables`].
-    pub fn take(&self, bytes: u64) -> Result<HpaRange, OutOfTables> {
+    pub(crate) fn take(&self, bytes: u64) -> Result<HpaRange, OutOfTables> {
         let bytes = bytes.next_multiple_of(PAGE_SIZE);
         let start =
             self.end.get().checked_sub(bytes).filter(|&start| start >= self.start).ok_or(OutOfTables)?;
@@ -52,7 +52,7 @@ impl EarlyMemory {
 
     /// What was not handed out.
     #[must_use]
-    pub fn rest(&self) -> HpaRange {
+    pub(crate) fn rest(&self) -> HpaRange {
         HpaRange::new(Hpa::new(self.start), Hpa::new(self.end.get()))
     }
 }
@@ -91,7 +91,7 @@ impl TableMemory for EarlyMemory {
 ///
 /// # Errors
 /// [`OutOfTables`].
-pub fn build(early: &EarlyMemory, regions: &[Region]) -> Result<Pfn, OutOfTables> {
+pub(crate) fn build(early: &EarlyMemory, regions: &[Region]) -> Result<Pfn, OutOfTables> {
     let builder = Builder { early, root: early.allocate_table()? };
     for region in regions {
         builder.direct_map(region)?;

@@ -39,7 +39,7 @@ fn write(port: u16, value: u8) {
 }
 
 /// Sets the line to 115200 baud, 8N1. A machine without the UART reads all ones.
-pub fn init() {
+pub(crate) fn init() {
     write(LINE_CONTROL, 0x80);
     write(DATA, 1);
     write(INTERRUPT_ENABLE, 0);
@@ -51,14 +51,14 @@ pub fn init() {
 }
 
 /// Lets received bytes interrupt.
-pub fn listen() {
+pub(crate) fn listen() {
     if PRESENT.load(Ordering::Relaxed) {
         write(INTERRUPT_ENABLE, RECEIVE_INTERRUPT);
     }
 }
 
 /// Sends a byte, waiting for the transmitter.
-pub fn put(byte: u8) {
+pub(crate) fn put(byte: u8) {
     if PRESENT.load(Ordering::Relaxed) {
         while read(LINE_STATUS) & CAN_SEND == 0 {
             core::hint::spin_loop();
@@ -68,7 +68,7 @@ pub fn put(byte: u8) {
 }
 
 /// Takes what has come, as far as there is room.
-pub fn receive() {
+pub(crate) fn receive() {
     let mut input = INPUT.lock();
     while PRESENT.load(Ordering::Relaxed) && read(LINE_STATUS) & RECEIVED != 0 {
         if input.is_full() {
@@ -82,7 +82,7 @@ pub fn receive() {
 
 /// The next byte that has come, if any.
 #[must_use]
-pub fn get() -> Option<u8> {
+pub(crate) fn get() -> Option<u8> {
     let mut input = INPUT.lock();
     let was_full = input.is_full();
     let byte = input.pop_front()?;

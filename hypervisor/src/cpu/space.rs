@@ -10,7 +10,7 @@ use x86::controlregs::cr3_write;
 static CURRENT: RwLock<Option<Arc<AddressSpace<PhysicalMemory>>>> = RwLock::new(None);
 
 /// Uses `space` from now on: its hvas are ordinary addresses.
-pub fn switch(space: &Arc<AddressSpace<PhysicalMemory>>) {
+pub(crate) fn switch(space: &Arc<AddressSpace<PhysicalMemory>>) {
     *CURRENT.write() = Some(Arc::clone(space));
     // SAFETY: the upper half of every root is the same, so the code and the stack stay where they are.
     unsafe { cr3_write(space.root().base().as_u64()) };
@@ -20,7 +20,7 @@ pub fn switch(space: &Arc<AddressSpace<PhysicalMemory>>) {
 ///
 /// # Errors
 /// [`FaultError`]; `Unmapped` also where no address space is in use.
-pub fn fault(address: Hva, access: Access) -> Result<(), FaultError> {
+pub(crate) fn fault(address: Hva, access: Access) -> Result<(), FaultError> {
     match &*CURRENT.read() {
         Some(space) => space.fault_in(address, access).map(|_| ()),
         None => Err(FaultError::Unmapped(address)),

@@ -45,14 +45,14 @@ fn register(offset: u32) -> *mut u32 {
 
 /// Where the registers lie in memory.
 #[must_use]
-pub fn base() -> Hpa {
+pub(crate) fn base() -> Hpa {
     // SAFETY: as above.
     Hpa::new(unsafe { rdmsr(IA32_APIC_BASE) } & 0x000f_ffff_ffff_f000)
 }
 
 /// Where they are mapped, not cached.
 #[must_use]
-pub fn mapped_at() -> Hva {
+pub(crate) fn mapped_at() -> Hva {
     layout::DEVICES.add(base().as_u64())
 }
 
@@ -79,7 +79,7 @@ fn write(offset: u32, value: u32) {
 }
 
 /// Enables the local APIC, lets the PIC through, and measures the timer against the TSC.
-pub fn init() {
+pub(crate) fn init() {
     // SAFETY: sets the global enable bit; the mode stays as it is.
     unsafe { wrmsr(IA32_APIC_BASE, rdmsr(IA32_APIC_BASE) | ENABLED) };
     write(SPURIOUS_VECTOR, SOFTWARE_ENABLE | u32::from(SPURIOUS));
@@ -104,7 +104,7 @@ pub(super) fn end_of_interrupt() {
 }
 
 /// Makes the timer interrupt at TSC `deadline`; `None`: never.
-pub fn arm(deadline: Option<u64>) {
+pub(crate) fn arm(deadline: Option<u64>) {
     let count = deadline.map_or(0, |deadline| {
         let left = u128::from(deadline.saturating_sub(tsc()));
         // At least one count, so that a deadline in the past fires; at most what the register holds, after
@@ -115,7 +115,7 @@ pub fn arm(deadline: Option<u64>) {
 }
 
 /// Waits for an interrupt, of whatever kind, until TSC `deadline`.
-pub fn wait(deadline: Option<u64>) {
+pub(crate) fn wait(deadline: Option<u64>) {
     arm(deadline);
     interrupts::wait();
     arm(None);

@@ -16,7 +16,7 @@ use x86::dtables::{DescriptorTablePointer, lidt};
 /// Registers at a trap, as the stubs push them.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub struct Frame {
+pub(crate) struct Frame {
     /// R15 down to RAX, in the order of the pushes.
     general: [u64; 15],
     vector: u64,
@@ -32,7 +32,7 @@ pub struct Frame {
 impl Frame {
     /// RBP: the start of a back-trace.
     #[must_use]
-    pub const fn frame_pointer(&self) -> u64 {
+    pub(crate) const fn frame_pointer(&self) -> u64 {
         self.general[8]
     }
 }
@@ -179,7 +179,7 @@ unsafe impl Sync for Idt {}
 static IDT: Idt = Idt(UnsafeCell::new([[0; 2]; 256]));
 
 /// Fills and loads the IDT. Called once.
-pub fn init() {
+pub(crate) fn init() {
     // SAFETY: called once, with interrupts off; every gate leads to a stub.
     unsafe {
         let idt = &mut *IDT.0.get();

@@ -15,7 +15,7 @@ use mm::USER_END;
 
 /// A byte of the range could not be reached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct HvaFault {
+pub(crate) struct HvaFault {
     /// First byte of the access.
     pub start: u64,
     /// Bytes.
@@ -32,7 +32,7 @@ impl fmt::Display for HvaFault {
 ///
 /// # Errors
 /// [`HvaFault`]; a part may have been copied.
-pub fn copy_from(bytes: &mut [u8], from: Hva) -> Result<(), HvaFault> {
+pub(crate) fn copy_from(bytes: &mut [u8], from: Hva) -> Result<(), HvaFault> {
     check(from, bytes.len())?;
     // SAFETY: writes `bytes` only; reads of the lower half that cannot be resolved end at the fix-up.
     let failed = unsafe { copy(bytes.as_mut_ptr() as u64, from.as_u64(), bytes.len() as u64) };
@@ -43,7 +43,7 @@ pub fn copy_from(bytes: &mut [u8], from: Hva) -> Result<(), HvaFault> {
 ///
 /// # Errors
 /// [`HvaFault`]; a part may have been copied.
-pub fn copy_to(to: Hva, bytes: &[u8]) -> Result<(), HvaFault> {
+pub(crate) fn copy_to(to: Hva, bytes: &[u8]) -> Result<(), HvaFault> {
     check(to, bytes.len())?;
     // SAFETY: writes the lower half only, which holds nothing of Herald's; what cannot be resolved ends at the
     // fix-up.
@@ -94,7 +94,7 @@ unsafe extern "C" {
 
 /// Where an instruction at `rip` goes on after a fault that cannot be resolved; `None`: it is not ours.
 #[must_use]
-pub fn fixup(rip: u64) -> Option<u64> {
+pub(crate) fn fixup(rip: u64) -> Option<u64> {
     let range = &raw const uaccess_start as u64..&raw const uaccess_end as u64;
     range.contains(&rip).then_some(&raw const uaccess_fixup as u64)
 }

@@ -1,5 +1,8 @@
 //! Control registers. Herald owns CR0.NE and CR4.VMXE (SDM vol. 3C 26.1.3): a guest's MOV exits only if it
 //! wants one of them changed. CR8 is the local APIC's task priority.
+//!
+//! A MOV that the processor would flush for (SDM vol. 3A 4.10.4.1) is followed by INVVPID: an entry with a VPID
+//! flushes nothing. More than needed is flushed; these exits are rare.
 
 use super::{Flow, misc};
 use crate::plat::Vm;
@@ -46,6 +49,7 @@ pub(super) fn handle(vcpu: &mut Vcpu, vm: &mut Vm, access: CrAccess) -> Flow {
         CrAccess::Write { cr: 3, register } => {
             let value = vcpu.general(usize::from(register));
             vcpu.vmcs.write(Field::GuestCr3, value & !(1u64 << 63));
+            vcpu.flush_linear();
             true
         }
         CrAccess::Read { cr: 3, register } => {
@@ -78,6 +82,7 @@ fn write_cr0(vcpu: &mut Vcpu, vm: &Vm, value: u64) -> bool {
     let ones = vcpu.vmcs.capabilities().cr0.ones & !(CR0_PE | CR0_PG);
     vcpu.vmcs.write(Field::GuestCr0, value | ones);
     vcpu.vmcs.write(Field::Cr0Shadow, value);
+    vcpu.flush_linear();
     true
 }
 
@@ -120,5 +125,6 @@ fn write_cr4(vcpu: &mut Vcpu, value: u64) -> bool {
     let ones = vcpu.vmcs.capabilities().cr4.ones;
     vcpu.vmcs.write(Field::GuestCr4, value | ones | CR4_VMXE);
     vcpu.vmcs.write(Field::Cr4Shadow, value);
+    vcpu.flush_linear();
     true
 }

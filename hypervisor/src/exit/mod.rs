@@ -16,7 +16,7 @@ use vmxdefs::exit::Exit;
 /// What comes after an exit.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Flow {
+pub(crate) enum Flow {
     /// Enter the guest again.
     Resume,
     /// The guest has ended.
@@ -27,7 +27,7 @@ pub enum Flow {
 ///
 /// # Errors
 /// [`RunError`]: a failure of Herald's.
-pub fn handle(vcpu: &mut Vcpu, vm: &mut Vm, exit: Exit) -> Result<Flow, RunError> {
+pub(crate) fn handle(vcpu: &mut Vcpu, vm: &mut Vm, exit: Exit) -> Result<Flow, RunError> {
     count(vcpu, exit);
     Ok(match exit {
         Exit::ExternalInterrupt => misc::host_interrupt(vm),

@@ -10,7 +10,7 @@ const CHUNK: usize = 512;
 
 /// Output that has not been sent yet.
 #[derive(Debug)]
-pub struct Console {
+pub(super) struct Console {
     channel: u8,
     pending: heapless::Vec<u8, CHUNK>,
 }
@@ -18,12 +18,12 @@ pub struct Console {
 impl Console {
     /// The console of guest `vm`.
     #[must_use]
-    pub const fn new(vm: u8) -> Self {
+    pub(super) const fn new(vm: u8) -> Self {
         Self { channel: Channel::Console as u8 + vm, pending: heapless::Vec::new() }
     }
 
     /// Takes a byte of output.
-    pub fn put(&mut self, byte: u8) {
+    pub(super) fn put(&mut self, byte: u8) {
         // `flush` leaves room, so the push succeeds.
         let _ = self.pending.push(byte);
         if byte == b'\n' || self.pending.is_full() {
@@ -32,7 +32,7 @@ impl Console {
     }
 
     /// Sends what there is.
-    pub fn flush(&mut self) {
+    pub(super) fn flush(&mut self) {
         if !self.pending.is_empty() {
             crate::link::send(self.channel, &self.pending);
             self.pending.clear();

@@ -6,7 +6,7 @@ use mmu::MmuError;
 
 /// Why a guest does not run any more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum End {
+pub(crate) enum End {
     /// ACPI sleep state S5.
     PowerOff,
     /// The reset register, the keyboard controller's reset line, or INIT.
@@ -26,7 +26,7 @@ pub enum End {
 impl End {
     /// The exit status of a run that ends so.
     #[must_use]
-    pub const fn status(&self) -> Status {
+    pub(crate) const fn status(&self) -> Status {
         match self {
             Self::PowerOff | Self::Reset | Self::Halted | Self::Code(0) => Status::Success,
             Self::Code(_) => Status::GuestCode,
@@ -36,7 +36,7 @@ impl End {
 
     /// The guest's exit code; 0 where it gave none.
     #[must_use]
-    pub const fn code(&self) -> u32 {
+    pub(crate) const fn code(&self) -> u32 {
         match self {
             Self::Code(code) => *code,
             _ => 0,

@@ -16,6 +16,6 @@ mod stir;
 mod ticks;
 mod vm;
 
-pub use end::End;
-pub use run::{Machine, Outcome, run};
-pub use vm::{MachineClock, Vm};
+pub(crate) use end::End;
+pub(crate) use run::{Machine, Outcome, run};
+pub(crate) use vm::{MachineClock, Vm};

@@ -17,7 +17,7 @@ use vmxdefs::capability::EptVpid;
 
 /// How a run ended, for the link's last frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// Exit status.
     pub status: Status,
     /// The guest's exit code.
@@ -64,7 +64,7 @@ impl fmt::Display for GuestError {
 }
 
 /// What a run works with.
-pub struct Machine<'a> {
+pub(crate) struct Machine<'a> {
     /// All memory.
     pub host: &'a Arc<PhysicalMemory>,
     /// VMX, switched on.
@@ -80,7 +80,7 @@ pub struct Machine<'a> {
 }
 
 /// Runs the configured guest to its end; says in the log how it ended.
-pub fn run(machine: &Machine<'_>) -> Outcome {
+pub(crate) fn run(machine: &Machine<'_>) -> Outcome {
     match machine.run() {
         Ok(end) => {
             match end.status() {

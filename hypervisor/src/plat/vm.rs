@@ -27,7 +27,7 @@ const RECORD: usize = 512;
 
 /// Why a guest could not be built.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum VmError {
+pub(crate) enum VmError {
     /// Its memory could not be mapped.
     Setup(SetupError),
     /// Its image or its size is no good.
@@ -37,7 +37,7 @@ pub enum VmError {
 impl VmError {
     /// The exit status of a run that ends so.
     #[must_use]
-    pub const fn status(&self) -> Status {
+    pub(crate) const fn status(&self) -> Status {
         match self {
             Self::Setup(_) => Status::GuestDied,
             Self::Firmware(error) => error.status(),
@@ -55,7 +55,7 @@ impl fmt::Display for VmError {
 }
 
 /// A guest.
-pub struct Vm {
+pub(crate) struct Vm {
     /// Guest memory.
     pub memory: Memory<PhysicalMemory>,
     /// Devices.
@@ -76,7 +76,7 @@ pub struct Vm {
 
 /// Time, as all guests of a machine see it.
 #[derive(Clone, Copy, Debug)]
-pub struct MachineClock {
+pub(crate) struct MachineClock {
     /// TSC frequency in Hz.
     pub tsc_hz: u64,
     /// Seconds since 1970 when the TSC was 0.
@@ -99,7 +99,7 @@ impl Vm {
     ///
     /// # Errors
     /// [`VmError`].
-    pub fn new(
+    pub(crate) fn new(
         index: u32,
         host: &Arc<PhysicalMemory>,
         boot: &BootConfig<'_>,
@@ -129,7 +129,7 @@ impl Vm {
     }
 
     /// Does what a device asked for.
-    pub fn apply(&mut self, effect: Effect) -> Flow {
+    pub(crate) fn apply(&mut self, effect: Effect) -> Flow {
         match effect {
             Effect::None => Flow::Resume,
             Effect::Exit(code) => Flow::End(End::Code(code)),
@@ -147,7 +147,7 @@ impl Vm {
     ///
     /// # Errors
     /// [`NotRam`].
-    pub fn protect(&mut self, gpa: Gpa, len: u64) -> Result<(), NotRam> {
+    pub(crate) fn protect(&mut self, gpa: Gpa, len: u64) -> Result<(), NotRam> {
         let mut checker = Checker { memory: &self.memory, on: self.oracle, checks: &mut self.oracle_checks };
         self.memory.protect(gpa, len, || checker.check())
     }
@@ -156,14 +156,14 @@ impl Vm {
     ///
     /// # Errors
     /// [`NotRam`].
-    pub fn discard(&mut self, gpa: Gpa, len: u64) -> Result<(), NotRam> {
+    pub(crate) fn discard(&mut self, gpa: Gpa, len: u64) -> Result<(), NotRam> {
         self.memory.discard(gpa, len)?;
         Checker { memory: &self.memory, on: self.oracle, checks: &mut self.oracle_checks }.check();
         Ok(())
     }
 
     /// Between two entries: disturbances and periodic telemetry, where they were asked for.
-    pub fn after_exit(&mut self, counters: &Counters) {
+    pub(crate) fn after_exit(&mut self, counters: &Counters) {
         if self.stirrer.due() {
             let mut checker =
                 Checker { memory: &self.memory, on: self.oracle, checks: &mut self.oracle_checks };
@@ -175,7 +175,7 @@ impl Vm {
     }
 
     /// After the last exit: the last record, and the last check.
-    pub fn finish(&mut self, counters: &Counters) {
+    pub(crate) fn finish(&mut self, counters: &Counters) {
         self.drain_console();
         self.console.flush();
         Checker { memory: &self.memory, on: self.oracle, checks: &mut self.oracle_checks }.check();
@@ -183,13 +183,13 @@ impl Vm {
     }
 
     /// Takes what the guest's UART has sent.
-    pub fn drain_console(&mut self) {
+    pub(crate) fn drain_console(&mut self) {
         let console = &mut self.console;
         self.board.console_output(&mut |bytes| bytes.iter().for_each(|byte| console.put(*byte)));
     }
 
     /// Moves console bytes both ways. Input stays in Herald's ring until the guest's UART has room for it.
-    pub fn service_console(&mut self) {
+    pub(crate) fn service_console(&mut self) {
         self.drain_console();
         self.console.flush();
         while self.board.console_room() != 0
@@ -223,7 +223,7 @@ impl Vm {
             ept_violations: counters.ept_violations,
             fault_retries: stats.retries,
             invept: counters.invept,
-            invvpid: 0,
+            invvpid: counters.invvpid,
             notifier: NotifierCalls {
                 invalidate_page: stats.invalidate_page,
                 invalidate_range_begin: stats.invalidate_range_begin,

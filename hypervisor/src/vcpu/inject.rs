@@ -40,10 +40,11 @@ impl Vcpu {
             self.deliver(event);
         } else if self.nmi_waits || board.take_nmi(self.id) {
             self.inject_nmi();
-        } else if board.pending_interrupt(self.id).is_some() && self.accepts_interrupts() {
-            if let Some(vector) = board.acknowledge(self.id) {
-                self.deliver(Event::external(vector));
-            }
+        } else if board.pending_interrupt(self.id).is_some()
+            && self.accepts_interrupts()
+            && let Some(vector) = board.acknowledge(self.id)
+        {
+            self.deliver(Event::external(vector));
         }
         let waiting = board.pending_interrupt(self.id).is_some();
         self.vmcs.set_interrupt_window(waiting);

@@ -18,39 +18,41 @@ use devices::VcpuId;
 use vmxdefs::event::Event;
 use vmxdefs::field::{Field, Segment};
 
-pub use run::{RunError, run};
+pub(crate) use run::{RunError, run};
 
 /// Number of a general register, as instructions encode it.
-pub mod register {
+pub(crate) mod register {
     /// RAX.
-    pub const RAX: usize = 0;
+    pub(crate) const RAX: usize = 0;
     /// RCX.
-    pub const RCX: usize = 1;
+    pub(crate) const RCX: usize = 1;
     /// RDX.
-    pub const RDX: usize = 2;
+    pub(crate) const RDX: usize = 2;
     /// RBX.
-    pub const RBX: usize = 3;
+    pub(crate) const RBX: usize = 3;
     /// RSP: in the VMCS.
-    pub const RSP: usize = 4;
+    pub(crate) const RSP: usize = 4;
     /// RSI.
-    pub const RSI: usize = 6;
+    pub(crate) const RSI: usize = 6;
     /// RDI.
-    pub const RDI: usize = 7;
+    pub(crate) const RDI: usize = 7;
 }
 
 /// Counters of one virtual processor.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Counters {
+pub(crate) struct Counters {
     /// Exits by reason.
     pub exits: Exits,
     /// EPT violations of all kinds.
     pub ept_violations: u64,
     /// INVEPT instructions.
     pub invept: u64,
+    /// INVVPID instructions.
+    pub invvpid: u64,
 }
 
 /// One virtual processor.
-pub struct Vcpu {
+pub(crate) struct Vcpu {
     /// Which of its guest.
     pub id: VcpuId,
     /// Its VMCS.
@@ -63,8 +65,9 @@ pub struct Vcpu {
     pending: Option<Event>,
     /// An NMI that the guest blocks.
     nmi_waits: bool,
-    /// Flush generation of its EPT root at its last INVEPT.
-    flushed: u64,
+    /// Flush generation at its last INVEPT; `None` before the first, since firmware, or a guest before this one,
+    /// may have left translations with the same tags.
+    flushed: Option<u64>,
 }
 
 impl Vcpu {
@@ -72,7 +75,7 @@ impl Vcpu {
     ///
     /// # Errors
     /// [`VmcsError`].
-    pub fn new(
+    pub(crate) fn new(
         id: VcpuId,
         vmx: &Vmx,
         memory: &Arc<PhysicalMemory>,
@@ -81,19 +84,25 @@ impl Vcpu {
     ) -> Result<Self, VmcsError> {
         let vmcs = Vmcs::new(vmx, memory, config)?;
         let (registers, counters) = (GuestRegisters::default(), Counters::default());
-        let mut vcpu = Self { id, vmcs, registers, counters, pending: None, nmi_waits: false, flushed: 0 };
+        let mut vcpu = Self { id, vmcs, registers, counters, pending: None, nmi_waits: false, flushed: None };
         vcpu.load(entry);
+        vcpu.flush_linear();
         Ok(vcpu)
+    }
+
+    /// Drops the linear translations cached for it: after a change that the processor itself would flush for.
+    pub(crate) fn flush_linear(&mut self) {
+        self.counters.invvpid += u64::from(self.vmcs.flush_linear());
     }
 
     /// A general register, RSP included.
     #[must_use]
-    pub fn general(&self, number: usize) -> u64 {
+    pub(crate) fn general(&self, number: usize) -> u64 {
         if number == register::RSP { self.vmcs.read(Field::GuestRsp) } else { self.registers.general[number] }
     }
 
     /// Sets a general register, RSP included.
-    pub fn set_general(&mut self, number: usize, value: u64) {
+    pub(crate) fn set_general(&mut self, number: usize, value: u64) {
         if number == register::RSP {
             self.vmcs.write(Field::GuestRsp, value);
         } else {
@@ -103,31 +112,31 @@ impl Vcpu {
 
     /// EDX:EAX.
     #[must_use]
-    pub fn edx_eax(&self) -> u64 {
+    pub(crate) fn edx_eax(&self) -> u64 {
         let low = |number| self.registers.general[number] & 0xffff_ffff;
         low(register::RDX) << 32 | low(register::RAX)
     }
 
     /// Sets RAX and RDX to the halves of a value, as RDMSR does.
-    pub fn set_edx_eax(&mut self, value: u64) {
+    pub(crate) fn set_edx_eax(&mut self, value: u64) {
         self.registers.general[register::RAX] = value & 0xffff_ffff;
         self.registers.general[register::RDX] = value >> 32;
     }
 
     /// Current privilege level: the DPL of SS (SDM vol. 3C 25.4.1).
     #[must_use]
-    pub fn privilege_level(&self) -> u8 {
+    pub(crate) fn privilege_level(&self) -> u8 {
         (self.vmcs.read(Segment::Ss.fields()[3]) >> 5 & 3) as u8
     }
 
     /// Moves RIP past the instruction that exited. Blocking by STI and MOV SS ends with it.
-    pub fn skip_instruction(&mut self) {
+    pub(crate) fn skip_instruction(&mut self) {
         let len = self.vmcs.read(Field::ExitInstructionLength);
         self.advance(len);
     }
 
     /// Moves RIP by `len` bytes, as after an instruction.
-    pub fn advance(&mut self, len: u64) {
+    pub(crate) fn advance(&mut self, len: u64) {
         let rip = self.vmcs.read(Field::GuestRip).wrapping_add(len);
         // Outside 64-bit code RIP has 32 bits.
         let long = self.vmcs.read(Segment::Cs.fields()[3]) & 1 << 13 != 0;
@@ -139,12 +148,12 @@ impl Vcpu {
     }
 
     /// Delivers an exception at the next entry.
-    pub fn raise(&mut self, exception: Event) {
+    pub(crate) fn raise(&mut self, exception: Event) {
         self.pending = Some(exception);
     }
 
     /// Prints what a developer of a guest wants to know.
-    pub fn log_registers(&self) {
+    pub(crate) fn log_registers(&self) {
         let read = |field| self.vmcs.read(field);
         let general = |number| self.general(number);
         for (row, names) in [

@@ -14,7 +14,7 @@ use vmxdefs::field::Field;
 
 /// A failure of Herald's own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum RunError {
+pub(crate) enum RunError {
     /// VMLAUNCH or VMRESUME refused controls or host state.
     Refused(EntryError),
     /// The entry began and failed.
@@ -38,7 +38,7 @@ impl fmt::Display for RunError {
 ///
 /// # Errors
 /// [`RunError`]: Herald, not the guest, has failed; the reasons are in the log.
-pub fn run(vcpu: &mut Vcpu, vm: &mut Vm) -> Result<End, RunError> {
+pub(crate) fn run(vcpu: &mut Vcpu, vm: &mut Vm) -> Result<End, RunError> {
     loop {
         prepare(vcpu, vm);
         cpu::set_fault_address(vcpu.registers.cr2);
@@ -71,7 +71,7 @@ impl Vcpu {
     /// requester has written its entries before it raised the generation.
     fn pay_flush_debt(&mut self, vm: &Vm) {
         let generation = cpu::flush::secondary_generation();
-        if generation == self.flushed {
+        if self.flushed == Some(generation) {
             return;
         }
         let Some(root) = vm.memory.mmu().root() else { return };
@@ -79,7 +79,7 @@ impl Vcpu {
             panic!("INVEPT failed: {error}");
         }
         self.counters.invept += 1;
-        self.flushed = generation;
+        self.flushed = Some(generation);
     }
 
     /// Makes the guest exit when the next device timer is due.

@@ -17,7 +17,7 @@ use core::mem::offset_of;
 /// The guest's registers that the VMCS does not hold.
 #[derive(Clone, Copy, Default, Debug)]
 #[repr(C)]
-pub struct GuestRegisters {
+pub(crate) struct GuestRegisters {
     /// General registers by number: 0 RAX, 1 RCX, 2 RDX, 3 RBX, 4 (RSP, in the VMCS), 5 RBP, 6 RSI, 7 RDI, 8-15.
     pub general: [u64; 16],
     /// CR2.
@@ -37,7 +37,7 @@ const fn at(number: usize) -> usize {
 /// The current VMCS is this guest's; its host state leads to [`exit_point`] with the CR3, segments and tables of
 /// this CPU; `registers` outlives the call. `launched` is 0 for a VMCS that is clear, else 1.
 #[unsafe(naked)]
-pub unsafe extern "sysv64" fn enter_guest(registers: *mut GuestRegisters, launched: u64) -> u64 {
+pub(super) unsafe extern "sysv64" fn enter_guest(registers: *mut GuestRegisters, launched: u64) -> u64 {
     naked_asm!(
         "push rbp",
         "push rbx",
@@ -85,7 +85,7 @@ pub unsafe extern "sysv64" fn enter_guest(registers: *mut GuestRegisters, launch
 /// # Safety
 /// Only the processor comes here.
 #[unsafe(naked)]
-pub unsafe extern "sysv64" fn exit_point() {
+pub(super) unsafe extern "sysv64" fn exit_point() {
     naked_asm!(
         "xchg rdi, [rsp]", // the guest's RDI goes to the stack, the pointer comes back
         "mov [rdi + {rax}], rax",

@@ -6,7 +6,7 @@ use core::fmt;
 
 /// How a VMX instruction failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum VmFail {
+pub(crate) enum VmFail {
     /// There is no current VMCS.
     Invalid,
     /// The VM-instruction error field says why.
@@ -45,7 +45,7 @@ fn outcome(below: u8, equal: u8) -> Result<(), VmFail> {
 ///
 /// # Errors
 /// [`VmFail`].
-pub unsafe fn vmxon(region: u64) -> Result<(), VmFail> {
+pub(super) unsafe fn vmxon(region: u64) -> Result<(), VmFail> {
     let (below, equal): (u8, u8);
     // SAFETY: the caller's promise; the instruction writes only the region.
     unsafe {
@@ -63,7 +63,7 @@ pub unsafe fn vmxon(region: u64) -> Result<(), VmFail> {
 ///
 /// # Errors
 /// [`VmFail`].
-pub unsafe fn vmclear(region: u64) -> Result<(), VmFail> {
+pub(super) unsafe fn vmclear(region: u64) -> Result<(), VmFail> {
     let (below, equal): (u8, u8);
     // SAFETY: the caller's promise.
     unsafe {
@@ -80,7 +80,7 @@ pub unsafe fn vmclear(region: u64) -> Result<(), VmFail> {
 ///
 /// # Errors
 /// [`VmFail`].
-pub unsafe fn vmptrld(region: u64) -> Result<(), VmFail> {
+pub(super) unsafe fn vmptrld(region: u64) -> Result<(), VmFail> {
     let (below, equal): (u8, u8);
     // SAFETY: the caller's promise.
     unsafe {
@@ -94,7 +94,7 @@ pub unsafe fn vmptrld(region: u64) -> Result<(), VmFail> {
 ///
 /// # Errors
 /// [`VmFail`]: no current VMCS, or no such field.
-pub fn vmread(field: u32) -> Result<u64, VmFail> {
+pub(super) fn vmread(field: u32) -> Result<u64, VmFail> {
     let value: u64;
     let (below, equal): (u8, u8);
     // SAFETY: reads the current VMCS, whatever it is; no memory is touched.
@@ -116,7 +116,7 @@ pub fn vmread(field: u32) -> Result<u64, VmFail> {
 ///
 /// # Errors
 /// [`VmFail`]: no current VMCS, or no such field.
-pub unsafe fn vmwrite(field: u32, value: u64) -> Result<(), VmFail> {
+pub(super) unsafe fn vmwrite(field: u32, value: u64) -> Result<(), VmFail> {
     let (below, equal): (u8, u8);
     // SAFETY: the caller's promise; no memory but the VMCS is touched.
     unsafe {
@@ -137,28 +137,20 @@ struct Descriptor {
     address: u64,
 }
 
+/// Type of INVEPT and of INVVPID: one context.
+const SINGLE_CONTEXT: u64 = 1;
+
 /// INVEPT, single-context: drops guest-physical and combined translations derived from this EPT pointer.
 ///
 /// # Errors
 /// [`VmFail`]: the processor has no such INVEPT.
-pub fn invept_single(ept_pointer: u64) -> Result<(), VmFail> {
-    invalidate_ept(1, &Descriptor { tag: ept_pointer, address: 0 })
-}
-
-/// INVEPT, global.
-///
-/// # Errors
-/// [`VmFail`]: the processor has no such INVEPT.
-pub fn invept_all() -> Result<(), VmFail> {
-    invalidate_ept(2, &Descriptor { tag: 0, address: 0 })
-}
-
-fn invalidate_ept(kind: u64, descriptor: &Descriptor) -> Result<(), VmFail> {
+pub(crate) fn invept_single(ept_pointer: u64) -> Result<(), VmFail> {
+    let descriptor = Descriptor { tag: ept_pointer, address: 0 };
     let (below, equal): (u8, u8);
     // SAFETY: dropping cached translations changes no meaning; the descriptor is only read.
     unsafe {
-        asm!("invept {}, [{}]", "setb {}", "setz {}", in(reg) kind, in(reg) descriptor, out(reg_byte) below,
-             out(reg_byte) equal, options(nostack));
+        asm!("invept {}, [{}]", "setb {}", "setz {}", in(reg) SINGLE_CONTEXT, in(reg) &raw const descriptor,
+             out(reg_byte) below, out(reg_byte) equal, options(nostack));
     }
     outcome(below, equal)
 }
@@ -167,12 +159,12 @@ fn invalidate_ept(kind: u64, descriptor: &Descriptor) -> Result<(), VmFail> {
 ///
 /// # Errors
 /// [`VmFail`]: the processor has no such INVVPID.
-pub fn invvpid_single(vpid: u16) -> Result<(), VmFail> {
+pub(super) fn invvpid_single(vpid: u16) -> Result<(), VmFail> {
     let descriptor = Descriptor { tag: u64::from(vpid), address: 0 };
     let (below, equal): (u8, u8);
     // SAFETY: as for INVEPT.
     unsafe {
-        asm!("invvpid {}, [{}]", "setb {}", "setz {}", in(reg) 1u64, in(reg) &raw const descriptor,
+        asm!("invvpid {}, [{}]", "setb {}", "setz {}", in(reg) SINGLE_CONTEXT, in(reg) &raw const descriptor,
              out(reg_byte) below, out(reg_byte) equal, options(nostack));
     }
     outcome(below, equal)

@@ -8,7 +8,7 @@ mod region;
 mod startup;
 mod vmcs;
 
-pub use enter::GuestRegisters;
-pub use instructions::invept_single;
-pub use startup::Vmx;
-pub use vmcs::{CR0_OWNED, CR4_OWNED, EntryError, Vmcs, VmcsConfig, VmcsError};
+pub(crate) use enter::GuestRegisters;
+pub(crate) use instructions::invept_single;
+pub(crate) use startup::Vmx;
+pub(crate) use vmcs::{CR0_OWNED, CR4_OWNED, EntryError, Vmcs, VmcsConfig, VmcsError};

@@ -14,7 +14,7 @@ use x86::msr::{rdmsr, wrmsr};
 
 /// Why VMX is not on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum VmxError {
+pub(crate) enum VmxError {
     /// The processor or its firmware has none.
     NoVmx(NoVmx),
     /// No frame for the VMXON region.
@@ -34,7 +34,7 @@ impl fmt::Display for VmxError {
 }
 
 /// VMX root operation on this CPU. It lasts as long as Herald runs.
-pub struct Vmx {
+pub(crate) struct Vmx {
     /// What the processor offers.
     pub capabilities: Capabilities,
     _region: Region,
@@ -45,7 +45,7 @@ impl Vmx {
     ///
     /// # Errors
     /// [`VmxError`].
-    pub fn start(memory: &Arc<PhysicalMemory>, inject: &Inject) -> Result<Self, VmxError> {
+    pub(crate) fn start(memory: &Arc<PhysicalMemory>, inject: &Inject) -> Result<Self, VmxError> {
         enable(inject).map_err(VmxError::NoVmx)?;
         // SAFETY: VMX exists, so IA32_VMX_BASIC does; `Capabilities::read` asks for no MSR that does not exist.
         let capabilities = Capabilities::read(|msr| unsafe { rdmsr(msr) });
@@ -71,9 +71,12 @@ fn enable(inject: &Inject) -> Result<(), NoVmx> {
     if !there || inject.no_vmx {
         return Err(NoVmx::NotThere);
     }
-    // SAFETY: every processor with VMX has IA32_FEATURE_CONTROL.
-    let value =
-        if inject.vmx_locked_off { FEATURE_LOCKED } else { unsafe { rdmsr(number::FEATURE_CONTROL) } };
+    let value = if inject.vmx_locked_off {
+        FEATURE_LOCKED
+    } else {
+        // SAFETY: every processor with VMX has IA32_FEATURE_CONTROL.
+        unsafe { rdmsr(number::FEATURE_CONTROL) }
+    };
     if let Some(wanted) = feature_control(value)? {
         // SAFETY: the register is not locked.
         unsafe { wrmsr(number::FEATURE_CONTROL, wanted) };

@@ -2,7 +2,7 @@
 
 use super::enter::{GuestRegisters, enter_guest};
 use super::host_state;
-use super::instructions::{VmFail, vmclear, vmptrld, vmread, vmwrite};
+use super::instructions::{VmFail, invvpid_single, vmclear, vmptrld, vmread, vmwrite};
 use super::region::Region;
 use super::startup::Vmx;
 use crate::physmem::PhysicalMemory;
@@ -18,13 +18,13 @@ use vmxdefs::instruction_error;
 use vmxdefs::msr::{BITMAP_BYTES, fill_bitmap};
 
 /// CR0 bits that Herald keeps: NE must stay 1 in VMX operation (SDM vol. 3C 24.8).
-pub const CR0_OWNED: u64 = 1 << 5;
+pub(crate) const CR0_OWNED: u64 = 1 << 5;
 /// CR4 bits that Herald keeps: VMXE must stay 1, and the guest must not see it.
-pub const CR4_OWNED: u64 = 1 << 13;
+pub(crate) const CR4_OWNED: u64 = 1 << 13;
 
 /// What the VMCS of a virtual processor depends on.
 #[derive(Clone, Copy, Debug)]
-pub struct VmcsConfig {
+pub(crate) struct VmcsConfig {
     /// Root of the guest's EPT.
     pub ept_root: Pfn,
     /// Let the processor set A and D bits, where it can.
@@ -37,7 +37,7 @@ pub struct VmcsConfig {
 
 /// Why there is no VMCS.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum VmcsError {
+pub(crate) enum VmcsError {
     /// The processor lacks controls.
     Missing(Missing),
     /// The processor lacks EPT in the form that Herald uses.
@@ -81,7 +81,7 @@ impl From<VmFail> for VmcsError {
 
 /// VMLAUNCH or VMRESUME refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct EntryError(pub VmFail);
+pub(crate) struct EntryError(pub VmFail);
 
 impl fmt::Display for EntryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -96,7 +96,7 @@ impl fmt::Display for EntryError {
 
 /// The controls as negotiated.
 #[derive(Clone, Copy, Debug)]
-pub struct Controls {
+pub(crate) struct Controls {
     pin: u32,
     proc: u32,
     secondary: u32,
@@ -120,7 +120,11 @@ impl Controls {
             | Proc::MSR_BITMAPS
             | Proc::SECONDARY;
         let secondary = Secondary::EPT | Secondary::UNRESTRICTED;
-        let secondary_optional = Secondary::VPID | Secondary::RDTSCP | Secondary::INVPCID;
+        let mut secondary_optional = Secondary::RDTSCP | Secondary::INVPCID;
+        // A tag that cannot be flushed is worse than none.
+        if capabilities.ept_vpid.contains(EptVpid::INVVPID | EptVpid::INVVPID_SINGLE) {
+            secondary_optional |= Secondary::VPID;
+        }
         let exit = ExitControls::HOST_64
             | ExitControls::SAVE_DEBUG
             | ExitControls::SAVE_PAT
@@ -144,22 +148,23 @@ impl Controls {
 
     /// Whether a secondary control is on.
     #[must_use]
-    pub fn has(&self, control: Secondary) -> bool {
+    pub(crate) fn has(&self, control: Secondary) -> bool {
         self.secondary & control.bits() != 0
     }
 
     /// Whether a pin-based control is on.
     #[must_use]
-    pub fn has_pin(&self, control: Pin) -> bool {
+    pub(crate) fn has_pin(&self, control: Pin) -> bool {
         self.pin & control.bits() != 0
     }
 }
 
 /// The current VMCS of this CPU. One CPU, one virtual processor: it stays current.
-pub struct Vmcs {
+pub(crate) struct Vmcs {
     controls: Controls,
     capabilities: Capabilities,
     accessed_dirty: bool,
+    vpid: u16,
     launched: bool,
     _region: Region,
     _msr_bitmap: Region,
@@ -170,7 +175,11 @@ impl Vmcs {
     ///
     /// # Errors
     /// [`VmcsError`].
-    pub fn new(vmx: &Vmx, memory: &Arc<PhysicalMemory>, config: &VmcsConfig) -> Result<Self, VmcsError> {
+    pub(crate) fn new(
+        vmx: &Vmx,
+        memory: &Arc<PhysicalMemory>,
+        config: &VmcsConfig,
+    ) -> Result<Self, VmcsError> {
         let capabilities = vmx.capabilities;
         let controls = Controls::negotiate(&capabilities)?;
         let needed = EptVpid::WALK_4 | EptVpid::WRITE_BACK | EptVpid::INVEPT | EptVpid::INVEPT_SINGLE;
@@ -195,6 +204,7 @@ impl Vmcs {
             controls,
             capabilities,
             accessed_dirty,
+            vpid: config.vpid,
             launched: false,
             _region: region,
             _msr_bitmap: msr_bitmap,
@@ -239,48 +249,51 @@ impl Vmcs {
 
     /// The EPT pointer for a root: write-back, four levels, A/D as decided (SDM vol. 3C 25.6.11).
     #[must_use]
-    pub fn ept_pointer(&self, root: Pfn) -> u64 {
+    pub(crate) fn ept_pointer(&self, root: Pfn) -> u64 {
         root.base().as_u64() | u64::from(self.accessed_dirty) << 6 | 3 << 3 | 6
     }
 
-    /// Whether the processor sets A and D bits in this guest's EPT.
-    #[must_use]
-    pub fn accessed_dirty(&self) -> bool {
-        self.accessed_dirty
+    /// Drops the guest's linear translations on this CPU. `false`: there is no VPID, and each entry does it.
+    pub(crate) fn flush_linear(&self) -> bool {
+        let tagged = self.controls.has(Secondary::VPID);
+        if tagged && let Err(error) = invvpid_single(self.vpid) {
+            panic!("INVVPID of {} failed: {error}", self.vpid);
+        }
+        tagged
     }
 
     /// The controls in force.
     #[must_use]
-    pub fn controls(&self) -> &Controls {
+    pub(crate) fn controls(&self) -> &Controls {
         &self.controls
     }
 
     /// What the processor offers.
     #[must_use]
-    pub fn capabilities(&self) -> &Capabilities {
+    pub(crate) fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }
 
     /// Reads a field.
     #[must_use]
-    pub fn read(&self, field: Field) -> u64 {
+    pub(crate) fn read(&self, field: Field) -> u64 {
         vmread(field.encoding()).unwrap_or_else(|error| panic!("VMREAD of {field:?} failed: {error}"))
     }
 
     /// Writes a field of the guest state or of the controls.
-    pub fn write(&mut self, field: Field, value: u64) {
+    pub(crate) fn write(&mut self, field: Field, value: u64) {
         if let Err(error) = self.try_write(field, value) {
             panic!("VMWRITE of {field:?} failed: {error}");
         }
     }
 
     /// Exit as soon as the guest can take an interrupt, or not.
-    pub fn set_interrupt_window(&mut self, wanted: bool) {
+    pub(crate) fn set_interrupt_window(&mut self, wanted: bool) {
         self.set_proc(Proc::INTERRUPT_WINDOW, wanted);
     }
 
     /// Exit as soon as the guest can take an NMI, or not; without virtual NMIs there is no such exit.
-    pub fn set_nmi_window(&mut self, wanted: bool) {
+    pub(crate) fn set_nmi_window(&mut self, wanted: bool) {
         if self.controls.has_pin(Pin::VIRTUAL_NMI) {
             self.set_proc(Proc::NMI_WINDOW, wanted);
         }
@@ -305,7 +318,7 @@ impl Vmcs {
     ///
     /// # Errors
     /// [`EntryError`] where the processor refused the controls or the host state.
-    pub fn enter(&mut self, registers: &mut GuestRegisters) -> Result<(), EntryError> {
+    pub(crate) fn enter(&mut self, registers: &mut GuestRegisters) -> Result<(), EntryError> {
         // SAFETY: this VMCS is current and complete; its host state is this CPU's.
         let failed = unsafe { enter_guest(registers, u64::from(self.launched)) };
         if failed != 0 {

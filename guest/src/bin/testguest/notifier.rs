@@ -4,7 +4,7 @@
 //! Arguments: `pages=N` (4096), `steps=N` (10000) of the random part, `seed=N`.
 
 use crate::Guest;
-use crate::report::{Failure, same, within};
+use crate::report::{Failure, same};
 use abi::hypercall::{INVALID, UNKNOWN};
 use addr::{Gpa, PAGE_SIZE};
 use guest::memory::{Pages, WORDS};
@@ -15,8 +15,6 @@ use guest::{cpu, hypercall, println, testdev};
 const MOST_AT_ONCE: u64 = 8;
 /// Pages whose accesses are timed.
 const TIMED: u64 = 256;
-/// A refault takes at least this many times what an access to a mapped page takes.
-const REFAULT_FACTOR: u64 = 4;
 /// Where no guest has RAM: the local APIC's page.
 const NOT_RAM: Gpa = Gpa::new(0xfee0_0000);
 
@@ -106,7 +104,7 @@ pub(crate) fn run(guest: &mut Guest) -> Result<(), Failure> {
     if !hypercall::present() {
         return Err(Failure::NoHerald);
     }
-    refaults_are_seen(&model)?;
+    show_costs(&model)?;
     mixed(&mut model, &mut random, steps)?;
     discard_all(&mut model)?;
     bad_arguments()?;
@@ -144,7 +142,8 @@ fn read_ticks(model: &Model) -> u64 {
     cpu::rdtsc() - start
 }
 
-fn refaults_are_seen(model: &Model) -> Result<(), Failure> {
+/// What a refault costs. That it happens is for the host's counters to tell.
+fn show_costs(model: &Model) -> Result<(), Failure> {
     read_ticks(model);
     let mapped = read_ticks(model);
     for page in 0..TIMED {
@@ -152,7 +151,7 @@ fn refaults_are_seen(model: &Model) -> Result<(), Failure> {
     }
     let refault = read_ticks(model);
     println!("notifier: mapped {} ticks a page, refault {}", mapped / TIMED, refault / TIMED);
-    within("ticks of refaults", mapped * REFAULT_FACTOR, u64::MAX, refault)
+    Ok(())
 }
 
 fn mixed(model: &mut Model, random: &mut Random, steps: u64) -> Result<(), Failure> {

@@ -6,12 +6,18 @@
 //! | ADD, SUB, AND, OR, XOR | a read, and a write where the operand is the destination |
 //! | CMP, TEST | a read |
 //! | XCHG | a read, then a write |
-//! | STOS, REP STOS | one write; REP repeats by executing the instruction again |
+//! | STOS, LODS | one write, one read; REP repeats by executing the instruction again |
 
 use crate::alu::{Op, compute, mask};
 use addr::Gpa;
 use core::fmt;
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
+
+/// Numbers of the registers that string instructions imply.
+const RAX: u8 = 0;
+const RCX: u8 = 1;
+const RSI: u8 = 6;
+const RDI: u8 = 7;
 
 /// The device side: `width` is 1, 2, 4 or 8 bytes.
 pub trait Bus {
@@ -121,10 +127,18 @@ pub fn emulate(
         Mnemonic::Cmp => access.arithmetic(registers, bus, Op::Sub, Keep::FlagsOnly),
         Mnemonic::Test => access.arithmetic(registers, bus, Op::And, Keep::FlagsOnly),
         Mnemonic::Xchg => access.exchange(registers, bus),
-        Mnemonic::Stosb => Some(access.store_string(registers, bus, 1)),
-        Mnemonic::Stosw => Some(access.store_string(registers, bus, 2)),
-        Mnemonic::Stosd => Some(access.store_string(registers, bus, 4)),
-        Mnemonic::Stosq => Some(access.store_string(registers, bus, 8)),
+        Mnemonic::Stosb | Mnemonic::Stosw | Mnemonic::Stosd | Mnemonic::Stosq => {
+            access.string(registers, |access, registers, width| {
+                bus.write(access.gpa, width, registers.get(RAX) & mask(width));
+                RDI
+            })
+        }
+        Mnemonic::Lodsb | Mnemonic::Lodsw | Mnemonic::Lodsd | Mnemonic::Lodsq => {
+            access.string(registers, |access, registers, width| {
+                write_part(RAX, width, bus.read(access.gpa, width), registers);
+                RSI
+            })
+        }
         _ => None,
     };
     done.ok_or_else(|| {
@@ -236,34 +250,41 @@ impl Access<'_> {
         Some(self.done())
     }
 
-    /// One element; RDI and RCX move as the direction flag, the address size and REP say.
-    fn store_string(&self, registers: &mut impl Registers, bus: &mut impl Bus, width: u8) -> Done {
-        const RAX: u8 = 0;
-        const RCX: u8 = 1;
-        const RDI: u8 = 7;
+    /// One element, moved by `element`, which names the register that points at it. That register and RCX move
+    /// as the direction flag, the address size and REP say.
+    fn string<R: Registers>(
+        &self,
+        registers: &mut R,
+        element: impl FnOnce(&Self, &mut R, u8) -> u8,
+    ) -> Option<Done> {
         const DIRECTION: u64 = 1 << 10;
-        let address_mask = match self.instruction.op0_kind() {
-            OpKind::MemoryESDI => mask(2),
-            OpKind::MemoryESEDI => mask(4),
-            _ => u64::MAX,
-        };
+        let width = self.instruction.memory_size().size() as u8;
+        let address_mask = self.string_address_mask()?;
         let repeated = self.instruction.has_rep_prefix() || self.instruction.has_repne_prefix();
         let count = registers.get(RCX) & address_mask;
         if repeated && count == 0 {
-            return self.done();
+            return Some(self.done());
         }
-        bus.write(self.gpa, width, registers.get(RAX) & mask(width));
-        let step = if registers.rflags() & DIRECTION == 0 {
-            u64::from(width)
-        } else {
-            u64::from(width).wrapping_neg()
-        };
-        set_part(registers, RDI, registers.get(RDI).wrapping_add(step), address_mask);
+        let pointer = element(self, registers, width);
+        let forward = registers.rflags() & DIRECTION == 0;
+        let step = if forward { u64::from(width) } else { u64::from(width).wrapping_neg() };
+        set_part(registers, pointer, registers.get(pointer).wrapping_add(step), address_mask);
         if !repeated {
-            return self.done();
+            return Some(self.done());
         }
         set_part(registers, RCX, count - 1, address_mask);
-        if count == 1 { self.done() } else { Done::Again }
+        Some(if count == 1 { self.done() } else { Done::Again })
+    }
+
+    /// The part of RSI, RDI and RCX that the address size covers.
+    fn string_address_mask(&self) -> Option<u64> {
+        let kinds = [self.instruction.op0_kind(), self.instruction.op1_kind()];
+        kinds.into_iter().find_map(|kind| match kind {
+            OpKind::MemoryESDI | OpKind::MemorySegSI => Some(mask(2)),
+            OpKind::MemoryESEDI | OpKind::MemorySegESI => Some(mask(4)),
+            OpKind::MemoryESRDI | OpKind::MemorySegRSI => Some(u64::MAX),
+            _ => None,
+        })
     }
 
     /// The general register that is this operand.
@@ -295,13 +316,15 @@ fn read_register(register: Register, registers: &impl Registers) -> Option<u64> 
 /// rest (SDM vol. 1 3.4.1.1).
 fn write_register(register: Register, value: u64, registers: &mut impl Registers) {
     let index = register.full_register().number() as u8;
-    let old = registers.get(index);
-    let new = match register.size() {
-        1 if is_high_byte(register) => (old & !0xff00) | (value & 0xff) << 8,
-        1 => (old & !0xff) | (value & 0xff),
-        2 => (old & !0xffff) | (value & 0xffff),
-        4 => value & 0xffff_ffff,
-        _ => value,
-    };
-    registers.set(index, new);
+    if is_high_byte(register) {
+        let old = registers.get(index);
+        return registers.set(index, (old & !0xff00) | (value & 0xff) << 8);
+    }
+    write_part(index, register.size() as u8, value, registers);
+}
+
+/// Writes the low `width` bytes of a general register, by the same rule.
+fn write_part(index: u8, width: u8, value: u64, registers: &mut impl Registers) {
+    let kept = if width < 4 { registers.get(index) & !mask(width) } else { 0 };
+    registers.set(index, kept | (value & mask(width)));
 }

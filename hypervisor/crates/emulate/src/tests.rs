@@ -118,6 +118,24 @@ fn exchange_and_store_string() {
 }
 
 #[test]
+fn string_loads_fill_the_accumulator_and_move_on() {
+    let (mut cpu, mut device) =
+        (Cpu::default(), Device { answer: 0x1122_3344_5566_7788, ..Device::default() });
+    cpu.general[0] = u64::MAX;
+    cpu.general[6] = 0x1000;
+    // lodsb, lodsd
+    assert_eq!(run(&[0xac], &mut cpu, &mut device), Ok(Done::Advance(1)));
+    assert_eq!((cpu.general[0], cpu.general[6]), (u64::MAX << 8 | 0x88, 0x1001));
+    assert_eq!(run(&[0xad], &mut cpu, &mut device), Ok(Done::Advance(1)));
+    assert_eq!((cpu.general[0], cpu.general[6]), (0x5566_7788, 0x1005));
+    // rep lodsw, backwards
+    (cpu.general[1], cpu.rflags) = (2, 1 << 10);
+    assert_eq!(run(&[0x66, 0xf3, 0xad], &mut cpu, &mut device), Ok(Done::Again));
+    assert_eq!(run(&[0x66, 0xf3, 0xad], &mut cpu, &mut device), Ok(Done::Advance(3)));
+    assert_eq!((cpu.general[1], cpu.general[6]), (0, 0x1001));
+}
+
+#[test]
 fn what_is_not_known_is_refused() {
     let (mut cpu, mut device) = (Cpu::default(), Device::default());
     assert!(matches!(run(&[0x0f], &mut cpu, &mut device), Err(EmulateError::Undecodable { len: 1, .. })));
