@@ -5,7 +5,7 @@
 #
 #   PML4[0], PML4[511] -> PDPT;  PDPT[0..4] -> four PDs;  PDPT[510] -> the first PD
 
-.section .stage, "awx", @progbits
+.section .text.entry, "ax", @progbits
 .code32
 .globl enter_long_mode
 enter_long_mode:
@@ -76,6 +76,11 @@ gdt:
 gdt_pointer:
     .word . - gdt - 1
     .long gdt
+
+.section .data
+.balign 8
+.globl start_tsc
+start_tsc: .quad 0                      # TSC at the loader's first instruction
 
 .section .bss.tables, "aw", @nobits
 .balign 4096

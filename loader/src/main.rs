@@ -6,7 +6,7 @@
 //!   PVH loader ──► pvh/entry.s ──────────┘ hvm_start_info          └─► package is a module ─┘
 //! ```
 //!
-//! It runs below 1 MiB, with the first 4 GiB mapped to themselves and the first GiB also at
+//! It runs at 1 MiB, with the first 4 GiB mapped to themselves and the first GiB also at
 //! [`abi::handoff::IMAGE_OFFSET`]; interrupts are off.
 #![no_std]
 #![no_main]

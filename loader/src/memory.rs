@@ -8,13 +8,13 @@ use core::cell::UnsafeCell;
 pub(crate) const MAPPED_END: Hpa = Hpa::new(1 << 32);
 
 unsafe extern "C" {
-    static boot_sector: u8;
+    static loader_start: u8;
     static bss_end: u8;
 }
 
 /// The loader itself, its tables and its stack.
 pub(crate) fn own_range() -> HpaRange {
-    HpaRange::new(Hpa::new(&raw const boot_sector as u64), Hpa::new(&raw const bss_end as u64))
+    HpaRange::new(Hpa::new(&raw const loader_start as u64), Hpa::new(&raw const bss_end as u64))
 }
 
 /// The bytes of a range.

@@ -1,8 +1,8 @@
 //! The flat disk that a BIOS boots: the loader from sector 0, the package from
 //! [`abi::package::DISK_LBA`].
 //!
-//! The BIOS puts sector 0 at physical 0x7c00 and jumps there; the loader's ELF file is linked so that its
-//! bytes, laid out flat from that address, are the bytes of the disk.
+//! The BIOS puts sector 0 at physical 0x7c00 and jumps there. That part of the loader reads the other, which
+//! follows at the next sector boundary, and moves it to where it is linked.
 
 use abi::package::DISK_LBA;
 use anyhow::{Context, Result, bail};
@@ -52,7 +52,7 @@ impl Disk {
     }
 }
 
-/// The bytes that an ELF file loads, by physical address, from [`BOOT_ADDRESS`] on.
+/// The segments of an ELF file in order, the first as the boot sector and each at a sector boundary.
 fn flat_image(elf: &[u8]) -> Result<Vec<u8>> {
     let header = FileHeader64::<Endianness>::parse(elf).context("the loader's image")?;
     let endian = header.endian()?;
@@ -62,16 +62,11 @@ fn flat_image(elf: &[u8]) -> Result<Vec<u8>> {
             continue;
         }
         let address = segment.p_paddr(endian);
-        let Some(offset) = address.checked_sub(BOOT_ADDRESS) else {
-            bail!("the loader has a segment at {address:#x}, below {BOOT_ADDRESS:#x}");
-        };
-        let bytes = segment.data(endian, elf).ok().context("the loader's image is cut short")?;
-        let (start, end) = (offset as usize, offset as usize + bytes.len());
-        if end as u64 > u64::from(DISK_LBA) * SECTOR {
-            bail!("the loader has bytes at {:#x}, further than its disk space reaches", address);
+        if image.is_empty() && address != BOOT_ADDRESS {
+            bail!("the loader starts at {address:#x}, a BIOS would put it at {BOOT_ADDRESS:#x}");
         }
-        image.resize(image.len().max(end), 0);
-        image[start..end].copy_from_slice(bytes);
+        image.resize(image.len().next_multiple_of(SECTOR as usize), 0);
+        image.extend_from_slice(segment.data(endian, elf).ok().context("the loader's image is cut short")?);
     }
     Ok(image)
 }

@@ -1,7 +1,7 @@
 //! The machine's memory passes to Herald: what is free is found, mapped, and given to the allocator.
 //!
 //! ```text
-//!   memory map − first MiB − image − package ─► one range for Herald itself: tables, heap
+//!   memory map − first 2 MiB − image − package ─► one range for Herald itself: tables, heap
 //!                                             └► the rest, and what was not used: frames
 //! ```
 
@@ -28,8 +28,9 @@ const HEAP_PART: u64 = 64;
 const TABLES: u64 = 4 << 20;
 /// What the loader's identity map reaches.
 const REACHED: Hpa = Hpa::new(1 << 32);
-/// The first MiB: firmware's, the loader's, and one day the start-up code of other CPUs.
-const FIRST_MIB: u64 = 1 << 20;
+/// Below Herald's image: firmware's, the loader's tables, which are in use until Herald has its own, and one day
+/// the start-up code of other CPUs.
+const LOW_END: u64 = 2 << 20;
 
 /// Takes over what the hand-off describes.
 ///
@@ -38,7 +39,7 @@ const FIRST_MIB: u64 = 1 << 20;
 pub(super) fn take_over(handoff: &HandOff, handoff_at: Hpa) -> Result<Arc<PhysicalMemory>, BootError> {
     let mut map = MemoryMap::new(handoff.regions());
     for (start, len) in [
-        (0, FIRST_MIB),
+        (0, LOW_END),
         (handoff.image_start, handoff.image_len),
         (handoff.package_start, handoff.package_len),
         (handoff_at.as_u64(), size_of::<HandOff>() as u64),

@@ -25,7 +25,8 @@ pub(crate) fn tsc() -> u64 {
     unsafe { x86::time::rdtsc() }
 }
 
-/// Switches on what Herald relies on: write protection at CPL 0, global pages, SMEP and XSAVE where there are.
+/// Switches on what Herald relies on: write protection at CPL 0, caches, global pages, SMEP and XSAVE where
+/// there are.
 pub(crate) fn enable_features() {
     let cpuid = CpuId::new();
     // SAFETY: reading CR4 has no effect.
@@ -40,7 +41,10 @@ pub(crate) fn enable_features() {
     // read-only pages read-only for Herald.
     unsafe {
         cr4_write(wanted);
-        cr0_write(cr0() | Cr0::CR0_WRITE_PROTECT);
+        // Some firmware leaves caches off, and VM entry does not load CD and NW: guests would have them off, too
+        // (SDM vol. 3C 27.3.2.1).
+        let uncached = Cr0::CR0_CACHE_DISABLE | Cr0::CR0_NOT_WRITE_THROUGH;
+        cr0_write(cr0().difference(uncached) | Cr0::CR0_WRITE_PROTECT);
     }
 }
 

@@ -1,5 +1,5 @@
 # The boot sector. The BIOS has put it at 0x7c00, in real mode, with the drive's number in DL.
-# It reads the rest of the loader right behind itself, then goes on in stage.s.
+# It reads the rest of the loader, both parts, right behind itself, then goes on in stage.s.
 
 .section .boot, "awx", @progbits
 .code16
@@ -16,8 +16,8 @@ boot_sector:
     cld
     movb %dl, boot_drive
     rdtsc
-    movl %eax, start_tsc
-    movl %edx, start_tsc + 4
+    movl %eax, first_tsc
+    movl %edx, first_tsc + 4
 
     movb $0x41, %ah                     # INT 13h AH=41h: does the drive know extended reads?
     movw $0x55aa, %bx
@@ -95,8 +95,7 @@ packet_lba:
     .quad 1
 
 .balign 8
-.globl start_tsc
-start_tsc: .quad 0
+first_tsc: .quad 0
 
 .org 510
 .word 0xaa55

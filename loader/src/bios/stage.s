@@ -1,4 +1,5 @@
-# What only real mode can do: open A20, ask the BIOS for the memory map. Then protected mode.
+# What only real mode can do: open A20, ask the BIOS for the memory map. Then protected mode, where the loader
+# proper moves from behind this part to 1 MiB.
 
 .section .stage, "awx", @progbits
 .code16
@@ -33,7 +34,7 @@ stage:
 3:  movl %ebp, {e820_count}
 
     cli
-    lgdt gdt_pointer
+    lgdt flat_gdt_pointer
     movl %cr0, %eax
     orl $1, %eax                        # PE
     movl %eax, %cr0
@@ -45,6 +46,24 @@ bios_protected:
     movw %ax, %ds
     movw %ax, %es
     movw %ax, %ss
+    movl $0x7c00, %esi
+    addl $loader_on_disk, %esi
+    movl $loader_start, %edi
+    movl $loader_dwords, %ecx
+    rep movsl
+    movl first_tsc, %eax
+    movl first_tsc + 4, %edx
+    movl %eax, start_tsc
+    movl %edx, start_tsc + 4
     movl ${loader_bios}, %esi
     xorl %ebx, %ebx
     jmp enter_long_mode
+
+.balign 8
+flat_gdt:                               # until `enter_long_mode`, which is out of 16-bit reach, loads its own
+    .quad 0
+    .quad 0x00cf9b000000ffff            # 0x08: 32-bit code
+    .quad 0x00cf93000000ffff            # 0x10: data
+flat_gdt_pointer:
+    .word . - flat_gdt - 1
+    .long flat_gdt

@@ -7,7 +7,7 @@
     .asciz "Xen"
     .quad pvh_entry
 
-.section .stage, "awx", @progbits
+.section .text.entry, "ax", @progbits
 .code32
 .globl pvh_entry
 pvh_entry:

@@ -131,7 +131,7 @@ const LINUX: [Scenario; 13] = [
 ];
 
 /// The multiboot test guest; its command line names the test.
-const TEST_GUEST: [Scenario; 12] = [
+const TEST_GUEST: [Scenario; 13] = [
     Scenario {
         name: "hello",
         args: &["--kernel", "{testguest}", "--append", "hello"],
@@ -211,6 +211,22 @@ const TEST_GUEST: [Scenario; 12] = [
         name: "bigmem",
         args: &["--kernel", "{testguest}", "--append", "bigmem", "--memory", "2G", "--host-memory", "512M"],
         stdout: &["bigmem: ok"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "out-of-memory",
+        args: &[
+            "--kernel",
+            "{testguest}",
+            "--append",
+            "bigmem pages=1000000",
+            "--memory",
+            "1G",
+            "--host-memory",
+            "256M",
+        ],
+        status: 5,
+        stderr: &["the guest ended abnormally: out of memory"],
         ..PLAIN
     },
 ];
