@@ -1,7 +1,7 @@
 //! Hypercalls into Herald: VMCALL (SDM 3, 26.1.2: exits at any privilege level in VMX non-root operation,
 //! #UD elsewhere), so each call first asks CPUID whether Herald is there.
 
-use abi::hypercall::{CPUID_LEAF, DISCARD, MARK_INIT, PROTECT, SIGNATURE};
+use abi::hypercall::{CPUID_LEAF, DISCARD, HOST_OPERATION, HostOperation, MARK_INIT, PROTECT, SIGNATURE};
 use core::arch::asm;
 use core::arch::x86_64::__cpuid;
 
@@ -42,6 +42,30 @@ pub unsafe fn discard(gpa: u64, len: u64) -> u64 {
 pub unsafe fn protect(gpa: u64, len: u64) -> u64 {
     // SAFETY: the caller's promise; the call keeps all data.
     unsafe { call(PROTECT, gpa, len) }
+}
+
+/// Asks the host for an operation on the guest-physical range. Returns the call's RAX.
+///
+/// # Safety
+/// Herald is [`present`], the caller runs at CPL 0, and nothing that Rust relies on lies in the range where the
+/// operation does not keep data.
+#[must_use]
+pub unsafe fn host_operation(operation: HostOperation, gpa: u64, len: u64) -> u64 {
+    let result;
+    // SAFETY: the caller's promise; RBX belongs to the compiler and is swapped around the call.
+    unsafe {
+        asm!(
+            "xchg {gpa}, rbx",
+            "vmcall",
+            "xchg {gpa}, rbx",
+            gpa = inout(reg) gpa => _,
+            inout("rax") HOST_OPERATION => result,
+            in("rcx") len,
+            in("rdx") operation as u64,
+            options(nostack),
+        );
+    }
+    result
 }
 
 /// Makes the hypercall `number`. RBX belongs to the compiler: it is swapped around the call.

@@ -4,6 +4,7 @@
 //! ever given back.
 
 use crate::multiboot::Info;
+use crate::port;
 use addr::{Gpa, GpaRange, PAGE_SIZE, PageSize};
 
 /// 64-bit words in a page.
@@ -152,6 +153,29 @@ impl Pages {
     pub fn write(&self, index: u64, word: u64, value: u64) {
         // SAFETY: as for `read`.
         unsafe { self.word(index, word).write_volatile(value) };
+    }
+
+    /// The address of `len` bytes, `offset` bytes into the first page.
+    fn bytes(&self, offset: u64, len: u64) -> *mut u8 {
+        assert!(
+            offset.checked_add(len).is_some_and(|end| end <= self.range.len()),
+            "{len} bytes at {offset:#x}"
+        );
+        core::ptr::with_exposed_provenance_mut((self.range.start().as_u64() + offset) as usize)
+    }
+
+    /// `rep outsb` of `len` bytes, `offset` bytes into the first page.
+    pub fn send(&self, offset: u64, len: u64, port: u16) {
+        // SAFETY: mapped RAM, inside the range, which `self` alone may touch; nothing changes it meanwhile.
+        let bytes = unsafe { core::slice::from_raw_parts(self.bytes(offset, len), len as usize) };
+        port::write_string(port, bytes);
+    }
+
+    /// `rep insb` of `len` bytes, `offset` bytes into the first page.
+    pub fn receive(&self, offset: u64, len: u64, port: u16) {
+        // SAFETY: as for `send`.
+        let bytes = unsafe { core::slice::from_raw_parts_mut(self.bytes(offset, len), len as usize) };
+        port::read_string(port, bytes);
     }
 
     /// Writes each word of a page; `value` gets the word's index.

@@ -6,7 +6,7 @@
 //!  0xffff_ffff_8020_0000   the image: text, rodata, data and bss, stacks above guard pages
 //! ```
 
-use addr::{Hpa, Hva, HvaRange};
+use addr::{Hpa, Hva, HvaRange, PAGE_SHIFT, PAGE_SIZE, Pfn};
 
 /// Where physical address 0 is mapped.
 pub(crate) const DIRECT_MAP: Hva = Hva::new(0xffff_8880_0000_0000);
@@ -21,6 +21,14 @@ const IMAGE_OFFSET: u64 = 0xffff_ffff_8000_0000;
 #[must_use]
 pub(crate) fn direct(address: Hpa) -> Hva {
     DIRECT_MAP.add(address.as_u64())
+}
+
+/// The frame at an address of the direct map; `None` where the address is another one, or not a page's.
+#[must_use]
+pub(crate) fn direct_frame(address: Hva) -> Option<Pfn> {
+    let offset =
+        address.as_u64().checked_sub(DIRECT_MAP.as_u64()).filter(|&offset| offset < DIRECT_MAP_BYTES)?;
+    (offset % PAGE_SIZE == 0).then(|| Pfn::new(offset >> PAGE_SHIFT))
 }
 
 /// The physical address of an address in the image.

@@ -17,6 +17,7 @@ pub mod lab;
 pub mod machine;
 pub mod oracle;
 mod violation;
+pub mod worlds;
 
 pub use violation::Violation;
 

@@ -2,7 +2,7 @@
 
 use crate::machine::{Cached, Kind};
 use addr::{Gfn, Hva, HvaRange, PageSize, Pfn};
-use mmu::Incoherence;
+use mmu::{DeviceEntry, Incoherence};
 
 /// A rule that was broken.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,6 +18,10 @@ pub enum Violation {
     FreedWhileTranslated { cpu: usize, kind: Kind, root: Pfn, page: u64, cached: Cached },
     /// A table was retired while a CPU could still walk it (I11).
     FreedWhileWalkable { cpu: usize, table: Pfn },
+    /// A device's access reached a frame that had been retired.
+    DeviceTouchedDead { frame: Pfn },
+    /// A frame was retired while a device's TLB still held it (I6).
+    FreedWhileInDevice { entry: DeviceEntry },
     /// The program used a frame as a table that is none, or not any more.
     NotATable { table: Pfn },
 
@@ -39,8 +43,22 @@ pub enum Violation {
     RightsDiffer { hva: Hva, present: bool, write: bool },
     /// Two areas overlap, touch page fractions, or are equal neighbours.
     AreasWrong { range: HvaRange },
-    /// A frame has not as many references as primary entries.
+    /// A primary entry allows stores to a frame that others have, or whose stores nobody would notice (I7).
+    WritableShared { hva: Hva, frame: Pfn },
+    /// A frame has not as many references as primary entries and caches that hold it.
     References { frame: Pfn, entries: u32, count: u32 },
+    /// A frame in the swap cache does not know its slot, or shares it.
+    SwapCacheWrong { frame: Pfn, slot: Option<u64> },
+    /// Swap slots are in use that nobody names, or the other way round.
+    SlotsLeaked { used: u64, named: u64 },
+    /// A note in an entry where no area can have one.
+    NoteOutsideAreas { hva: Hva },
+    /// A swap slot does not know how many entries name it.
+    SwapNotes { slot: u64, told: u32, named: u32 },
+    /// A frame that counts as one space's alone has several entries, or is named by a note.
+    ExclusiveShared { frame: Pfn, entries: u32 },
+    /// The frame's reverse map does not find an entry that maps it.
+    Unfindable { hva: Hva, frame: Pfn },
     /// The address space miscounts its frames.
     Resident { counted: u64, told: u64 },
     /// Frames are allocated that nobody owns, or the other way round.
@@ -53,6 +71,12 @@ pub enum Violation {
     SecondaryWritable { gfn: Gfn, hva: Hva },
     /// A secondary entry allows stores to a frame that counts as clean (I7).
     SecondaryClean { gfn: Gfn, frame: Pfn },
+    /// A device TLB's entry maps another frame than the primary one, or one that the primary does not allow.
+    DeviceDiffers { entry: DeviceEntry, primary: Option<Pfn> },
+    /// A device TLB's entry allows stores that the primary one refuses.
+    DeviceWritable { entry: DeviceEntry },
+    /// A device TLB's entry allows stores to a frame that counts as clean (I7).
+    DeviceClean { entry: DeviceEntry },
     /// A CPU holds a translation that the tables do not, or one that allows more.
     Stale { cpu: usize, kind: Kind, root: Pfn, page: u64, cached: Cached, now: Option<Pfn> },
     /// A CPU holds a translation for an entry whose A bit is clear: the next use would not set it (I12).

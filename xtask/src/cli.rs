@@ -111,6 +111,28 @@ pub(crate) struct RunArgs {
     /// Disturb the guest's memory every so many exits (tests)
     #[arg(long, value_name = "EXITS", default_value_t = 0, hide = true)]
     pub(crate) stir: u64,
+    /// Let the guest ask for host operations on its memory (tests)
+    #[arg(long, hide = true)]
+    pub(crate) host_operations: bool,
+    /// Slots of a swap in memory, without reclaim (tests)
+    #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
+    pub(crate) swap_slots: u64,
+    /// What backs guest memory (tests)
+    #[arg(long, value_enum, default_value_t = Backing::Anonymous, hide = true)]
+    pub(crate) backing: Backing,
+}
+
+/// What backs guest memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Backing {
+    /// Private anonymous memory
+    Anonymous,
+    /// The same in 2 MiB pages
+    HugePages,
+    /// The same in 1 GiB pages
+    GiganticPages,
+    /// A file in memory, mapped shared
+    Shared,
 }
 
 #[derive(Args)]

@@ -6,6 +6,7 @@
 //!
 //! Exit status of `run`: [`abi::status::Status`]. Other commands: 0 done, 1 a check failed, 2 bad arguments.
 
+mod bench;
 mod bochs;
 mod cli;
 mod cpio;
@@ -60,7 +61,7 @@ fn dispatch(command: cli::Command) -> anyhow::Result<u8> {
         cli::Command::Run(args) => run::run(&args),
         cli::Command::Build => run::build_only(),
         cli::Command::Test(args) => test::run(&args),
-        cli::Command::Bench(_) => Err(error::not_yet("bench")),
+        cli::Command::Bench(args) => bench::run(&args),
         cli::Command::Stress(_) => Err(error::not_yet("stress")),
         cli::Command::Image(_) => Err(error::not_yet("image")),
         cli::Command::Doctor => doctor::run(),

@@ -3,7 +3,7 @@
 //! Whether a file is a kernel at all is for Herald to say, which reads it; only what no machine could
 //! start from is refused here.
 
-use crate::cli::{Inject, LogLevel, Paging, RunArgs};
+use crate::cli::{Backing, Inject, LogLevel, Paging, RunArgs};
 use crate::error::{not_yet, usage};
 use crate::size::show_size;
 use abi::config;
@@ -102,6 +102,12 @@ pub(crate) fn boot_config(args: &RunArgs, tsc_hz: u64) -> config::BootConfig<'st
             Paging::Ept => config::Paging::Ept,
             Paging::Shadow => config::Paging::Shadow,
         },
+        backing: match args.backing {
+            Backing::Anonymous => config::Backing::Anonymous,
+            Backing::HugePages => config::Backing::HugePages,
+            Backing::GiganticPages => config::Backing::GiganticPages,
+            Backing::Shared => config::Backing::Shared,
+        },
         ept_ad: !args.no_ept_ad,
         log: match args.log {
             LogLevel::Error => config::LogLevel::Error,
@@ -119,6 +125,8 @@ pub(crate) fn boot_config(args: &RunArgs, tsc_hz: u64) -> config::BootConfig<'st
             drop_notifiers: injected(Inject::DropNotifiers),
             panic: injected(Inject::Panic),
             stir: args.stir,
+            host_operations: args.host_operations,
+            swap_slots: args.swap_slots,
         },
         tsc_hz,
     }

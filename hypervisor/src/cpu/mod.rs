@@ -48,6 +48,13 @@ pub(crate) fn enable_features() {
     }
 }
 
+/// Whether page tables may have 1 GiB leaves (SDM vol. 3A 4.1.4).
+#[must_use]
+pub(crate) fn has_gigantic_pages() -> bool {
+    let features = CpuId::new().get_extended_processor_and_feature_identifiers();
+    features.is_some_and(|features| features.has_1gib_pages())
+}
+
 /// Sets XCR0, which Herald itself has no use for; `false` where the processor lacks XSAVE or a component.
 #[must_use]
 pub(crate) fn set_xcr0(value: u64) -> bool {

@@ -58,6 +58,8 @@ const WRITE: u64 = 1 << 1;
 // A stub of 16 bytes for each vector; 8, 10-14, 17, 21, 29 and 30 come with an error code.
 global_asm!(
     ".balign 16",
+    // Rust refers to it from another codegen unit, perhaps.
+    ".global trap_stubs",
     "trap_stubs:",
     ".set vector, 0",
     ".rept 256",

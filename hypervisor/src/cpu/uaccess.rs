@@ -1,5 +1,5 @@
-//! Guest memory by host virtual address: ordinary loads and stores that may fault, and a way out for those
-//! that cannot be resolved.
+//! Guest memory by host virtual address: ordinary stores that may fault, and a way out for those that cannot be
+//! resolved.
 //!
 //! ```text
 //!   copy ──► rep movs ──► #PF ──► space::fault ──┬─ Ok: the instruction goes on where it was
@@ -26,17 +26,6 @@ impl fmt::Display for HvaFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} bytes at hva:{:#x} cannot be reached", self.len, self.start)
     }
-}
-
-/// Copies from host virtual addresses.
-///
-/// # Errors
-/// [`HvaFault`]; a part may have been copied.
-pub(crate) fn copy_from(bytes: &mut [u8], from: Hva) -> Result<(), HvaFault> {
-    check(from, bytes.len())?;
-    // SAFETY: writes `bytes` only; reads of the lower half that cannot be resolved end at the fix-up.
-    let failed = unsafe { copy(bytes.as_mut_ptr() as u64, from.as_u64(), bytes.len() as u64) };
-    outcome(failed, from, bytes.len())
 }
 
 /// Copies to host virtual addresses.

@@ -2,9 +2,11 @@
 
 use super::{Flow, misc};
 use crate::cpu::tsc;
-use crate::plat::Vm;
+use crate::plat::{HostOperationError, Vm};
 use crate::vcpu::{Vcpu, register};
-use abi::hypercall::{DENIED, DISCARD, INVALID, MARK_INIT, PROTECT, UNKNOWN};
+use abi::hypercall::{
+    DENIED, DISCARD, FAILED, HOST_OPERATION, HostOperation, INVALID, MARK_INIT, PROTECT, UNKNOWN,
+};
 use addr::Gpa;
 
 pub(super) fn handle(vcpu: &mut Vcpu, vm: &mut Vm) -> Flow {
@@ -17,13 +19,32 @@ pub(super) fn handle(vcpu: &mut Vcpu, vm: &mut Vm) -> Flow {
             vm.ticks.mark_init(tsc());
             0
         }
-        DISCARD | PROTECT if !privileged => DENIED,
+        DISCARD | PROTECT | HOST_OPERATION if !privileged => DENIED,
         DISCARD => on_memory(first, |gpa| vm.discard(gpa, len)),
         PROTECT => on_memory(first, |gpa| vm.protect(gpa, len)),
+        HOST_OPERATION => {
+            let operation = vcpu.registers.general[register::RDX];
+            host_operation(vm, operation, first, len)
+        }
         _ => UNKNOWN,
     };
     vcpu.registers.general[register::RAX] = result;
     misc::skip(vcpu)
+}
+
+fn host_operation(vm: &mut Vm, operation: u64, first: u64, len: u64) -> u64 {
+    let (Some(operation), Some(gpa)) = (HostOperation::from_u64(operation), Gpa::try_new(first)) else {
+        return INVALID;
+    };
+    match vm.host_operation(operation, gpa, len) {
+        Some(Ok(count)) => count,
+        Some(Err(HostOperationError::NotRam(_))) => INVALID,
+        Some(Err(error)) => {
+            log::debug!("host operation {operation:?}: {error}");
+            FAILED
+        }
+        None => UNKNOWN,
+    }
 }
 
 fn on_memory<E>(first: u64, operation: impl FnOnce(Gpa) -> Result<(), E>) -> u64 {

@@ -80,7 +80,8 @@ fn element(vcpu: &mut Vcpu, vm: &mut Vm, access: IoAccess, linear: Gva) -> Optio
             // Where it goes is looked up first: a byte taken from a device cannot be put back.
             let gpa = ept::translate(vcpu, vm, linear)?;
             bytes = vm.board.port_read(access.port, access.width, now).to_le_bytes();
-            vm.memory.write(gpa, &bytes[..width]).ok()?;
+            let written = vm.memory.write(gpa, &bytes[..width]);
+            written.inspect_err(|error| log::debug!("guest: {error}")).ok()?;
             Some(Flow::Resume)
         }
         Direction::Out => {

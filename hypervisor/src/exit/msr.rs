@@ -64,7 +64,11 @@ pub(super) fn write(vcpu: &mut Vcpu, vm: &mut Vm) -> Flow {
 fn publish(vcpu: &mut Vcpu, vm: &mut Vm, address: u64, bytes: &[u8]) -> Flow {
     match Gpa::try_new(address).map(|gpa| vm.memory.write(gpa, bytes)) {
         Some(Ok(())) => misc::skip(vcpu),
-        Some(Err(_)) | None => refuse(vcpu, number(vcpu), "WRMSR"),
+        Some(Err(error)) => {
+            log::debug!("guest: {error}");
+            refuse(vcpu, number(vcpu), "WRMSR")
+        }
+        None => refuse(vcpu, number(vcpu), "WRMSR"),
     }
 }
 

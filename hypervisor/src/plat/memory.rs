@@ -1,23 +1,44 @@
-//! A guest's memory: ordinary anonymous mappings of a host address space, and the EPT that follows them.
+//! A guest's memory: ordinary anonymous mappings of a host address space, and the three subscribers that follow it.
 //!
 //! ```text
-//!   gpa ──slot──► hva ──CPU, primary tables──► frame        Herald's own accesses
 //!   gpa ─────────── CPU, EPT ────────────────► frame        the guest's accesses
+//!   gpa ──slot──► hva ──device TLB───────────► frame        accesses at its behest: devices, emulation, clocks
+//!   gpa ──slot──► hva ──CPU, primary tables──► frame        the boot loader: Herald's own page faults
+//!   observer                                                counts the notifier's calls
 //! ```
-//!
-//! Herald reads and writes guest memory by host virtual address: its own page faults bring the pages in.
 
+use super::module::Module;
+use super::store::FrameStore;
 use crate::cpu::uaccess;
-use addr::{Gfn, GfnRange, Gpa, GpaRange, Hva, PAGE_SHIFT, PageSize};
+use crate::layout;
+use abi::config::Backing;
+use addr::{Gfn, GfnRange, Gpa, GpaRange, Hva, HvaRange, PAGE_SHIFT, PageSize};
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::fmt;
 use emulate::GuestMemory;
 use firmware::{GuestWriter, Ram, WriteError};
-use mm::{Access, AddressSpace, Host, MapError, MapRequest, Placement, Protection, VmaKind};
-use mmu::{AccessedDirty, FaultOutcome, Incoherence, MmuError, SecondaryMmu, Slot, SlotError};
+use mm::notifier::MmuNotifier;
+use mm::{Access, AddressSpace, File, Host, MapError, MapRequest, Mm, Placement, Protection, VmaKind};
+use mmu::{
+    AccessedDirty, DeviceTlb, DeviceTlbError, FaultOutcome, Incoherence, MmuError, Observer, SecondaryMmu,
+    Slot, SlotError,
+};
 use paging::OutOfTables;
 
-/// Whether the secondary MMU hears of changes.
+/// Without the notifier chain nothing may move that the EPT maps: all memory is there from the start, and stays.
+const PINNED: bool = !cfg!(feature = "mmu-notifier");
+
+/// What the processor's EPT can do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EptFeatures {
+    /// Whether it sets A and D bits.
+    pub accessed_dirty: AccessedDirty,
+    /// Its largest leaf.
+    pub largest_page: PageSize,
+}
+
+/// Whether those who hold translations hear of changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Notifiers {
     /// As it must be.
@@ -35,6 +56,8 @@ pub enum SetupError {
     Map(MapError),
     /// The secondary MMU refused the slot.
     Slot(SlotError),
+    /// The processor's own page tables have no 1 GiB pages.
+    NoGiganticPages,
 }
 
 impl fmt::Display for SetupError {
@@ -44,6 +67,9 @@ impl fmt::Display for SetupError {
             Self::OutOfTables(error) => error.fmt(f),
             Self::Map(error) => error.fmt(f),
             Self::Slot(error) => error.fmt(f),
+            Self::NoGiganticPages => {
+                f.write_str("this processor has no 1 GiB pages (CPUID.80000001:EDX bit 26 reads 0)")
+            }
         }
     }
 }
@@ -63,10 +89,30 @@ impl fmt::Display for NotRam {
     }
 }
 
+/// Why guest memory was not reached at the guest's behest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AccessError {
+    /// There is no RAM.
+    NotRam(NotRam),
+    /// The host refused, or has no memory for it.
+    Device(DeviceTlbError),
+}
+
+impl fmt::Display for AccessError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotRam(error) => error.fmt(f),
+            Self::Device(error) => error.fmt(f),
+        }
+    }
+}
+
 /// The memory of one guest.
 pub struct Memory<H: Host + 'static> {
     space: Arc<AddressSpace<H>>,
     mmu: Arc<SecondaryMmu<H>>,
+    device_tlb: Arc<DeviceTlb<H>>,
+    observer: Arc<Observer>,
 }
 
 impl<H: Host + 'static> Memory<H> {
@@ -75,37 +121,58 @@ impl<H: Host + 'static> Memory<H> {
     /// # Errors
     /// [`SetupError`].
     pub fn new(
-        host: Arc<H>,
+        mm: &Arc<Mm<H>>,
         ram: &Ram,
-        accessed_dirty: AccessedDirty,
+        backing: Backing,
+        ept: EptFeatures,
         notifiers: Notifiers,
     ) -> Result<Self, SetupError> {
-        let space = Arc::new(AddressSpace::new(host).map_err(SetupError::OutOfTables)?);
-        let mmu = SecondaryMmu::new(Arc::clone(&space), accessed_dirty).map_err(SetupError::OutOfTables)?;
-        let memory = Self { space, mmu: Arc::new(mmu) };
+        let space = AddressSpace::new(mm).map_err(SetupError::OutOfTables)?;
+        let mmu =
+            SecondaryMmu::new(Arc::clone(&space), ept.accessed_dirty).map_err(SetupError::OutOfTables)?;
+        let mmu = mmu.with_largest_page(ept.largest_page);
+        let device_tlb = Arc::new(DeviceTlb::new(Arc::clone(&space)));
+        let memory = Self { space, mmu: Arc::new(mmu), device_tlb, observer: Arc::new(Observer::new()) };
         if notifiers == Notifiers::Subscribed {
-            memory.space.register(Arc::clone(&memory.mmu) as Arc<dyn mm::notifier::MmuNotifier>);
+            memory.space.register(Arc::clone(&memory.mmu) as Arc<dyn MmuNotifier>);
+            memory.space.register(Arc::clone(&memory.device_tlb) as Arc<dyn MmuNotifier>);
         }
+        memory.space.register(Arc::clone(&memory.observer) as Arc<dyn MmuNotifier>);
         for range in ram.ranges() {
-            memory.add_ram(range)?;
+            memory.add_ram(range, backing)?;
         }
         Ok(memory)
     }
 
-    fn add_ram(&self, range: GpaRange) -> Result<(), SetupError> {
+    fn add_ram(&self, range: GpaRange, backing: Backing) -> Result<(), SetupError> {
+        let kind = match backing {
+            Backing::Anonymous => VmaKind::Anonymous(PageSize::Size4K),
+            Backing::HugePages => VmaKind::Anonymous(PageSize::Size2M),
+            Backing::GiganticPages if crate::cpu::has_gigantic_pages() => {
+                VmaKind::Anonymous(PageSize::Size1G)
+            }
+            Backing::GiganticPages => return Err(SetupError::NoGiganticPages),
+            Backing::Shared => {
+                let store = Box::new(FrameStore::new(Arc::clone(self.space.host())));
+                VmaKind::Shared(File::new(self.space.mm(), store, range.len() >> PAGE_SHIFT), 0)
+            }
+        };
         let hvas = self
             .space
             .mmap(MapRequest {
                 placement: Placement::Anywhere,
                 len: range.len(),
                 protection: Protection::ReadWrite,
-                kind: VmaKind::Anonymous(PageSize::Size4K),
+                kind,
             })
             .map_err(SetupError::Map)?;
         let first: Gfn = range.start().gfn();
         let gfns = GfnRange::new(first, first.add(range.len() >> PAGE_SHIFT));
         let slot = Slot::try_new(gfns, hvas.start())
             .ok_or(SetupError::Map(MapError::NoRoom { len: range.len() }))?;
+        if PINNED {
+            self.space.mlock(hvas.start(), hvas.len()).map_err(SetupError::Map)?;
+        }
         self.mmu.add_slot(slot).map_err(SetupError::Slot)
     }
 
@@ -119,6 +186,31 @@ impl<H: Host + 'static> Memory<H> {
         &self.mmu
     }
 
+    /// The translations that devices use.
+    pub fn device_tlb(&self) -> &Arc<DeviceTlb<H>> {
+        &self.device_tlb
+    }
+
+    /// Who counts the notifier's calls.
+    pub fn observer(&self) -> &Arc<Observer> {
+        &self.observer
+    }
+
+    /// Maps `pages` whole pages of a boot module, privately and without a copy. `None`: it lies elsewhere than in the
+    /// direct map, or guest memory is not made of base pages.
+    fn map_module(&self, gpa: Gpa, module: &[u8], pages: u64) -> Option<()> {
+        let first = layout::direct_frame(Hva::try_new(module.as_ptr() as u64)?)?;
+        let hva = self.pages(gpa, pages << PAGE_SHIFT).ok()?;
+        let file = File::new(self.space.mm(), Box::new(Module::new(first, pages)), pages);
+        let request = MapRequest {
+            placement: Placement::Fixed(hva),
+            len: pages << PAGE_SHIFT,
+            protection: Protection::ReadWrite,
+            kind: VmaKind::Private(file, 0),
+        };
+        self.space.mmap(request).ok().map(|_| ())
+    }
+
     fn hva(&self, gpa: Gpa, len: u64) -> Result<Hva, NotRam> {
         let range = GpaRange::sized(gpa, len).ok_or(NotRam { gpa, len })?;
         self.mmu.translate(range).map(|hvas| hvas.start()).ok_or(NotRam { gpa, len })
@@ -128,9 +220,9 @@ impl<H: Host + 'static> Memory<H> {
     ///
     /// # Errors
     /// A hole, or the host has no memory; a part may be written then.
-    pub fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), WriteError> {
-        let hva = self.hva(gpa, bytes.len() as u64).map_err(|hole| WriteError::Hole(hole.gpa))?;
-        uaccess::copy_to(hva, bytes).map_err(|_| WriteError::OutOfMemory(gpa))
+    pub fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), AccessError> {
+        let hva = self.hva(gpa, bytes.len() as u64).map_err(AccessError::NotRam)?;
+        self.device_tlb.write(hva, bytes).map_err(AccessError::Device)
     }
 
     /// Resolves an EPT violation.
@@ -161,33 +253,62 @@ impl<H: Host + 'static> Memory<H> {
     /// As for [`Self::protect`].
     pub fn discard(&self, gpa: Gpa, len: u64) -> Result<(), NotRam> {
         let hva = self.pages(gpa, len)?;
-        self.space.discard(hva, len).map_err(|_| NotRam { gpa, len })
+        let refused = |_| NotRam { gpa, len };
+        self.forget_modules(HvaRange::new(hva, hva.add(len))).map_err(refused)?;
+        self.space.discard(hva, len).map_err(refused)
     }
 
-    fn pages(&self, gpa: Gpa, len: u64) -> Result<Hva, NotRam> {
+    /// Pages of boot modules are to read zero, too, once they are discarded: anonymous memory takes their place.
+    fn forget_modules(&self, range: HvaRange) -> Result<(), MapError> {
+        for area in self.space.vmas() {
+            let part = area.range.intersection(&range);
+            let Some(part) = part.filter(|_| matches!(area.kind, VmaKind::Private(..))) else { continue };
+            self.space.mmap(MapRequest {
+                placement: Placement::Fixed(part.start()),
+                len: part.len(),
+                protection: Protection::ReadWrite,
+                kind: VmaKind::Anonymous(PageSize::Size4K),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The host address of whole pages of guest memory, for an operation that changes what they map.
+    ///
+    /// # Errors
+    /// [`NotRam`], also where memory is pinned.
+    pub(super) fn pages(&self, gpa: Gpa, len: u64) -> Result<Hva, NotRam> {
         let aligned = gpa.is_aligned(PageSize::Size4K) && len.is_multiple_of(PageSize::Size4K.bytes());
-        if aligned && len > 0 { self.hva(gpa, len) } else { Err(NotRam { gpa, len }) }
+        if aligned && len > 0 && !PINNED { self.hva(gpa, len) } else { Err(NotRam { gpa, len }) }
     }
 
-    /// Checks the coherence rule; returns how many entries it looked at.
+    /// Checks the coherence rule on the EPT and on the device TLB; returns how many entries it looked at.
     ///
     /// # Errors
     /// The first entry that breaks it.
     pub fn check_coherence(&self) -> Result<u64, Incoherence> {
-        self.mmu.check_coherence()
+        Ok(self.device_tlb.check_coherence()? + self.mmu.check_coherence()?)
     }
 }
 
 impl<H: Host + 'static> GuestMemory for Memory<H> {
     fn read(&self, gpa: Gpa, bytes: &mut [u8]) -> bool {
         let Ok(hva) = self.hva(gpa, bytes.len() as u64) else { return false };
-        uaccess::copy_from(bytes, hva).is_ok()
+        self.device_tlb.read(hva, bytes).is_ok()
     }
 }
 
-/// The boot loader's view: whole images, whose pages are faulted in as they are written.
+/// The boot loader's view: whole images, written by hva, whose pages Herald's own page faults bring in.
 impl<H: Host + 'static> GuestWriter for &Memory<H> {
     fn write(&mut self, gpa: Gpa, bytes: &[u8]) -> Result<(), WriteError> {
-        Memory::write(self, gpa, bytes)
+        let hva = self.hva(gpa, bytes.len() as u64).map_err(|hole| WriteError::Hole(hole.gpa))?;
+        uaccess::copy_to(hva, bytes).map_err(|_| WriteError::OutOfMemory(gpa))
+    }
+
+    /// Whole pages are mapped where they lie; the rest, and what cannot be mapped, is copied.
+    fn place_module(&mut self, gpa: Gpa, module: &[u8]) -> Result<(), WriteError> {
+        let pages = module.len() as u64 >> PAGE_SHIFT;
+        let mapped = self.map_module(gpa, module, pages).map_or(0, |()| (pages << PAGE_SHIFT) as usize);
+        GuestWriter::write(self, gpa.add(mapped as u64), &module[mapped..])
     }
 }

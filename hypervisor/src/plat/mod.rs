@@ -5,17 +5,22 @@
 //!                         ├─ board    devices::Board: ports, MMIO, interrupts, timers
 //!                         ├─ console  the guest's UART ◄──► the link
 //!                         ├─ ticks    where time goes
-//!                         └─ stirrer  disturbances, for tests
+//!                         ├─ stirrer  disturbances, for tests
+//!                         └─ hostops  host operations that a test guest asks for
 //! ```
 
 mod console;
 mod end;
+mod hostops;
 mod memory;
+mod module;
 mod run;
 mod stir;
+mod store;
 mod ticks;
 mod vm;
 
 pub(crate) use end::End;
+pub(crate) use hostops::HostOperationError;
 pub(crate) use run::{Machine, Outcome, run};
 pub(crate) use vm::{MachineClock, Vm};

@@ -1,6 +1,8 @@
 //! From the boot package to the end of the run: builds each guest that the configuration names, and runs it.
 
 use super::end::End;
+use super::memory::EptFeatures;
+use super::store::FrameStore;
 use super::vm::{MachineClock, Vm, VmError};
 use crate::physmem::PhysicalMemory;
 use crate::vcpu::{self, RunError, Vcpu};
@@ -8,10 +10,13 @@ use crate::vmx::{VmcsConfig, VmcsError, Vmx};
 use abi::config::{BootConfig, VmConfig};
 use abi::package::Table;
 use abi::status::Status;
+use addr::PageSize;
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::fmt;
 use devices::VcpuId;
 use firmware::{Guest, Ram};
+use mm::{Mm, OutOfFrames, SwapDevice};
 use mmu::AccessedDirty;
 use vmxdefs::capability::EptVpid;
 
@@ -34,6 +39,8 @@ enum GuestError {
     },
     /// An image that the package does not hold.
     NoImage(u32),
+    /// Not even one frame.
+    NoMemory(OutOfFrames),
     Vm(VmError),
     Vmcs(VmcsError),
     Run(RunError),
@@ -44,7 +51,7 @@ impl GuestError {
         match self {
             Self::Unsupported { .. } | Self::NoImage(_) => Status::Usage,
             Self::Vm(error) => error.status(),
-            Self::Vmcs(_) | Self::Run(_) => Status::HeraldFailed,
+            Self::Vmcs(_) | Self::Run(_) | Self::NoMemory(_) => Status::HeraldFailed,
         }
     }
 }
@@ -55,6 +62,7 @@ impl fmt::Display for GuestError {
             Self::Unsupported { vms, vcpus } => {
                 write!(f, "{vms} guests, the first with {vcpus} virtual CPUs: not yet; one guest with one is")
             }
+            Self::NoMemory(error) => error.fmt(f),
             Self::NoImage(index) => write!(f, "the boot package has no entry {index}"),
             Self::Vm(error) => error.fmt(f),
             Self::Vmcs(error) => error.fmt(f),
@@ -104,14 +112,15 @@ impl Machine<'_> {
         if config.vcpus != 1 {
             return Err(GuestError::Unsupported { vms: 1, vcpus: config.vcpus });
         }
-        let accessed_dirty = self.accessed_dirty();
+        let ept = self.ept_features();
         let guest = self.guest(config)?;
+        let mm = Mm::new(Arc::clone(self.host), self.swap()).map_err(GuestError::NoMemory)?;
         let (mut vm, entry) =
-            Vm::new(0, self.host, self.config, &guest, accessed_dirty, self.clock).map_err(GuestError::Vm)?;
+            Vm::new(0, &mm, self.config, &guest, ept, self.clock).map_err(GuestError::Vm)?;
         let ept_root = vm.memory.mmu().root().expect("nothing has released the address space");
         let vmcs = VmcsConfig {
             ept_root,
-            accessed_dirty: accessed_dirty == AccessedDirty::Hardware,
+            accessed_dirty: ept.accessed_dirty == AccessedDirty::Hardware,
             vpid: 1,
             fail_entry: self.config.inject.fail_entry,
         };
@@ -121,6 +130,13 @@ impl Machine<'_> {
         let end = vcpu::run(&mut vcpu, &mut vm);
         vm.finish(&vcpu.counters);
         end.map_err(GuestError::Run)
+    }
+
+    /// Swap in memory, for tests of the mechanism: it saves nothing.
+    fn swap(&self) -> Option<Box<dyn SwapDevice>> {
+        let slots = self.config.inject.swap_slots;
+        let device = FrameStore::with_slots(Arc::clone(self.host), slots);
+        (slots > 0).then(|| Box::new(device) as Box<dyn SwapDevice>)
     }
 
     fn guest<'g>(&'g self, config: &VmConfig<'g>) -> Result<Guest<'g>, GuestError> {
@@ -138,8 +154,16 @@ impl Machine<'_> {
         })
     }
 
-    fn accessed_dirty(&self) -> AccessedDirty {
-        let there = self.vmx.capabilities.ept_vpid.contains(EptVpid::ACCESSED_DIRTY);
-        if there && self.config.ept_ad { AccessedDirty::Hardware } else { AccessedDirty::Absent }
+    fn ept_features(&self) -> EptFeatures {
+        let offers = |feature| self.vmx.capabilities.ept_vpid.contains(feature);
+        let tracked = offers(EptVpid::ACCESSED_DIRTY) && self.config.ept_ad;
+        EptFeatures {
+            accessed_dirty: if tracked { AccessedDirty::Hardware } else { AccessedDirty::Absent },
+            largest_page: match (offers(EptVpid::PAGES_1G), offers(EptVpid::PAGES_2M)) {
+                (true, _) => PageSize::Size1G,
+                (false, true) => PageSize::Size2M,
+                (false, false) => PageSize::Size4K,
+            },
+        }
     }
 }

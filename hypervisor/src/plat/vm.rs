@@ -2,7 +2,8 @@
 
 use super::console::Console;
 use super::end::End;
-use super::memory::{Memory, NotRam, Notifiers, SetupError};
+use super::hostops::{HostOperationError, HostOperations};
+use super::memory::{EptFeatures, Memory, NotRam, Notifiers, SetupError};
 use super::stir::Stirrer;
 use super::ticks::Ticks;
 use crate::cpu::tsc;
@@ -11,16 +12,16 @@ use crate::link;
 use crate::physmem::PhysicalMemory;
 use crate::vcpu::Counters;
 use abi::config::BootConfig;
+use abi::hypercall::HostOperation;
 use abi::link::Channel;
 use abi::status::Status;
-use abi::telemetry::{NotifierCalls, Telemetry};
+use abi::telemetry::{DeviceTlbUse, NotifierCalls, Telemetry};
 use addr::{Gpa, PAGE_SIZE, PageSize};
 use alloc::sync::Arc;
 use core::fmt;
 use devices::{Board, Effect};
 use firmware::{Entry, Guest, Ram};
-use mm::Host;
-use mmu::AccessedDirty;
+use mm::{Host, Mm};
 
 /// Bytes that a telemetry record takes at most: its numbers in postcard's variable-length form.
 const RECORD: usize = 512;
@@ -39,6 +40,7 @@ impl VmError {
     #[must_use]
     pub(crate) const fn status(&self) -> Status {
         match self {
+            Self::Setup(SetupError::NoGiganticPages) => Status::HeraldFailed,
             Self::Setup(_) => Status::GuestDied,
             Self::Firmware(error) => error.status(),
         }
@@ -69,6 +71,7 @@ pub(crate) struct Vm {
     index: u32,
     console: Console,
     stirrer: Stirrer,
+    host_operations: Option<HostOperations<PhysicalMemory>>,
     oracle: bool,
     oracle_checks: u64,
     telemetry_every: u64,
@@ -101,15 +104,14 @@ impl Vm {
     /// [`VmError`].
     pub(crate) fn new(
         index: u32,
-        host: &Arc<PhysicalMemory>,
+        mm: &Arc<Mm<PhysicalMemory>>,
         boot: &BootConfig<'_>,
         guest: &Guest<'_>,
-        accessed_dirty: AccessedDirty,
+        ept: EptFeatures,
         clock: MachineClock,
     ) -> Result<(Self, Entry), VmError> {
         let notifiers = if boot.inject.drop_notifiers { Notifiers::Dropped } else { Notifiers::Subscribed };
-        let memory =
-            Memory::new(Arc::clone(host), &guest.ram, accessed_dirty, notifiers).map_err(VmError::Setup)?;
+        let memory = Memory::new(mm, &guest.ram, boot.backing, ept, notifiers).map_err(VmError::Setup)?;
         crate::cpu::space::switch(memory.space());
         let entry = firmware::boot(guest, &mut &memory).map_err(VmError::Firmware)?;
         let vm = Self {
@@ -121,6 +123,7 @@ impl Vm {
             index,
             console: Console::new(index as u8),
             stirrer: Stirrer::new(guest.ram, boot.inject.stir),
+            host_operations: boot.inject.host_operations.then(HostOperations::default),
             oracle: boot.oracle,
             oracle_checks: 0,
             telemetry_every: boot.telemetry_every,
@@ -160,6 +163,18 @@ impl Vm {
         self.memory.discard(gpa, len)?;
         Checker { memory: &self.memory, on: self.oracle, checks: &mut self.oracle_checks }.check();
         Ok(())
+    }
+
+    /// A host operation on guest memory that the guest asks for; `None` where it may not ask.
+    pub(crate) fn host_operation(
+        &mut self,
+        operation: HostOperation,
+        gpa: Gpa,
+        len: u64,
+    ) -> Option<Result<u64, HostOperationError>> {
+        let result = self.host_operations.as_mut()?.perform(&self.memory, operation, gpa, len);
+        Checker { memory: &self.memory, on: self.oracle, checks: &mut self.oracle_checks }.check();
+        Some(result)
     }
 
     /// Between two entries: disturbances and periodic telemetry, where they were asked for.
@@ -211,6 +226,7 @@ impl Vm {
     fn telemetry(&self, counters: &Counters) -> Telemetry {
         let now = tsc();
         let (space, stats) = (self.memory.space(), self.memory.mmu().stats().snapshot());
+        let (device, calls) = (self.memory.device_tlb().stats().snapshot(), self.memory.observer().counts());
         let host = space.host();
         Telemetry {
             vm: self.index,
@@ -225,11 +241,19 @@ impl Vm {
             invept: counters.invept,
             invvpid: counters.invvpid,
             notifier: NotifierCalls {
-                invalidate_page: stats.invalidate_page,
-                invalidate_range_begin: stats.invalidate_range_begin,
-                invalidate_range_end: stats.invalidate_range_end,
-                clear_flush_young: stats.clear_flush_young,
-                release: stats.release,
+                invalidate_page: calls.invalidate_page,
+                invalidate_range_begin: calls.invalidate_range_begin,
+                invalidate_range_end: calls.invalidate_range_end,
+                clear_flush_young: calls.clear_flush_young,
+                clear_young: calls.clear_young,
+                test_young: calls.test_young,
+                release: calls.release,
+            },
+            device_tlb: DeviceTlbUse {
+                hits: device.hits,
+                misses: device.installed,
+                retries: device.retries,
+                zapped: device.zapped,
             },
             oracle_checks: self.oracle_checks,
             guest_boot_ticks: self.ticks.boot(),

@@ -3,7 +3,7 @@
 use crate::physmem::PhysicalMemory;
 use addr::{Hpa, PageSize, Pfn};
 use alloc::sync::Arc;
-use mm::{Host, OutOfFrames};
+use mm::{FrameMemory, Host, OutOfFrames};
 
 /// An owned, zeroed frame.
 pub(super) struct Region {

@@ -158,11 +158,11 @@ impl Lab {
         Err(Violation::Answer { what: what(), expected: "an end".into(), found })
     }
 
-    fn note_store(&self, hva: Hva, value: u64) {
+    pub(super) fn note_store(&self, hva: Hva, value: u64) {
         lock(&self.model).store(hva, value);
     }
 
-    fn judge_access(
+    pub(super) fn judge_access(
         &self,
         what: impl Fn() -> String,
         hva: Option<Hva>,
@@ -173,7 +173,7 @@ impl Lab {
             let mut model = lock(&self.model);
             let expected = hva.map_or(Verdict::NotRam, |hva| model.access(hva, access));
             if let (Some(hva), Verdict::Done | Verdict::Value(_)) = (hva, found) {
-                model.touched(hva, who);
+                model.touched(hva, who, access);
             }
             if let (Some(hva), Verdict::OutOfMemory) = (hva, found) {
                 model.half_touched(hva);

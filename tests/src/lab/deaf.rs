@@ -1,10 +1,8 @@
-//! A subscriber that passes every call on to a secondary MMU, except those that a test has it miss.
+//! A subscriber that passes every call on to another, except those that a test has it miss.
 
 use crate::lock;
-use crate::machine::Machine;
 use addr::{Hva, HvaRange};
 use mm::notifier::MmuNotifier;
-use mmu::SecondaryMmu;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -21,6 +19,10 @@ pub enum Notice {
     RangeBegin,
     /// `invalidate_range_end`.
     RangeEnd,
+    /// `clear_young`.
+    ClearYoung,
+    /// `test_young`.
+    TestYoung,
 }
 
 /// Which calls are missed.
@@ -38,13 +40,15 @@ pub enum Miss {
 
 /// The subscriber.
 pub struct Deaf {
-    inner: Arc<SecondaryMmu<Machine>>,
+    inner: Arc<dyn MmuNotifier>,
     miss: Mutex<Miss>,
     calls: AtomicU64,
 }
 
 impl Deaf {
-    pub(super) fn new(inner: Arc<SecondaryMmu<Machine>>) -> Self {
+    /// Ears that hear everything.
+    #[must_use]
+    pub fn new(inner: Arc<dyn MmuNotifier>) -> Self {
         Self { inner, miss: Mutex::new(Miss::Nothing), calls: AtomicU64::new(0) }
     }
 
@@ -78,6 +82,14 @@ impl MmuNotifier for Deaf {
 
     fn clear_flush_young(&self, range: HvaRange) -> bool {
         self.hears(Notice::ClearFlushYoung) && self.inner.clear_flush_young(range)
+    }
+
+    fn clear_young(&self, range: HvaRange) -> bool {
+        self.hears(Notice::ClearYoung) && self.inner.clear_young(range)
+    }
+
+    fn test_young(&self, range: HvaRange) -> bool {
+        self.hears(Notice::TestYoung) && self.inner.test_young(range)
     }
 
     fn invalidate_page(&self, address: Hva) {

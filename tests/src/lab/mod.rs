@@ -5,11 +5,13 @@
 
 mod access;
 mod deaf;
+mod device;
 mod model;
 mod operations;
 mod verdict;
 
 pub use deaf::{Deaf, Miss, Notice};
+pub use device::{Device, DeviceId};
 pub use verdict::Verdict;
 
 use crate::machine::{Kind, Machine, Options};
@@ -17,7 +19,7 @@ use crate::oracle::{self, Census, Secondary, Subjects};
 use crate::{Violation, lock};
 use addr::{Gfn, GfnRange, Gpa, Hva, HvaRange, PAGE_SHIFT, PAGE_SIZE, PageSize, Pfn};
 use mm::notifier::MmuNotifier;
-use mm::{AddressSpace, CpuIndex, Host};
+use mm::{AddressSpace, CpuIndex, Host, Mm};
 use mmu::{SecondaryMmu, Slot};
 use model::Model;
 use std::sync::{Arc, Mutex};
@@ -75,22 +77,35 @@ impl Guest {
 pub struct Lab {
     /// The machine.
     pub machine: Arc<Machine>,
+    /// Its memory manager.
+    pub mm: Arc<Mm<Machine>>,
     /// The address space under test.
     pub space: Arc<AddressSpace<Machine>>,
     guests: Vec<Guest>,
+    devices: Vec<Device>,
     model: Mutex<Model>,
     held: Vec<(Pfn, PageSize)>,
 }
 
 impl Lab {
-    /// A machine with one address space, loaded on all CPUs, and one guest without RAM.
+    /// A machine with one address space, loaded on all CPUs, one guest without RAM and one device.
     #[must_use]
     pub fn new(options: Options) -> Self {
         let machine = Arc::new(Machine::new(options));
-        let space = Arc::new(AddressSpace::new(Arc::clone(&machine)).expect("a root"));
+        let mm = Mm::new(Arc::clone(&machine), None).expect("a zero page");
+        let space = AddressSpace::new(&mm).expect("a root");
         machine.cpus().for_each(|cpu| machine.load_space(cpu, Some(space.root())));
-        let mut lab = Self { machine, space, guests: Vec::new(), model: Mutex::default(), held: Vec::new() };
+        let mut lab = Self {
+            machine,
+            mm,
+            space,
+            guests: Vec::new(),
+            devices: Vec::new(),
+            model: Mutex::default(),
+            held: Vec::new(),
+        };
         lab.add_guest();
+        lab.add_device();
         lab
     }
 
@@ -108,7 +123,7 @@ impl Lab {
         let mmu = SecondaryMmu::new(Arc::clone(&self.space), accessed_dirty).expect("a root");
         let (mmu, root) = (Arc::new(mmu), Pfn::ZERO);
         let root = mmu.root().unwrap_or(root);
-        let ears = Arc::new(Deaf::new(Arc::clone(&mmu)));
+        let ears = Arc::new(Deaf::new(Arc::clone(&mmu) as Arc<dyn MmuNotifier>));
         self.space.register(Arc::clone(&ears) as Arc<dyn MmuNotifier>);
         self.guests.push(Guest { mmu, ears, root, slots: Mutex::default() });
         GuestId(self.guests.len() - 1)
@@ -153,7 +168,16 @@ impl Lab {
             .collect();
         let held = self.held.iter().map(|(_, size)| size.base_pages()).sum();
         let spaces = std::slice::from_ref(&self.space);
-        oracle::check(&self.machine, Subjects { spaces, secondaries: &secondaries, held })
+        let devices: Vec<_> = self.devices.iter().map(|device| Arc::clone(&device.tlb)).collect();
+        let subjects = Subjects {
+            mm: Some(&self.mm),
+            files: &[],
+            spaces,
+            secondaries: &secondaries,
+            devices: &devices,
+            held,
+        };
+        oracle::check(&self.machine, subjects)
     }
 
     /// Passes a verdict on if the oracle finds everything in order.
@@ -218,7 +242,8 @@ impl Lab {
         }
         let machine = Arc::clone(&self.machine);
         drop(self);
-        let census = oracle::check(&machine, Subjects { spaces: &[], secondaries: &[], held: 0 })?;
+        let nothing = Subjects { mm: None, files: &[], spaces: &[], secondaries: &[], devices: &[], held: 0 };
+        let census = oracle::check(&machine, nothing)?;
         assert_eq!(census, Census::default());
         Ok(())
     }

@@ -18,6 +18,20 @@ struct Page {
 pub(super) enum Who {
     Herald,
     Guest,
+    /// Its entry may have gone since to make room for another, and with it the flag.
+    Device,
+}
+
+/// What is mapped at a page.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+enum Backing {
+    /// One of the two.
+    #[default]
+    Unknown,
+    /// The zero page: it was only read since it was mapped.
+    Zero,
+    /// A frame of its own.
+    Own,
 }
 
 /// Who has used a page since it was last asked.
@@ -29,6 +43,7 @@ struct Use {
     guest: bool,
     /// Anybody, including hardware that speculates.
     maybe: bool,
+    backing: Backing,
     /// An access failed half-way: whether the page has a frame is not known.
     unsure: bool,
 }
@@ -111,10 +126,18 @@ impl Model {
             return vec![Verdict::NotResident];
         };
         used.guest = false;
-        let unsure = used.unsure;
+        let (unsure, backing) = (used.unsure, used.backing);
         let huge = self.page(address).is_some_and(|page| page.size != PageSize::Size4K);
-        let sure = if huge { Verdict::Huge } else { Verdict::Done };
-        if unsure { vec![sure, Verdict::NotResident] } else { vec![sure] }
+        let mut verdicts = match (huge, backing) {
+            (true, _) => vec![Verdict::Huge],
+            (false, Backing::Zero) => vec![Verdict::Shared],
+            (false, Backing::Own) => vec![Verdict::Done],
+            (false, Backing::Unknown) => vec![Verdict::Done, Verdict::Shared],
+        };
+        if unsure {
+            verdicts.push(Verdict::NotResident);
+        }
+        verdicts
     }
 
     /// What an access by hva must find; a load of a word never written finds zero.
@@ -132,12 +155,18 @@ impl Model {
     }
 
     /// An access by a guest or by Herald was made: the page is resident and young.
-    pub(super) fn touched(&mut self, address: Hva, who: Who) {
+    pub(super) fn touched(&mut self, address: Hva, who: Who, access: Access) {
         let Some(head) = self.head(address) else { return };
-        let used = self.resident.entry(head).or_default();
+        let small = self.page(address).is_some_and(|page| page.size == PageSize::Size4K);
+        let first = if small { Backing::Zero } else { Backing::Own };
+        let used = self.resident.entry(head).or_insert(Use { backing: first, ..Use::default() });
+        if access == Access::Write {
+            used.backing = Backing::Own;
+        }
         match who {
             Who::Herald => used.host = true,
             Who::Guest => used.guest = true,
+            Who::Device => {}
         }
         used.maybe = true;
         used.unsure = false;
@@ -146,7 +175,11 @@ impl Model {
     /// An access ran out of memory: its page may be resident, and young.
     pub(super) fn half_touched(&mut self, address: Hva) {
         let Some(head) = self.head(address) else { return };
-        self.resident.entry(head).or_insert(Use { unsure: true, ..Use::default() }).maybe = true;
+        let used = self.resident.entry(head).or_insert(Use { unsure: true, ..Use::default() });
+        used.maybe = true;
+        if used.backing == Backing::Zero {
+            used.backing = Backing::Unknown;
+        }
     }
 
     /// The page may have been used: by speculation.
@@ -162,8 +195,8 @@ impl Model {
         let Some(used) = self.head(address).and_then(|head| self.resident.get_mut(&head)) else {
             return vec![Verdict::NotResident];
         };
-        let Use { host, guest, maybe, unsure } = *used;
-        *used = Use { unsure, ..Use::default() };
+        let Use { host, guest, maybe, backing, unsure } = *used;
+        *used = Use { backing, unsure, ..Use::default() };
         if unsure {
             return vec![Verdict::NotResident, Verdict::Young(true), Verdict::Young(false)];
         }

@@ -1,7 +1,7 @@
 //! Answers of the product, reduced to what a caller can tell apart: the model foretells them.
 
 use mm::{FaultError, MapError, MigrateError};
-use mmu::MmuError;
+use mmu::{DeviceTlbError, MmuError};
 
 /// What an operation answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,10 +28,26 @@ pub enum Verdict {
     NotResident,
     /// Not with huge pages.
     Huge,
+    /// Not with pages that others have, too.
+    Shared,
+    /// Only with shared mappings of files.
+    NotShared,
+    /// Only with private anonymous memory.
+    NotAnonymous,
+    /// Not with pages that are locked.
+    Locked,
+    /// The file is shorter.
+    BeyondEnd,
+    /// The swap device or the file's store failed.
+    DeviceFailed,
     /// No frame left, for a page or for a table.
     OutOfMemory,
     /// The host address space is gone.
     Released,
+    /// The page was not reclaimed, for this reason.
+    Spared(mm::Spared),
+    /// An access faulted for ever.
+    Stuck,
 }
 
 impl From<FaultError> for Verdict {
@@ -40,6 +56,8 @@ impl From<FaultError> for Verdict {
             FaultError::Unmapped(_) => Self::Unmapped,
             FaultError::Denied { .. } => Self::Denied,
             FaultError::OutOfFrames(_) | FaultError::OutOfTables(_) => Self::OutOfMemory,
+            FaultError::BeyondEnd(_) => Self::BeyondEnd,
+            FaultError::Store(_) | FaultError::Swap(_) => Self::DeviceFailed,
         }
     }
 }
@@ -54,12 +72,28 @@ impl From<MmuError> for Verdict {
     }
 }
 
+impl From<DeviceTlbError> for Verdict {
+    fn from(error: DeviceTlbError) -> Self {
+        match error {
+            DeviceTlbError::Host { fault, .. } => fault.into(),
+            DeviceTlbError::OutOfRange { .. } => Self::BadRange,
+            DeviceTlbError::Released { .. } => Self::Released,
+        }
+    }
+}
+
 impl From<MapError> for Verdict {
     fn from(error: MapError) -> Self {
         match error {
             MapError::BadRange { .. } => Self::BadRange,
             MapError::NoRoom { .. } => Self::NoRoom,
             MapError::Hole(_) => Self::Hole,
+            MapError::NotShared(_) => Self::NotShared,
+            MapError::NotAnonymous(_) => Self::NotAnonymous,
+            MapError::Locked(_) => Self::Locked,
+            MapError::OutOfTables => Self::OutOfMemory,
+            MapError::Fault(error) => error.into(),
+            MapError::Store(_) => Self::DeviceFailed,
         }
     }
 }
@@ -69,6 +103,7 @@ impl From<MigrateError> for Verdict {
         match error {
             MigrateError::NotResident(_) => Self::NotResident,
             MigrateError::Huge(_) => Self::Huge,
+            MigrateError::Shared(_) => Self::Shared,
             MigrateError::OutOfFrames(_) => Self::OutOfMemory,
         }
     }

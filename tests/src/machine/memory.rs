@@ -89,6 +89,29 @@ impl Memory {
         *lock(to) = copy;
     }
 
+    /// Reads bytes as a device does, all at one moment. Beyond the memory, the bus answers all ones.
+    pub(crate) fn read_bytes(&self, frame: Pfn, offset: usize, bytes: &mut [u8]) {
+        let Some(contents) = self.frame(frame) else { return bytes.fill(u8::MAX) };
+        let contents = lock(contents);
+        for (index, byte) in bytes.iter_mut().enumerate() {
+            let at = offset + index;
+            *byte = contents.word(at / 8).to_le_bytes()[at % 8];
+        }
+    }
+
+    /// Writes bytes as a device does, and no others beside them.
+    pub(crate) fn write_bytes(&self, frame: Pfn, offset: usize, bytes: &[u8]) {
+        let Some(contents) = self.frame(frame) else { return };
+        let mut contents = lock(contents);
+        for (index, byte) in bytes.iter().enumerate() {
+            let at = offset + index;
+            let word = &mut contents.words()[at / 8];
+            let mut all = word.to_le_bytes();
+            all[at % 8] = *byte;
+            *word = u64::from_le_bytes(all);
+        }
+    }
+
     /// The words of a frame that are not zero, with their places.
     pub(crate) fn nonzero(&self, frame: Pfn) -> Vec<(u16, u64)> {
         let Some(contents) = self.frame(frame) else { return Vec::new() };

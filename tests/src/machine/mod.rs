@@ -8,6 +8,7 @@
 
 mod access;
 mod cpu;
+mod device;
 mod format;
 mod memory;
 mod seams;
@@ -28,14 +29,14 @@ use addr::{PageSize, Pfn, PfnRange};
 use memory::Memory;
 use mm::frames::{FrameMeta, Frames};
 use mm::{Access, CpuIndex};
-use mmu::AccessedDirty;
-use paging::FlushScope;
+use mmu::{AccessedDirty, DeviceTlb};
+use paging::{EntryRef, FlushScope};
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Mutex, Weak};
 
 /// Frames below this one are no memory: frame 0 is nobody's.
-const FIRST_FRAME: u64 = 16;
+const FIRST_FRAME: u64 = 32;
 
 /// Whether CPUs fetch translations that nobody asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -74,11 +75,27 @@ impl Default for Options {
 }
 
 /// What has happened, to show that a test was not idle.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Counters {
     pub(crate) hits: AtomicU64,
     pub(crate) walks: AtomicU64,
     pub(crate) faults: AtomicU64,
+    /// By the program, not by CPUs.
+    table_accesses: AtomicU64,
+    /// At so many the program counts as stuck.
+    most_table_accesses: AtomicU64,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            hits: AtomicU64::new(0),
+            walks: AtomicU64::new(0),
+            faults: AtomicU64::new(0),
+            table_accesses: AtomicU64::new(0),
+            most_table_accesses: AtomicU64::new(u64::MAX),
+        }
+    }
 }
 
 /// What a frame is, beside what the allocator knows of it.
@@ -110,7 +127,10 @@ pub struct Machine {
     generation: AtomicU64,
     violations: Mutex<Vec<Violation>>,
     seams: seams::Seams,
+    /// Device TLBs, which no frame may be retired under.
+    devices: Mutex<Vec<Weak<DeviceTlb<Machine>>>>,
     pub(crate) counters: Counters,
+    unaged_guests: AtomicBool,
 }
 
 impl Machine {
@@ -130,7 +150,9 @@ impl Machine {
             generation: AtomicU64::new(0),
             violations: Mutex::default(),
             seams: seams::Seams::default(),
+            devices: Mutex::default(),
             counters: Counters::default(),
+            unaged_guests: AtomicBool::new(false),
         }
     }
 
@@ -201,7 +223,12 @@ impl Machine {
     }
 
     pub(crate) fn is_live_frame(&self, frame: Pfn) -> bool {
-        self.frames.is_used(frame) && self.has_role(frame, Role::Plain)
+        (self.frames.is_used(frame) || self.is_foreign(frame)) && self.has_role(frame, Role::Plain)
+    }
+
+    /// Whether the frame is memory that the allocator does not have: what execute-in-place stores are made of.
+    pub(crate) const fn is_foreign(&self, frame: Pfn) -> bool {
+        frame.as_u64() < FIRST_FRAME
     }
 
     pub(crate) fn live_tables(&self) -> BTreeSet<Pfn> {
@@ -255,6 +282,16 @@ impl Machine {
         }
     }
 
+    /// Reads a word of a frame as a device does, past every table.
+    pub fn peek(&self, frame: Pfn, word: u16) -> u64 {
+        self.memory.load(frame, word)
+    }
+
+    /// Writes a word of a frame as a device does, past every table.
+    pub fn poke(&self, frame: Pfn, word: u16, value: u64) {
+        self.memory.store(frame, word, value);
+    }
+
     /// Changes what a flush drops, for tests of the tests.
     pub fn skip_flushes(&self, skip: Skip) {
         self.seams.skip_flushes(skip);
@@ -270,6 +307,11 @@ impl Machine {
         self.seams.set_hook(Box::new(hook));
     }
 
+    /// Runs `hook` once, when the table entry `at` is next read, between the reading and what comes of it.
+    pub fn set_load_hook(&self, at: EntryRef, hook: impl FnOnce() + Send + 'static) {
+        self.seams.set_load_hook(at, Box::new(hook));
+    }
+
     /// Runs no hook any more.
     pub fn clear_hook(&self) {
         self.seams.clear_hook();
@@ -278,6 +320,16 @@ impl Machine {
     /// Lets the allocation fail that comes after `successes` others, and only that one.
     pub fn fail_allocation_after(&self, successes: u64) {
         self.seams.fail_allocation_after(successes);
+    }
+
+    /// From now on guest-physical translations may be cached whose A bit is clear: somebody aged without a flush, as
+    /// `clear_young` may.
+    pub fn excuse_unaged_guests(&self) {
+        self.unaged_guests.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn excuses_unaged(&self, kind: Kind) -> bool {
+        kind == Kind::GuestPhysical && self.unaged_guests.load(Ordering::Relaxed)
     }
 
     /// Whether the failure asked for has not happened yet; it will not any more.
@@ -294,6 +346,11 @@ impl Machine {
             }
             _ => false,
         }
+    }
+
+    /// Whether the failure asked for has yet to happen.
+    pub fn failure_is_pending(&self) -> bool {
+        self.seams.failure_is_pending()
     }
 
     fn scope_is_skipped(&self, scope: FlushScope) -> bool {

@@ -24,6 +24,8 @@ pub enum Event {
     Flushed,
     /// A page is about to be copied.
     Copy,
+    /// Bytes of a frame are about to be moved for a device, under its TLB's lock.
+    Transfer(Pfn),
     /// An entry is about to be changed, after it was looked at.
     Change(EntryRef),
 }
@@ -42,11 +44,14 @@ pub enum Skip {
 }
 
 type Hook = Box<dyn FnMut(Event) + Send>;
+type LoadHook = Box<dyn FnOnce() + Send>;
 /// No failure is asked for.
 const NEVER: u64 = u64::MAX;
 
 pub(super) struct Seams {
     hook: Mutex<Option<Hook>>,
+    /// Apart from the other hook: loads are many, and other threads' seams must not be missed for them.
+    load_hook: Mutex<Option<(EntryRef, LoadHook)>>,
     skip: Mutex<Skip>,
     flushes: AtomicU64,
     /// Allocations that succeed before the one that fails.
@@ -57,6 +62,7 @@ impl Default for Seams {
     fn default() -> Self {
         Self {
             hook: Mutex::default(),
+            load_hook: Mutex::default(),
             skip: Mutex::new(Skip::Nothing),
             flushes: AtomicU64::new(0),
             successes_left: Mutex::new(NEVER),
@@ -69,8 +75,13 @@ impl Seams {
         *lock(&self.hook) = Some(hook);
     }
 
+    pub(super) fn set_load_hook(&self, at: EntryRef, hook: LoadHook) {
+        *lock(&self.load_hook) = Some((at, hook));
+    }
+
     pub(super) fn clear_hook(&self) {
         *lock(&self.hook) = None;
+        *lock(&self.load_hook) = None;
     }
 
     pub(super) fn skip_flushes(&self, skip: Skip) {
@@ -89,6 +100,10 @@ impl Seams {
         std::mem::replace(&mut *lock(&self.successes_left), NEVER) != NEVER
     }
 
+    pub(super) fn failure_is_pending(&self) -> bool {
+        *lock(&self.successes_left) != NEVER
+    }
+
     /// Counts a flush, and tells whether it must not happen.
     pub(super) fn skips(&self, scope: FlushScope) -> bool {
         let number = self.flushes.fetch_add(1, Ordering::Relaxed);
@@ -101,10 +116,18 @@ impl Seams {
     }
 
     /// Runs the hook, taken out of its place meanwhile: it may pass seams itself.
-    fn pass(&self, event: Event) {
+    pub(super) fn pass(&self, event: Event) {
         let Some(mut hook) = lock(&self.hook).take() else { return };
         hook(event);
         lock(&self.hook).get_or_insert(hook);
+    }
+
+    /// Runs the load hook if this is its entry.
+    fn loaded(&self, at: EntryRef) {
+        let hook = lock(&self.load_hook).take_if(|(wanted, _)| *wanted == at);
+        if let Some((_, hook)) = hook {
+            hook();
+        }
     }
 
     fn allocation_fails(&self) -> bool {
@@ -125,17 +148,22 @@ impl Seams {
 
 impl TableMemory for Machine {
     fn load(&self, at: EntryRef) -> u64 {
+        self.count_table_access();
         self.check_table(at.table());
-        self.memory.load(at.table(), at.index())
+        let value = self.memory.load(at.table(), at.index());
+        self.seams.loaded(at);
+        value
     }
 
     fn store(&self, at: EntryRef, value: u64) {
+        self.count_table_access();
         self.check_table(at.table());
         self.seams.pass(Event::Change(at));
         self.memory.store(at.table(), at.index(), value);
     }
 
     fn compare_exchange(&self, at: EntryRef, old: u64, new: u64) -> Result<(), u64> {
+        self.count_table_access();
         self.check_table(at.table());
         self.seams.pass(Event::Change(at));
         self.memory.compare_exchange(at.table(), at.index(), old, new)
@@ -165,6 +193,24 @@ impl TableMemory for Machine {
 }
 
 impl Machine {
+    fn count_table_access(&self) {
+        let before = self.counters.table_accesses.fetch_add(1, Ordering::Relaxed);
+        assert!(
+            before < self.counters.most_table_accesses.load(Ordering::Relaxed),
+            "the program goes round in circles"
+        );
+    }
+
+    /// Accesses to tables by the program so far.
+    pub fn table_accesses(&self) -> u64 {
+        self.counters.table_accesses.load(Ordering::Relaxed)
+    }
+
+    /// Panics when the program has made `count` more accesses to tables.
+    pub fn limit_table_accesses(&self, count: u64) {
+        self.counters.most_table_accesses.store(self.table_accesses() + count, Ordering::Relaxed);
+    }
+
     fn check_table(&self, table: Pfn) {
         if !self.is_live_table(table) {
             self.report(Violation::NotATable { table });
@@ -184,6 +230,16 @@ impl FrameMemory for Machine {
 
     fn poison(&self, frame: Pfn, size: PageSize) {
         (0..size.base_pages()).for_each(|index| self.memory.fill(frame.add(index), POISON));
+    }
+
+    fn read_bytes(&self, frame: Pfn, offset: usize, bytes: &mut [u8]) {
+        self.transfer(frame, offset, bytes.len());
+        self.memory.read_bytes(frame, offset, bytes);
+    }
+
+    fn write_bytes(&self, frame: Pfn, offset: usize, bytes: &[u8]) {
+        self.transfer(frame, offset, bytes.len());
+        self.memory.write_bytes(frame, offset, bytes);
     }
 }
 
@@ -219,6 +275,7 @@ impl Host for Machine {
 
     fn retire(&self, frame: Pfn, size: PageSize) {
         self.check_unreachable(frame, size.bytes() >> PAGE_SHIFT);
+        self.check_no_device_holds(frame, size.base_pages());
         self.poison(frame, size);
         self.quarantine(frame, size);
     }

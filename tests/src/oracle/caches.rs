@@ -4,6 +4,7 @@
 use super::walk::Tables;
 use crate::Violation;
 use crate::machine::{Cached, Cpu, Key, Kind, Machine, shift};
+use addr::{PAGE_SHIFT, Pfn};
 
 /// Checks every CPU; returns how many translations are cached.
 pub(super) fn check(machine: &Machine, all: &[(Kind, Tables)]) -> Result<usize, Violation> {
@@ -26,20 +27,37 @@ fn check_pages(
     for (kind, Key { root, page, .. }, cached) in state.live() {
         let tables = all.iter().find(|(of, tables)| *of == kind && tables.root == root);
         let (_, tables) = tables.ok_or(Violation::UnknownRoot { cpu, kind, root })?;
-        let found = tables.find(page).filter(|(_, leaf)| leaf.present);
-        let now = found.map(|(start, leaf)| leaf.frame_at(start, page));
-        let backed =
-            found.is_some_and(|(_, leaf)| leaf.raw.size >= cached.size && allows(&leaf.raw, &cached));
-        if now != Some(cached.pfn) || !backed {
-            return Err(Violation::Stale { cpu, kind, root, page, cached, now });
-        }
-        let tracks = machine.format(kind).accessed() != 0;
-        if tracks && !found.is_some_and(|(_, leaf)| leaf.raw.accessed) {
-            return Err(Violation::Unaged { cpu, kind, root, page });
-        }
+        check_page(machine, cpu, tables, (kind, root), (page, cached))?;
         count += 1;
     }
     Ok(count)
+}
+
+/// A translation allows no more than the tables do, for all of its page. Where the tables have smaller pages by now,
+/// each of them counts: a split needs no flush (I9).
+fn check_page(
+    machine: &Machine,
+    cpu: usize,
+    tables: &Tables,
+    (kind, root): (Kind, Pfn),
+    (page, cached): (u64, Cached),
+) -> Result<(), Violation> {
+    let tracks = machine.format(kind).accessed() != 0 && !machine.excuses_unaged(kind);
+    let mut offset = 0;
+    while offset < cached.size.bytes() {
+        let address = page + offset;
+        let found = tables.find(address).filter(|(_, leaf)| leaf.present);
+        let now = found.map(|(start, leaf)| leaf.frame_at(start, address));
+        let expected = cached.pfn.add(offset >> PAGE_SHIFT);
+        let (start, leaf) = found
+            .filter(|(_, leaf)| now == Some(expected) && allows(&leaf.raw, &cached))
+            .ok_or(Violation::Stale { cpu, kind, root, page, cached, now })?;
+        if tracks && !leaf.raw.accessed {
+            return Err(Violation::Unaged { cpu, kind, root, page });
+        }
+        offset = start + leaf.raw.size.bytes() - page;
+    }
+    Ok(())
 }
 
 fn allows(leaf: &crate::machine::RawLeaf, cached: &Cached) -> bool {

@@ -3,13 +3,17 @@
 //! | rule | where |
 //! |---|---|
 //! | tables are linked once, alive, and none is lost | `walk` |
-//! | primary entries lie in areas, with their rights; references and resident count are theirs | `primary` |
+//! | primary entries lie in areas, with their rights; the resident count is theirs | `primary` |
+//! | references, swap slots and reverse maps of frames are those of entries and caches | `frames` |
 //! | secondary entries map what the primary ones map, with no more permission | `secondary` |
+//! | device TLBs hold what the primary entries map, with no more permission | `device` |
 //! | CPUs hold what the tables hold, and of what is dead nothing | `caches` |
 //!
-//! `SecondaryMmu::check_coherence` is asked as well, but is not trusted.
+//! `check_coherence` of the product is asked as well, but is not trusted.
 
 mod caches;
+mod device;
+mod frames;
 mod primary;
 mod secondary;
 mod walk;
@@ -17,8 +21,8 @@ mod walk;
 use crate::Violation;
 use crate::machine::{Format, Kind, Machine};
 use addr::Pfn;
-use mm::{AddressSpace, Host};
-use mmu::SecondaryMmu;
+use mm::{AddressSpace, File, Host, Mm};
+use mmu::{DeviceTlb, SecondaryMmu};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use walk::Tables;
@@ -35,10 +39,16 @@ pub struct Secondary {
 /// All that lives on a machine.
 #[derive(Clone, Copy, Debug)]
 pub struct Subjects<'a> {
+    /// The memory manager, while it lives.
+    pub mm: Option<&'a Mm<Machine>>,
+    /// Files whose pages may be cached.
+    pub files: &'a [Arc<File<Machine>>],
     /// Host address spaces.
     pub spaces: &'a [Arc<AddressSpace<Machine>>],
     /// Their secondary MMUs.
     pub secondaries: &'a [Secondary],
+    /// Their device TLBs.
+    pub devices: &'a [Arc<DeviceTlb<Machine>>],
     /// Base frames that the test itself has allocated.
     pub held: u64,
 }
@@ -50,6 +60,8 @@ pub struct Census {
     pub primary: usize,
     /// Secondary leaves.
     pub secondary: usize,
+    /// Entries of device TLBs.
+    pub device: usize,
     /// Translations in TLBs.
     pub cached: usize,
 }
@@ -71,7 +83,7 @@ pub fn check(machine: &Machine, subjects: Subjects<'_>) -> Result<Census, Violat
         primary::check_areas(space, &tables)?;
         all.push((Kind::Linear, tables));
     }
-    owned += primary::check_references(machine, all.iter().map(|(_, tables)| tables))?;
+    owned += frames::check(machine, subjects, all.iter().map(|(_, tables)| tables))?;
     for secondary in subjects.secondaries {
         let tables = walk::walk(machine, machine.format(Kind::GuestPhysical), secondary.root)?;
         census.secondary += tables.leaves.len();
@@ -83,6 +95,15 @@ pub fn check(machine: &Machine, subjects: Subjects<'_>) -> Result<Census, Violat
         }
         all.push((Kind::GuestPhysical, tables));
         secondary.mmu.check_coherence().map_err(Violation::Incoherent)?;
+    }
+    for tlb in subjects.devices {
+        let of = tlb.space().root();
+        if let Some((_, primary)) =
+            all.iter().find(|(kind, tables)| *kind == Kind::Linear && tables.root == of)
+        {
+            census.device += device::check(machine, tlb, primary)?;
+        }
+        tlb.check_coherence().map_err(Violation::Incoherent)?;
     }
     owned += check_tables(machine, &all)?;
     let used = machine.frames().total() - machine.frames().free_count();

@@ -1,16 +1,17 @@
 //! Primary entries against areas and against the frames' metadata.
 
-use super::walk::{Leaf, Tables};
+use super::walk::{Leaf, Note, Tables};
 use crate::Violation;
 use crate::machine::Machine;
-use addr::{Hva, Pfn};
-use mm::{AddressSpace, Host, Protection, Vma};
+use addr::{Hva, PageSize};
+use mm::frames::PageFlags;
+use mm::{AddressSpace, Mm, Protection, Vma, VmaFlags};
 
 pub(super) fn check_areas(space: &AddressSpace<Machine>, tables: &Tables) -> Result<(), Violation> {
     let areas = space.vmas();
     for pair in areas.windows(2) {
         let meet = pair[0].range.end() == pair[1].range.start();
-        let equal = pair[0].protection == pair[1].protection && pair[0].kind == pair[1].kind;
+        let equal = pair[0].goes_on_in(&pair[1]);
         if pair[0].range.end() > pair[1].range.start() || (meet && equal) {
             return Err(Violation::AreasWrong { range: pair[1].range });
         }
@@ -20,48 +21,51 @@ pub(super) fn check_areas(space: &AddressSpace<Machine>, tables: &Tables) -> Res
     }
     let mut counted = 0;
     for (&address, leaf) in &tables.leaves {
-        check_leaf(&areas, Hva::new(address), leaf)?;
-        counted += leaf.raw.size.base_pages();
+        check_leaf(space.mm(), &areas, (Hva::new(address), leaf))?;
+        if space.mm().counted(leaf.raw.pfn).is_some() {
+            counted += leaf.raw.size.base_pages();
+        }
+    }
+    for &(address, note) in &tables.notes {
+        let area = areas.iter().find(|vma| vma.range.contains(Hva::new(address)));
+        let fits = area.is_some_and(|vma| match note {
+            Note::Slot(_) => vma.kind.is_private() && vma.kind.page_size() == PageSize::Size4K,
+            Note::Offset => vma.flags.contains(VmaFlags::NONLINEAR) && !vma.kind.is_private(),
+        });
+        if !fits {
+            return Err(Violation::NoteOutsideAreas { hva: Hva::new(address) });
+        }
     }
     let told = space.resident_frames();
     if told == counted { Ok(()) } else { Err(Violation::Resident { counted, told }) }
 }
 
-fn check_leaf(areas: &[Vma], hva: Hva, leaf: &Leaf) -> Result<(), Violation> {
+fn check_leaf(mm: &Mm<Machine>, areas: &[Vma<Machine>], (hva, leaf): (Hva, &Leaf)) -> Result<(), Violation> {
     let size = leaf.raw.size;
-    let vma = areas.iter().find(|vma| vma.range.contains(hva) && vma.kind.page_size() == size);
-    let vma = vma.ok_or(Violation::OutsideAreas { hva, size })?;
+    let inside = |vma: &&Vma<Machine>| {
+        vma.range.contains(hva)
+            && vma.range.contains(hva.add(size.bytes() - 1))
+            && vma.kind.page_size() <= size
+    };
+    let vma = areas.iter().find(inside).ok_or(Violation::OutsideAreas { hva, size })?;
     let Leaf { present, raw } = *leaf;
     let right = match vma.protection {
         Protection::None => !present,
         Protection::Read => present && !raw.write,
-        Protection::ReadWrite => present && raw.write,
+        // What is not writable yet becomes so by a fault.
+        Protection::ReadWrite => present,
     };
-    if right { Ok(()) } else { Err(Violation::RightsDiffer { hva, present, write: raw.write }) }
-}
-
-/// Each frame has one reference for each primary entry, and no other; returns the frames mapped.
-pub(super) fn check_references<'a>(
-    machine: &Machine,
-    spaces: impl Iterator<Item = &'a Tables>,
-) -> Result<u64, Violation> {
-    let mut mapped: Vec<Pfn> = Vec::new();
-    for (&address, leaf) in spaces.flat_map(|tables| &tables.leaves) {
-        let frames = (0..leaf.raw.size.base_pages()).map(|index| leaf.raw.pfn.add(index));
-        if let Some(frame) = frames.clone().find(|&frame| !machine.is_live_frame(frame)) {
-            return Err(Violation::PrimaryDead { hva: Hva::new(address), frame });
-        }
-        mapped.extend(frames);
+    if !right {
+        return Err(Violation::RightsDiffer { hva, present, write: raw.write });
     }
-    mapped.sort_unstable();
-    let mut distinct = 0;
-    for same in mapped.chunk_by(|one, other| one == other) {
-        let (frame, entries) = (same[0], same.len() as u32);
-        let count = machine.frames().meta(frame).count();
-        if count != entries {
-            return Err(Violation::References { frame, entries, count });
-        }
-        distinct += 1;
+    if !raw.write {
+        return Ok(());
     }
-    Ok(distinct)
+    // I7: nobody else has the frame, or everybody is to see the write.
+    let may_write = match mm.counted(raw.pfn) {
+        Some(meta) if vma.kind.is_private() => meta.has(PageFlags::EXCLUSIVE) && meta.map_count() == 1,
+        Some(meta) => meta.is_dirty(),
+        None => !vma.kind.is_private() && raw.pfn != mm.zero_page(),
+    };
+    if may_write { Ok(()) } else { Err(Violation::WritableShared { hva, frame: raw.pfn }) }
 }

@@ -38,9 +38,9 @@ fn check_leaf(
     if leaf.raw.write && !found.is_some_and(|(_, found)| found.raw.write) {
         return Err(Violation::SecondaryWritable { gfn, hva });
     }
-    // Dirty is noted at the head of the primary page.
+    // Dirty is noted at the head of the primary page; of a store's own frames nobody asks it.
     let head = found.map_or(frame, |(_, found)| found.raw.pfn);
-    if leaf.raw.write && !machine.frames().meta(head).is_dirty() {
+    if leaf.raw.write && !machine.is_foreign(head) && !machine.frames().meta(head).is_dirty() {
         return Err(Violation::SecondaryClean { gfn, frame: head });
     }
     Ok(())

@@ -7,6 +7,18 @@ use std::collections::BTreeMap;
 
 /// Bit 9 of a host entry: holds a frame although not present (PROT_NONE).
 const HELD: u64 = 1 << 9;
+/// Bit 10 of a host entry that maps and holds nothing: a note. Bit 11: of a page of a file; else of a swap slot.
+const NOTE: u64 = 1 << 10;
+const OF_FILE: u64 = 1 << 11;
+
+/// What an entry without a frame says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Note {
+    /// The page is in this swap slot.
+    Slot(u64),
+    /// This page of the file belongs here.
+    Offset,
+}
 
 /// A leaf, present or only held.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,6 +42,8 @@ pub(super) struct Tables {
     pub(super) tables: BTreeMap<Pfn, (u8, u64)>,
     /// Leaves, by the first address that they map.
     pub(super) leaves: BTreeMap<u64, Leaf>,
+    /// Notes, with their addresses.
+    pub(super) notes: Vec<(u64, Note)>,
 }
 
 impl Tables {
@@ -41,7 +55,7 @@ impl Tables {
 }
 
 pub(super) fn walk(machine: &Machine, format: Format, root: Pfn) -> Result<Tables, Violation> {
-    let mut tables = Tables { root, tables: BTreeMap::new(), leaves: BTreeMap::new() };
+    let mut tables = Tables { root, tables: BTreeMap::new(), leaves: BTreeMap::new(), notes: Vec::new() };
     descend(machine, format, &mut tables, root, (4, 0))?;
     Ok(tables)
 }
@@ -68,6 +82,11 @@ fn descend(
                 continue;
             }
             Raw::Leaf(raw) => Leaf { raw, present: true },
+            Raw::NotPresent if format == Format::Host && level == 1 && bits & (NOTE | HELD) == NOTE => {
+                let slot = Note::Slot(bits >> PAGE_SHIFT);
+                tables.notes.push((address, if bits & OF_FILE != 0 { Note::Offset } else { slot }));
+                continue;
+            }
             Raw::NotPresent => {
                 held(format, level, bits).ok_or(Violation::BadEntry { root, address, bits })?
             }

@@ -3,6 +3,9 @@
 
 mod aging;
 mod chain;
+mod device_deaf;
+mod device_races;
+mod device_tlb;
 mod exhaustion;
 mod huge;
 mod machine;
@@ -15,11 +18,15 @@ mod slots;
 
 use addr::PageSize;
 use mm::{CpuIndex, Protection};
+use mmu::Observer;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
 use tests::Violation;
-use tests::lab::{GuestId, Lab, Verdict, gpage, pages};
+use tests::lab::{DeviceId, GuestId, Lab, Verdict, gpage, pages};
 use tests::machine::Options;
 
 const GUEST: GuestId = GuestId(0);
+const DEVICE: DeviceId = DeviceId(0);
 const CPU0: CpuIndex = CpuIndex(0);
 const CPU1: CpuIndex = CpuIndex(1);
 const SMALL: PageSize = PageSize::Size4K;
@@ -45,4 +52,12 @@ fn fill(lab: &Lab, count: u64, value: u64) -> Outcome {
         assert_eq!(lab.guest_load(GUEST, CPU1, gpage(index))?, Verdict::Value(value + index));
     }
     Ok(())
+}
+
+/// Has somebody listen to all calls of the address space from now on; the last 64 are kept.
+fn observe(lab: &Lab) -> Arc<Observer> {
+    const KEPT: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
+    let observer = Arc::new(Observer::with_ring(KEPT));
+    lab.space.register(Arc::clone(&observer) as Arc<dyn mm::notifier::MmuNotifier>);
+    observer
 }

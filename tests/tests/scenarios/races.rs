@@ -191,7 +191,7 @@ fn two_faults_on_one_page_share_its_frame() -> Outcome {
         }
     });
     // The hook's own fault passes no hook; this one finds the page there.
-    assert!(lab.space.fault_in(page(2), Access::Read).is_ok());
+    assert!(lab.space.fault_in(page(2), Access::Write).is_ok());
     assert_eq!(lab.space.resident_frames(), 1);
     lab.check()?;
     lab.finish()

@@ -42,6 +42,7 @@ const LINUX: [Scenario; 13] = [
             Bound::AtLeast("/invept", 0),
             Bound::AtLeast("/notifier/invalidate_range_begin", 0),
             Bound::AtLeast("/notifier/invalidate_page", 0),
+            Bound::AtLeast("/device_tlb/hits", 100),
             Bound::AtLeast("/guest_boot_ticks", 1_000_000),
             Bound::AtLeast("/outside_guest_ticks", 1000),
         ],
@@ -131,7 +132,7 @@ const LINUX: [Scenario; 13] = [
 ];
 
 /// The multiboot test guest; its command line names the test.
-const TEST_GUEST: [Scenario; 13] = [
+const TEST_GUEST: [Scenario; 21] = [
     Scenario {
         name: "hello",
         args: &["--kernel", "{testguest}", "--append", "hello"],
@@ -169,6 +170,119 @@ const TEST_GUEST: [Scenario; 13] = [
         args: &["--kernel", "{testguest}", "--append", "notifier pages=256 steps=1000", "--oracle"],
         stdout: &["notifier: ok"],
         telemetry: &[Bound::AtLeast("/oracle_checks", 1000)],
+        ..PLAIN
+    },
+    Scenario {
+        name: "device-checked",
+        args: &["--kernel", "{testguest}", "--append", "device", "--oracle"],
+        stdout: &["device: ok"],
+        // Half of the steps take the page from the device, and every step has it used again.
+        telemetry: &[
+            Bound::AtLeast("/device_tlb/hits", 10_000),
+            Bound::AtLeast("/device_tlb/zapped", 500),
+            Bound::AtLeast("/oracle_checks", 1000),
+        ],
+        ..PLAIN
+    },
+    Scenario {
+        name: "hostops",
+        args: &[
+            "--kernel",
+            "{testguest}",
+            "--append",
+            "hostops",
+            "--host-operations",
+            "--swap-slots",
+            "4096",
+        ],
+        stdout: &["hostops: ok", "64 of 64 pages went out"],
+        telemetry: &[
+            Bound::AtLeast("/notifier/invalidate_page", 1000),
+            Bound::AtLeast("/notifier/clear_flush_young", 1000),
+        ],
+        ..PLAIN
+    },
+    Scenario {
+        name: "hostops-checked",
+        args: &[
+            "--kernel",
+            "{testguest}",
+            "--append",
+            "hostops pages=128 steps=1500",
+            "--host-operations",
+            "--swap-slots",
+            "256",
+            "--oracle",
+            "--no-ept-ad",
+        ],
+        stdout: &["hostops: ok"],
+        telemetry: &[Bound::AtLeast("/oracle_checks", 1000)],
+        ..PLAIN
+    },
+    Scenario {
+        name: "hostops-on-a-shared-file",
+        args: &[
+            "--kernel",
+            "{testguest}",
+            "--append",
+            "hostops shared=1",
+            "--host-operations",
+            "--backing",
+            "shared",
+            "--memory",
+            "16M",
+        ],
+        stdout: &["hostops: ok"],
+        telemetry: &[Bound::AtLeast("/notifier/invalidate_page", 1000)],
+        ..PLAIN
+    },
+    Scenario {
+        name: "costs",
+        args: &["--kernel", "{testguest}", "--append", "costs", "--host-operations", "--swap-slots", "4096"],
+        stdout: &["cost: refault ", "costs: ok"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "huge-pages",
+        args: &["--kernel", "{testguest}", "--append", "bigmem", "--backing", "huge-pages"],
+        stdout: &["bigmem: ok"],
+        // 256 MiB in 2 MiB pages: an entry, and a violation, for each.
+        telemetry: &[Bound::AtMost("/exits/ept_fault", 140), Bound::AtLeast("/resident_frames", 65000)],
+        ..PLAIN
+    },
+    Scenario {
+        name: "gigantic-pages",
+        args: &[
+            "--kernel",
+            "{testguest}",
+            "--append",
+            "bigmem",
+            "--backing",
+            "gigantic-pages",
+            "--memory",
+            "1G",
+            "--host-memory",
+            "4G",
+        ],
+        stdout: &["bigmem: ok"],
+        telemetry: &[Bound::AtMost("/exits/ept_fault", 4), Bound::AtLeast("/resident_frames", 262_144)],
+        timeout: 240,
+        ..PLAIN
+    },
+    Scenario {
+        name: "no-gigantic-pages",
+        args: &[
+            "--kernel",
+            "{testguest}",
+            "--append",
+            "hello",
+            "--backing",
+            "gigantic-pages",
+            "--cpu",
+            "sandybridge",
+        ],
+        status: 4,
+        stderr: &["this processor has no 1 GiB pages"],
         ..PLAIN
     },
     Scenario {
@@ -232,7 +346,7 @@ const TEST_GUEST: [Scenario; 13] = [
 ];
 
 /// The coherence oracle passes a boot that is disturbed, and fails the same boot without notifier calls.
-const COHERENCE: [Scenario; 3] = [
+const COHERENCE: [Scenario; 4] = [
     Scenario {
         name: "disturbed-boot",
         args: &["--oracle", "--stir", "100"],
@@ -248,6 +362,14 @@ const COHERENCE: [Scenario; 3] = [
         status: 4,
         stderr: &["missing notifier call"],
         timeout: 240,
+        ..PLAIN
+    },
+    Scenario {
+        name: "device-dropped",
+        args: &["--kernel", "{testguest}", "--append", "device", "--oracle", "--inject", "drop-notifiers"],
+        status: 4,
+        // The device TLB is checked before the EPT, which is as stale.
+        stderr: &["of a device", "missing notifier call"],
         ..PLAIN
     },
     Scenario {

@@ -8,12 +8,16 @@
 
 mod bigmem;
 mod boot;
+mod costs;
+mod device;
 mod fpu;
 mod fwcfg;
 mod hello;
+mod hostops;
 mod interrupts;
 mod mmio;
 mod mmio_forms;
+mod model;
 mod notifier;
 mod ports;
 mod report;
@@ -53,9 +57,12 @@ impl Guest {
 
 type Test = fn(&mut Guest) -> Result<(), Failure>;
 
-const TESTS: [(&str, Test); 10] = [
+const TESTS: [(&str, Test); 13] = [
     ("hello", hello::run),
     ("notifier", notifier::run),
+    ("costs", costs::run),
+    ("hostops", hostops::run),
+    ("device", device::run),
     ("triplefault", triplefault::run),
     ("mmio", mmio::run),
     ("timer", timer::run),

@@ -4,10 +4,10 @@
 //! Arguments: `pages=N` (4096), `steps=N` (10000) of the random part, `seed=N`.
 
 use crate::Guest;
+use crate::model::Model;
 use crate::report::{Failure, same};
 use abi::hypercall::{INVALID, UNKNOWN};
 use addr::{Gpa, PAGE_SIZE};
-use guest::memory::{Pages, WORDS};
 use guest::random::Random;
 use guest::{cpu, hypercall, println, testdev};
 
@@ -18,58 +18,7 @@ const TIMED: u64 = 256;
 /// Where no guest has RAM: the local APIC's page.
 const NOT_RAM: Gpa = Gpa::new(0xfee0_0000);
 
-/// Pages, and beside each the version that it should hold; version 0 is a page of zeroes.
-struct Model {
-    pages: Pages,
-    versions: Pages,
-    next: u64,
-}
-
-fn pattern(page: u64, version: u64, word: u64) -> u64 {
-    if version == 0 { 0 } else { (page << 40 ^ version << 12 ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15) }
-}
-
 impl Model {
-    fn new(guest: &mut Guest) -> Result<Self, Failure> {
-        let count = guest.argument("pages").unwrap_or(4096).max(TIMED);
-        let versions = guest.memory.take(count.div_ceil(WORDS))?;
-        let pages = guest.memory.take(count)?;
-        for index in 0..count.div_ceil(WORDS) {
-            versions.fill(index, |_| 0);
-        }
-        Ok(Self { pages, versions, next: 1 })
-    }
-
-    fn version(&self, page: u64) -> u64 {
-        self.versions.read(page / WORDS, page % WORDS)
-    }
-
-    fn set_version(&self, page: u64, version: u64) {
-        self.versions.write(page / WORDS, page % WORDS, version);
-    }
-
-    fn write(&mut self, page: u64) {
-        let version = self.next;
-        self.next += 1;
-        self.pages.fill(page, |word| pattern(page, version, word));
-        self.set_version(page, version);
-    }
-
-    fn verify(&self, page: u64) -> Result<(), Failure> {
-        let version = self.version(page);
-        match self.pages.difference(page, |word| pattern(page, version, word)) {
-            None => Ok(()),
-            Some((word, found)) => {
-                let what = if version == 0 { "word of a zero page" } else { "word of a page" };
-                same(what, page * WORDS + word, pattern(page, version, word), found)
-            }
-        }
-    }
-
-    fn verify_all(&self) -> Result<(), Failure> {
-        (0..self.pages.count()).try_for_each(|page| self.verify(page))
-    }
-
     fn protect(&self, page: u64) -> Result<(), Failure> {
         let gpa = self.pages.page(page);
         testdev::protect(gpa).ok_or(Failure::Value {
@@ -97,7 +46,8 @@ impl Model {
 pub(crate) fn run(guest: &mut Guest) -> Result<(), Failure> {
     let mut random = Random::new(guest.argument("seed").unwrap_or(2008));
     let steps = guest.argument("steps").unwrap_or(10_000);
-    let mut model = Model::new(guest)?;
+    let count = guest.argument("pages").unwrap_or(4096).max(TIMED);
+    let mut model = Model::new(guest, count)?;
     // Memory that a guest sees for the first time is zero.
     model.verify_all()?;
     protect_each(&mut model, &mut random)?;

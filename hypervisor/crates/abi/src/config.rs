@@ -45,6 +45,23 @@ pub struct Inject {
     /// Guest exits between two disturbances: mprotect and back, migration, aging, of resident pages of the
     /// guest, picked at random; 0: none.
     pub stir: u64,
+    /// Let the guest ask for host operations on its memory.
+    pub host_operations: bool,
+    /// Slots of a swap in memory; 0: no swap.
+    pub swap_slots: u64,
+}
+
+/// What backs guest memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Backing {
+    /// Private anonymous memory.
+    Anonymous,
+    /// Private anonymous memory in 2 MiB pages (hugetlb).
+    HugePages,
+    /// The same in 1 GiB pages, where the processor and the machine's memory have them.
+    GiganticPages,
+    /// A file in memory, mapped shared.
+    Shared,
 }
 
 /// One guest.
@@ -72,6 +89,8 @@ pub struct BootConfig<'a> {
     pub vms: heapless::Vec<VmConfig<'a>, MAX_VMS>,
     /// Which tables translate guest memory.
     pub paging: Paging,
+    /// What backs guest memory.
+    pub backing: Backing,
     /// Use EPT A/D bits where the CPU has them.
     pub ept_ad: bool,
     /// Threshold of Herald's log.

@@ -14,9 +14,73 @@ pub const MARK_INIT: u64 = 0x4845_0001;
 pub const DISCARD: u64 = 0x4845_0002;
 /// mprotect(NONE) and back on guest-physical RBX..RBX+RCX. RAX as for [`DISCARD`].
 pub const PROTECT: u64 = 0x4845_0003;
+/// The [`HostOperation`] RDX on guest-physical RBX..RBX+RCX. RAX returns what the operation counts, or 0;
+/// [`INVALID`], [`FAILED`]. [`UNKNOWN`] unless the configuration lets guests ask: it is for tests.
+pub const HOST_OPERATION: u64 = 0x4845_0004;
 /// RAX: the range is not page-aligned, or not inside RAM.
 pub const INVALID: u64 = u64::MAX - 1;
 /// RAX: the caller's privilege level is too low.
 pub const DENIED: u64 = u64::MAX - 2;
+/// RAX: the host could not do it; nothing is lost.
+pub const FAILED: u64 = u64::MAX - 3;
 /// RAX of any call returns this where the number is not known.
 pub const UNKNOWN: u64 = u64::MAX;
+
+macro_rules! host_operations {
+    ($($(#[$doc:meta])* $name:ident = $number:literal,)*) => {
+        /// What a test guest can ask the host to do with its memory.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(u64)]
+        pub enum HostOperation {
+            $($(#[$doc])* $name = $number,)*
+        }
+
+        impl HostOperation {
+            /// The operation of this number.
+            #[must_use]
+            pub const fn from_u64(number: u64) -> Option<Self> {
+                match number {
+                    $($number => Some(Self::$name),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+host_operations! {
+    /// munmap, and the same mapping again.
+    Unmap = 1,
+    /// Other frames for all pages that can move; counts them.
+    Migrate = 2,
+    /// Tests and clears "young"; counts the pages that were.
+    Age = 3,
+    /// Counts young pages, and leaves them so.
+    CountYoung = 4,
+    /// madvise(PAGEOUT); counts the frames that went.
+    PageOut = 5,
+    /// madvise(FREE).
+    Free = 6,
+    /// madvise(COLD).
+    Cold = 7,
+    /// madvise(HUGEPAGE).
+    HugePages = 8,
+    /// madvise(COLLAPSE); counts the huge pages made.
+    Collapse = 9,
+    /// fork of the whole address space; the copy stays.
+    Fork = 10,
+    /// The end of all copies.
+    DropForks = 11,
+    /// mremap to another place and back.
+    Move = 12,
+    /// apply_to_page_range, with a callback that write-protects.
+    WriteProtect = 13,
+    /// msync(SYNC).
+    WriteBack = 14,
+    /// remap_file_pages of each page to where it is.
+    Rearrange = 15,
+    /// mlock.
+    Lock = 16,
+    /// munlock.
+    Unlock = 17,
+}

@@ -46,8 +46,25 @@ pub struct NotifierCalls {
     pub invalidate_range_end: u64,
     /// `clear_flush_young`.
     pub clear_flush_young: u64,
+    /// `clear_young`.
+    pub clear_young: u64,
+    /// `test_young`.
+    pub test_young: u64,
     /// `release`.
     pub release: u64,
+}
+
+/// Accesses to guest memory by Herald's device models and emulation, page by page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct DeviceTlbUse {
+    /// Accesses that found an entry.
+    pub hits: u64,
+    /// Accesses that had to fault the page in.
+    pub misses: u64,
+    /// Misses that found their sequence stale and retried.
+    pub retries: u64,
+    /// Entries dropped by notifier calls.
+    pub zapped: u64,
 }
 
 /// One record: totals since the start of the run.
@@ -77,6 +94,8 @@ pub struct Telemetry {
     pub invvpid: u64,
     /// Notifier calls by operation.
     pub notifier: NotifierCalls,
+    /// Use of the device TLB.
+    pub device_tlb: DeviceTlbUse,
     /// Checks of the coherence oracle that ran, and found nothing.
     pub oracle_checks: u64,
     /// Ticks from the first guest instruction to /init; 0 before that.

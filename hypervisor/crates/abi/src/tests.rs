@@ -83,6 +83,7 @@ fn the_configuration_round_trips() {
     let config = config::BootConfig {
         vms,
         paging: config::Paging::Ept,
+        backing: config::Backing::Anonymous,
         ept_ad: true,
         log: config::LogLevel::Info,
         oracle: false,

@@ -228,6 +228,6 @@ fn put_module(module: &[u8], image: GpaRange, target: &mut Target<'_>) -> Result
     let range = GpaRange::sized(first, module.len() as u64)
         .filter(|range| room.contains_span(range))
         .ok_or(Error::Placement(Placement::InitrdTooLarge { bytes: module.len() as u64, room }))?;
-    target.put(first, module)?;
+    target.put_module(first, module)?;
     Ok(range)
 }

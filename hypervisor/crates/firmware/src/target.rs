@@ -14,6 +14,14 @@ pub trait GuestWriter {
     /// # Errors
     /// A byte lies outside RAM, or the host has no memory for it.
     fn write(&mut self, gpa: Gpa, bytes: &[u8]) -> Result<(), WriteError>;
+
+    /// Makes a boot module appear from the page `gpa` on. Whoever can map it does not need to copy it.
+    ///
+    /// # Errors
+    /// As for [`Self::write`].
+    fn place_module(&mut self, gpa: Gpa, module: &[u8]) -> Result<(), WriteError> {
+        self.write(gpa, module)
+    }
 }
 
 /// A guest's RAM and the way to write it.
@@ -33,11 +41,21 @@ impl<'a> Target<'a> {
 
     /// Writes `bytes`, which must lie in RAM.
     pub(crate) fn put(&mut self, gpa: Gpa, bytes: &[u8]) -> Result<(), Error> {
-        let len = bytes.len() as u64;
-        if !GpaRange::sized(gpa, len).is_some_and(|range| self.ram.contains(&range)) {
-            return Err(Error::Placement(Placement::OutsideRam { start: gpa.as_u64(), len, ram: self.ram }));
-        }
+        self.check(gpa, bytes)?;
         self.writer.write(gpa, bytes).map_err(Error::Write)
+    }
+
+    /// Places a boot module from the page `gpa` on; it must lie in RAM.
+    pub(crate) fn put_module(&mut self, gpa: Gpa, module: &[u8]) -> Result<(), Error> {
+        self.check(gpa, module)?;
+        self.writer.place_module(gpa, module).map_err(Error::Write)
+    }
+
+    fn check(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), Error> {
+        let len = bytes.len() as u64;
+        let inside = GpaRange::sized(gpa, len).is_some_and(|range| self.ram.contains(&range));
+        let outside = Placement::OutsideRam { start: gpa.as_u64(), len, ram: self.ram };
+        if inside { Ok(()) } else { Err(Error::Placement(outside)) }
     }
 
     /// Writes 64-bit words, as page tables and descriptor tables want them.
@@ -68,7 +86,7 @@ impl<'a> Target<'a> {
             .map(|start| start.align_down(PageSize::Size4K))
             .filter(|start| *start >= room.start())
             .ok_or(Error::Placement(Placement::InitrdTooLarge { bytes: len, room }))?;
-        self.put(start, initrd)?;
+        self.put_module(start, initrd)?;
         Ok(GpaRange::new(start, start.add(len)))
     }
 

@@ -9,6 +9,7 @@
 //! needs no more memory than unmapping a page. Linux's name for it is `mmu_gather`.
 
 use crate::host::Host;
+use crate::mm::Mm;
 use addr::{Hva, HvaRange, PageSize, Pfn};
 use paging::FlushScope;
 
@@ -23,9 +24,8 @@ enum Owed {
 
 /// What was unlinked from one address space and not yet flushed. Owns the entries' references on the frames.
 #[must_use = "a debt is paid by `settle`"]
-#[derive(Debug)]
 pub(crate) struct Gather<'h, H: Host> {
-    host: &'h H,
+    mm: &'h Mm<H>,
     root: Pfn,
     touched: Option<HvaRange>,
     owed: [Owed; BATCH],
@@ -34,8 +34,8 @@ pub(crate) struct Gather<'h, H: Host> {
 
 impl<'h, H: Host> Gather<'h, H> {
     /// An empty debt against the tables below `root`.
-    pub(crate) const fn new(host: &'h H, root: Pfn) -> Self {
-        Self { host, root, touched: None, owed: [Owed::Table(Pfn::ZERO); BATCH], len: 0 }
+    pub(crate) const fn new(mm: &'h Mm<H>, root: Pfn) -> Self {
+        Self { mm, root, touched: None, owed: [Owed::Table(Pfn::ZERO); BATCH], len: 0 }
     }
 
     /// The primary entry for `size` bytes at `address` was changed or cleared.
@@ -44,9 +44,8 @@ impl<'h, H: Host> Gather<'h, H> {
         self.touched = Some(self.touched.map_or(page, |touched| touched.hull(&page)));
     }
 
-    /// The entry for the page at `address` was cleared; its reference on the frame passes to the gather.
-    pub(crate) fn frame(&mut self, address: Hva, frame: Pfn, size: PageSize) {
-        self.touch(address, size);
+    /// An entry for the frame was cleared, and the address touched; its reference passes to the gather.
+    pub(crate) fn frame(&mut self, frame: Pfn, size: PageSize) {
         self.push(Owed::Frame(frame, size));
     }
 
@@ -67,7 +66,7 @@ impl<'h, H: Host> Gather<'h, H> {
     /// Flushes what was touched; what is owed stays owed.
     pub(crate) fn flush(&mut self) {
         if let Some(range) = self.touched.take() {
-            self.host.flush(FlushScope::Primary { root: self.root, range });
+            self.mm.host().flush(FlushScope::Primary { root: self.root, range });
         }
     }
 
@@ -76,8 +75,8 @@ impl<'h, H: Host> Gather<'h, H> {
         self.flush();
         for owed in &self.owed[..core::mem::take(&mut self.len)] {
             match *owed {
-                Owed::Frame(frame, size) => drop_mapping(self.host, frame, size),
-                Owed::Table(table) => self.host.free_table(table),
+                Owed::Frame(frame, size) => self.mm.put_page(frame, size),
+                Owed::Table(table) => self.mm.host().free_table(table),
             }
         }
     }
@@ -86,16 +85,5 @@ impl<'h, H: Host> Gather<'h, H> {
 impl<H: Host> Drop for Gather<'_, H> {
     fn drop(&mut self) {
         self.settle();
-    }
-}
-
-/// Drops a primary entry's reference on its frame; the last one frees it. Nobody can reach it any more.
-pub(crate) fn drop_mapping<H: Host>(host: &H, frame: Pfn, size: PageSize) {
-    let mut last = true;
-    for index in 0..size.base_pages() {
-        last &= host.frames().meta(frame.add(index)).put();
-    }
-    if last {
-        host.retire(frame, size);
     }
 }

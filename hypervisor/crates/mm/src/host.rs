@@ -30,6 +30,17 @@ pub trait FrameMemory {
     fn copy(&self, from: Pfn, to: Pfn);
     /// Overwrites a freed frame with junk, in debug builds (I15).
     fn poison(&self, frame: Pfn, size: PageSize);
+    /// Reads bytes of a base page, from byte `offset` on. Nobody frees the frame meanwhile; a guest may write
+    /// to it.
+    ///
+    /// # Panics
+    /// If they do not all lie in the page.
+    fn read_bytes(&self, frame: Pfn, offset: usize, bytes: &mut [u8]);
+    /// Writes bytes of a base page, from byte `offset` on. Nobody frees the frame meanwhile.
+    ///
+    /// # Panics
+    /// If they do not all lie in the page.
+    fn write_bytes(&self, frame: Pfn, offset: usize, bytes: &[u8]);
 }
 
 /// A machine: memory, tables and CPUs.

@@ -17,13 +17,26 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod file;
 pub mod frames;
 mod gather;
 mod host;
+mod mm;
 pub mod notifier;
+mod pool;
+mod reclaim;
+mod rmap;
 mod space;
+mod swap;
 mod vma;
 
+pub use file::{Direct, File, Store, StoreError, Zeros};
 pub use host::{CpuIndex, FrameMemory, Host, OutOfFrames};
-pub use space::{AddressSpace, FaultError, MapError, MapRequest, Mapping, MigrateError, Placement, USER_END};
-pub use vma::{Access, Protection, Vma, VmaKind};
+pub use mm::Mm;
+pub use reclaim::Spared;
+pub use space::{
+    AddressSpace, Advice, Change, FaultError, MapError, MapRequest, Mapping, MigrateError, Placement, Remap,
+    USER_END,
+};
+pub use swap::{SlotError, SwapDevice};
+pub use vma::{Access, Protection, Vma, VmaFlags, VmaKind};

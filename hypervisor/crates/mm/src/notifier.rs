@@ -39,6 +39,19 @@ pub trait MmuNotifier: Send + Sync {
         false
     }
 
+    /// As [`Self::clear_flush_young`] over a range, without the flush: later accesses may go unnoticed until the
+    /// translations are dropped for another reason (Linux: `clear_young`). Without A bits: unmaps, as above.
+    fn clear_young(&self, range: HvaRange) -> bool {
+        let _ = range;
+        false
+    }
+
+    /// Whether any page in the range is young; changes nothing (Linux: `test_young`).
+    fn test_young(&self, range: HvaRange) -> bool {
+        let _ = range;
+        false
+    }
+
     /// The primary entry of the page at `address` was cleared. Returns with nothing left that translates to
     /// the old frame, which is not freed before (I1). The page-table lock is held.
     fn invalidate_page(&self, address: Hva) {
@@ -79,6 +92,11 @@ impl Default for Subscribers {
 
 #[cfg(feature = "mmu-notifier")]
 impl NotifierChain {
+    /// Nobody listens yet.
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
     /// Adds a subscriber. The caller holds the mmap lock for writing: no begin is without its end.
     pub(crate) fn register(&self, subscriber: Arc<dyn MmuNotifier>) {
         let mut list = self.list.0.write();
@@ -127,6 +145,18 @@ impl NotifierChain {
         young
     }
 
+    pub(crate) fn clear_young(&self, range: HvaRange) -> bool {
+        let mut young = false;
+        self.notify(|subscriber| young |= subscriber.clear_young(range));
+        young
+    }
+
+    pub(crate) fn test_young(&self, range: HvaRange) -> bool {
+        let mut young = false;
+        self.notify(|subscriber| young |= subscriber.test_young(range));
+        young
+    }
+
     pub(crate) fn invalidate_page(&self, address: Hva) {
         self.notify(|subscriber| subscriber.invalidate_page(address));
     }
@@ -148,11 +178,13 @@ impl NotifierChain {
 
 /// The chain of a build without notifiers: nothing at all.
 #[cfg(not(feature = "mmu-notifier"))]
-#[derive(Default)]
 pub struct NotifierChain;
 
 #[cfg(not(feature = "mmu-notifier"))]
 impl NotifierChain {
+    pub(crate) const fn new() -> Self {
+        Self
+    }
     pub(crate) fn register(&self, _subscriber: Arc<dyn MmuNotifier>) {}
     pub(crate) fn unregister(&self, _subscriber: &Arc<dyn MmuNotifier>) -> bool {
         false
@@ -164,6 +196,12 @@ impl NotifierChain {
     }
     pub(crate) fn release(&self) {}
     pub(crate) fn clear_flush_young(&self, _range: HvaRange) -> bool {
+        false
+    }
+    pub(crate) fn clear_young(&self, _range: HvaRange) -> bool {
+        false
+    }
+    pub(crate) fn test_young(&self, _range: HvaRange) -> bool {
         false
     }
     pub(crate) fn invalidate_page(&self, _address: Hva) {}

@@ -1,7 +1,6 @@
 //! The subscriber: what the EPT does when the host changes memory under it.
 
 use crate::secondary::SecondaryMmu;
-use crate::stats::count;
 use crate::tdp::{AccessedDirty, every_gfn};
 use addr::{Hva, HvaRange, PAGE_SIZE};
 use mm::Host;
@@ -16,14 +15,12 @@ impl<H: Host> MmuNotifier for SecondaryMmu<H> {
     /// themselves stay until the MMU is dropped: a CPU may be in guest mode on them now, and walk them again
     /// right after the flush (I11, I13).
     fn release(&self) {
-        count(&self.stats.release);
         let mut locked = self.locked.lock();
         self.zap_and_flush(&locked, [every_gfn()]);
         locked.tdp = None;
     }
 
     fn clear_flush_young(&self, range: HvaRange) -> bool {
-        count(&self.stats.clear_flush_young);
         let slots = self.slots.read();
         let locked = self.locked.lock();
         let Some(tdp) = locked.tdp else { return false };
@@ -41,8 +38,33 @@ impl<H: Host> MmuNotifier for SecondaryMmu<H> {
         young
     }
 
+    fn clear_young(&self, range: HvaRange) -> bool {
+        let slots = self.slots.read();
+        let locked = self.locked.lock();
+        let Some(tdp) = locked.tdp else { return false };
+        match self.accessed_dirty {
+            AccessedDirty::Hardware => {
+                slots.gfns_of(range).fold(false, |young, run| young | tdp.age(&*self.host, run))
+            }
+            // An entry that goes needs its flush, whoever asks (I6).
+            AccessedDirty::Absent => {
+                let zapped = slots.gfns_of(range).fold(0, |zapped, run| zapped + tdp.zap(&*self.host, run));
+                if zapped > 0 {
+                    self.flush(tdp);
+                }
+                zapped > 0
+            }
+        }
+    }
+
+    fn test_young(&self, range: HvaRange) -> bool {
+        let slots = self.slots.read();
+        let locked = self.locked.lock();
+        let Some(tdp) = locked.tdp else { return false };
+        slots.gfns_of(range).any(|run| tdp.is_young(&*self.host, run, self.accessed_dirty))
+    }
+
     fn invalidate_page(&self, address: Hva) {
-        count(&self.stats.invalidate_page);
         let slots = self.slots.read();
         let mut locked = self.locked.lock();
         // Raised before the zap, the primary entry being clear already: a fault that resolved the old frame
@@ -52,7 +74,6 @@ impl<H: Host> MmuNotifier for SecondaryMmu<H> {
     }
 
     fn invalidate_range_begin(&self, range: HvaRange) {
-        count(&self.stats.invalidate_range_begin);
         let slots = self.slots.read();
         let mut locked = self.locked.lock();
         // Host addresses, not guest frames: a slot may be added before the end, and nothing may appear in it.
@@ -61,7 +82,6 @@ impl<H: Host> MmuNotifier for SecondaryMmu<H> {
     }
 
     fn invalidate_range_end(&self, _range: HvaRange) {
-        count(&self.stats.invalidate_range_end);
         self.locked.lock().in_progress.end(&self.sequence);
     }
 }

@@ -1,6 +1,7 @@
 //! The coherence rule as code: every present secondary entry maps the frame that the primary entry maps, with
 //! no more permission. Run it where no operation is under way.
 
+use crate::device_tlb::DeviceEntry;
 use crate::secondary::SecondaryMmu;
 use addr::{Gfn, Hva, PageSize, Pfn};
 use core::fmt;
@@ -42,6 +43,23 @@ pub enum Incoherence {
         /// The frame.
         pfn: Pfn,
     },
+    /// A device TLB's entry maps what the primary tables do not, or allows more than they do.
+    DeviceDiffers {
+        /// The entry.
+        entry: DeviceEntry,
+        /// What the primary tables map.
+        primary: Option<Mapping>,
+    },
+    /// A device TLB's entry maps a frame that is free.
+    DeviceFreeFrame {
+        /// The entry.
+        entry: DeviceEntry,
+    },
+    /// A device TLB's entry is writable, but nobody will write the frame back.
+    DeviceWritableClean {
+        /// The entry.
+        entry: DeviceEntry,
+    },
 }
 
 impl fmt::Display for Incoherence {
@@ -53,6 +71,16 @@ impl fmt::Display for Incoherence {
             }
             Self::FreeFrame { gfn, pfn } => write!(f, "{gfn} maps the free frame {pfn}"),
             Self::WritableClean { gfn, pfn } => write!(f, "{gfn} maps the clean frame {pfn} writable (I7)"),
+            Self::DeviceDiffers { entry, primary } => {
+                write!(
+                    f,
+                    "{entry:?} of a device, but {primary:?} is mapped: missing notifier call, or a race"
+                )
+            }
+            Self::DeviceFreeFrame { entry } => write!(f, "{entry:?} of a device maps a free frame"),
+            Self::DeviceWritableClean { entry } => {
+                write!(f, "{entry:?} of a device lets a clean frame be written (I7)")
+            }
         }
     }
 }
@@ -89,14 +117,22 @@ impl<H: Host> SecondaryMmu<H> {
             return Err(Incoherence::Differs { gfn, hva, entry, primary });
         }
         let frames = self.host.frames();
+        let head = primary.map_or(entry.pfn, |primary| primary.pfn);
+        // An execute-in-place store's own frame: nobody frees it, nobody writes it back.
+        let Some(meta) = self.space.mm().counted(head) else {
+            return if frames.is_free(head) {
+                Err(Incoherence::FreeFrame { gfn, pfn: head })
+            } else {
+                Ok(())
+            };
+        };
         for index in 0..entry.size.base_pages() {
             let pfn = entry.pfn.add(index);
-            if !frames.is_used(pfn) {
+            if frames.is_free(pfn) {
                 return Err(Incoherence::FreeFrame { gfn, pfn });
             }
         }
-        let head = primary.map_or(entry.pfn, |primary| primary.pfn);
-        if entry.rights.write && !frames.meta(head).is_dirty() {
+        if entry.rights.write && !meta.is_dirty() {
             return Err(Incoherence::WritableClean { gfn, pfn: head });
         }
         Ok(())

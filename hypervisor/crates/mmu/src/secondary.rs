@@ -9,7 +9,7 @@
 
 use crate::entry::Installed;
 use crate::slots::{Slot, SlotError, Slots};
-use crate::stats::{Stats, count};
+use crate::stats::{Stats, add, count};
 use crate::tdp::{AccessedDirty, Tdp, resize};
 use addr::{Gfn, GfnRange, Gpa, GpaRange, HvaRange, PageSize, Pfn};
 use alloc::sync::Arc;
@@ -30,6 +30,8 @@ pub struct SecondaryMmu<H: Host> {
     pub(crate) host: Arc<H>,
     pub(crate) space: Arc<AddressSpace<H>>,
     pub(crate) accessed_dirty: AccessedDirty,
+    /// Largest leaf that the CPU's EPT can have.
+    largest: PageSize,
     pub(crate) slots: RwLock<Slots>,
     pub(crate) sequence: InvalidationSequence,
     pub(crate) locked: Mutex<Locked>,
@@ -96,12 +98,20 @@ impl<H: Host> SecondaryMmu<H> {
             host,
             space,
             accessed_dirty,
+            largest: PageSize::Size1G,
             slots: RwLock::new(Rank::Slots, Slots::new()),
             sequence: InvalidationSequence::new(),
             locked: Mutex::new(Rank::Mmu, Locked { tdp: Some(tables), in_progress: InProgress::new() }),
             tables,
             stats: Stats::default(),
         })
+    }
+
+    /// The same, on a CPU whose EPT has no larger leaves.
+    #[must_use]
+    pub const fn with_largest_page(mut self, size: PageSize) -> Self {
+        self.largest = size;
+        self
     }
 
     /// The root for the EPT pointer; `None` once released.
@@ -178,21 +188,17 @@ impl<H: Host> SecondaryMmu<H> {
         let mapping = self.space.fault_in(slot.hva_of(gfn), access)?;
         // A read fault installs a writable entry only if the frame is dirty already (I7).
         let write = mapping.writable && (access == Access::Write || mapping.dirty);
-        let whole = Leaf {
-            pfn: mapping.pfn,
-            size: mapping.size,
+        // As large as the host's page, the CPU and the slot allow.
+        let fits = |&size: &PageSize| size <= mapping.size.min(self.largest) && slot.maps_whole(gfn, size);
+        let size = [PageSize::Size1G, PageSize::Size2M].into_iter().find(fits).unwrap_or(PageSize::Size4K);
+        let hva = slot.hva_of(gfn).align_down(size);
+        let leaf = Leaf {
+            pfn: mapping.pfn.add(hva.offset_in(mapping.size) >> addr::PAGE_SHIFT),
+            size,
             rights: Rights { write, ..Rights::ALL },
             accessed: true,
             dirty: access == Access::Write,
         };
-        let hva_page = slot.hva_of(gfn).align_down(mapping.size);
-        let offset = (slot.hva_of(gfn).as_u64() - hva_page.as_u64()) >> addr::PAGE_SHIFT;
-        let size = if slot.maps_whole(gfn, mapping.size) { mapping.size } else { PageSize::Size4K };
-        let leaf = match size {
-            PageSize::Size4K => Leaf { pfn: mapping.pfn.add(offset), size, ..whole },
-            PageSize::Size2M | PageSize::Size1G => whole,
-        };
-        let hva = slot.hva_of(gfn).align_down(size);
         let hvas = HvaRange::new(hva, hva.add(size.bytes()));
         Ok(Resolved { gfn, leaf, hvas, mapping, snapshot })
     }
@@ -228,7 +234,7 @@ impl<H: Host> SecondaryMmu<H> {
         let Some(tdp) = locked.tdp else { return };
         let zapped: u64 = runs.into_iter().map(|run| tdp.zap(&*self.host, run)).sum();
         if zapped > 0 {
-            self.stats.zapped.fetch_add(zapped, core::sync::atomic::Ordering::Relaxed);
+            add(&self.stats.zapped, zapped);
             self.flush(tdp);
         }
     }

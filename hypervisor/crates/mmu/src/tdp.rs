@@ -48,7 +48,7 @@ impl Tdp {
         let lowest = Level::of_leaf(leaf.size);
         let found = self.grow(gfn, lowest, reserve, host);
         match found.entry.view(found.level) {
-            View::Empty if found.level > lowest => None,
+            View::Empty | View::Note(_) if found.level > lowest => None,
             View::Table(_) => {
                 let small = resize(leaf, gfn, PageSize::Size4K);
                 let found = self.grow(gfn, Level::Pt, reserve, host);
@@ -61,7 +61,7 @@ impl Tdp {
                 let base = leaf.pfn.as_u64().checked_sub(offset).map_or(leaf.pfn, Pfn::new);
                 Some(entry::install(host, &found, Leaf { pfn: base, size: old.size, ..leaf }))
             }
-            View::Empty | View::Leaf(_) => Some(entry::install(host, &found, leaf)),
+            View::Empty | View::Note(_) | View::Leaf(_) => Some(entry::install(host, &found, leaf)),
         }
     }
 
@@ -82,6 +82,14 @@ impl Tdp {
         let (start, end) = (range.start().base().as_u64(), range.end().as_u64() << PAGE_SHIFT);
         Cursor::<H, EptEntry>::new(host, self.root, start, end)
             .fold(false, |young, visit| young | entry::age(host, &visit.found))
+    }
+
+    /// Whether a leaf that overlaps `range` was used; without A bits, whether there is one.
+    pub(crate) fn is_young<H: Host>(self, host: &H, range: GfnRange, bits: AccessedDirty) -> bool {
+        let (start, end) = (range.start().base().as_u64(), range.end().as_u64() << PAGE_SHIFT);
+        Cursor::<H, EptEntry>::new(host, self.root, start, end)
+            .filter_map(|visit| visit.found.leaf())
+            .any(|leaf| leaf.accessed || bits == AccessedDirty::Absent)
     }
 
     /// Drops every translation derived from the root, on every CPU.

@@ -1,11 +1,11 @@
-//! A cursor visits the leaves of a range in order, and skips what is empty a whole table at a time: its cost
+//! A cursor visits the leaves of a range, and the notes that took their place, in order, and skips what is empty a whole table at a time: its cost
 //! grows with what is mapped, not with the size of the range.
 
 use crate::{EntryRef, Found, Level, TableEntry, TableMemory, View};
 use addr::Pfn;
 use core::marker::PhantomData;
 
-/// A leaf that the cursor stands on.
+/// A leaf or note that the cursor stands on.
 #[derive(Clone, Copy, Debug)]
 pub struct Visit<E> {
     /// First address that the leaf translates; may lie before the range, where a huge leaf straddles its start.
@@ -14,7 +14,7 @@ pub struct Visit<E> {
     pub found: Found<E>,
 }
 
-/// Visits the leaves that overlap `start..end`.
+/// Visits the leaves and notes that overlap `start..end`.
 ///
 /// Entries may be changed at the place visited. Tables must not be freed while the cursor lives.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl<M: TableMemory, E: TableEntry> Iterator for Cursor<'_, M, E> {
                     self.path[below as usize - 1] = table;
                     self.level = below;
                 }
-                (View::Leaf(_), _) => {
+                (View::Leaf(_) | View::Note(_), _) => {
                     let address = self.next & !(level.span() - 1);
                     self.advance();
                     return Some(Visit { address, found: Found { at, level, entry } });

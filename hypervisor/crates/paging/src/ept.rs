@@ -62,6 +62,12 @@ impl TableEntry for EptEntry {
         Self(table.base().as_u64() | Self::RIGHTS)
     }
 
+    #[inline]
+    fn next_table(self) -> Option<Pfn> {
+        let names_table = self.0 & Self::RIGHTS != 0 && self.0 & Self::HUGE == 0;
+        names_table.then(|| Pfn::new((self.0 & Self::FRAME) >> addr::PAGE_SHIFT))
+    }
+
     fn leaf(leaf: Leaf) -> Self {
         let mut bits = leaf.pfn.base().as_u64() | Self::WRITE_BACK;
         let Rights { read, write, execute } = leaf.rights;

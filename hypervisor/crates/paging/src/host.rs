@@ -7,8 +7,15 @@
 //!
 //! H (bit 9, ignored by the CPU) is Herald's: the entry *holds* a frame although P is clear (PROT_NONE).
 //! Entries of guest memory are supervisor entries: only Herald itself, at CPL 0, uses an hva.
+//!
+//! With P and H clear and bit 10 set an entry is a [`Note`]: no frame, but where the page went.
+//!
+//! ```text
+//!  63                                12 11 10  9  8  7        1  0
+//!  slot, or page offset in the file      K  1  0  .  .  ...   .  0      K: 0 swap slot, 1 file offset
+//! ```
 
-use crate::{Leaf, Level, Rights, TableEntry, View};
+use crate::{Leaf, Level, Note, Rights, TableEntry, View};
 use addr::{PageSize, Pfn};
 
 /// An entry of the primary tables.
@@ -29,6 +36,10 @@ impl HostEntry {
     pub const HUGE: u64 = 1 << 7;
     /// H: holds a frame.
     pub const HELD: u64 = 1 << 9;
+    /// The entry is a note.
+    const NOTE: u64 = 1 << 10;
+    /// Of a note: a page offset in a file, else a swap slot.
+    const NOTE_IS_OFFSET: u64 = 1 << 11;
     /// XD.
     pub const NO_EXECUTE: u64 = 1 << 63;
     const FRAME: u64 = 0x000f_ffff_ffff_f000;
@@ -43,10 +54,41 @@ impl HostEntry {
         Self(kept | rights_bits(rights))
     }
 
+    /// An entry that holds no frame, but says where the page went.
+    ///
+    /// # Panics
+    /// If the number has more than 52 bits.
+    #[must_use]
+    pub const fn note(note: Note) -> Self {
+        let (number, kind) = match note {
+            Note::Swap(slot) => (slot, 0),
+            Note::Offset(index) => (index, Self::NOTE_IS_OFFSET),
+        };
+        assert!(number < 1 << 52, "a note holds 52 bits");
+        Self(number << addr::PAGE_SHIFT | Self::NOTE | kind)
+    }
+
+    /// The same entry, clean: the CPU sets D again at the next write that it walks for.
+    #[must_use]
+    pub const fn cleaned(self) -> Self {
+        Self(self.0 & !Self::DIRTY)
+    }
+
     /// The same entry, not used since.
     #[must_use]
     pub const fn aged(self) -> Self {
         Self(self.0 & !Self::ACCESSED)
+    }
+}
+
+impl HostEntry {
+    const fn view_absent(self) -> View {
+        let number = self.0 >> addr::PAGE_SHIFT;
+        match (self.0 & Self::NOTE != 0, self.0 & Self::NOTE_IS_OFFSET != 0) {
+            (false, _) => View::Empty,
+            (true, true) => View::Note(Note::Offset(number)),
+            (true, false) => View::Note(Note::Swap(number)),
+        }
     }
 }
 
@@ -66,7 +108,8 @@ const fn rights_bits(rights: Rights) -> u64 {
 
 const _: () = {
     assert!(HostEntry::FRAME & HostEntry::NO_EXECUTE == 0);
-    assert!(HostEntry::FRAME & (HostEntry::HELD | HostEntry::HUGE) == 0);
+    assert!(HostEntry::FRAME & (HostEntry::HELD | HostEntry::HUGE | HostEntry::NOTE) == 0);
+    assert!(HostEntry::NOTE & (HostEntry::HELD | HostEntry::PRESENT) == 0);
 };
 
 impl TableEntry for HostEntry {
@@ -81,6 +124,12 @@ impl TableEntry for HostEntry {
     fn table(table: Pfn) -> Self {
         // Rights are decided at the leaf: table entries allow everything but CPL 3.
         Self(table.base().as_u64() | Self::PRESENT | Self::WRITABLE)
+    }
+
+    #[inline]
+    fn next_table(self) -> Option<Pfn> {
+        let names_table = self.0 & (Self::PRESENT | Self::HUGE) == Self::PRESENT;
+        names_table.then(|| Pfn::new((self.0 & Self::FRAME) >> addr::PAGE_SHIFT))
     }
 
     fn leaf(leaf: Leaf) -> Self {
@@ -101,7 +150,7 @@ impl TableEntry for HostEntry {
         let present = self.0 & Self::PRESENT != 0;
         let frame = Pfn::new((self.0 & Self::FRAME) >> addr::PAGE_SHIFT);
         if !present && self.0 & Self::HELD == 0 {
-            return View::Empty;
+            return self.view_absent();
         }
         if level > Level::Pt && self.0 & Self::HUGE == 0 {
             return View::Table(frame);

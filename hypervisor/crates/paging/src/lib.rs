@@ -19,7 +19,7 @@ pub use host::HostEntry;
 pub use level::Level;
 pub use memory::{EntryRef, OutOfTables, TableMemory, TableReserve};
 pub use shootdown::{FlushScope, FlushToken, Shootdown};
-pub use tables::{Found, Leaf, Rights, TableEntry, View, prune, split, walk, walk_or_grow};
+pub use tables::{Found, Leaf, Note, Rights, TableEntry, View, prune, split, walk, walk_or_grow, walk_to};
 
 #[cfg(test)]
 mod tests;

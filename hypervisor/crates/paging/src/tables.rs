@@ -54,6 +54,15 @@ pub struct Leaf {
     pub dirty: bool,
 }
 
+/// What an entry without a frame remembers. Only host tables have such entries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Note {
+    /// The page was swapped out to this slot.
+    Swap(u64),
+    /// The page of a file that a non-linear mapping has here, in pages from the file's start.
+    Offset(u64),
+}
+
 /// An entry, decoded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum View {
@@ -63,6 +72,8 @@ pub enum View {
     Table(Pfn),
     /// Maps frames.
     Leaf(Leaf),
+    /// Maps nothing, but says where the page went.
+    Note(Note),
 }
 
 /// A 64-bit entry of some format.
@@ -77,6 +88,9 @@ pub trait TableEntry: Copy + PartialEq + fmt::Debug {
     fn leaf(leaf: Leaf) -> Self;
     /// What the entry means in a table of this level.
     fn view(self, level: Level) -> View;
+    /// The table that the entry names, if it is in one of a level above [`Level::Pt`] and names one. What a walk
+    /// asks at each level: [`Self::view`] without the rest.
+    fn next_table(self) -> Option<Pfn>;
 }
 
 /// Where a walk ended: at a leaf, or at the first empty entry.
@@ -91,30 +105,42 @@ pub struct Found<E> {
 }
 
 impl<E: TableEntry> Found<E> {
+    /// What the entry means at its level.
+    #[must_use]
+    pub fn view(&self) -> View {
+        self.entry.view(self.level)
+    }
+
     /// The leaf, if the walk ended at one.
     #[must_use]
     pub fn leaf(&self) -> Option<Leaf> {
         match self.entry.view(self.level) {
             View::Leaf(leaf) => Some(leaf),
-            View::Empty | View::Table(_) => None,
+            View::Empty | View::Table(_) | View::Note(_) => None,
         }
     }
 }
 
 /// Walks from `root` to the leaf that translates `address`, or to the empty entry where it ends.
 pub fn walk<E: TableEntry, M: TableMemory>(memory: &M, root: Pfn, address: u64) -> Found<E> {
-    descend(memory, root, address, Level::Pt)
+    walk_to(memory, root, address, Level::Pt)
 }
 
-/// Walks no further down than `lowest`.
-fn descend<E: TableEntry, M: TableMemory>(memory: &M, root: Pfn, address: u64, lowest: Level) -> Found<E> {
+/// Walks no further down than to the entry of level `lowest`.
+pub fn walk_to<E: TableEntry, M: TableMemory>(
+    memory: &M,
+    root: Pfn,
+    address: u64,
+    lowest: Level,
+) -> Found<E> {
     let (mut table, mut level) = (root, Level::ROOT);
     loop {
         let at = EntryRef::new(table, level.index(address));
         let entry = E::from_bits(memory.load(at));
-        match (entry.view(level), level.below()) {
-            (View::Table(next), Some(below)) if level > lowest => (table, level) = (next, below),
-            _ => return Found { at, level, entry },
+        let below = level.below().filter(|_| level > lowest);
+        match below.and_then(|below| Some((entry.next_table()?, below))) {
+            Some(next) => (table, level) = next,
+            None => return Found { at, level, entry },
         }
     }
 }
@@ -129,7 +155,7 @@ pub fn walk_or_grow<E: TableEntry, M: TableMemory>(
     reserve: &mut TableReserve<'_, M>,
 ) -> Found<E> {
     loop {
-        let found = descend::<E, M>(memory, root, address, lowest);
+        let found = walk_to::<E, M>(memory, root, address, lowest);
         let stuck = found.level > lowest && found.entry.view(found.level) == View::Empty;
         let Some(table) = stuck.then(|| reserve.take()).flatten() else { return found };
         // The table was zeroed when it was allocated: a CPU that walks here sees nothing mapped.

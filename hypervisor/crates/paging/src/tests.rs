@@ -3,7 +3,7 @@
 extern crate std;
 
 use crate::{
-    Cursor, EntryRef, EptEntry, HostEntry, Leaf, Level, OutOfTables, Rights, TableEntry, TableMemory,
+    Cursor, EntryRef, EptEntry, HostEntry, Leaf, Level, Note, OutOfTables, Rights, TableEntry, TableMemory,
     TableReserve, View, prune, split, walk, walk_or_grow,
 };
 use addr::{PageSize, Pfn};
@@ -68,6 +68,33 @@ fn host_entries_keep_their_frame_without_rights() {
         View::Leaf(small(7, Rights::READ_WRITE))
     );
     assert_eq!(HostEntry::EMPTY.view(Level::Pt), View::Empty);
+}
+
+#[test]
+fn a_walk_follows_just_the_entries_that_are_tables() {
+    fn check<E: TableEntry>(entries: &[E]) {
+        for entry in entries {
+            let viewed = match entry.view(Level::Pd) {
+                View::Table(table) => Some(table),
+                View::Empty | View::Leaf(_) | View::Note(_) => None,
+            };
+            assert_eq!(entry.next_table(), viewed, "{entry:?}");
+        }
+    }
+    let huge = Leaf { size: PageSize::Size2M, pfn: Pfn::new(512), ..small(0, Rights::READ_WRITE) };
+    let held = Leaf { rights: Rights::NONE, ..huge };
+    check(&[HostEntry::EMPTY, HostEntry::table(Pfn::new(3)), HostEntry::leaf(huge), HostEntry::leaf(held)]);
+    check(&[HostEntry::note(Note::Swap(1)), HostEntry::note(Note::Offset(7))]);
+    check(&[EptEntry::from_bits(0), EptEntry::table(Pfn::new(3)), EptEntry::leaf(huge)]);
+}
+
+#[test]
+fn notes_hold_no_frame_and_keep_their_number() {
+    for note in [Note::Swap(0), Note::Swap(12345), Note::Offset(0), Note::Offset((1 << 52) - 1)] {
+        let entry = HostEntry::note(note);
+        assert_eq!(entry.view(Level::Pt), View::Note(note));
+        assert_eq!(entry.bits() & (HostEntry::PRESENT | HostEntry::HELD), 0);
+    }
 }
 
 #[test]

@@ -34,16 +34,46 @@ fn update(change: impl FnOnce(u32) -> u32) {
     HELD.with(|held| held.set(change(held.get())));
 }
 
-const ALL: [Rank; 11] = [
+/// A place in the lock order, taken for a lock that this crate does not know: a bit in a word, say. It is given back
+/// on drop.
+#[must_use]
+#[derive(Debug)]
+pub struct Held(Rank);
+
+impl Held {
+    /// Checks the order, and takes the place.
+    ///
+    /// # Panics
+    /// In debug builds, if a lock of this or a later rank is held.
+    #[track_caller]
+    pub fn acquire(rank: Rank) -> Self {
+        acquire(rank);
+        Self(rank)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        release(self.0);
+    }
+}
+
+const ALL: [Rank; 17] = [
     Rank::Board,
     Rank::Mmap,
     Rank::Page,
+    Rank::FileRmap,
     Rank::Rmap,
+    Rank::Rmaps,
+    Rank::Registration,
     Rank::PageTable,
+    Rank::PageCache,
+    Rank::Swap,
     Rank::NotifierChain,
     Rank::Slots,
     Rank::Mmu,
     Rank::Shootdown,
+    Rank::Pool,
     Rank::FrameCache,
     Rank::Buddy,
 ];

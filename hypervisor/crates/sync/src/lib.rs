@@ -13,7 +13,7 @@ mod lock;
 mod rank;
 mod sequence;
 
-pub use held::{MAX_CPUS, set_current_cpu};
+pub use held::{Held, MAX_CPUS, set_current_cpu};
 pub use lock::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use rank::Rank;
 pub use sequence::{InProgress, InvalidationSequence, Snapshot, Stale};

@@ -49,6 +49,11 @@ impl<T> RwLock<T> {
         RwLockReadGuard { rank: self.rank, inner: self.inner.read() }
     }
 
+    /// The value, without a lock: the caller is its only user.
+    pub fn get_mut(&mut self) -> &mut T {
+        self.inner.get_mut()
+    }
+
     /// Waits for the exclusive hold.
     #[track_caller]
     pub fn write(&self) -> RwLockWriteGuard<'_, T> {

@@ -10,10 +10,20 @@ pub enum Rank {
     Mmap,
     /// State of one page.
     Page,
-    /// Reverse maps.
+    /// The reverse map of a file.
+    FileRmap,
+    /// The reverse map of anonymous pages: held while its entries are visited, and while entries move.
     Rmap,
+    /// The table of all reverse maps.
+    Rmaps,
+    /// Whether somebody may subscribe: range operations that come by a reverse map read, registration writes.
+    Registration,
     /// Primary page tables of one address space.
     PageTable,
+    /// Pages of one file.
+    PageCache,
+    /// Use counts of swap slots, and the swap cache.
+    Swap,
     /// Subscribers of a notifier chain: callers of the chain read, registration writes.
     NotifierChain,
     /// Slots of one guest: faults and notifiers read, set-up writes.
@@ -22,6 +32,8 @@ pub enum Rank {
     Mmu,
     /// Requests to other CPUs to flush.
     Shootdown,
+    /// Huge frames set aside.
+    Pool,
     /// A per-CPU cache of free frames.
     FrameCache,
     /// The buddy allocator.

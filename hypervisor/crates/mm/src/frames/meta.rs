@@ -1,13 +1,49 @@
-//! Metadata of one frame: 16 bytes, all of it atomic, so that the table needs no lock of its own.
+//! Metadata of one frame: 32 bytes, all of it atomic, so that the table needs no lock of its own.
+//!
+//! | field | meaning |
+//! |---|---|
+//! | `count` | owners: the page cache, the swap cache, each primary entry, whoever works on the page; 0 frees it |
+//! | `map_count` | primary entries; never more than `count` |
+//! | `owner`, `index` | which reverse map finds those entries, and the page's place in it |
+//! | `slot` | the swap slot with the same contents, while the frame is in the swap cache |
+//! | links | the buddy's, while the frame heads a free block |
+//!
+//! A secondary entry owns nothing and is not counted (I6). Whoever raises `map_count` holds the page-table lock of
+//! the entry. The frames of a huge page are counted one by one: a split changes no metadata.
 
+use crate::rmap::RmapId;
 use addr::Pfn;
-use core::sync::atomic::{AtomicU32, Ordering};
+use bitflags::bitflags;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use sync::{Held, Rank};
 
 const STATE: u32 = 0b11;
-const DIRTY: u32 = 1 << 2;
-const ORDER_SHIFT: u32 = 8;
+const ORDER_SHIFT: u32 = 16;
 /// No frame, as a list link.
 pub(super) const NIL: u32 = u32::MAX;
+/// Bits of `place` that hold the index: 2^36 pages are more than a lower half.
+const INDEX_BITS: u32 = 36;
+const INDEX: u64 = (1 << INDEX_BITS) - 1;
+
+bitflags! {
+    /// What is true of a frame in use.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct PageFlags: u32 {
+        /// The contents may differ from any copy elsewhere (I7).
+        const DIRTY = 1 << 2;
+        /// Anonymous, and no other address space has or will have an entry for it without asking: a write may
+        /// reuse the frame. Cleared by fork, set by the fault that created or copied it (CVE-2020-29374).
+        const EXCLUSIVE = 1 << 3;
+        /// Somebody works on the page: the page lock.
+        const LOCKED = 1 << 4;
+        /// `MADV_FREE`: while it stays clean, reclaim may drop it.
+        const LAZY_FREE = 1 << 5;
+        /// Of a hugetlb area: mapped whole, never split, never reclaimed.
+        const HUGETLB = 1 << 6;
+        /// First frame of a huge page that belongs to a pool: it goes back there.
+        const POOL = 1 << 7;
+    }
+}
 
 /// What a frame is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,13 +59,14 @@ pub(super) enum State {
 }
 
 /// What is known of one frame.
-///
-/// `count` is the number of owners: one for the allocation, more where a frame is shared. A primary entry
-/// owns one; a secondary entry owns none (I6). Links are meaningful only for heads of free blocks.
 #[derive(Debug, Default)]
 pub struct FrameMeta {
     flags: AtomicU32,
     count: AtomicU32,
+    map_count: AtomicU32,
+    owner: AtomicU32,
+    /// Index in the owner; above it, the swap slot plus one.
+    place: AtomicU64,
     previous: AtomicU32,
     next: AtomicU32,
 }
@@ -43,6 +80,9 @@ impl FrameMeta {
         Self {
             flags: AtomicU32::new(0),
             count: AtomicU32::new(0),
+            map_count: AtomicU32::new(0),
+            owner: AtomicU32::new(0),
+            place: AtomicU64::new(0),
             previous: AtomicU32::new(NIL),
             next: AtomicU32::new(NIL),
         }
@@ -78,15 +118,18 @@ impl FrameMeta {
     /// Free → used, one owner.
     pub(super) fn take(&self) {
         self.count.store(1, Ordering::Relaxed);
+        self.owner.store(0, Ordering::Relaxed);
+        self.place.store(0, Ordering::Relaxed);
         self.set_state(State::Used, 0);
     }
 
     /// Used → free.
     #[track_caller]
     pub(super) fn release(&self, frame: Pfn) {
-        let (state, count) = (self.state(), self.count());
+        let (state, count, entries) = (self.state(), self.count(), self.map_count());
         assert!(state == State::Used, "{frame} freed while {state:?}");
         assert!(count == 0, "{frame} freed with {count} references left");
+        assert!(entries == 0, "{frame} freed with {entries} primary entries left");
         self.set_state(State::Free, 0);
     }
 
@@ -124,7 +167,7 @@ impl FrameMeta {
         self.count.load(Ordering::Acquire)
     }
 
-    /// Adds an owner.
+    /// Adds an owner. The caller is one, or holds a lock that keeps one.
     pub fn get(&self) {
         self.count.fetch_add(1, Ordering::Relaxed);
     }
@@ -137,14 +180,116 @@ impl FrameMeta {
         before == 1
     }
 
+    /// Primary entries that map the frame.
+    #[must_use]
+    pub fn map_count(&self) -> u32 {
+        self.map_count.load(Ordering::Acquire)
+    }
+
+    /// A primary entry now maps the frame. The page-table lock is held, and so is a reference for the entry.
+    pub(crate) fn add_entry(&self) {
+        self.map_count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A primary entry that mapped the frame was cleared. Its reference is the caller's to put after the flush.
+    pub(crate) fn remove_entry(&self) {
+        let before = self.map_count.fetch_sub(1, Ordering::AcqRel);
+        assert!(before > 0, "a frame without entries lost one");
+    }
+
+    /// Makes the frame findable: page `index` of a reverse map. Before its first entry exists.
+    pub(crate) fn set_owner(&self, owner: RmapId, index: u64) {
+        debug_assert!(index <= INDEX, "page index {index:#x}");
+        self.owner.store(owner.get(), Ordering::Relaxed);
+        self.place.store(index, Ordering::Relaxed);
+    }
+
+    /// The reverse map that finds the frame's entries, and its place there.
+    #[must_use]
+    pub(crate) fn owner(&self) -> Option<(RmapId, u64)> {
+        let owner = RmapId::new(self.owner.load(Ordering::Relaxed))?;
+        Some((owner, self.place.load(Ordering::Relaxed) & INDEX))
+    }
+
+    /// The frame is no page of anything, and nothing is known of it, but its reference stays: it is set aside.
+    pub(crate) fn forget(&self) {
+        self.clear_owner();
+        self.place.store(0, Ordering::Relaxed);
+        self.set_state(State::Used, 0);
+    }
+
+    /// The frame is no page of anything any more: truncated.
+    pub(crate) fn clear_owner(&self) {
+        self.owner.store(0, Ordering::Relaxed);
+    }
+
+    /// The swap slot that the frame caches. Stable under the page lock.
+    #[must_use]
+    pub fn swap_slot(&self) -> Option<u64> {
+        (self.place.load(Ordering::Acquire) >> INDEX_BITS).checked_sub(1)
+    }
+
+    /// Enters or leaves the swap cache. The page lock is held.
+    pub(crate) fn set_swap_slot(&self, slot: Option<u64>) {
+        let index = self.place.load(Ordering::Relaxed) & INDEX;
+        let bits = slot.map_or(0, |slot| (slot + 1) << INDEX_BITS);
+        self.place.store(index | bits, Ordering::Release);
+    }
+
+    /// The flags.
+    #[must_use]
+    pub fn flags(&self) -> PageFlags {
+        PageFlags::from_bits_truncate(self.flags.load(Ordering::Acquire))
+    }
+
+    /// Whether all of these are set.
+    #[must_use]
+    pub fn has(&self, flags: PageFlags) -> bool {
+        self.flags().contains(flags)
+    }
+
+    pub(crate) fn set(&self, flags: PageFlags) {
+        self.flags.fetch_or(flags.bits(), Ordering::AcqRel);
+    }
+
+    pub(crate) fn clear(&self, flags: PageFlags) {
+        self.flags.fetch_and(!flags.bits(), Ordering::AcqRel);
+    }
+
     /// Notes that the contents may differ from any copy elsewhere (I7).
     pub fn mark_dirty(&self) {
-        self.flags.fetch_or(DIRTY, Ordering::Relaxed);
+        self.set(PageFlags::DIRTY);
     }
 
     /// Whether the contents may differ from any copy elsewhere.
     #[must_use]
     pub fn is_dirty(&self) -> bool {
-        self.flags.load(Ordering::Relaxed) & DIRTY != 0
+        self.has(PageFlags::DIRTY)
+    }
+
+    /// Waits for the page lock. The caller holds a reference.
+    #[track_caller]
+    pub(crate) fn lock(&self) -> PageLock<'_> {
+        let held = Held::acquire(Rank::Page);
+        while self.flags.fetch_or(PageFlags::LOCKED.bits(), Ordering::Acquire) & PageFlags::LOCKED.bits() != 0
+        {
+            core::hint::spin_loop();
+        }
+        PageLock { meta: self, _held: held }
+    }
+}
+
+/// Holds the lock of one page: its place in the page cache or swap cache does not change, and nobody else
+/// unmaps, migrates or writes it back.
+#[must_use]
+#[derive(Debug)]
+pub(crate) struct PageLock<'a> {
+    meta: &'a FrameMeta,
+    _held: Held,
+}
+
+impl Drop for PageLock<'_> {
+    fn drop(&mut self) {
+        self.meta.flags.fetch_and(!PageFlags::LOCKED.bits(), Ordering::Release);
     }
 }

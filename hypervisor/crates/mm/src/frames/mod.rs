@@ -25,7 +25,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use meta::State;
 use sync::{Mutex, Rank};
 
-pub use meta::FrameMeta;
+pub use meta::{FrameMeta, PageFlags};
 
 /// All frames of a machine.
 #[derive(Debug)]
@@ -154,6 +154,13 @@ impl Frames {
     #[must_use]
     pub fn is_used(&self, frame: Pfn) -> bool {
         self.meta.get(frame.as_u64() as usize).is_some_and(|meta| meta.state() == State::Used)
+    }
+
+    /// Whether the frame waits to be allocated. Neither used nor free is memory that was never the allocator's.
+    #[must_use]
+    pub fn is_free(&self, frame: Pfn) -> bool {
+        let meta = self.meta.get(frame.as_u64() as usize);
+        meta.is_some_and(|meta| matches!(meta.state(), State::Free | State::FreeHead))
     }
 }
 

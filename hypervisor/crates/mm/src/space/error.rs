@@ -1,6 +1,8 @@
 //! What an operation on an address space can answer instead.
 
+use crate::file::StoreError;
 use crate::host::OutOfFrames;
+use crate::swap::SlotError;
 use crate::vma::{Access, Protection};
 use addr::{Hva, HvaRange, PageSize};
 use core::fmt;
@@ -24,6 +26,12 @@ pub enum FaultError {
     OutOfFrames(OutOfFrames),
     /// No frame for a table.
     OutOfTables(OutOfTables),
+    /// The page lies behind the end of its file (SIGBUS).
+    BeyondEnd(Hva),
+    /// The file's store failed (SIGBUS).
+    Store(StoreError),
+    /// The swap device failed: the page is lost (SIGBUS).
+    Swap(SlotError),
 }
 
 impl fmt::Display for FaultError {
@@ -35,6 +43,9 @@ impl fmt::Display for FaultError {
             }
             Self::OutOfFrames(error) => error.fmt(f),
             Self::OutOfTables(error) => error.fmt(f),
+            Self::BeyondEnd(address) => write!(f, "{address} lies behind the end of the file"),
+            Self::Store(error) => error.fmt(f),
+            Self::Swap(error) => error.fmt(f),
         }
     }
 }
@@ -71,6 +82,18 @@ pub enum MapError {
     /// Part of the range has no area (ENOMEM). mprotect has changed what lies before the first hole,
     /// madvise everything that has an area.
     Hole(HvaRange),
+    /// Only shared mappings of files can be rearranged, and not of execute-in-place ones (EINVAL).
+    NotShared(HvaRange),
+    /// Only private anonymous pages can be freed lazily (EINVAL).
+    NotAnonymous(HvaRange),
+    /// This part is locked in memory, and not given up (EINVAL). What lies before it was done.
+    Locked(HvaRange),
+    /// No frame for a table (ENOMEM).
+    OutOfTables,
+    /// A page could not be brought in (EAGAIN, ENOMEM).
+    Fault(FaultError),
+    /// A page could not be written back (EIO).
+    Store(StoreError),
 }
 
 impl fmt::Display for MapError {
@@ -81,6 +104,12 @@ impl fmt::Display for MapError {
             }
             Self::NoRoom { len } => write!(f, "no gap of {len:#x} bytes in the address space"),
             Self::Hole(range) => write!(f, "part of {range} is not mapped"),
+            Self::NotShared(range) => write!(f, "{range} is no shared mapping of a file"),
+            Self::NotAnonymous(range) => write!(f, "{range} is not private anonymous memory in base pages"),
+            Self::Locked(range) => write!(f, "{range} is locked in memory"),
+            Self::OutOfTables => OutOfTables.fmt(f),
+            Self::Fault(error) => error.fmt(f),
+            Self::Store(error) => error.fmt(f),
         }
     }
 }
@@ -90,6 +119,8 @@ impl fmt::Display for MapError {
 pub enum MigrateError {
     /// No frame is mapped there.
     NotResident(Hva),
+    /// Only pages move that nobody else has or works on.
+    Shared(Hva),
     /// Only base pages move.
     Huge(PageSize),
     /// No frame to move to.
@@ -100,6 +131,7 @@ impl fmt::Display for MigrateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotResident(address) => write!(f, "no frame is mapped at {address}"),
+            Self::Shared(address) => write!(f, "the page at {address} is shared, or in use"),
             Self::Huge(size) => write!(f, "a page of {} KiB is not migrated", size.bytes() >> 10),
             Self::OutOfFrames(error) => error.fmt(f),
         }

@@ -1,9 +1,10 @@
-//! mmap, munmap, mprotect, madvise: what each does to the areas, and where it calls the notifiers.
+//! mmap, munmap, madvise(DONTNEED), mlock: what each does to the areas, and where it calls the notifiers.
 
+use super::zap::Keep;
 use super::{AddressSpace, LOWER_HALF_END, MAP_BASE, MapError, USER_END};
 use crate::gather::Gather;
 use crate::host::Host;
-use crate::vma::{Protection, Vma, VmaKind, VmaTree};
+use crate::vma::{Protection, Vma, VmaFlags, VmaKind, VmaTree};
 use addr::{Hva, HvaRange, PageSize};
 use paging::HostEntry;
 
@@ -17,8 +18,8 @@ pub enum Placement {
 }
 
 /// What mmap is asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct MapRequest {
+#[derive(Debug)]
+pub struct MapRequest<H: Host> {
     /// Where.
     pub placement: Placement,
     /// Bytes; rounded up to whole pages.
@@ -26,15 +27,15 @@ pub struct MapRequest {
     /// What it allows.
     pub protection: Protection,
     /// What backs it.
-    pub kind: VmaKind,
+    pub kind: VmaKind<H>,
 }
 
 impl<H: Host> AddressSpace<H> {
     /// Creates an area. Nothing is allocated before it is touched. Takes the mmap lock for writing.
     ///
     /// # Errors
-    /// [`MapError::BadRange`], [`MapError::NoRoom`]; nothing has changed then.
-    pub fn mmap(&self, request: MapRequest) -> Result<HvaRange, MapError> {
+    /// [`MapError::BadRange`], [`MapError::NoRoom`], [`MapError::OutOfTables`]; nothing has changed then.
+    pub fn mmap(&self, request: MapRequest<H>) -> Result<HvaRange, MapError> {
         let size = request.kind.page_size();
         let len = request.len.checked_next_multiple_of(size.bytes()).unwrap_or(u64::MAX);
         let wanted = match request.placement {
@@ -48,7 +49,7 @@ impl<H: Host> AddressSpace<H> {
         let mut vmas = self.vmas.write();
         let range = match wanted {
             Some(wanted) => {
-                check_alignment(&vmas, wanted)?;
+                self.prepare_bounds(&vmas, wanted)?;
                 self.unmap_region(&mut vmas, wanted);
                 wanted
             }
@@ -57,30 +58,41 @@ impl<H: Host> AddressSpace<H> {
                 vmas.gap(within, len, size).ok_or(MapError::NoRoom { len })?
             }
         };
-        vmas.insert(Vma { range, protection: request.protection, kind: request.kind });
+        vmas.insert(Vma::new(range, request.protection, request.kind));
+        drop(vmas);
+        self.mm.drop_orphans();
         Ok(range)
     }
 
     /// Removes all areas in a range, and what they map. Takes the mmap lock for writing.
     ///
     /// # Errors
-    /// [`MapError::BadRange`], also where the range cuts a huge page; nothing has changed then.
+    /// [`MapError::BadRange`], also where the range cuts a hugetlb page, [`MapError::OutOfTables`] where a huge
+    /// page could not be split; nothing has changed then.
     pub fn munmap(&self, start: Hva, len: u64) -> Result<(), MapError> {
         let range = checked_range(start, len, PageSize::Size4K)?;
         let mut vmas = self.vmas.write();
-        check_alignment(&vmas, range)?;
+        self.prepare_bounds(&vmas, range)?;
         self.unmap_region(&mut vmas, range);
+        drop(vmas);
+        self.mm.drop_orphans();
         Ok(())
     }
 
-    /// Patch site `unmap_region`: begin before the walk, end after frames and tables are freed.
-    pub(super) fn unmap_region(&self, vmas: &mut VmaTree, range: HvaRange) {
-        if vmas.parts(range).next().is_none() {
+    /// Patch site `unmap_region`: begin before the walk, end after frames and tables are freed. No leaf straddles
+    /// an end of the range.
+    pub(super) fn unmap_region(&self, vmas: &mut VmaTree<H>, range: HvaRange) {
+        if vmas.overlapping(range).next().is_none() {
             return;
         }
         let invalidation = self.chain.invalidate(range);
-        let mut gather = Gather::new(&*self.host, self.root);
-        self.clear_range(range, &mut gather);
+        let mut gather = Gather::new(&self.mm, self.root);
+        for (part, vma) in vmas.overlapping(range) {
+            match vma.kind.page_size() {
+                PageSize::Size4K => self.clear_range(part, &mut gather, Keep::Nothing),
+                PageSize::Size2M | PageSize::Size1G => self.unmap_hugepage_range(part),
+            }
+        }
         vmas.remove(range);
         self.prune(vmas, range, &mut gather);
         gather.settle();
@@ -88,79 +100,63 @@ impl<H: Host> AddressSpace<H> {
     }
 
     /// Unlinks the tables that served only the gap around `range`, where no area is left.
-    fn prune(&self, vmas: &VmaTree, range: HvaRange, gather: &mut Gather<'_, H>) {
+    pub(super) fn prune(&self, vmas: &VmaTree<H>, range: HvaRange, gather: &mut Gather<'_, H>) {
         let (floor, ceiling) = vmas.gap_around(range);
         let bounds = (floor.map_or(0, Hva::as_u64), ceiling.map_or(LOWER_HALF_END, Hva::as_u64));
         let _tables = self.tables.lock();
-        paging::prune::<HostEntry, H>(&self.host, self.root, bounds, &mut |table| {
+        paging::prune::<HostEntry, H>(self.host(), self.root, bounds, &mut |table| {
             gather.table(range.start(), table);
         });
     }
 
-    /// Changes the protection of a range. As in Linux, areas before the first hole change even where there
-    /// is one. Takes the mmap lock for writing.
+    /// `madvise(MADV_DONTNEED)`: drops the pages of a range; the next touch finds zeros, or the file. Takes the
+    /// mmap lock for reading.
     ///
     /// # Errors
-    /// [`MapError::BadRange`], also where the range cuts a huge page: nothing has changed. [`MapError::Hole`].
-    pub fn mprotect(&self, start: Hva, len: u64, protection: Protection) -> Result<(), MapError> {
-        let range = checked_range(start, len, PageSize::Size4K)?;
-        let mut vmas = self.vmas.write();
-        check_alignment(&vmas, range)?;
-        let mut covered = range.start();
-        for part in vmas.parts(range) {
-            if part.range.start() != covered {
-                break;
-            }
-            covered = part.range.end();
-        }
-        if let Some(prefix) = HvaRange::try_new(range.start(), covered).filter(|prefix| !prefix.is_empty()) {
-            vmas.protect(prefix, protection);
-            self.mprotect_fixup(prefix, protection);
-        }
-        if covered == range.end() { Ok(()) } else { Err(MapError::Hole(range)) }
-    }
-
-    /// Patch site `mprotect_fixup`: begin and end around the change of the entries, which is flushed in between.
-    fn mprotect_fixup(&self, range: HvaRange, protection: Protection) {
-        let invalidation = self.chain.invalidate(range);
-        let mut gather = Gather::new(&*self.host, self.root);
-        self.change_range(range, &mut gather, |entry| entry.with_rights(protection.rights()));
-        gather.flush();
-        drop(invalidation);
-    }
-
-    /// `madvise(MADV_DONTNEED)`: drops the pages of a range; the next touch finds zeros. Takes the mmap lock
-    /// for reading.
-    ///
-    /// # Errors
-    /// [`MapError::BadRange`], also where the range cuts a huge page. [`MapError::Hole`]: what has an area
-    /// was dropped all the same, as in Linux.
+    /// [`MapError::BadRange`], also where the range cuts a hugetlb page. [`MapError::Hole`]: what has an area
+    /// was dropped all the same, as in Linux. [`MapError::Locked`]: what lies before was dropped.
     pub fn discard(&self, start: Hva, len: u64) -> Result<(), MapError> {
         let range = checked_range(start, len, PageSize::Size4K)?;
         let vmas = self.vmas.read();
-        check_alignment(&vmas, range)?;
-        for part in vmas.parts(range) {
-            self.zap_page_range(part.range);
+        self.prepare_bounds(&vmas, range)?;
+        let done = vmas.overlapping(range).try_for_each(|(part, vma)| {
+            refuse_locked(part, vma)?;
+            self.zap_area(part, vma);
+            Ok(())
+        });
+        let covered = vmas.covered_to(range) == range.end();
+        drop(vmas);
+        self.mm.drop_orphans();
+        done?;
+        if covered { Ok(()) } else { Err(MapError::Hole(range)) }
+    }
+
+    /// Makes sure that an operation on `range` cuts no page: hugetlb pages are refused, transparent ones split.
+    pub(super) fn prepare_bounds(&self, vmas: &VmaTree<H>, range: HvaRange) -> Result<(), MapError> {
+        for (part, vma) in vmas.overlapping(range) {
+            let align = vma.kind.page_size();
+            if !part.is_aligned(align) {
+                return Err(MapError::BadRange { start: range.start(), len: range.len(), align });
+            }
         }
-        if vmas.covers(range) { Ok(()) } else { Err(MapError::Hole(range)) }
+        for bound in [range.start(), range.end()] {
+            if vmas.find(bound).is_some_and(|vma| vma.kind.page_size() == PageSize::Size4K) {
+                self.split_straddling(bound).map_err(|_| MapError::OutOfTables)?;
+            }
+        }
+        Ok(())
     }
 }
 
-fn checked_range(start: Hva, len: u64, align: PageSize) -> Result<HvaRange, MapError> {
+/// Pages that are locked are not given up.
+pub(super) fn refuse_locked<H: Host>(part: HvaRange, vma: &Vma<H>) -> Result<(), MapError> {
+    if vma.flags.contains(VmaFlags::LOCKED) { Err(MapError::Locked(part)) } else { Ok(()) }
+}
+
+pub(super) fn checked_range(start: Hva, len: u64, align: PageSize) -> Result<HvaRange, MapError> {
     let bad = MapError::BadRange { start, len, align };
     let len = len.checked_next_multiple_of(PageSize::Size4K.bytes()).ok_or(bad)?;
     let range = HvaRange::sized(start, len).ok_or(bad)?;
     let inside = !range.is_empty() && range.end() <= USER_END && range.is_aligned(align);
     if inside { Ok(range) } else { Err(bad) }
-}
-
-/// A huge page is unmapped, protected and discarded as a whole.
-fn check_alignment(vmas: &VmaTree, range: HvaRange) -> Result<(), MapError> {
-    for part in vmas.parts(range) {
-        let align = part.kind.page_size();
-        if !part.range.is_aligned(align) {
-            return Err(MapError::BadRange { start: range.start(), len: range.len(), align });
-        }
-    }
-    Ok(())
 }

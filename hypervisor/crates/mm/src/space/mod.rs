@@ -1,33 +1,51 @@
-//! Address spaces: VMAs, primary tables, and the operations on them.
+//! Address spaces: areas, primary tables, and the operations on them.
 //!
 //! | lock | protects |
 //! |---|---|
-//! | mmap lock (reader-writer) | the VMA tree; held for writing, also the shape of the tables |
+//! | mmap lock (reader-writer) | the areas; held for writing, also the shape of the tables |
 //! | page-table lock | every change of a primary entry |
 //!
 //! Faults, discards, aging and migration hold the mmap lock for reading: tables may grow under them but
-//! never vanish. Nothing is allocated under the page-table lock: frames and tables are prepared before (I4,
-//! I16), flushed and freed after.
+//! never vanish. Whoever comes by a reverse map holds no mmap lock, and walks under the page-table lock, under
+//! which alone tables are unlinked. Nothing is allocated under the page-table lock: frames and tables are prepared
+//! before (I4, I16), flushed and freed after.
 
+mod advise;
+mod anon;
+mod apply;
+mod cow;
+mod entry;
 mod error;
 mod fault;
+mod file;
+mod fork;
+mod huge;
 mod map;
+mod nonlinear;
 mod page;
+mod protect;
+mod remap;
+mod rmapped;
 mod zap;
 
 use crate::host::Host;
+use crate::mm::Mm;
 use crate::notifier::{MmuNotifier, NotifierChain};
 use crate::vma::{Vma, VmaTree};
 use addr::{Hva, HvaRange, PageSize, Pfn};
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use paging::{HostEntry, OutOfTables};
 use sync::{Mutex, Rank, RwLock};
 
+pub use advise::Advice;
+pub use apply::Change;
 pub use error::{FaultError, MapError, MigrateError};
 pub use map::{MapRequest, Placement};
+pub use remap::Remap;
+pub(crate) use rmapped::{Instead, Unmapped, Youth};
 
 /// First address above every mapping: the last page of the lower half stays unused, as in Linux.
 pub const USER_END: Hva = Hva::new(0x7fff_ffff_f000);
@@ -52,10 +70,12 @@ pub struct Mapping {
 
 /// A host address space.
 pub struct AddressSpace<H: Host> {
-    host: Arc<H>,
+    mm: Arc<Mm<H>>,
+    this: Weak<Self>,
     root: Pfn,
-    vmas: RwLock<VmaTree>,
+    vmas: RwLock<VmaTree<H>>,
     tables: Mutex<()>,
+    registration: RwLock<()>,
     chain: NotifierChain,
     resident: AtomicU64,
 }
@@ -65,14 +85,20 @@ impl<H: Host> AddressSpace<H> {
     ///
     /// # Errors
     /// [`OutOfTables`] where there is no frame for the root.
-    pub fn new(host: Arc<H>) -> Result<Self, OutOfTables> {
-        let root = host.allocate_root()?;
-        Ok(Self {
-            host,
+    pub fn new(mm: &Arc<Mm<H>>) -> Result<Arc<Self>, OutOfTables> {
+        let root = mm.host().allocate_root()?;
+        Ok(Self::build(mm, root, VmaTree::new))
+    }
+
+    fn build(mm: &Arc<Mm<H>>, root: Pfn, vmas: impl FnOnce(Weak<Self>) -> VmaTree<H>) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
+            mm: Arc::clone(mm),
+            this: Weak::clone(this),
             root,
-            vmas: RwLock::new(Rank::Mmap, VmaTree::default()),
+            vmas: RwLock::new(Rank::Mmap, vmas(Weak::clone(this))),
             tables: Mutex::new(Rank::PageTable, ()),
-            chain: NotifierChain::default(),
+            registration: RwLock::new(Rank::Registration, ()),
+            chain: NotifierChain::new(),
             resident: AtomicU64::new(0),
         })
     }
@@ -84,22 +110,30 @@ impl<H: Host> AddressSpace<H> {
 
     /// The machine.
     pub fn host(&self) -> &Arc<H> {
-        &self.host
+        self.mm.host()
     }
 
-    /// Frames that primary entries hold, in base pages.
+    /// What all address spaces of the machine share.
+    pub fn mm(&self) -> &Arc<Mm<H>> {
+        &self.mm
+    }
+
+    /// Frames that primary entries hold, in base pages; each is counted once for each entry.
     pub fn resident_frames(&self) -> u64 {
         self.resident.load(Ordering::Relaxed)
     }
 
     /// The areas, by address. Takes the mmap lock for reading.
-    pub fn vmas(&self) -> Vec<Vma> {
-        self.vmas.read().iter().collect()
+    pub fn vmas(&self) -> Vec<Vma<H>> {
+        self.vmas.read().iter().cloned().collect()
     }
 
-    /// Subscribes to changes. Takes the mmap lock for writing, so that no operation is under way.
+    /// Subscribes to changes. No end may be heard whose begin was not: the mmap lock, taken for writing, keeps out
+    /// the range operations on areas, the registration lock those that come by a reverse map. (v8 missed the second;
+    /// Linux takes every reverse map's lock.)
     pub fn register(&self, subscriber: Arc<dyn MmuNotifier>) {
         let _no_operation = self.vmas.write();
+        let _nor_by_reverse_map = self.registration.write();
         self.chain.register(subscriber);
     }
 
@@ -114,35 +148,48 @@ impl<H: Host> AddressSpace<H> {
     /// may have changed, which is what the invalidation sequence is for (I2).
     pub fn lookup(&self, address: Hva) -> Option<Mapping> {
         let leaf = self.walk(address).leaf().filter(|leaf| leaf.rights.read)?;
-        let dirty = self.host.frames().meta(leaf.pfn).is_dirty();
-        Some(Mapping { pfn: leaf.pfn, size: leaf.size, writable: leaf.rights.write, dirty })
+        Some(self.mapping(&leaf))
+    }
+
+    fn mapping(&self, leaf: &paging::Leaf) -> Mapping {
+        let dirty = self.mm.counted(leaf.pfn).is_some_and(crate::frames::FrameMeta::is_dirty);
+        Mapping { pfn: leaf.pfn, size: leaf.size, writable: leaf.rights.write, dirty }
     }
 
     /// Notes that the frame of a mapping will be written through a secondary entry. Called under the mmu
     /// lock, when that entry is installed (I7).
     pub fn mark_dirty(&self, mapping: &Mapping) {
-        self.host.frames().meta(mapping.pfn).mark_dirty();
+        if let Some(meta) = self.mm.counted(mapping.pfn) {
+            meta.mark_dirty();
+        }
     }
 
     /// Tears everything down (patch site: `exit_mmap`): `release` first, before any unmap. The root stays
     /// until the value is dropped. Takes the mmap lock for writing: nobody subscribes between the last notice
     /// and the unlinking, and no begin loses its end.
     pub fn exit(&self) {
-        let everything = HvaRange::new(Hva::ZERO, USER_END);
-        let mut vmas = self.vmas.write();
+        self.tear_down(&mut self.vmas.write());
+        self.mm.drop_orphans();
+    }
+
+    fn tear_down(&self, vmas: &mut VmaTree<H>) {
         self.chain.release();
-        self.unmap_region(&mut vmas, everything);
+        self.unmap_region(vmas, HvaRange::new(Hva::ZERO, USER_END));
     }
 
     fn walk(&self, address: Hva) -> paging::Found<HostEntry> {
-        paging::walk(&*self.host, self.root, address.as_u64())
+        paging::walk(&**self.host(), self.root, address.as_u64())
     }
 }
 
+/// The last user has gone: nobody waits for a lock of this space, and none is taken. A visitor of a reverse map
+/// may be that last user, and hold locks that rank behind the mmap lock.
 impl<H: Host> Drop for AddressSpace<H> {
     fn drop(&mut self) {
-        self.exit();
-        self.host.free_table(self.root);
+        let unreachable = VmaTree::new(Weak::clone(&self.this));
+        let mut vmas = core::mem::replace(self.vmas.get_mut(), unreachable);
+        self.tear_down(&mut vmas);
+        self.host().free_table(self.root);
     }
 }
 

@@ -1,71 +1,114 @@
-//! Changes of many primary entries at once, each a single atomic access (I5).
+//! Clearing many primary entries at once, each by a single atomic access (I5).
 
 use super::AddressSpace;
 use crate::gather::Gather;
 use crate::host::Host;
-use addr::{Hva, HvaRange};
-use core::sync::atomic::Ordering;
-use paging::{Cursor, EntryRef, HostEntry, TableEntry};
+use crate::vma::{Vma, VmaFlags};
+use addr::{Hva, HvaRange, PageSize};
+use paging::{Cursor, Found, HostEntry, Level, Note, TableEntry, View, Visit};
+
+/// What becomes of entries whose page the address alone does not tell: those of a non-linear mapping.
+#[derive(Clone, Copy)]
+pub(super) enum Keep {
+    /// They go.
+    Nothing,
+    /// They remember which page of the file was there.
+    Offsets,
+}
+
+impl Keep {
+    /// What an area needs to keep where its pages go and it stays.
+    pub(super) const fn of<H: Host>(vma: &Vma<H>) -> Self {
+        if vma.flags.contains(VmaFlags::NONLINEAR) { Self::Offsets } else { Self::Nothing }
+    }
+}
 
 impl<H: Host> AddressSpace<H> {
     /// Patch site `zap_page_range`: begin before the walk, end before the frames are freed. Primary
     /// translations are flushed before the end, earlier than in v8: a fault after the end may map a new
     /// frame, and no CPU may then still use the old one. (A full batch is freed before the end, as in v8:
     /// the begin has left nothing that could reach it.)
-    pub(super) fn zap_page_range(&self, range: HvaRange) {
+    ///
+    /// The caller holds the mmap lock, or the lock of the reverse map that led here.
+    pub(super) fn zap_page_range(&self, range: HvaRange, keep: Keep) {
         let invalidation = self.chain.invalidate(range);
-        let mut gather = Gather::new(&*self.host, self.root);
-        self.clear_range(range, &mut gather);
+        let mut gather = Gather::new(&self.mm, self.root);
+        self.clear_range(range, &mut gather, keep);
         gather.flush();
         drop(invalidation);
         gather.settle();
     }
 
-    /// Clears every entry in `range`; the frames pass to the gather.
-    pub(super) fn clear_range(&self, range: HvaRange, gather: &mut Gather<'_, H>) {
+    /// Patch site `__unmap_hugepage_range`: as above; the frames are put after the end.
+    pub(super) fn unmap_hugepage_range(&self, range: HvaRange) {
+        let invalidation = self.chain.invalidate(range);
+        let mut gather = Gather::new(&self.mm, self.root);
+        self.clear_range(range, &mut gather, Keep::Nothing);
+        gather.flush();
+        drop(invalidation);
+        gather.settle();
+    }
+
+    /// Drops the pages of one area in `range`, the area stays. No leaf straddles an end of the range.
+    pub(super) fn zap_area(&self, range: HvaRange, vma: &Vma<H>) {
+        if vma.kind.page_size() != PageSize::Size4K {
+            return self.unmap_hugepage_range(range);
+        }
+        self.zap_page_range(range, Keep::of(vma));
+    }
+
+    /// Clears every entry in `range`; the entries' references pass to the gather.
+    pub(super) fn clear_range(&self, range: HvaRange, gather: &mut Gather<'_, H>, keep: Keep) {
         let _tables = self.tables.lock();
-        for visit in
-            Cursor::<H, HostEntry>::new(&self.host, self.root, range.start().as_u64(), range.end().as_u64())
-        {
-            let old = self.replace(visit.found.at, visit.found.entry, |_| HostEntry::EMPTY);
-            let found = paging::Found { entry: old, ..visit.found };
-            if let Some(leaf) = found.leaf() {
-                gather.frame(Hva::new(visit.address), leaf.pfn, leaf.size);
-                self.resident.fetch_sub(leaf.size.base_pages(), Ordering::Relaxed);
+        for visit in self.cursor(range) {
+            match visit.found.view() {
+                View::Leaf(_) => self.clear_leaf(&visit, gather, keep),
+                View::Note(Note::Swap(slot)) => {
+                    self.host().store(visit.found.at, HostEntry::EMPTY.bits());
+                    self.mm.swap().remove_note(slot);
+                }
+                View::Note(Note::Offset(_)) if matches!(keep, Keep::Nothing) => {
+                    self.host().store(visit.found.at, HostEntry::EMPTY.bits());
+                }
+                View::Note(Note::Offset(_)) | View::Empty | View::Table(_) => {}
             }
         }
     }
 
-    /// Changes every entry in `range`.
-    pub(super) fn change_range(
-        &self,
-        range: HvaRange,
-        gather: &mut Gather<'_, H>,
-        change: impl Fn(HostEntry) -> HostEntry,
-    ) {
+    /// Unmaps the pages of a non-linear area that lie behind the end of the file. Their notes stay: a touch is refused
+    /// there, and not sent to another page.
+    pub(super) fn clear_offsets_behind(&self, range: HvaRange, len: u64, gather: &mut Gather<'_, H>) {
         let _tables = self.tables.lock();
-        for visit in
-            Cursor::<H, HostEntry>::new(&self.host, self.root, range.start().as_u64(), range.end().as_u64())
-        {
-            let old = self.replace(visit.found.at, visit.found.entry, &change);
-            if let Some(leaf) = (paging::Found { entry: old, ..visit.found }).leaf() {
-                gather.touch(Hva::new(visit.address), leaf.size);
+        for visit in self.cursor(range) {
+            let note = self.offset_note(&visit.found).view(Level::Pt);
+            if matches!(note, View::Note(Note::Offset(index)) if index >= len) {
+                self.clear_leaf(&visit, gather, Keep::Offsets);
             }
         }
     }
 
-    /// Replaces one live entry and returns what it was. The page-table lock is held: only the CPU's own
-    /// updates of A and D can interfere, and none of them is lost.
-    pub(super) fn replace(
-        &self,
-        at: EntryRef,
-        seen: HostEntry,
-        change: impl Fn(HostEntry) -> HostEntry,
-    ) -> HostEntry {
-        let mut old = seen;
-        while let Err(now) = self.host.compare_exchange(at, old.bits(), change(old).bits()) {
-            old = HostEntry::from_bits(now);
+    pub(super) fn clear_leaf(&self, visit: &Visit<HostEntry>, gather: &mut Gather<'_, H>, keep: Keep) {
+        let instead = match keep {
+            Keep::Nothing => HostEntry::EMPTY,
+            Keep::Offsets => self.offset_note(&visit.found),
+        };
+        let old = self.replace(visit.found.at, visit.found.entry, |_| instead);
+        let Some(leaf) = (Found { entry: old, ..visit.found }).leaf() else { return };
+        gather.touch(Hva::new(visit.address), leaf.size);
+        if self.uncount_leaf(&leaf) {
+            gather.frame(leaf.pfn, leaf.size);
         }
-        old
+    }
+
+    /// A note of the page of a file that an entry maps; empty where it maps something else.
+    pub(super) fn offset_note(&self, found: &Found<HostEntry>) -> HostEntry {
+        let meta = found.leaf().and_then(|leaf| self.mm.counted(leaf.pfn));
+        let index = meta.and_then(|meta| meta.owner()).map(|(_, index)| index);
+        index.map_or(HostEntry::EMPTY, |index| HostEntry::note(Note::Offset(index)))
+    }
+
+    /// The leaves and notes in a range.
+    pub(super) fn cursor(&self, range: HvaRange) -> Cursor<'_, H, HostEntry> {
+        Cursor::new(self.host(), self.root, range.start().as_u64(), range.end().as_u64())
     }
 }

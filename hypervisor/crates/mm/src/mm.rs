@@ -1,0 +1,136 @@
+//! The memory manager of one machine: what all its address spaces share.
+
+use crate::frames::FrameMeta;
+use crate::host::{Host, OutOfFrames};
+use crate::pool::Pools;
+use crate::rmap::{Rmap, Rmaps};
+use crate::swap::{Probe, Swap, SwapDevice};
+use addr::{PageSize, Pfn};
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+
+/// What all address spaces of a machine share.
+pub struct Mm<H: Host> {
+    host: Arc<H>,
+    rmaps: Arc<Rmaps<H>>,
+    swap: Swap,
+    zero_page: Pfn,
+    pools: Pools,
+}
+
+impl<H: Host> Mm<H> {
+    /// The memory manager of a machine, with a swap device if there is one.
+    ///
+    /// # Errors
+    /// [`OutOfFrames`]: there is no frame for the zero page.
+    pub fn new(host: Arc<H>, swap: Option<Box<dyn SwapDevice>>) -> Result<Arc<Self>, OutOfFrames> {
+        let zero_page = host.allocate_zeroed(PageSize::Size4K)?;
+        Ok(Arc::new(Self {
+            host,
+            rmaps: Rmaps::new(),
+            swap: Swap::new(swap),
+            zero_page,
+            pools: Pools::new(),
+        }))
+    }
+
+    /// The machine.
+    pub fn host(&self) -> &Arc<H> {
+        &self.host
+    }
+
+    /// The frame that untouched anonymous memory reads as. It is mapped read-only, and its entries are not counted.
+    pub fn zero_page(&self) -> Pfn {
+        self.zero_page
+    }
+
+    /// Swap slots in use.
+    pub fn swap_used(&self) -> u64 {
+        self.swap.used()
+    }
+
+    /// The swap slots in use, and how many entries name each. For checks.
+    pub fn swap_notes(&self) -> Vec<(u64, u32)> {
+        self.swap.notes()
+    }
+
+    /// Frames in the swap cache.
+    pub fn swap_cached_frames(&self) -> Vec<Pfn> {
+        self.swap.cached_frames()
+    }
+
+    pub(crate) fn rmaps(&self) -> &Arc<Rmaps<H>> {
+        &self.rmaps
+    }
+
+    pub(crate) const fn pools(&self) -> &Pools {
+        &self.pools
+    }
+
+    pub(crate) fn swap(&self) -> &Swap {
+        &self.swap
+    }
+
+    /// The metadata of a frame whose entries are counted; `None` for the zero page and for frames of
+    /// execute-in-place stores, which are nobody's to free.
+    pub fn counted(&self, frame: Pfn) -> Option<&FrameMeta> {
+        let counted = frame != self.zero_page && self.host.frames().is_used(frame);
+        counted.then(|| self.host.frames().meta(frame))
+    }
+
+    /// The reverse map that finds a frame's entries, and the frame's place in it.
+    pub(crate) fn rmap_of(&self, frame: Pfn) -> Option<(Arc<Rmap<H>>, u64)> {
+        let (id, index) = self.host.frames().meta(frame).owner()?;
+        Some((self.rmaps.get(id)?, index))
+    }
+
+    /// Drops a reference on a base frame; the last one frees it. Nobody can reach it any more.
+    pub(crate) fn put(&self, frame: Pfn) {
+        if self.host.frames().meta(frame).put() {
+            self.host.retire(frame, PageSize::Size4K);
+        }
+    }
+
+    /// Takes frames out of the swap cache whose slots nobody names any more. No lock of rank `Page` or later is held.
+    pub(crate) fn drop_orphans(&self) {
+        for slot in self.swap.take_orphans() {
+            let probe = self.swap.probe(slot, |frame| self.host.frames().meta(frame).get());
+            let Probe::Cached(frame) = probe else { continue };
+            let meta = self.host.frames().meta(frame);
+            let lock = meta.lock();
+            // Reclaim may have found a new use for the frame and its slot; under the page lock it cannot.
+            if meta.swap_slot() == Some(slot) && self.swap.is_unnoted(slot) {
+                self.leave_swap_cache(frame, slot);
+            }
+            drop(lock);
+            self.put(frame);
+        }
+    }
+
+    /// Takes a frame out of the swap cache. From now on no copy of it exists elsewhere if nobody names the slot.
+    /// The page lock is held, and a reference beside the cache's.
+    pub(crate) fn leave_swap_cache(&self, frame: Pfn, slot: u64) {
+        let meta = self.host.frames().meta(frame);
+        // Dirty before the slot can go: a page without a copy must not look clean (I7).
+        meta.mark_dirty();
+        meta.set_swap_slot(None);
+        self.swap.uncache(slot);
+        self.put(frame);
+    }
+}
+
+impl<H: Host> Drop for Mm<H> {
+    fn drop(&mut self) {
+        self.drop_orphans();
+        self.drain_pools();
+        self.put(self.zero_page);
+    }
+}
+
+impl<H: Host> fmt::Debug for Mm<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mm").field("swap_used", &self.swap_used()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,190 @@
+//! madvise and mlock.
+
+use super::map::{checked_range, refuse_locked};
+use super::{AddressSpace, FaultError, MapError};
+use crate::frames::PageFlags;
+use crate::gather::Gather;
+use crate::host::Host;
+use crate::vma::{Access, Protection, Vma, VmaFlags};
+use addr::{Hva, HvaRange, PageSize, Pfn};
+use alloc::vec::Vec;
+use paging::HostEntry;
+
+/// What madvise says of a range. `MADV_DONTNEED` is [`AddressSpace::discard`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Advice {
+    /// `MADV_FREE`: private anonymous pages whose contents do not matter until they are written again.
+    Free,
+    /// `MADV_COLD`: not used for a while.
+    Cold,
+    /// `MADV_PAGEOUT`: to be swapped out or written back now.
+    PageOut,
+    /// `MADV_HUGEPAGE`.
+    HugePage,
+    /// `MADV_NOHUGEPAGE`.
+    NoHugePage,
+    /// `MADV_MERGEABLE`.
+    Mergeable,
+    /// `MADV_UNMERGEABLE`.
+    Unmergeable,
+}
+
+impl<H: Host> AddressSpace<H> {
+    /// Takes advice on a range. Takes the mmap lock, for writing where areas change.
+    ///
+    /// # Errors
+    /// [`MapError::BadRange`], [`MapError::OutOfTables`] where a huge page could not be split; [`MapError::Hole`]:
+    /// what has an area took the advice; [`MapError::Locked`], [`MapError::NotAnonymous`]: what lies before took it.
+    pub fn madvise(&self, start: Hva, len: u64, advice: Advice) -> Result<(), MapError> {
+        let range = checked_range(start, len, PageSize::Size4K)?;
+        let none = VmaFlags::empty();
+        match advice {
+            Advice::Free => self.for_parts(range, |part, vma| self.free_lazily(part, vma)),
+            Advice::Cold => self.for_parts(range, |part, vma| self.make_cold(part, vma)),
+            Advice::PageOut => self.page_out(range),
+            Advice::HugePage => self.flag(range, VmaFlags::HUGE, VmaFlags::NO_HUGE),
+            Advice::NoHugePage => self.flag(range, VmaFlags::NO_HUGE, VmaFlags::HUGE),
+            Advice::Mergeable => self.flag(range, VmaFlags::MERGEABLE, none),
+            Advice::Unmergeable => self.flag(range, none, VmaFlags::MERGEABLE),
+        }
+    }
+
+    fn flag(&self, range: HvaRange, set: VmaFlags, clear: VmaFlags) -> Result<(), MapError> {
+        let mut vmas = self.vmas.write();
+        // The areas are cut at the bounds, and no page may lie across two of them.
+        self.prepare_bounds(&vmas, range)?;
+        let covered = vmas.covered_to(range) == range.end();
+        vmas.flag(range, set, clear);
+        if covered { Ok(()) } else { Err(MapError::Hole(range)) }
+    }
+
+    fn for_parts(
+        &self,
+        range: HvaRange,
+        mut advise: impl FnMut(HvaRange, &Vma<H>) -> Result<(), MapError>,
+    ) -> Result<(), MapError> {
+        let vmas = self.vmas.read();
+        self.prepare_bounds(&vmas, range)?;
+        vmas.overlapping(range).try_for_each(|(part, vma)| advise(part, vma))?;
+        if vmas.covered_to(range) == range.end() { Ok(()) } else { Err(MapError::Hole(range)) }
+    }
+
+    /// Pages become clean and old, in the entries and in the frames: reclaim may drop those that stay so. The
+    /// secondaries lose them, so that the next write through one of them makes the frame dirty again (I7).
+    fn free_lazily(&self, range: HvaRange, vma: &Vma<H>) -> Result<(), MapError> {
+        refuse_locked(range, vma)?;
+        if vma.kind.file().is_some() || vma.kind.page_size() != PageSize::Size4K {
+            return Err(MapError::NotAnonymous(range));
+        }
+        self.split_all(vma, range).map_err(|_| MapError::OutOfTables)?;
+        let _invalidation = self.chain.invalidate(range);
+        // Dropped first: flushed before the end.
+        let mut gather = Gather::new(&self.mm, self.root);
+        let _tables = self.tables.lock();
+        for visit in self.cursor(range) {
+            let Some(leaf) = visit.found.leaf() else { continue };
+            let Some(meta) = self.mm.counted(leaf.pfn) else { continue };
+            if !meta.has(PageFlags::EXCLUSIVE) || meta.count() != 1 {
+                continue;
+            }
+            meta.clear(PageFlags::DIRTY);
+            meta.set(PageFlags::LAZY_FREE);
+            self.replace(visit.found.at, visit.found.entry, |entry: HostEntry| entry.aged().cleaned());
+            gather.touch(Hva::new(visit.address), leaf.size);
+        }
+        gather.flush();
+        Ok(())
+    }
+
+    /// Pages become old, for all who use them.
+    fn make_cold(&self, range: HvaRange, vma: &Vma<H>) -> Result<(), MapError> {
+        refuse_locked(range, vma)?;
+        let _tables = self.tables.lock();
+        for visit in self.cursor(range) {
+            if visit.found.leaf().is_some() {
+                self.replace(visit.found.at, visit.found.entry, HostEntry::aged);
+            }
+        }
+        self.flush_primary(range);
+        self.chain.clear_young(range);
+        Ok(())
+    }
+
+    fn page_out(&self, range: HvaRange) -> Result<(), MapError> {
+        self.for_parts(range, |part, vma| {
+            refuse_locked(part, vma)?;
+            self.split_all(vma, part).map_err(|_| MapError::OutOfTables)?;
+            let mut next = part.start();
+            while let Some((page, frame)) = self.next_frame(HvaRange::new(next, part.end())) {
+                // A page that does not go stays; nothing is lost.
+                let _ = self.mm.page_out(frame);
+                self.mm.put(frame);
+                next = page.add(PageSize::Size4K.bytes());
+            }
+            Ok(())
+        })
+    }
+
+    /// The first counted frame that a base page of a range maps, with a reference for the caller.
+    fn next_frame(&self, range: HvaRange) -> Option<(Hva, Pfn)> {
+        let _tables = self.tables.lock();
+        self.cursor(range).find_map(|visit| {
+            let leaf = visit.found.leaf().filter(|leaf| leaf.size == PageSize::Size4K)?;
+            self.mm.counted(leaf.pfn)?.get();
+            Some((Hva::new(visit.address), leaf.pfn))
+        })
+    }
+
+    /// `mlock`: the pages of a range are there, and stay. Takes the mmap lock.
+    ///
+    /// # Errors
+    /// [`MapError::BadRange`], also where the range cuts a hugetlb page, [`MapError::OutOfTables`], [`MapError::Hole`];
+    /// [`MapError::Fault`]: the area is locked, and a page could not be brought in.
+    pub fn mlock(&self, start: Hva, len: u64) -> Result<(), MapError> {
+        let range = checked_range(start, len, PageSize::Size4K)?;
+        self.flag(range, VmaFlags::LOCKED, VmaFlags::empty())?;
+        for page in range.pages() {
+            self.lock_page(page).map_err(MapError::Fault)?;
+        }
+        Ok(())
+    }
+
+    fn lock_page(&self, page: Hva) -> Result<(), FaultError> {
+        let protection = self.vmas.read().find(page).map_or(Protection::None, |vma| vma.protection);
+        let access = match protection {
+            Protection::None => return Ok(()),
+            Protection::Read => Access::Read,
+            Protection::ReadWrite => Access::Write,
+        };
+        self.fault_in(page, access).map(|_| ())
+    }
+
+    /// `munlock`. Takes the mmap lock.
+    ///
+    /// # Errors
+    /// [`MapError::BadRange`], [`MapError::OutOfTables`]; [`MapError::Hole`]: what has an area is unlocked.
+    pub fn munlock(&self, start: Hva, len: u64) -> Result<(), MapError> {
+        let range = checked_range(start, len, PageSize::Size4K)?;
+        self.flag(range, VmaFlags::empty(), VmaFlags::LOCKED)
+    }
+
+    /// `msync(MS_SYNC)`: pages of shared files that are mapped in a range are written back. Takes the mmap lock for
+    /// reading.
+    ///
+    /// # Errors
+    /// [`MapError::BadRange`], [`MapError::Hole`]: what has an area was written; [`MapError::Store`]: a page stays
+    /// dirty.
+    pub fn msync(&self, start: Hva, len: u64) -> Result<(), MapError> {
+        let range = checked_range(start, len, PageSize::Size4K)?;
+        let (files, covered) = {
+            let vmas = self.vmas.read();
+            let shared = vmas.overlapping(range).filter(|(_, vma)| !vma.kind.is_private());
+            let files: Vec<_> = shared.filter_map(|(_, vma)| vma.kind.file().cloned()).collect();
+            (files, vmas.covered_to(range) == range.end())
+        };
+        for file in files {
+            self.mm.write_back(&file).map_err(MapError::Store)?;
+        }
+        if covered { Ok(()) } else { Err(MapError::Hole(range)) }
+    }
+}

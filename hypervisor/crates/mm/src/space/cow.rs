@@ -1,0 +1,150 @@
+//! Writes to pages that are present and not writable (2008: `do_wp_page`).
+//!
+//! | page | what happens |
+//! |---|---|
+//! | shared mapping of a file | the frame becomes dirty, then the entry writable |
+//! | shared mapping, hole of an execute-in-place file | the hole is filled, the zero page unmapped everywhere |
+//! | private, exclusive, or nobody else has it any more | the entry becomes writable: reuse, no notice |
+//! | private, else | copied: the old entry is cleared, flushed, the secondaries lose the page, the new one is set |
+//!
+//! A page may be reused only if no other address space can reach it: the frame is exclusive, or it has one entry
+//! and one reference, looked at under the page-table lock of that entry. A copy that is still referenced by whoever
+//! works on the page (write-out, a pinned DMA) is never reused (CVE-2020-29374).
+
+use super::entry::{Tables, same_leaf};
+use super::fault::Fault;
+use super::{AddressSpace, FaultError};
+use crate::frames::PageFlags;
+use crate::host::Host;
+use addr::{PageSize, Pfn};
+use paging::{Found, HostEntry, Leaf, Rights, TableEntry};
+
+impl<H: Host> AddressSpace<H> {
+    /// A write met a present entry that allows reads only.
+    pub(super) fn write_protected(
+        &self,
+        fault: &Fault<'_, H>,
+        found: &Found<HostEntry>,
+        leaf: &Leaf,
+    ) -> Result<(), FaultError> {
+        if !fault.vma.kind.is_private() {
+            return self.write_shared(fault, found, leaf);
+        }
+        if self.reuse(fault, found, leaf) {
+            return Ok(());
+        }
+        match (leaf.size, fault.vma.kind.page_size()) {
+            (PageSize::Size4K, _) => self.copy_page(fault, found, leaf),
+            (_, PageSize::Size4K) => self.split_at(fault.page),
+            (size, _) => self.copy_huge(fault, found, leaf, size),
+        }
+    }
+
+    /// Makes the entry writable where the page is this area's alone; `false`: it has to be copied.
+    fn reuse(&self, fault: &Fault<'_, H>, found: &Found<HostEntry>, leaf: &Leaf) -> bool {
+        let Some(meta) = self.mm.counted(leaf.pfn) else { return false };
+        let tables = self.tables.lock();
+        let now = self.walk(fault.page);
+        if !same_leaf(&now, found) {
+            // Something changed: the fault looks again.
+            return true;
+        }
+        let chain = fault.vma.anon.get().map(|chain| chain.id());
+        let anonymous = chain.is_some() && meta.owner().map(|(owner, _)| owner) == chain;
+        let last = leaf.size == PageSize::Size4K
+            && meta.count() == 1
+            && meta.map_count() == 1
+            && meta.swap_slot().is_none();
+        let reusable = anonymous && (meta.has(PageFlags::EXCLUSIVE) || last);
+        if reusable {
+            meta.set(PageFlags::EXCLUSIVE | PageFlags::DIRTY);
+            self.make_writable(&tables, &now);
+        }
+        reusable
+    }
+
+    /// More rights on the same frame: no flush, a CPU that has cached less faults and finds out.
+    pub(super) fn make_writable(&self, _tables: &Tables<'_>, found: &Found<HostEntry>) {
+        self.replace(found.at, found.entry, |entry| entry.with_rights(Rights::READ_WRITE));
+    }
+
+    /// The copying part. Patch site `do_wp_page`: under the page-table lock the old entry is cleared and the TLBs
+    /// flushed, `invalidate_page`, and only then is the new entry set (I8).
+    fn copy_page(
+        &self,
+        fault: &Fault<'_, H>,
+        found: &Found<HostEntry>,
+        leaf: &Leaf,
+    ) -> Result<(), FaultError> {
+        let Some(source) = self.hold(fault, found, leaf.pfn) else { return Ok(()) };
+        let copy = self.private_copy(fault, leaf.pfn);
+        let outcome = copy.map(|copy| self.exchange(fault, found, copy));
+        source.release(self);
+        match outcome? {
+            Ok(()) => Ok(()),
+            Err(unused) => {
+                self.mm.put(unused);
+                Ok(())
+            }
+        }
+    }
+
+    /// A reference on the frame that an entry maps, taken under the lock; `None` where the entry has changed.
+    fn hold(&self, fault: &Fault<'_, H>, found: &Found<HostEntry>, frame: Pfn) -> Option<Source> {
+        let _tables = self.tables.lock();
+        if !same_leaf(&self.walk(fault.page), found) {
+            return None;
+        }
+        let counted = self.mm.counted(frame).map(|meta| {
+            meta.get();
+            frame
+        });
+        Some(Source(counted))
+    }
+
+    /// A copy of a page that nobody writes meanwhile: all its entries are read-only. The caller has a reference.
+    pub(super) fn private_copy(&self, fault: &Fault<'_, H>, source: Pfn) -> Result<Pfn, FaultError> {
+        let copy = self.host().allocate_zeroed(PageSize::Size4K)?;
+        if source != self.mm.zero_page() {
+            self.host().copy(source, copy);
+        }
+        self.own(fault, copy);
+        Ok(copy)
+    }
+
+    /// Points the entry at the copy. `Err` gives the copy back: the entry has changed.
+    fn exchange(&self, fault: &Fault<'_, H>, found: &Found<HostEntry>, copy: Pfn) -> Result<(), Pfn> {
+        let tables = self.tables.lock();
+        let now = self.walk(fault.page);
+        // Swapped out and in again since it was copied, the page may have become this area's own, been written, and
+        // write-protected again: the entry looks the same, the contents are not.
+        let reusable =
+            |leaf: Leaf| self.mm.counted(leaf.pfn).is_some_and(|meta| meta.has(PageFlags::EXCLUSIVE));
+        if !same_leaf(&now, found) || now.leaf().is_some_and(reusable) {
+            return Err(copy);
+        }
+        let old = self.clear_flush_notify(&tables, fault.page, &now);
+        let rights = self.rights_for(fault.vma.protection, &fault.vma.kind, copy);
+        let leaf = Leaf { pfn: copy, size: PageSize::Size4K, rights, accessed: true, dirty: true };
+        self.count_leaf(&leaf);
+        self.host().store(now.at, HostEntry::leaf(leaf).bits());
+        let unmapped = old.leaf().filter(|old| self.uncount_leaf(old));
+        drop(tables);
+        if let Some(old) = unmapped {
+            self.mm.put_page(old.pfn, old.size);
+        }
+        Ok(())
+    }
+}
+
+/// A reference on the page that is copied; none where the frame is not counted.
+#[must_use = "a reference is to be released"]
+struct Source(Option<Pfn>);
+
+impl Source {
+    fn release<H: Host>(self, space: &AddressSpace<H>) {
+        if let Some(frame) = self.0 {
+            space.mm.put(frame);
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Single changes of primary entries: each one atomic access (I5), each under the page-table lock.
+
+use super::AddressSpace;
+use crate::frames::PageFlags;
+use crate::host::Host;
+use crate::vma::{Protection, VmaKind};
+use addr::{Hva, HvaRange, PageSize, Pfn};
+use core::sync::atomic::Ordering;
+use paging::{
+    EntryRef, FlushScope, Found, HostEntry, Leaf, Level, Rights, TableEntry, TableReserve, walk_or_grow,
+};
+
+/// What a page-table lock that is held lets do. The value proves that it is.
+pub(super) type Tables<'a> = sync::MutexGuard<'a, ()>;
+
+impl<H: Host> AddressSpace<H> {
+    /// Replaces one live entry and returns what it was. The page-table lock is held: only the CPU's own
+    /// updates of A and D can interfere, and none of them is lost.
+    pub(super) fn replace(
+        &self,
+        at: EntryRef,
+        seen: HostEntry,
+        change: impl Fn(HostEntry) -> HostEntry,
+    ) -> HostEntry {
+        let mut old = seen;
+        while let Err(now) = self.host().compare_exchange(at, old.bits(), change(old).bits()) {
+            old = HostEntry::from_bits(now);
+        }
+        old
+    }
+
+    /// Writes a leaf where the entry for `address` still is what `seen` was, and counts it. The entry takes over
+    /// the caller's reference on each base frame. `false`: somebody was faster, and the reference stays the
+    /// caller's.
+    pub(super) fn install(
+        &self,
+        _tables: &Tables<'_>,
+        address: Hva,
+        seen: HostEntry,
+        leaf: Leaf,
+        reserve: &mut TableReserve<'_, H>,
+    ) -> bool {
+        let lowest = Level::of_leaf(leaf.size);
+        let found = walk_or_grow::<HostEntry, H>(self.host(), self.root, address.as_u64(), lowest, reserve);
+        let expected = found.level == lowest && found.entry == seen;
+        if expected {
+            self.count_leaf(&leaf);
+            // Not present to present: no CPU can have cached the entry, no flush (SDM vol. 3A 4.10.4.3).
+            self.host().store(found.at, HostEntry::leaf(leaf).bits());
+        }
+        expected
+    }
+
+    /// Counts an entry that is about to be written.
+    pub(super) fn count_leaf(&self, leaf: &Leaf) {
+        if self.mm.counted(leaf.pfn).is_none() {
+            return;
+        }
+        for index in 0..leaf.size.base_pages() {
+            self.host().frames().meta(leaf.pfn.add(index)).add_entry();
+        }
+        self.resident.fetch_add(leaf.size.base_pages(), Ordering::Relaxed);
+    }
+
+    /// Takes an entry that was cleared out of the count; whether the caller owes a reference on each base frame.
+    #[must_use = "the entry's references are the caller's now"]
+    pub(super) fn uncount_leaf(&self, leaf: &Leaf) -> bool {
+        if self.mm.counted(leaf.pfn).is_none() {
+            return false;
+        }
+        for index in 0..leaf.size.base_pages() {
+            self.host().frames().meta(leaf.pfn.add(index)).remove_entry();
+        }
+        self.resident.fetch_sub(leaf.size.base_pages(), Ordering::Relaxed);
+        true
+    }
+
+    /// Clears a live entry and flushes the primary TLBs; the secondaries are the caller's to tell. What the entry
+    /// was, with its last A and D.
+    pub(super) fn clear_flush(&self, address: Hva, found: &Found<HostEntry>) -> Found<HostEntry> {
+        let entry = self.replace(found.at, found.entry, |_| HostEntry::EMPTY);
+        self.flush_primary(HvaRange::new(address, address.add(found.level.span())));
+        Found { entry, ..*found }
+    }
+
+    /// `ptep_clear_flush_notify` of the patch: the entry is cleared, the primary TLBs flushed, and then every
+    /// subscriber has lost the page. Only now may a new entry be set (I8) or the frame be put (I6).
+    pub(super) fn clear_flush_notify(
+        &self,
+        _tables: &Tables<'_>,
+        address: Hva,
+        found: &Found<HostEntry>,
+    ) -> Found<HostEntry> {
+        let old = self.clear_flush(address, found);
+        self.chain.invalidate_page(address);
+        old
+    }
+
+    pub(super) fn flush_primary(&self, range: HvaRange) {
+        self.host().flush(FlushScope::Primary { root: self.root, range });
+    }
+
+    /// The rights of an entry for a frame in an area: writable only where a write needs no more thought (I7).
+    pub(super) fn rights_for(&self, protection: Protection, kind: &VmaKind<H>, frame: Pfn) -> Rights {
+        let most = protection.rights();
+        let writable = match self.mm.counted(frame) {
+            Some(meta) if kind.is_private() => meta.has(PageFlags::EXCLUSIVE),
+            Some(meta) => meta.is_dirty(),
+            // An execute-in-place frame of a shared mapping; the zero page never.
+            None => !kind.is_private() && frame != self.mm.zero_page(),
+        };
+        if most.write && !writable { Rights::READ } else { most }
+    }
+
+    /// Tables that an entry of `size` at `address` may need. By a lock-free walk: the mmap lock keeps tables from
+    /// vanishing.
+    pub(super) fn missing_tables(&self, address: Hva, size: PageSize) -> usize {
+        (self.walk(address).level as usize).saturating_sub(Level::of_leaf(size) as usize)
+    }
+}
+
+/// Whether two entries map the same frame with the same rights, whatever their A and D.
+pub(super) fn same_leaf(a: &Found<HostEntry>, b: &Found<HostEntry>) -> bool {
+    match (a.leaf(), b.leaf()) {
+        (Some(a), Some(b)) => (a.pfn, a.size, a.rights) == (b.pfn, b.size, b.rights),
+        _ => a.entry == b.entry && a.level == b.level,
+    }
+}

@@ -1,0 +1,61 @@
+//! mprotect.
+
+use super::map::checked_range;
+use super::{AddressSpace, MapError};
+use crate::gather::Gather;
+use crate::host::Host;
+use crate::vma::{Protection, Vma};
+use addr::{Hva, HvaRange, PageSize};
+use paging::{Found, Leaf, Rights};
+
+impl<H: Host> AddressSpace<H> {
+    /// Changes the protection of a range. As in Linux, areas before the first hole change even where there
+    /// is one. Takes the mmap lock for writing.
+    ///
+    /// # Errors
+    /// [`MapError::BadRange`], also where the range cuts a hugetlb page, [`MapError::OutOfTables`] where a huge page
+    /// could not be split: nothing has changed. [`MapError::Hole`].
+    pub fn mprotect(&self, start: Hva, len: u64, protection: Protection) -> Result<(), MapError> {
+        let range = checked_range(start, len, PageSize::Size4K)?;
+        let mut vmas = self.vmas.write();
+        self.prepare_bounds(&vmas, range)?;
+        let covered = vmas.covered_to(range);
+        let prefix = HvaRange::new(range.start(), covered);
+        if !prefix.is_empty() {
+            vmas.protect(prefix, protection);
+            for (part, vma) in vmas.overlapping(prefix) {
+                self.mprotect_fixup(part, vma);
+            }
+        }
+        if covered == range.end() { Ok(()) } else { Err(MapError::Hole(range)) }
+    }
+
+    /// Patch site `mprotect_fixup`, normal and huge: begin and end around the change of the entries, which is
+    /// flushed in between.
+    fn mprotect_fixup(&self, range: HvaRange, vma: &Vma<H>) {
+        let invalidation = self.chain.invalidate(range);
+        let mut gather = Gather::new(&self.mm, self.root);
+        let tables = self.tables.lock();
+        for visit in self.cursor(range) {
+            let Some(leaf) = visit.found.leaf() else { continue };
+            let rights = self.rights_again(vma, &leaf);
+            let entry = self.replace(visit.found.at, visit.found.entry, |entry| entry.with_rights(rights));
+            let old = Found { entry, ..visit.found };
+            if old.leaf().is_some_and(|old| old.rights != rights) {
+                gather.touch(Hva::new(visit.address), leaf.size);
+            }
+        }
+        drop(tables);
+        gather.flush();
+        drop(invalidation);
+    }
+
+    /// The rights of a present entry under its area's new protection. That a shared page of a file is dirty holds
+    /// under the page lock only, write-back may be about to make it clean (I7): what is not writable becomes so by a
+    /// fault, which takes that lock.
+    fn rights_again(&self, vma: &Vma<H>, leaf: &Leaf) -> Rights {
+        let rights = self.rights_for(vma.protection, &vma.kind, leaf.pfn);
+        let dirty_in_doubt = !vma.kind.is_private() && self.mm.counted(leaf.pfn).is_some();
+        if rights.write && !leaf.rights.write && dirty_in_doubt { Rights::READ } else { rights }
+    }
+}

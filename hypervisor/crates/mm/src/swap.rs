@@ -1,0 +1,219 @@
+//! Swap: slots that hold pages, and the swap cache, which holds frames that have the contents of a slot.
+//!
+//! ```text
+//!            reserve (frame cached)         entries become notes           frame unmapped, written: uncache
+//!   free ─────────────────────────► cached ─────────────────────► cached ─────────────────────────► held
+//!    ▲                                          notes > 0           ▲                                 │
+//!    │                                                              └──────────── swap-in: cache ─────┘
+//!    └──── no note left, and not cached
+//! ```
+//!
+//! A slot is free when no entry names it and no frame caches it. While a frame caches it, the frame is the truth: a
+//! fault takes it from here and never reads an old copy from the device (I14).
+
+use addr::Pfn;
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::fmt;
+use sync::{Mutex, Rank};
+
+/// A slot of the device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SlotError {
+    /// Its number.
+    pub slot: u64,
+}
+
+impl fmt::Display for SlotError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "swap slot {} cannot be read or written", self.slot)
+    }
+}
+
+/// What keeps pages that have no frame.
+pub trait SwapDevice: Send + Sync {
+    /// How many pages it can keep.
+    fn slots(&self) -> u64;
+
+    /// Keeps a copy of the frame.
+    ///
+    /// # Errors
+    /// [`SlotError`]: nothing was kept, the page stays.
+    fn write(&self, slot: u64, frame: Pfn) -> Result<(), SlotError>;
+
+    /// Fills the frame with what was kept last.
+    ///
+    /// # Errors
+    /// [`SlotError`]: the page is lost.
+    fn read(&self, slot: u64, frame: Pfn) -> Result<(), SlotError>;
+
+    /// What is kept there is not needed any more.
+    fn discard(&self, slot: u64);
+}
+
+#[derive(Clone, Copy, Default)]
+struct Slot {
+    notes: u32,
+    /// How often the slot was reserved: a page read while this changed is not the page asked for.
+    generation: u32,
+    cached: Option<Pfn>,
+}
+
+/// What is known of a slot that a fault has found in an entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Probe {
+    /// This frame has its contents.
+    Cached(Pfn),
+    /// The device has them.
+    OnDevice {
+        /// To be given to [`Swap::cache`].
+        generation: u32,
+    },
+    /// The slot is free: the entry has changed meanwhile.
+    Free,
+}
+
+struct State {
+    slots: Vec<Slot>,
+    /// Where the search for a free slot goes on.
+    next: usize,
+    /// Cached slots whose last note has gone.
+    orphans: Vec<u64>,
+}
+
+/// The swap of a machine; without a device it has no slot.
+pub(crate) struct Swap {
+    device: Option<Box<dyn SwapDevice>>,
+    state: Mutex<State>,
+}
+
+impl Swap {
+    pub(crate) fn new(device: Option<Box<dyn SwapDevice>>) -> Self {
+        let count = device.as_ref().map_or(0, |device| device.slots()) as usize;
+        let slots = core::iter::repeat_n(Slot::default(), count).collect();
+        Self { device, state: Mutex::new(Rank::Swap, State { slots, next: 0, orphans: Vec::new() }) }
+    }
+
+    pub(crate) fn device(&self) -> Option<&dyn SwapDevice> {
+        self.device.as_deref()
+    }
+
+    /// Slots in use.
+    pub(crate) fn used(&self) -> u64 {
+        let state = self.state.lock();
+        state.slots.iter().filter(|slot| slot.notes > 0 || slot.cached.is_some()).count() as u64
+    }
+
+    /// Slots in use, and how many entries name each.
+    pub(crate) fn notes(&self) -> Vec<(u64, u32)> {
+        let state = self.state.lock();
+        let used = state.slots.iter().enumerate().filter(|(_, slot)| slot.notes > 0 || slot.cached.is_some());
+        used.map(|(index, slot)| (index as u64, slot.notes)).collect()
+    }
+
+    /// Frames that cache a slot.
+    pub(crate) fn cached_frames(&self) -> Vec<Pfn> {
+        self.state.lock().slots.iter().filter_map(|slot| slot.cached).collect()
+    }
+
+    /// A free slot, cached by `frame` from now on; the caller has added the cache's reference.
+    pub(crate) fn reserve(&self, frame: Pfn) -> Option<u64> {
+        let mut state = self.state.lock();
+        let count = state.slots.len();
+        let start = state.next;
+        let free = |slot: &Slot| slot.notes == 0 && slot.cached.is_none();
+        let found = (start..count).chain(0..start).find(|&index| free(&state.slots[index]))?;
+        state.slots[found].cached = Some(frame);
+        state.slots[found].generation = state.slots[found].generation.wrapping_add(1);
+        state.next = found + 1;
+        Some(found as u64)
+    }
+
+    /// One more entry names the slot. The page-table lock is held.
+    pub(crate) fn add_note(&self, slot: u64) {
+        self.state.lock().slots[slot as usize].notes += 1;
+    }
+
+    /// An entry that named the slot was cleared; how many are left. The page-table lock is held. A cached slot
+    /// without notes becomes an orphan: see [`Self::take_orphans`].
+    pub(crate) fn remove_note(&self, slot: u64) -> u32 {
+        let mut state = self.state.lock();
+        let entry = &mut state.slots[slot as usize];
+        entry.notes -= 1;
+        let left = *entry;
+        match left {
+            Slot { notes: 0, cached: Some(_), .. } => state.orphans.push(slot),
+            Slot { notes: 0, cached: None, .. } => self.discard(slot),
+            Slot { .. } => {}
+        }
+        left.notes
+    }
+
+    /// Where the contents of a slot are. `get` adds the caller's reference to the frame that caches it, under the
+    /// lock that keeps the cache's.
+    pub(crate) fn probe(&self, slot: u64, get: impl FnOnce(Pfn)) -> Probe {
+        let state = self.state.lock();
+        match state.slots.get(slot as usize) {
+            Some(Slot { cached: Some(frame), .. }) => {
+                get(*frame);
+                Probe::Cached(*frame)
+            }
+            Some(Slot { notes: 1.., generation, cached: None }) => {
+                Probe::OnDevice { generation: *generation }
+            }
+            Some(_) | None => Probe::Free,
+        }
+    }
+
+    /// Makes `frame`, which was read from the slot since it was probed, its cache, unless the slot is cached, free or
+    /// another page's by now.
+    pub(crate) fn cache(&self, slot: u64, frame: Pfn, generation: u32) -> bool {
+        let mut state = self.state.lock();
+        let entry = &mut state.slots[slot as usize];
+        let wanted = entry.cached.is_none() && entry.notes > 0 && entry.generation == generation;
+        if wanted {
+            entry.cached = Some(frame);
+        }
+        wanted
+    }
+
+    /// The frame does not cache the slot any more; its reference is the caller's to put. The page lock is held.
+    pub(crate) fn uncache(&self, slot: u64) {
+        self.forget(&mut self.state.lock(), slot);
+    }
+
+    fn forget(&self, state: &mut State, slot: u64) {
+        state.slots[slot as usize].cached = None;
+        state.orphans.retain(|&orphan| orphan != slot);
+        if state.slots[slot as usize].notes == 0 {
+            self.discard(slot);
+        }
+    }
+
+    /// As [`Self::uncache`], if `unused` says so, which is asked under the lock that keeps others from finding the
+    /// frame.
+    pub(crate) fn uncache_if(&self, slot: u64, unused: impl FnOnce() -> bool) -> bool {
+        let mut state = self.state.lock();
+        let goes = unused();
+        if goes {
+            self.forget(&mut state, slot);
+        }
+        goes
+    }
+
+    /// Whether no entry names the slot.
+    pub(crate) fn is_unnoted(&self, slot: u64) -> bool {
+        self.state.lock().slots[slot as usize].notes == 0
+    }
+
+    /// Cached slots that nobody needs. For a caller who holds no page lock.
+    pub(crate) fn take_orphans(&self) -> Vec<u64> {
+        core::mem::take(&mut self.state.lock().orphans)
+    }
+
+    fn discard(&self, slot: u64) {
+        if let Some(device) = self.device() {
+            device.discard(slot);
+        }
+    }
+}

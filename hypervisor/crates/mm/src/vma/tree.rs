@@ -1,0 +1,236 @@
+//! The areas of an address space, keyed by start address. Areas never overlap, never touch page fractions, and two
+//! neighbours of equal attributes and consecutive indices are one area.
+//!
+//! Each area in the tree has a link in its file's reverse map and in that of its anonymous pages. A change adds
+//! the links of what is new before it removes those of what is old (`rmap.rs`).
+
+use super::{Protection, Vma, VmaFlags};
+use crate::host::Host;
+use crate::rmap::{Link, Rmap, Rmaps};
+use crate::space::AddressSpace;
+use addr::{Hva, HvaRange, PageSize};
+use alloc::collections::BTreeMap;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use sync::Rank;
+
+/// The areas of one address space.
+pub(crate) struct VmaTree<H: Host> {
+    space: Weak<AddressSpace<H>>,
+    by_start: BTreeMap<Hva, Vma<H>>,
+}
+
+impl<H: Host> VmaTree<H> {
+    /// No area yet.
+    pub(crate) const fn new(space: Weak<AddressSpace<H>>) -> Self {
+        Self { space, by_start: BTreeMap::new() }
+    }
+
+    /// The same areas in another address space, sharing the reverse maps. Locks are not inherited.
+    pub(crate) fn fork(&self, space: Weak<AddressSpace<H>>) -> Self {
+        let mut child = Self::new(space);
+        for vma in self.by_start.values() {
+            // Areas that only differed in this are one.
+            child.insert(Vma { flags: vma.flags - VmaFlags::LOCKED, ..vma.clone() });
+        }
+        child
+    }
+
+    /// The area that holds the address.
+    pub(crate) fn find(&self, address: Hva) -> Option<&Vma<H>> {
+        let (_, vma) = self.by_start.range(..=address).next_back()?;
+        vma.range.contains(address).then_some(vma)
+    }
+
+    /// All areas, by address.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Vma<H>> + '_ {
+        self.by_start.values()
+    }
+
+    /// The areas that overlap `range`, and which part of it each holds, by address.
+    pub(crate) fn overlapping(&self, range: HvaRange) -> impl Iterator<Item = (HvaRange, &Vma<H>)> + '_ {
+        let first =
+            self.by_start.range(..=range.start()).next_back().map_or(range.start(), |(&start, _)| start);
+        self.by_start
+            .range(first..range.end().max(first))
+            .filter_map(move |(_, vma)| vma.range.intersection(&range).map(|part| (part, vma)))
+    }
+
+    /// Where the first hole in `range` starts; the end of the range, if there is none.
+    pub(crate) fn covered_to(&self, range: HvaRange) -> Hva {
+        let mut covered = range.start();
+        for (part, _) in self.overlapping(range) {
+            if part.start() != covered {
+                break;
+            }
+            covered = part.end();
+        }
+        covered
+    }
+
+    /// The gap around `range`, which holds no area: the end of the area below and the start of the area above.
+    pub(crate) fn gap_around(&self, range: HvaRange) -> (Option<Hva>, Option<Hva>) {
+        let below = self.by_start.range(..range.start()).next_back().map(|(_, vma)| vma.range.end());
+        let above = self.by_start.range(range.end()..).next().map(|(&start, _)| start);
+        (below, above)
+    }
+
+    /// The lowest gap of `len` bytes in `within`, aligned to `size`.
+    pub(crate) fn gap(&self, within: HvaRange, len: u64, size: PageSize) -> Option<HvaRange> {
+        let mut candidate = within.start().align_up(size)?;
+        for (part, _) in self.overlapping(within) {
+            let fits = candidate.checked_add(len).is_some_and(|end| end <= part.start());
+            if fits {
+                break;
+            }
+            candidate = part.end().align_up(size)?;
+        }
+        let range = HvaRange::sized(candidate, len)?;
+        within.contains_span(&range).then_some(range)
+    }
+
+    /// Adds an area where none is, and joins it with equal neighbours.
+    pub(crate) fn insert(&mut self, vma: Vma<H>) {
+        debug_assert!(self.overlapping(vma.range).next().is_none(), "areas overlap");
+        let range = vma.range;
+        self.link(&vma);
+        self.by_start.insert(range.start(), vma);
+        self.join(range.start());
+        self.join(range.end());
+    }
+
+    /// Removes everything in `range`. Nothing is mapped there any more.
+    pub(crate) fn remove(&mut self, range: HvaRange) {
+        self.cut(range.start());
+        self.cut(range.end());
+        for start in self.starts(range) {
+            if let Some(vma) = self.by_start.remove(&start) {
+                self.unlink(&vma);
+            }
+        }
+    }
+
+    /// Gives all areas in `range` another protection.
+    pub(crate) fn protect(&mut self, range: HvaRange, protection: Protection) {
+        self.change(range, |vma| vma.protection = protection);
+    }
+
+    /// Sets and clears flags of all areas in `range`.
+    pub(crate) fn flag(&mut self, range: HvaRange, set: VmaFlags, clear: VmaFlags) {
+        self.change(range, |vma| vma.flags = (vma.flags - clear) | set);
+    }
+
+    fn change(&mut self, range: HvaRange, change: impl Fn(&mut Vma<H>)) {
+        self.cut(range.start());
+        self.cut(range.end());
+        for start in self.starts(range) {
+            let Some(vma) = self.by_start.get_mut(&start) else { continue };
+            let was = vma.flags;
+            change(vma);
+            // The link says whether the area is linear, and locked.
+            if (was ^ vma.flags).intersects(VmaFlags::NONLINEAR | VmaFlags::LOCKED) {
+                let vma = vma.clone();
+                self.link(&vma);
+                self.unlink(&vma);
+            }
+        }
+        for start in self.starts(range) {
+            self.join(start);
+        }
+        self.join(range.end());
+    }
+
+    fn starts(&self, range: HvaRange) -> Vec<Hva> {
+        self.by_start.range(range.start()..range.end()).map(|(&start, _)| start).collect()
+    }
+
+    /// Joins the areas that meet at `boundary`, if they are one.
+    fn join(&mut self, boundary: Hva) {
+        let Some(right) = self.by_start.get(&boundary) else { return };
+        let Some((_, left)) = self.by_start.range(..boundary).next_back() else { return };
+        if left.range.end() != boundary || !left.goes_on_in(right) {
+            return;
+        }
+        let chain = left.anon.get().or(right.anon.get()).map(Arc::clone);
+        let whole = Vma { range: left.range.hull(&right.range), anon: spin::Once::new(), ..left.clone() };
+        if let Some(chain) = chain {
+            whole.anon.call_once(|| chain);
+        }
+        self.replace(&[left.range.start(), boundary], [whole]);
+    }
+
+    /// Cuts the area that straddles `boundary` in two.
+    fn cut(&mut self, boundary: Hva) {
+        let Some(vma) = self.find(boundary).filter(|vma| vma.range.start() < boundary) else { return };
+        let left = vma.part(HvaRange::new(vma.range.start(), boundary));
+        let right = vma.part(HvaRange::new(boundary, vma.range.end()));
+        self.replace(&[vma.range.start()], [left, right]);
+    }
+
+    /// Puts `new` areas in place of `old` ones, which are named by their starts.
+    fn replace<const N: usize>(&mut self, old: &[Hva], new: [Vma<H>; N]) {
+        new.iter().for_each(|vma| self.link(vma));
+        for start in old {
+            if let Some(vma) = self.by_start.remove(start) {
+                self.unlink(&vma);
+            }
+        }
+        for vma in new {
+            self.by_start.insert(vma.range.start(), vma);
+        }
+    }
+
+    /// The reverse map of an area's anonymous pages, made now if it has none. The mmap lock is held, for reading at
+    /// least (Linux: `anon_vma_prepare`).
+    pub(crate) fn prepare_anon<'v>(&self, vma: &'v Vma<H>, rmaps: &Arc<Rmaps<H>>) -> &'v Arc<Rmap<H>> {
+        vma.anon.call_once(|| {
+            let chain = self.neighbours_chain(vma).unwrap_or_else(|| rmaps.create(Rank::Rmap));
+            chain.link(self.link_of(vma));
+            chain
+        })
+    }
+
+    /// The reverse map of a neighbour that differs only in what mprotect and madvise can undo: sharing it keeps
+    /// the two joinable (Linux: `find_mergeable_anon_vma`).
+    fn neighbours_chain(&self, vma: &Vma<H>) -> Option<Arc<Rmap<H>>> {
+        let (start, end) = (vma.range.start(), vma.range.end());
+        let before = self.by_start.range(..start).next_back().map(|(_, before)| before);
+        let before = before.filter(|before| {
+            before.range.end() == start
+                && before.kind.same(&vma.kind)
+                && before.index_of(before.range.end()) == vma.first
+        });
+        let after = self
+            .by_start
+            .get(&end)
+            .filter(|after| after.kind.same(&vma.kind) && vma.index_of(vma.range.end()) == after.first);
+        let chain = |vma: &Vma<H>| vma.anon.get().map(Arc::clone);
+        before.and_then(chain).or_else(|| after.and_then(chain))
+    }
+
+    fn link_of(&self, vma: &Vma<H>) -> Link<H> {
+        let space = Weak::clone(&self.space);
+        let nonlinear = vma.flags.contains(VmaFlags::NONLINEAR);
+        let locked = vma.flags.contains(VmaFlags::LOCKED);
+        Link { space, range: vma.range, first: vma.first, nonlinear, locked }
+    }
+
+    fn link(&self, vma: &Vma<H>) {
+        if let Some(file) = vma.kind.file() {
+            file.rmap().link(self.link_of(vma));
+        }
+        if let Some(chain) = vma.anon.get() {
+            // Anonymous pages of a non-linear private area lie where their index says.
+            chain.link(Link { nonlinear: false, ..self.link_of(vma) });
+        }
+    }
+
+    fn unlink(&self, vma: &Vma<H>) {
+        if let Some(file) = vma.kind.file() {
+            file.rmap().unlink(&self.space, vma.range.start());
+        }
+        if let Some(chain) = vma.anon.get() {
+            chain.unlink(&self.space, vma.range.start());
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! The subscriber: what a device TLB does when the host changes memory under it.
+//!
+//! There is nothing to flush but the entries themselves: an access holds the lock that each call here waits for.
+
+use super::DeviceTlb;
+use crate::stats::add;
+use addr::{Hva, HvaRange, PAGE_SIZE, PageSize};
+use mm::Host;
+use mm::notifier::MmuNotifier;
+
+impl<H: Host> MmuNotifier for DeviceTlb<H> {
+    /// Drops everything, and lets no access install again.
+    fn release(&self) {
+        let gone = self.locked.lock().cache.take();
+        add(&self.stats.zapped, gone.map_or(0, |cache| cache.iter().count() as u64));
+    }
+
+    /// v8's contract, that the next access is seen again, needs no flush here: each access sets its flag.
+    fn clear_flush_young(&self, range: HvaRange) -> bool {
+        self.locked.lock().cache.as_mut().is_some_and(|cache| cache.age(range))
+    }
+
+    /// There is no flush to leave out.
+    fn clear_young(&self, range: HvaRange) -> bool {
+        self.clear_flush_young(range)
+    }
+
+    fn test_young(&self, range: HvaRange) -> bool {
+        let locked = self.locked.lock();
+        let mut entries = locked.cache.iter().flat_map(|cache| cache.iter());
+        entries.any(|entry| entry.used && entry.hvas().overlaps(&range))
+    }
+
+    fn invalidate_page(&self, address: Hva) {
+        let page = address.align_down(PageSize::Size4K);
+        let mut locked = self.locked.lock();
+        // Raised before the zap, the primary entry being clear already: an access that resolved the old frame
+        // finds the sequence changed (I3).
+        self.sequence.raise(&mut locked.in_progress);
+        self.zap(&mut locked, HvaRange::new(page, page.add(PAGE_SIZE)));
+    }
+
+    fn invalidate_range_begin(&self, range: HvaRange) {
+        let mut locked = self.locked.lock();
+        locked.in_progress.begin(range.start().as_u64(), range.end().as_u64());
+        self.zap(&mut locked, range);
+    }
+
+    fn invalidate_range_end(&self, _range: HvaRange) {
+        self.locked.lock().in_progress.end(&self.sequence);
+    }
+}

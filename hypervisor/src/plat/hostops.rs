@@ -1,0 +1,138 @@
+//! Host operations that a test guest asks for, on its own memory: each notifier site that a guest can see, seen from
+//! inside. Only where the configuration allows it.
+
+use super::memory::{Memory, NotRam};
+use abi::hypercall::HostOperation as Op;
+use addr::{Gpa, Hva, HvaRange, PageSize};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use mm::{AddressSpace, Advice, Change, Host, MapError, MapRequest, Placement, Protection, Remap};
+
+/// Copies of the guest's address space that may be alive at a time.
+const MOST_FORKS: usize = 4;
+
+/// Why a host operation was not done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum HostOperationError {
+    /// The range is not whole pages of RAM.
+    NotRam(NotRam),
+    /// The memory manager refused.
+    Refused(MapError),
+    /// Too many copies are alive.
+    Forks(usize),
+    /// The machine has not enough memory.
+    OutOfMemory,
+}
+
+impl fmt::Display for HostOperationError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotRam(error) => error.fmt(f),
+            Self::Refused(error) => error.fmt(f),
+            Self::Forks(count) => write!(f, "{count} copies of the address space are alive already"),
+            Self::OutOfMemory => f.write_str("not enough memory"),
+        }
+    }
+}
+
+impl From<MapError> for HostOperationError {
+    fn from(error: MapError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+/// What the operations leave behind.
+pub(super) struct HostOperations<H: Host> {
+    forks: Vec<Arc<AddressSpace<H>>>,
+}
+
+impl<H: Host> Default for HostOperations<H> {
+    fn default() -> Self {
+        Self { forks: Vec::new() }
+    }
+}
+
+impl<H: Host + 'static> HostOperations<H> {
+    /// Performs one operation; what it counts, or 0.
+    pub(super) fn perform(
+        &mut self,
+        memory: &Memory<H>,
+        operation: Op,
+        gpa: Gpa,
+        len: u64,
+    ) -> Result<u64, HostOperationError> {
+        let start = memory.pages(gpa, len).map_err(HostOperationError::NotRam)?;
+        let (space, range) = (memory.space(), HvaRange::new(start, start.add(len)));
+        let count = |wanted: &dyn Fn(Hva) -> bool| range.pages().filter(|&page| wanted(page)).count() as u64;
+        match operation {
+            Op::Unmap => unmap_and_back(space, range)?,
+            Op::Migrate => return Ok(count(&|page| space.migrate_page(page).is_ok())),
+            Op::Age => return Ok(count(&|page| space.test_and_clear_young(page) == Some(true))),
+            Op::CountYoung => return Ok(count(&|page| space.test_young(page) == Some(true))),
+            Op::PageOut => {
+                let before = space.resident_frames();
+                space.madvise(start, len, Advice::PageOut)?;
+                return Ok(before.saturating_sub(space.resident_frames()));
+            }
+            Op::Free => space.madvise(start, len, Advice::Free)?,
+            Op::Cold => space.madvise(start, len, Advice::Cold)?,
+            Op::HugePages => space.madvise(start, len, Advice::HugePage)?,
+            Op::Collapse => return Ok(collapse(space, range)),
+            Op::Fork => self.fork(space)?,
+            Op::DropForks => self.forks.clear(),
+            Op::Move => move_and_back(space, range)?,
+            Op::WriteProtect => {
+                space.apply_to_page_range(start, len, |_, _| Ok::<_, MapError>(Change::WriteProtect))?;
+            }
+            Op::WriteBack => space.msync(start, len)?,
+            Op::Rearrange => rearrange(space, range)?,
+            Op::Lock => space.mlock(start, len)?,
+            Op::Unlock => space.munlock(start, len)?,
+        }
+        Ok(0)
+    }
+
+    fn fork(&mut self, space: &AddressSpace<H>) -> Result<(), HostOperationError> {
+        if self.forks.len() >= MOST_FORKS {
+            return Err(HostOperationError::Forks(self.forks.len()));
+        }
+        self.forks.push(space.fork().map_err(|_| HostOperationError::OutOfMemory)?);
+        Ok(())
+    }
+}
+
+/// The area at the start of a range. The rest of the range may have other flags, but not another backing.
+fn area<H: Host>(space: &AddressSpace<H>, range: HvaRange) -> Result<mm::Vma<H>, MapError> {
+    space.vmas().into_iter().find(|vma| vma.range.contains(range.start())).ok_or(MapError::Hole(range))
+}
+
+/// munmap, and the same kind of area again: anonymous memory is zero then, a file what it was.
+fn unmap_and_back<H: Host>(space: &AddressSpace<H>, range: HvaRange) -> Result<(), MapError> {
+    let kind = area(space, range)?.kind_at(range.start());
+    space.munmap(range.start(), range.len())?;
+    let placement = Placement::Fixed(range.start());
+    let request = MapRequest { placement, len: range.len(), protection: Protection::ReadWrite, kind };
+    space.mmap(request).map(|_| ())
+}
+
+/// mremap to far above all that is mapped, and back.
+fn move_and_back<H: Host>(space: &AddressSpace<H>, range: HvaRange) -> Result<(), MapError> {
+    let (start, len) = (range.start(), range.len());
+    let far = space.vmas().iter().map(|vma| vma.range.end()).max().unwrap_or(start);
+    let target = far.align_up(PageSize::Size1G).ok_or(MapError::NoRoom { len })?;
+    let there = space.mremap(start, len, len, Remap::Fixed(target))?;
+    space.mremap(there, len, len, Remap::Fixed(start)).map(|_| ())
+}
+
+fn collapse<H: Host>(space: &AddressSpace<H>, range: HvaRange) -> u64 {
+    let pages_of_huge = PageSize::Size2M.base_pages() as usize;
+    let made = |page: &Hva| space.collapse(*page) == Ok(true);
+    range.pages().step_by(pages_of_huge).filter(made).count() as u64
+}
+
+/// remap_file_pages to where each page is anyway: the area becomes non-linear.
+fn rearrange<H: Host>(space: &AddressSpace<H>, range: HvaRange) -> Result<(), MapError> {
+    let first = area(space, range)?.file_page(range.start()).ok_or(MapError::NotShared(range))?;
+    space.remap_file_pages(range.start(), range.len(), first)
+}

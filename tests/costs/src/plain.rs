@@ -1,0 +1,96 @@
+//! A machine that costs as little as possible: tables in an array, no contents, no CPU that caches anything.
+
+use addr::{PageSize, Pfn, PfnRange};
+use mm::frames::{FrameMeta, Frames};
+use mm::{CpuIndex, FrameMemory, Host};
+use paging::{EntryRef, FlushScope, FlushToken, OutOfTables, Shootdown, TableMemory};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Entries in a table.
+const ENTRIES: usize = 512;
+
+/// The machine.
+pub(crate) struct Plain {
+    frames: Frames,
+    /// Entries of each frame, whether or not it holds a table.
+    entries: Vec<AtomicU64>,
+    tables: AtomicU64,
+}
+
+impl Plain {
+    /// A machine with this many frames.
+    pub(crate) fn new(count: u64) -> Self {
+        let frames = Frames::new((0..count).map(|_| FrameMeta::reserved()).collect(), 1);
+        frames.add(PfnRange::new(Pfn::new(1), Pfn::new(count)));
+        let entries = (0..count as usize * ENTRIES).map(|_| AtomicU64::new(0)).collect();
+        Self { frames, entries, tables: AtomicU64::new(0) }
+    }
+
+    /// Tables in use.
+    pub(crate) fn tables(&self) -> u64 {
+        self.tables.load(Ordering::Relaxed)
+    }
+
+    fn entry(&self, at: EntryRef) -> &AtomicU64 {
+        &self.entries[at.table().as_u64() as usize * ENTRIES + usize::from(at.index())]
+    }
+}
+
+impl TableMemory for Plain {
+    fn load(&self, at: EntryRef) -> u64 {
+        self.entry(at).load(Ordering::Acquire)
+    }
+
+    fn store(&self, at: EntryRef, value: u64) {
+        self.entry(at).store(value, Ordering::Release);
+    }
+
+    fn compare_exchange(&self, at: EntryRef, old: u64, new: u64) -> Result<(), u64> {
+        self.entry(at).compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).map(|_| ())
+    }
+
+    fn allocate_table(&self) -> Result<Pfn, OutOfTables> {
+        let table = self.frames.allocate(CpuIndex(0), PageSize::Size4K).map_err(|_| OutOfTables)?;
+        self.tables.fetch_add(1, Ordering::Relaxed);
+        Ok(table)
+    }
+
+    /// A table that is freed is empty: the next one starts zeroed.
+    fn free_table(&self, table: Pfn) {
+        self.tables.fetch_sub(1, Ordering::Relaxed);
+        if self.frames.meta(table).put() {
+            self.retire(table, PageSize::Size4K);
+        }
+    }
+}
+
+/// Contents are left out: zeroing and copying cost what the processor's `rep` forms cost, and nothing else.
+impl FrameMemory for Plain {
+    fn zero(&self, _: Pfn, _: PageSize) {}
+
+    fn copy(&self, _: Pfn, _: Pfn) {}
+
+    fn poison(&self, _: Pfn, _: PageSize) {}
+
+    fn read_bytes(&self, _: Pfn, _: usize, _: &mut [u8]) {}
+
+    fn write_bytes(&self, _: Pfn, _: usize, _: &[u8]) {}
+}
+
+impl Shootdown for Plain {
+    fn request(&self, _: FlushScope) -> FlushToken {
+        FlushToken(0)
+    }
+
+    fn wait(&self, FlushToken(_): FlushToken) {}
+}
+
+impl Host for Plain {
+    fn frames(&self) -> &Frames {
+        &self.frames
+    }
+
+    fn current_cpu(&self) -> CpuIndex {
+        CpuIndex(0)
+    }
+}

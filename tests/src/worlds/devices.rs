@@ -1,0 +1,175 @@
+//! What a test keeps pages on: a swap device, the store of a file, an execute-in-place store. All can be made to fail.
+
+use crate::lock;
+use crate::machine::Machine;
+use addr::{PageSize, Pfn};
+use mm::{Direct, FrameMemory, SlotError, Store, StoreError, SwapDevice};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// What a page reads as that was never kept: no program has written it.
+const NEVER_WRITTEN: u64 = 0x6e6f_7468_696e_6721;
+
+/// The words of a page that are not zero.
+type Kept = Vec<(u16, u64)>;
+
+/// Pages outside of the machine, by number.
+pub struct Medium {
+    machine: Arc<Machine>,
+    kept: Mutex<BTreeMap<u64, Kept>>,
+    failing: AtomicBool,
+}
+
+impl Medium {
+    pub(super) fn new(machine: &Arc<Machine>) -> Arc<Self> {
+        let (kept, failing) = (Mutex::default(), AtomicBool::new(false));
+        Arc::new(Self { machine: Arc::clone(machine), kept, failing })
+    }
+
+    /// Lets every access fail from now on, or none.
+    pub fn set_failing(&self, failing: bool) {
+        self.failing.store(failing, Ordering::Relaxed);
+    }
+
+    /// Whether accesses fail.
+    pub fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
+    /// Pages kept.
+    pub fn kept(&self) -> usize {
+        lock(&self.kept).len()
+    }
+
+    /// A word of a page as it is kept; zero where nothing is.
+    pub(super) fn word(&self, page: u64, word: u16) -> u64 {
+        let kept = lock(&self.kept);
+        let found = kept.get(&page).and_then(|words| words.iter().find(|(at, _)| *at == word));
+        found.map_or(0, |(_, value)| *value)
+    }
+
+    pub(super) fn put(&self, page: u64, words: Kept) {
+        lock(&self.kept).insert(page, words);
+    }
+
+    /// Forgets the pages from `len` on.
+    pub(super) fn truncate(&self, len: u64) {
+        lock(&self.kept).retain(|&page, _| page < len);
+    }
+
+    fn save(&self, page: u64, frame: Pfn) -> Option<()> {
+        let words = (!self.is_failing()).then(|| self.machine.memory.nonzero(frame))?;
+        self.put(page, words);
+        Some(())
+    }
+
+    /// Fills a frame; `otherwise` with this word, where nothing is kept.
+    fn fill(&self, page: u64, frame: Pfn, otherwise: u64) -> Option<()> {
+        if self.is_failing() {
+            return None;
+        }
+        let kept = lock(&self.kept);
+        self.machine.memory.fill(frame, if kept.contains_key(&page) { 0 } else { otherwise });
+        for &(word, value) in kept.get(&page).into_iter().flatten() {
+            self.machine.memory.store(frame, word, value);
+        }
+        Some(())
+    }
+}
+
+/// A swap device of some slots.
+pub(super) struct Slots(pub(super) Arc<Medium>, pub(super) u64);
+
+impl SwapDevice for Slots {
+    fn slots(&self) -> u64 {
+        self.1
+    }
+
+    fn write(&self, slot: u64, frame: Pfn) -> Result<(), SlotError> {
+        self.0.save(slot, frame).ok_or(SlotError { slot })
+    }
+
+    fn read(&self, slot: u64, frame: Pfn) -> Result<(), SlotError> {
+        self.0.fill(slot, frame, NEVER_WRITTEN).ok_or(SlotError { slot })
+    }
+
+    fn discard(&self, slot: u64) {
+        lock(&self.0.kept).remove(&slot);
+    }
+}
+
+/// The store of a file.
+pub(super) struct Disk(pub(super) Arc<Medium>);
+
+impl Store for Disk {
+    fn read(&self, index: u64, frame: Pfn) -> Result<(), StoreError> {
+        self.0.fill(index, frame, 0).ok_or(StoreError { index })
+    }
+
+    fn write(&self, index: u64, frame: Pfn) -> Result<(), StoreError> {
+        self.0.save(index, frame).ok_or(StoreError { index })
+    }
+}
+
+/// An execute-in-place store: frames that the allocator does not have, and holes.
+pub struct Direct4K {
+    machine: Arc<Machine>,
+    frames: Mutex<Vec<Option<Pfn>>>,
+    failing: AtomicBool,
+}
+
+impl Direct4K {
+    /// `len` pages, every other one a hole; page `i` of the others is frame `i` + 1.
+    pub(super) fn new(machine: &Arc<Machine>, len: u64) -> Arc<Self> {
+        let frames: Vec<_> = (0..len).map(|index| (index % 2 == 0).then(|| Pfn::new(index + 1))).collect();
+        frames.iter().flatten().for_each(|&frame| machine.zero(frame, PageSize::Size4K));
+        let failing = AtomicBool::new(false);
+        Arc::new(Self { machine: Arc::clone(machine), frames: Mutex::new(frames), failing })
+    }
+
+    /// Lets no hole be filled from now on, or every one.
+    pub fn set_failing(&self, failing: bool) {
+        self.failing.store(failing, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
+    /// What lies from `len` on reads as zeros again.
+    pub(super) fn truncate(&self, len: u64) {
+        let mut frames = lock(&self.frames);
+        let known = frames.len().max(len as usize);
+        frames.resize(known, None);
+        let behind = frames.iter().skip(len as usize).flatten();
+        behind.for_each(|&frame| self.machine.zero(frame, PageSize::Size4K));
+    }
+}
+
+pub(super) struct InPlace(pub(super) Arc<Direct4K>);
+
+impl Store for InPlace {
+    fn read(&self, index: u64, _frame: Pfn) -> Result<(), StoreError> {
+        Err(StoreError { index })
+    }
+
+    fn write(&self, index: u64, _frame: Pfn) -> Result<(), StoreError> {
+        Err(StoreError { index })
+    }
+
+    fn direct(&self, index: u64) -> Option<Direct> {
+        let frame = lock(&self.0.frames).get(index as usize).copied().flatten();
+        Some(frame.map_or(Direct::Hole, Direct::Frame))
+    }
+
+    fn fill_hole(&self, index: u64) -> Result<Pfn, StoreError> {
+        let mut frames = lock(&self.0.frames);
+        let place = frames.get_mut(index as usize).filter(|_| !self.0.is_failing());
+        let place = place.ok_or(StoreError { index })?;
+        let frame = Pfn::new(index + 1);
+        self.0.machine.zero(frame, PageSize::Size4K);
+        *place = Some(frame);
+        Ok(frame)
+    }
+}

@@ -1,0 +1,173 @@
+//! What stands behind the memory manager: a swap device, a file on a disk, an execute-in-place store.
+
+use addr::{PageSize, Pfn};
+use mm::{CpuIndex, Direct, FrameMemory, Host, SlotError, Store, StoreError, SwapDevice};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use tests::machine::Machine;
+
+/// What page 0 of a new disk holds in its first word; page n holds n more.
+pub(crate) const DISK: u64 = 0xd15c_0000;
+
+/// Pages that last, in frames of the machine set aside, with switches that break it.
+pub(crate) struct Platter {
+    machine: Arc<Machine>,
+    frames: Vec<Pfn>,
+    pub(crate) fails_reads: AtomicBool,
+    pub(crate) fails_writes: AtomicBool,
+    writes: AtomicU64,
+    /// Runs once, after the next page was read and before the reader goes on.
+    after_read: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl Platter {
+    pub(crate) fn new(machine: &Arc<Machine>, pages: u64) -> Arc<Self> {
+        let take = |index| {
+            let frame = machine.frames().allocate(CpuIndex(0), PageSize::Size4K).expect("a frame");
+            machine.zero(frame, PageSize::Size4K);
+            machine.poke(frame, 0, DISK + index);
+            frame
+        };
+        Arc::new(Self {
+            machine: Arc::clone(machine),
+            frames: (0..pages).map(take).collect(),
+            fails_reads: AtomicBool::new(false),
+            fails_writes: AtomicBool::new(false),
+            writes: AtomicU64::new(0),
+            after_read: Mutex::default(),
+        })
+    }
+
+    /// Frames that it is made of.
+    pub(crate) fn held(&self) -> u64 {
+        self.frames.len() as u64
+    }
+
+    /// Pages written so far.
+    pub(crate) fn writes(&self) -> u64 {
+        self.writes.load(Ordering::Relaxed)
+    }
+
+    /// The first word of a page.
+    pub(crate) fn word(&self, index: u64) -> u64 {
+        self.machine.peek(self.frames[index as usize], 0)
+    }
+
+    fn read(&self, index: u64, frame: Pfn) -> bool {
+        let works = !self.fails_reads.load(Ordering::Relaxed);
+        if works {
+            self.machine.copy(self.frames[index as usize], frame);
+            let after = self.after_read.lock().unwrap_or_else(PoisonError::into_inner).take();
+            after.into_iter().for_each(|after| after());
+        }
+        works
+    }
+
+    /// Runs `work`, on another thread, once the next page was read and before the reader goes on.
+    pub(crate) fn after_next_read(&self, work: impl FnOnce() + Send + 'static) {
+        let after = || std::thread::spawn(work).join().expect("the other thread's work");
+        *self.after_read.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(after));
+    }
+
+    fn write(&self, index: u64, frame: Pfn) -> bool {
+        let works = !self.fails_writes.load(Ordering::Relaxed);
+        if works {
+            self.machine.copy(frame, self.frames[index as usize]);
+            self.writes.fetch_add(1, Ordering::Relaxed);
+        }
+        works
+    }
+
+    /// Gives its frames back to the machine.
+    pub(crate) fn scrap(&self) {
+        for &frame in &self.frames {
+            assert!(self.machine.frames().meta(frame).put(), "{frame} has other owners");
+            self.machine.frames().free(CpuIndex(0), frame, PageSize::Size4K);
+        }
+    }
+}
+
+/// A platter as a swap device.
+pub(crate) struct Swap(pub(crate) Arc<Platter>);
+
+impl SwapDevice for Swap {
+    fn slots(&self) -> u64 {
+        self.0.held()
+    }
+
+    fn write(&self, slot: u64, frame: Pfn) -> Result<(), SlotError> {
+        if self.0.write(slot, frame) { Ok(()) } else { Err(SlotError { slot }) }
+    }
+
+    fn read(&self, slot: u64, frame: Pfn) -> Result<(), SlotError> {
+        if self.0.read(slot, frame) { Ok(()) } else { Err(SlotError { slot }) }
+    }
+
+    /// What was kept is overwritten: whoever reads it all the same finds junk.
+    fn discard(&self, slot: u64) {
+        self.0.machine.poison(self.0.frames[slot as usize], PageSize::Size4K);
+    }
+}
+
+/// A platter as the store of a file.
+pub(crate) struct Disk(pub(crate) Arc<Platter>);
+
+impl Store for Disk {
+    fn read(&self, index: u64, frame: Pfn) -> Result<(), StoreError> {
+        if self.0.read(index, frame) { Ok(()) } else { Err(StoreError { index }) }
+    }
+
+    fn write(&self, index: u64, frame: Pfn) -> Result<(), StoreError> {
+        if self.0.write(index, frame) { Ok(()) } else { Err(StoreError { index }) }
+    }
+}
+
+/// First frame of execute-in-place memory: below the frames that the allocator has.
+const XIP_BASE: u64 = 4;
+
+/// An execute-in-place store: page n is frame `XIP_BASE + n`, where it is no hole.
+pub(crate) struct InPlace {
+    machine: Arc<Machine>,
+    filled: Mutex<Vec<bool>>,
+}
+
+impl InPlace {
+    /// A store of holes, but for page 0, which holds [`DISK`].
+    pub(crate) fn new(machine: &Arc<Machine>, pages: usize) -> Self {
+        assert!(pages <= 12, "execute-in-place memory has 12 frames");
+        let filled = (0..pages).map(|page| page == 0).collect();
+        machine.zero(Pfn::new(XIP_BASE), PageSize::Size4K);
+        machine.poke(Pfn::new(XIP_BASE), 0, DISK);
+        Self { machine: Arc::clone(machine), filled: Mutex::new(filled) }
+    }
+
+    /// The frame of a page.
+    pub(crate) fn frame(index: u64) -> Pfn {
+        Pfn::new(XIP_BASE + index)
+    }
+}
+
+impl Store for InPlace {
+    fn read(&self, index: u64, _frame: Pfn) -> Result<(), StoreError> {
+        Err(StoreError { index })
+    }
+
+    fn write(&self, index: u64, _frame: Pfn) -> Result<(), StoreError> {
+        Err(StoreError { index })
+    }
+
+    fn direct(&self, index: u64) -> Option<Direct> {
+        let filled = self.filled.lock().unwrap_or_else(PoisonError::into_inner)[index as usize];
+        Some(if filled { Direct::Frame(Self::frame(index)) } else { Direct::Hole })
+    }
+
+    fn fill_hole(&self, index: u64) -> Result<Pfn, StoreError> {
+        let frame = Self::frame(index);
+        let mut filled = self.filled.lock().unwrap_or_else(PoisonError::into_inner);
+        if !filled[index as usize] {
+            self.machine.zero(frame, PageSize::Size4K);
+            filled[index as usize] = true;
+        }
+        Ok(frame)
+    }
+}

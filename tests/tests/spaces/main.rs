@@ -1,0 +1,28 @@
+//! Several address spaces at once: forks, files, swap, huge pages, guests in each. After every step of the bench the
+//! oracle looks at everything, and the model at what was read.
+
+mod exhaustion;
+mod random;
+mod regressions;
+mod sparse;
+mod steps;
+mod threads;
+
+use addr::PageSize;
+use mm::CpuIndex;
+use tests::Violation;
+use tests::machine::Options;
+use tests::worlds::{Backing, With, World};
+
+type Outcome = Result<(), Violation>;
+
+const CPU0: CpuIndex = CpuIndex(0);
+/// Private memory in small pages.
+const SMALL: Backing = Backing::Anonymous(PageSize::Size4K);
+
+/// A world with one space and its guest.
+fn world() -> Result<World, Violation> {
+    let mut world = World::new(Options { cpus: 4, ..Options::default() }, 20);
+    world.spawn(0, With::Guest)?;
+    Ok(world)
+}

@@ -1,0 +1,136 @@
+//! One step of a random sequence, as data that prints and shrinks.
+
+use addr::PageSize;
+use mm::{Advice, Change, CpuIndex, Protection};
+use tests::Violation;
+use tests::lab::Verdict;
+use tests::worlds::{Backing, By, Callback, Move, Reclaim, SPACES, With, World};
+
+/// First page, and how many.
+pub(crate) type Range = (u64, u64);
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Step {
+    Spawn { guest: bool },
+    Fork { space: usize, guest: bool },
+    Exit { space: usize },
+    In { space: usize, what: What },
+    Truncate { file: usize, len: u64 },
+    WriteBack { file: usize },
+    Failing { swap: bool, disk: bool, in_place: bool },
+    FailNext { after: u64 },
+}
+
+/// What happens in one space.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum What {
+    Mmap { range: Range, protection: Protection, backing: Backing },
+    Munmap(Range),
+    Mprotect(Range, Protection),
+    Discard(Range),
+    Madvise(Range, Advice),
+    Mlock(Range),
+    Munlock(Range),
+    Msync(Range),
+    Mremap { range: Range, new: u64, to: Move },
+    RemapFilePages(Range, u64),
+    Apply(Range, Callback),
+    Collapse(u64),
+    Populate(u64),
+    Migrate(u64),
+    Reclaim(u64, Reclaim),
+    Referenced(u64),
+    Age(u64),
+    UseAndAge(usize, u64),
+    Load { cpu: usize, page: u64, word: usize },
+    Store { cpu: usize, page: u64, word: usize, value: u64 },
+    GuestLoad { cpu: usize, page: u64, word: usize },
+    GuestStore { cpu: usize, page: u64, word: usize, value: u64 },
+    Speculate { cpu: usize, page: u64, guest: bool },
+    ToggleAlias,
+}
+
+const fn with(guest: bool) -> With {
+    if guest { With::Guest } else { With::Nothing }
+}
+
+/// The living space that a number stands for.
+fn living(world: &World, number: usize) -> Option<usize> {
+    let living: Vec<_> = (0..SPACES).filter(|&id| world.is_living(id)).collect();
+    (!living.is_empty()).then(|| living[number % living.len()])
+}
+
+pub(crate) fn take(world: &mut World, step: Step) -> Result<Verdict, Violation> {
+    let free = (0..SPACES).find(|&id| !world.is_living(id));
+    match step {
+        Step::Spawn { guest } => match free {
+            Some(id) => world.spawn(id, with(guest)),
+            None => Ok(Verdict::Done),
+        },
+        Step::Fork { space, guest } => match (living(world, space), free) {
+            (Some(id), Some(to)) => world.fork(id, to, with(guest)),
+            _ => Ok(Verdict::Done),
+        },
+        Step::Exit { space } => match living(world, space) {
+            Some(id) => world.exit(id),
+            None => Ok(Verdict::Done),
+        },
+        Step::In { space, what } => match living(world, space) {
+            Some(id) => happen(world, id, what),
+            None => world.spawn(0, With::Guest),
+        },
+        Step::Truncate { file, len } => world.truncate(file, len),
+        Step::WriteBack { file } => world.write_back(file),
+        Step::Failing { swap, disk, in_place } => {
+            world.swap.set_failing(swap);
+            world.disk.set_failing(disk);
+            world.in_place.set_failing(in_place);
+            Ok(Verdict::Done)
+        }
+        Step::FailNext { after } => {
+            world.fail_allocation_after(after);
+            Ok(Verdict::Done)
+        }
+    }
+}
+
+fn happen(world: &mut World, id: usize, what: What) -> Result<Verdict, Violation> {
+    match what {
+        What::Mmap { range, protection, backing } => world.mmap(id, range, protection, backing),
+        What::Munmap(range) => world.munmap(id, range),
+        What::Mprotect(range, protection) => world.mprotect(id, range, protection),
+        What::Discard(range) => world.discard(id, range),
+        What::Madvise(range, advice) => world.madvise(id, range, advice),
+        What::Mlock(range) => world.mlock(id, range),
+        What::Munlock(range) => world.munlock(id, range),
+        What::Msync(range) => world.msync(id, range),
+        What::Mremap { range, new, to } => world.mremap(id, range, new, to),
+        What::RemapFilePages(range, index) => world.remap_file_pages(id, range, index),
+        What::Apply(range, callback) => world.apply(id, range, callback),
+        What::Collapse(page) => world.collapse(id, page),
+        What::Populate(first) => world.populate(id, (first, PageSize::Size2M.base_pages())),
+        What::Migrate(page) => world.migrate(id, page),
+        What::Reclaim(page, how) => world.reclaim(id, page, how),
+        What::Referenced(page) => world.referenced(id, page),
+        What::Age(page) => world.age(id, page),
+        What::UseAndAge(cpu, page) => world.use_and_age(id, CpuIndex(cpu), page),
+        What::Load { cpu, page, word } => world.load(id, CpuIndex(cpu), page, word),
+        What::Store { cpu, page, word, value } => world.store(id, CpuIndex(cpu), (page, word), value),
+        What::GuestLoad { cpu, page, word } => world.guest_load(id, CpuIndex(cpu), page, word),
+        What::GuestStore { cpu, page, word, value } => {
+            world.guest_store(id, CpuIndex(cpu), (page, word), value)
+        }
+        What::Speculate { cpu, page, guest } => {
+            world.speculate(id, CpuIndex(cpu), page, if guest { By::Guest } else { By::Herald })
+        }
+        What::ToggleAlias => world.toggle_alias(id),
+    }
+}
+
+/// What apply's callback may do.
+pub(crate) const CALLBACKS: [Callback; 4] = [
+    Callback::Each(Change::Keep),
+    Callback::Each(Change::WriteProtect),
+    Callback::Each(Change::Unmap),
+    Callback::FailsAfter(1),
+];

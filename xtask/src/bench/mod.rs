@@ -1,0 +1,78 @@
+//! `bench`: what things cost, counted, not timed: instructions of the host memory manager, and ticks on the machine.
+
+mod host;
+mod machine;
+
+use crate::cli::BenchArgs;
+use crate::error::not_yet;
+use anyhow::{Context, Result};
+use std::io::Write;
+
+/// A named figure for each variant of what was measured.
+pub(crate) struct Row {
+    name: String,
+    values: Vec<u64>,
+}
+
+/// Figures with the same variants.
+pub(crate) struct Table {
+    title: &'static str,
+    columns: Vec<&'static str>,
+    rows: Vec<Row>,
+}
+
+/// Measures, prints, and writes to a file if that is asked for.
+///
+/// # Errors
+/// What is not there yet, or something cannot be built or run.
+pub(crate) fn run(args: &BenchArgs) -> Result<u8> {
+    if args.vs.is_some() {
+        return Err(not_yet("bench --vs"));
+    }
+    if args.profile {
+        return Err(not_yet("bench --profile"));
+    }
+    let pages = if args.quick { 512 } else { 2048 };
+    let tables = [host::measure(pages)?, host::overhead()?, machine::measure(pages)?];
+    for table in &tables {
+        print(table)?;
+    }
+    if let Some(path) = &args.json {
+        let json = serde_json::to_string_pretty(&json(&tables))? + "\n";
+        std::fs::write(path, json).with_context(|| format!("--json {}", path.display()))?;
+    }
+    Ok(0)
+}
+
+fn print(table: &Table) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "\n{}", table.title)?;
+    write!(out, "{:<28}", "")?;
+    for column in &table.columns {
+        write!(out, "{column:>18}")?;
+    }
+    writeln!(out)?;
+    for row in &table.rows {
+        write!(out, "{:<28}", row.name)?;
+        for value in &row.values {
+            write!(out, "{value:>18}")?;
+        }
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
+fn json(tables: &[Table]) -> serde_json::Value {
+    let rows = |table: &Table| -> serde_json::Map<String, serde_json::Value> {
+        let figures = |row: &Row| -> serde_json::Map<String, serde_json::Value> {
+            let named = table.columns.iter().zip(&row.values);
+            named.map(|(column, value)| ((*column).to_owned(), (*value).into())).collect()
+        };
+        table.rows.iter().map(|row| (row.name.clone(), figures(row).into())).collect()
+    };
+    tables
+        .iter()
+        .map(|table| (table.title.to_owned(), rows(table).into()))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}
