@@ -4,7 +4,7 @@ use super::Subjects;
 use super::walk::{Leaf, Note, Tables};
 use crate::Violation;
 use crate::machine::Machine;
-use addr::{Hva, PAGE_SHIFT, Pfn};
+use addr::{Hva, PAGE_SHIFT, PageSize, Pfn};
 use mm::frames::PageFlags;
 use mm::{Host, Mm};
 use std::collections::BTreeMap;
@@ -45,8 +45,10 @@ pub(super) fn check<'a>(
     for tables in spaces {
         check_findable(mm, tables)?;
     }
-    // The zero page is the memory manager's own.
-    Ok(owners.len() as u64 + 1)
+    let sizes = [PageSize::Size2M, PageSize::Size1G];
+    let pooled: u64 = sizes.iter().map(|&size| mm.pooled(size) as u64 * size.base_pages()).sum();
+    // The zero page is the memory manager's own, as pools are.
+    Ok(owners.len() as u64 + pooled + 1)
 }
 
 fn count(

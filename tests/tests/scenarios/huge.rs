@@ -8,7 +8,11 @@ use tests::machine::Options;
 
 /// Two huge pages at 0, then 512 small ones, all of it RAM of the guest at the same offset.
 fn huge_lab() -> Result<Lab, tests::Violation> {
-    let lab = Lab::with_ram(Options::default(), 1536);
+    huge_lab_with(Options::default())
+}
+
+fn huge_lab_with(options: Options) -> Result<Lab, tests::Violation> {
+    let lab = Lab::with_ram(options, 1536);
     lab.mmap(pages(0, 1024), Protection::ReadWrite, HUGE)?;
     lab.mmap(pages(1024, 512), Protection::ReadWrite, SMALL)?;
     Ok(lab)
@@ -119,5 +123,40 @@ fn a_gigabyte_in_one_entry() -> Outcome {
     assert_eq!(lab.discard(pages(0, 512))?, Verdict::BadRange);
     lab.discard(pages(0, GIGABYTE))?;
     assert_eq!(lab.guest_load(GUEST, CPU0, gpage(GIGABYTE - 1))?, Verdict::Value(0));
+    lab.finish()
+}
+
+#[test]
+fn a_pool_has_huge_frames_where_memory_is_used_up_and_takes_them_back_zeroed() -> Outcome {
+    let mut lab = huge_lab()?;
+    lab.mm.grow_pool(HUGE, 1).expect("there is memory");
+    // What tables need.
+    lab.hoard(16);
+    assert!(lab.mm.grow_pool(HUGE, 1).is_err());
+    assert_eq!(lab.guest_store(GUEST, CPU0, gpage(7), 70)?, Verdict::Done);
+    assert_eq!(lab.mm.pooled(HUGE), 0);
+    assert_eq!(lab.guest_store(GUEST, CPU0, gpage(512), 1)?, Verdict::OutOfMemory);
+    lab.discard(pages(0, 512))?;
+    assert_eq!(lab.mm.pooled(HUGE), 1);
+    assert_eq!(lab.guest_load(GUEST, CPU0, gpage(519))?, Verdict::Value(0));
+    assert_eq!(lab.mm.pooled(HUGE), 0);
+    lab.finish()
+}
+
+#[test]
+fn a_drained_pool_gives_its_memory_to_small_pages() -> Outcome {
+    // What is freed can be had at once.
+    let mut lab = huge_lab_with(Options { quarantine: 0, ..Options::default() })?;
+    lab.mm.grow_pool(HUGE, 2).expect("there is memory");
+    lab.guest_store(GUEST, CPU0, gpage(7), 70)?;
+    lab.hoard(16);
+    lab.mm.drain_pools();
+    assert_eq!(lab.mm.pooled(HUGE), 0);
+    for index in 1024..1124 {
+        assert_eq!(lab.guest_store(GUEST, CPU0, gpage(index), index)?, Verdict::Done);
+    }
+    // The frame that was in use belongs to the pool still.
+    lab.munmap(pages(0, 512))?;
+    assert_eq!(lab.mm.pooled(HUGE), 1);
     lab.finish()
 }

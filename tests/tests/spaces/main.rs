@@ -22,7 +22,12 @@ const SMALL: Backing = Backing::Anonymous(PageSize::Size4K);
 
 /// A world with one space and its guest.
 fn world() -> Result<World, Violation> {
-    let mut world = World::new(Options { cpus: 4, ..Options::default() }, 20);
+    world_with_slots(20)
+}
+
+/// The same, with a swap device of so many slots.
+fn world_with_slots(slots: u64) -> Result<World, Violation> {
+    let mut world = World::new(Options { cpus: 4, ..Options::default() }, slots);
     world.spawn(0, With::Guest)?;
     Ok(world)
 }

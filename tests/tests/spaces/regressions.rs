@@ -155,6 +155,18 @@ fn a_child_has_one_area_where_only_a_lock_divided_its_parents() -> Outcome {
 }
 
 #[test]
+fn more_pages_are_paged_out_than_are_held_at_a_time() -> Outcome {
+    let mut world = crate::world_with_slots(300)?;
+    world.mmap(0, (0, 512), RW, SMALL)?;
+    world.store(0, CPU0, (200, 0), 1)?;
+    world.populate(0, (0, 200))?;
+    world.madvise(0, (0, 512), Advice::PageOut)?;
+    assert_eq!(world.mm.swap_used(), 201);
+    assert_eq!(world.load(0, CPU0, 200, 0)?, Verdict::Value(1));
+    world.finish()
+}
+
+#[test]
 fn advice_ends_at_a_locked_page_and_passes_holes() -> Outcome {
     let mut world = world()?;
     world.mmap(0, (0, 2), RW, SMALL)?;

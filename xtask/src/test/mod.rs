@@ -17,6 +17,9 @@ const DENY: [&str; 4] = ["--quiet", "--", "-D", "warnings"];
 const METAL_CLIPPY: [&str; 8] =
     ["clippy", "--bins", "--package", "herald", "--package", "loader", "--package", "guest"];
 
+/// Herald without the notifier chain.
+const UNNOTIFIED_CLIPPY: [&str; 5] = ["clippy", "--bins", "--package", "herald", "--no-default-features"];
+
 /// How many tests ran.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Tally {
@@ -69,6 +72,7 @@ pub(crate) fn ci() -> Result<u8> {
         ("fmt", host::cargo(&["fmt", "--all", "--check"])?),
         ("clippy", host::cargo(&[&["clippy", "--all-targets"], &DENY[..]].concat())?),
         ("clippy, bare metal", host::cargo(&[&METAL_CLIPPY[..], &DENY].concat())?),
+        ("clippy, no notifiers", host::cargo(&[&UNNOTIFIED_CLIPPY[..], &DENY].concat())?),
     ];
     for (name, passed) in checks {
         println!("{name}: {}", if passed { "ok" } else { "FAILED" });
