@@ -19,7 +19,9 @@ const CR0_PG: u64 = 1 << 31;
 const CR0_CD: u64 = 1 << 30;
 const CR0_NW: u64 = 1 << 29;
 const CR4_PAE: u64 = 1 << 5;
-const CR4_VMXE: u64 = 1 << 13;
+const CR4_PCIDE: u64 = 1 << 17;
+/// L of a code segment, in the format of access rights (SDM vol. 3C 25.4.1).
+const SEGMENT_LONG: u64 = 1 << 13;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 
@@ -28,10 +30,6 @@ pub(super) fn handle(vcpu: &mut Vcpu, vm: &mut Vm, access: CrAccess) -> Flow {
         CrAccess::Write { cr: 0, register } => {
             let value = vcpu.general(usize::from(register));
             write_cr0(vcpu, vm, value)
-        }
-        CrAccess::Write { cr: 4, register } => {
-            let value = vcpu.general(usize::from(register));
-            write_cr4(vcpu, value)
         }
         CrAccess::Write { cr: 8, register } => {
             let value = vcpu.general(usize::from(register));
@@ -57,6 +55,7 @@ pub(super) fn handle(vcpu: &mut Vcpu, vm: &mut Vm, access: CrAccess) -> Flow {
             vcpu.set_general(usize::from(register), value);
             true
         }
+        // CR4 only with VMXE set, which is reserved: the guest has no VMX.
         CrAccess::Write { .. } | CrAccess::Read { .. } | CrAccess::Clts | CrAccess::Lmsw(_) => false,
     };
     if done { misc::skip(vcpu) } else { misc::refuse(vcpu, Event::GENERAL_PROTECTION) }
@@ -73,6 +72,9 @@ fn write_cr0(vcpu: &mut Vcpu, vm: &Vm, value: u64) -> bool {
     let old = vcpu.vmcs.read(Field::GuestCr0);
     let paging_starts = value & CR0_PG != 0 && old & CR0_PG == 0;
     let paging_ends = value & CR0_PG == 0 && old & CR0_PG != 0;
+    if (paging_starts || paging_ends) && !may_change_paging(vcpu, paging_ends) {
+        return false;
+    }
     if paging_starts && !start_paging(vcpu, vm) {
         return false;
     }
@@ -84,6 +86,14 @@ fn write_cr0(vcpu: &mut Vcpu, vm: &Vm, value: u64) -> bool {
     vcpu.vmcs.write(Field::Cr0Shadow, value);
     vcpu.flush_linear();
     true
+}
+
+/// Not from 64-bit code, into it from a code segment that would become 64-bit, or out of it with CR4.PCIDE set.
+fn may_change_paging(vcpu: &Vcpu, ends: bool) -> bool {
+    let long = vcpu.vmcs.read(Field::GuestEfer) & EFER_LME != 0;
+    let code = vcpu.vmcs.read(Field::GuestCsRights);
+    let contexts = vcpu.vmcs.read(Field::GuestCr4) & CR4_PCIDE != 0;
+    !(long && code & SEGMENT_LONG != 0 || ends && contexts)
 }
 
 /// CR0.PG goes to 1: long mode if EFER.LME, else PAE's four pointers are loaded.
@@ -114,17 +124,5 @@ fn load_pdptes(vcpu: &mut Vcpu, vm: &Vm) -> bool {
     for (field, entry) in fields.into_iter().zip(bytes.as_chunks::<8>().0) {
         vcpu.vmcs.write(field, u64::from_le_bytes(*entry));
     }
-    true
-}
-
-/// MOV to CR4 with VMXE set: the guest has no VMX, so the bit is reserved.
-fn write_cr4(vcpu: &mut Vcpu, value: u64) -> bool {
-    if value & CR4_VMXE != 0 {
-        return false;
-    }
-    let ones = vcpu.vmcs.capabilities().cr4.ones;
-    vcpu.vmcs.write(Field::GuestCr4, value | ones | CR4_VMXE);
-    vcpu.vmcs.write(Field::Cr4Shadow, value);
-    vcpu.flush_linear();
     true
 }

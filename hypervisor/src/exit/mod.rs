@@ -46,7 +46,8 @@ pub(crate) fn handle(vcpu: &mut Vcpu, vm: &mut Vm, exit: Exit) -> Result<Flow, R
         Exit::CacheFlush | Exit::Pause => misc::skip(vcpu),
         Exit::TripleFault => misc::triple_fault(vcpu),
         // Not offered by CPUID, or not there without nesting.
-        Exit::VmxInstruction | Exit::MonitorMwait => misc::refuse(vcpu, Event::INVALID_OPCODE),
+        Exit::TaskSwitch => Flow::End(End::TaskSwitch),
+        Exit::VmxInstruction | Exit::MonitorMwait | Exit::Getsec => misc::refuse(vcpu, Event::INVALID_OPCODE),
         Exit::Rdpmc => misc::refuse(vcpu, Event::GENERAL_PROTECTION),
         Exit::EntryFailed(failure) => {
             vcpu.explain_failed_entry();
@@ -55,7 +56,6 @@ pub(crate) fn handle(vcpu: &mut Vcpu, vm: &mut Vm, exit: Exit) -> Result<Flow, R
         Exit::Exception(_)
         | Exit::Init
         | Exit::StartUp(_)
-        | Exit::TaskSwitch
         | Exit::DebugRegister
         | Exit::EptMisconfiguration(_)
         | Exit::Unknown(_) => {

@@ -21,6 +21,8 @@ pub(crate) enum End {
     Memory(MmuError),
     /// An access to a device that Herald cannot emulate.
     Emulation(emulate::EmulateError),
+    /// A task switch by hardware, which VMX leaves to software (SDM vol. 3C 26.4.2), and Herald does not do.
+    TaskSwitch,
 }
 
 impl End {
@@ -30,7 +32,7 @@ impl End {
         match self {
             Self::PowerOff | Self::Reset | Self::Halted | Self::Code(0) => Status::Success,
             Self::Code(_) => Status::GuestCode,
-            Self::TripleFault | Self::Memory(_) | Self::Emulation(_) => Status::GuestDied,
+            Self::TripleFault | Self::TaskSwitch | Self::Memory(_) | Self::Emulation(_) => Status::GuestDied,
         }
     }
 
@@ -54,6 +56,9 @@ impl fmt::Display for End {
             Self::TripleFault => f.write_str("the guest ended abnormally: triple fault"),
             Self::Memory(error) => write!(f, "the guest ended abnormally: {error}"),
             Self::Emulation(error) => write!(f, "the guest ended abnormally: {error}"),
+            Self::TaskSwitch => {
+                f.write_str("the guest ended abnormally: a task switch, which Herald does not emulate")
+            }
         }
     }
 }

@@ -29,6 +29,9 @@ use paging::OutOfTables;
 /// Without the notifier chain nothing may move that the EPT maps: all memory is there from the start, and stays.
 const PINNED: bool = !cfg!(feature = "mmu-notifier");
 
+/// How many areas a guest's memory falls into at most by its own doing: each costs some of Herald's heap.
+const MOST_AREAS: usize = 1024;
+
 /// What the processor's EPT can do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EptFeatures {
@@ -247,10 +250,11 @@ impl<H: Host + 'static> Memory<H> {
         Ok(())
     }
 
-    /// `madvise(MADV_DONTNEED)` on whole pages of guest memory: they read zero afterwards.
+    /// `madvise(MADV_DONTNEED)` on whole pages of guest memory: they read zero afterwards, or what the file has where
+    /// memory is one.
     ///
     /// # Errors
-    /// As for [`Self::protect`].
+    /// As for [`Self::protect`]; also where boot modules would fall into more than [`MOST_AREAS`] pieces.
     pub fn discard(&self, gpa: Gpa, len: u64) -> Result<(), NotRam> {
         let hva = self.pages(gpa, len)?;
         let refused = |_| NotRam { gpa, len };
@@ -260,9 +264,14 @@ impl<H: Host + 'static> Memory<H> {
 
     /// Pages of boot modules are to read zero, too, once they are discarded: anonymous memory takes their place.
     fn forget_modules(&self, range: HvaRange) -> Result<(), MapError> {
-        for area in self.space.vmas() {
+        let areas = self.space.vmas();
+        let pieces = areas.len();
+        for area in areas {
             let part = area.range.intersection(&range);
             let Some(part) = part.filter(|_| matches!(area.kind, VmaKind::Private(..))) else { continue };
+            if pieces >= MOST_AREAS {
+                return Err(MapError::NoRoom { len: part.len() });
+            }
             self.space.mmap(MapRequest {
                 placement: Placement::Fixed(part.start()),
                 len: part.len(),

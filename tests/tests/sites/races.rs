@@ -3,12 +3,14 @@
 use crate::Outcome;
 use crate::bench::{Bench, LARGE, Plan, SMALL, bytes};
 use crate::devices::DISK;
-use mm::{Advice, CpuIndex, Host, Protection, Spared, VmaKind};
+use addr::HvaRange;
+use mm::notifier::MmuNotifier;
+use mm::{AddressSpace, Advice, Change, CpuIndex, Host, MapError, Protection, Spared, VmaKind};
 use paging::FlushScope;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use tests::lab::{Verdict, page, pages};
-use tests::machine::Event;
+use tests::machine::{Event, Machine};
 
 /// Has another thread do something, once, the first time that a seam is passed that `when` knows.
 fn meanwhile(
@@ -176,4 +178,47 @@ fn nothing_is_written_to_base_pages_that_have_been_copied_to_a_huge_one() -> Out
     b.machine.clear_hook();
     b.both_read(0, 0, written.load(Ordering::Relaxed))?;
     finish(b)
+}
+
+type Operation = fn(&AddressSpace<Machine>) -> Result<(), MapError>;
+
+/// Has another thread write page 20 of space 0 when a range begins, once.
+struct Neighbour {
+    bench: Weak<Bench>,
+    waits: AtomicBool,
+}
+
+impl MmuNotifier for Neighbour {
+    fn invalidate_range_begin(&self, _: HvaRange) {
+        if self.waits.swap(false, Ordering::Relaxed) {
+            let bench = self.bench.upgrade().expect("the bench lives");
+            let thread = std::thread::spawn(move || assert_eq!(bench.store(0, 20, 77), Verdict::Done));
+            thread.join().expect("the other thread's work");
+        }
+    }
+}
+
+/// Nothing is mapped when an operation on page 5 begins. A fault on page 20 must not put a huge page over both, which
+/// the operation would take for its own.
+#[test]
+fn a_page_beside_one_that_is_given_up_meanwhile_keeps_what_is_written() -> Outcome {
+    let operations: [Operation; 3] = [
+        |space| space.discard(page(5), bytes(1)),
+        |space| space.madvise(page(5), bytes(1), Advice::Free),
+        |space| space.apply_to_page_range(page(5), bytes(1), |_, _| Ok(Change::Unmap)),
+    ];
+    for operation in operations {
+        let b = Arc::new(Bench::new(LARGE));
+        b.map_pages(0, 0, 1024)?;
+        b.does(0, "MADV_HUGEPAGE", |space| space.madvise(page(0), bytes(1024), Advice::HugePage))?;
+        let neighbour = Neighbour { bench: Arc::downgrade(&b), waits: AtomicBool::new(true) };
+        b.space(0).space.register(Arc::new(neighbour));
+        operation(&b.space(0).space).expect("is mapped");
+        b.both_read(0, 20, 77)?;
+        b.guest_reads(0, 5, 0)?;
+        b.page_out(0, 20)?;
+        b.both_read(0, 20, 77)?;
+        finish(b)?;
+    }
+    Ok(())
 }

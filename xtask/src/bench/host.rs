@@ -4,7 +4,7 @@
 use super::{Row, Table};
 use crate::progress::Step;
 use crate::{setup, workspace};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -39,6 +39,7 @@ pub(super) fn measure(pages: u64) -> Result<Table> {
 pub(super) fn overhead() -> Result<Table> {
     let program = build(&[], "target")?;
     let output = Command::new(program).args(["overhead", &OVERHEAD_PAGES.to_string()]).output()?;
+    ensure!(output.status.success(), "costs overhead: {}", String::from_utf8_lossy(&output.stderr).trim());
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let row = |line: &str| -> Option<Row> {
         let (name, value) = line.split_once(' ')?;

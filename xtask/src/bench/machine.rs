@@ -25,6 +25,7 @@ pub(super) fn measure(pages: u64) -> Result<Table> {
         let (name, ticks) = line.trim().strip_prefix("cost: ")?.split_once(' ')?;
         Some(Row { name: name.to_owned(), values: vec![ticks.parse().ok()?] })
     };
-    let rows = text.lines().filter_map(row).collect();
+    let rows: Vec<_> = text.lines().filter_map(row).collect();
+    ensure!(!rows.is_empty(), "the guest measured nothing: {text}");
     Ok(Table { title: "a guest's page on the machine, ticks", columns: vec!["Herald"], rows })
 }

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 /// # Errors
 /// Cargo cannot be started.
 pub(super) fn run() -> Result<Tally> {
-    let mut command = command(&["test", "--quiet"]);
+    let mut command = command(&["test", "--quiet", "--no-fail-fast"]);
     let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
     let stdout = child.stdout.take().context("cargo has no standard output")?;
     let mut tally = Tally::default();

@@ -95,7 +95,7 @@ impl<H: Host> Mm<H> {
 
     /// Takes frames out of the swap cache whose slots nobody names any more. No lock of rank `Page` or later is held.
     pub(crate) fn drop_orphans(&self) {
-        for slot in self.swap.take_orphans() {
+        while let Some(slot) = self.swap.take_orphan() {
             let probe = self.swap.probe(slot, |frame| self.host.frames().meta(frame).get());
             let Probe::Cached(frame) = probe else { continue };
             let meta = self.host.frames().meta(frame);

@@ -233,6 +233,10 @@ impl<H: Host> Mm<H> {
         youth: Youth,
     ) -> Result<(), Spared> {
         let meta = self.meta(frame);
+        // The number of a reverse map is used again: the owner of a page that nobody maps may be another's by now.
+        if file.cached_frame(index) != Some(frame) {
+            return Err(Spared::Unevictable);
+        }
         if meta.is_dirty() {
             self.write_page(file, frame, index).map_err(Spared::Store)?;
         }

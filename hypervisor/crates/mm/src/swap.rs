@@ -57,6 +57,9 @@ struct Slot {
     /// How often the slot was reserved: a page read while this changed is not the page asked for.
     generation: u32,
     cached: Option<Pfn>,
+    /// In the list of orphans, and before whom.
+    listed: bool,
+    next: Option<u64>,
 }
 
 /// What is known of a slot that a fault has found in an entry.
@@ -77,8 +80,8 @@ struct State {
     slots: Vec<Slot>,
     /// Where the search for a free slot goes on.
     next: usize,
-    /// Cached slots whose last note has gone.
-    orphans: Vec<u64>,
+    /// First of the slots that may be orphans: they were cached when their last note went.
+    orphans: Option<u64>,
 }
 
 /// The swap of a machine; without a device it has no slot.
@@ -91,7 +94,7 @@ impl Swap {
     pub(crate) fn new(device: Option<Box<dyn SwapDevice>>) -> Self {
         let count = device.as_ref().map_or(0, |device| device.slots()) as usize;
         let slots = core::iter::repeat_n(Slot::default(), count).collect();
-        Self { device, state: Mutex::new(Rank::Swap, State { slots, next: 0, orphans: Vec::new() }) }
+        Self { device, state: Mutex::new(Rank::Swap, State { slots, next: 0, orphans: None }) }
     }
 
     pub(crate) fn device(&self) -> Option<&dyn SwapDevice> {
@@ -135,14 +138,18 @@ impl Swap {
     }
 
     /// An entry that named the slot was cleared; how many are left. The page-table lock is held. A cached slot
-    /// without notes becomes an orphan: see [`Self::take_orphans`].
+    /// without notes becomes an orphan: see [`Self::take_orphan`].
     pub(crate) fn remove_note(&self, slot: u64) -> u32 {
         let mut state = self.state.lock();
-        let entry = &mut state.slots[slot as usize];
+        let State { slots, orphans, .. } = &mut *state;
+        let entry = &mut slots[slot as usize];
         entry.notes -= 1;
         let left = *entry;
         match left {
-            Slot { notes: 0, cached: Some(_), .. } => state.orphans.push(slot),
+            Slot { notes: 0, cached: Some(_), listed: false, .. } => {
+                entry.listed = true;
+                entry.next = orphans.replace(slot);
+            }
             Slot { notes: 0, cached: None, .. } => self.discard(slot),
             Slot { .. } => {}
         }
@@ -158,7 +165,7 @@ impl Swap {
                 get(*frame);
                 Probe::Cached(*frame)
             }
-            Some(Slot { notes: 1.., generation, cached: None }) => {
+            Some(Slot { notes: 1.., generation, cached: None, .. }) => {
                 Probe::OnDevice { generation: *generation }
             }
             Some(_) | None => Probe::Free,
@@ -183,9 +190,9 @@ impl Swap {
     }
 
     fn forget(&self, state: &mut State, slot: u64) {
-        state.slots[slot as usize].cached = None;
-        state.orphans.retain(|&orphan| orphan != slot);
-        if state.slots[slot as usize].notes == 0 {
+        let entry = &mut state.slots[slot as usize];
+        entry.cached = None;
+        if entry.notes == 0 {
             self.discard(slot);
         }
     }
@@ -206,9 +213,14 @@ impl Swap {
         self.state.lock().slots[slot as usize].notes == 0
     }
 
-    /// Cached slots that nobody needs. For a caller who holds no page lock.
-    pub(crate) fn take_orphans(&self) -> Vec<u64> {
-        core::mem::take(&mut self.state.lock().orphans)
+    /// A slot that was cached when its last note went; it may have found a new use since.
+    pub(crate) fn take_orphan(&self) -> Option<u64> {
+        let State { slots, orphans, .. } = &mut *self.state.lock();
+        let slot = (*orphans)?;
+        let entry = &mut slots[slot as usize];
+        entry.listed = false;
+        *orphans = entry.next.take();
+        Some(slot)
     }
 
     fn discard(&self, slot: u64) {

@@ -139,7 +139,10 @@ impl<H: Host> SecondaryMmu<H> {
 
     /// Makes the slot that starts at `first` no RAM any more, and drops its entries.
     pub fn remove_slot(&self, first: Gfn) -> Option<Slot> {
-        let slot = self.slots.write().remove(first)?;
+        // Held until the entries are gone: a notifier that finds no slot here has nothing to drop, and the host may
+        // free the frames (I1).
+        let mut slots = self.slots.write();
+        let slot = slots.remove(first)?;
         let mut locked = self.locked.lock();
         // A fault that looked the slot up before must not install afterwards.
         self.sequence.raise(&mut locked.in_progress);

@@ -31,6 +31,8 @@ pub enum Exit {
     TaskSwitch,
     /// CPUID.
     Cpuid,
+    /// GETSEC: it exits whatever the controls are.
+    Getsec,
     /// HLT.
     Hlt,
     /// INVD, WBINVD: caches are coherent, nothing to do.
@@ -65,7 +67,7 @@ pub enum Exit {
     Xsetbv,
     /// The entry failed: guest state, MSR loading, machine check.
     EntryFailed(EntryFailure),
-    /// A reason that none of Herald's controls can cause.
+    /// Any other reason: none that Herald's controls, or a guest without them, can cause.
     Unknown(u16),
 }
 
@@ -161,6 +163,7 @@ impl Exit {
             8 => Self::NmiWindow,
             9 => Self::TaskSwitch,
             10 => Self::Cpuid,
+            11 => Self::Getsec,
             12 => Self::Hlt,
             13 | 54 => Self::CacheFlush,
             15 => Self::Rdpmc,

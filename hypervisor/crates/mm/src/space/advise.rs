@@ -64,6 +64,7 @@ impl<H: Host> AddressSpace<H> {
         mut advise: impl FnMut(HvaRange, &Vma<H>) -> Result<(), MapError>,
     ) -> Result<(), MapError> {
         let vmas = self.vmas.read();
+        let _small = self.bar_huge_pages();
         self.prepare_bounds(&vmas, range)?;
         vmas.overlapping(range).try_for_each(|(part, vma)| advise(part, vma))?;
         if vmas.covered_to(range) == range.end() { Ok(()) } else { Err(MapError::Hole(range)) }

@@ -66,13 +66,26 @@ impl<H: Host> AddressSpace<H> {
         seen: HostEntry,
         frame: Pfn,
     ) -> Result<(), FaultError> {
+        self.map_new_if(fault, seen, frame, || true)
+    }
+
+    /// The same, if `still` says so, which is asked under the page-table lock.
+    pub(super) fn map_new_if(
+        &self,
+        fault: &Fault<'_, H>,
+        seen: HostEntry,
+        frame: Pfn,
+        still: impl FnOnce() -> bool,
+    ) -> Result<(), FaultError> {
         let mut reserve = TableReserve::new(&**self.host());
         let prepared = reserve.top_up(self.missing_tables(fault.page, PageSize::Size4K));
         let rights = self.rights_for(fault.vma.protection, &fault.vma.kind, frame);
         let dirty = fault.access == Access::Write;
         let leaf = Leaf { pfn: frame, size: PageSize::Size4K, rights, accessed: true, dirty };
+        let tables = self.tables.lock();
         let installed =
-            prepared.is_ok() && self.install(&self.tables.lock(), fault.page, seen, leaf, &mut reserve);
+            prepared.is_ok() && still() && self.install(&tables, fault.page, seen, leaf, &mut reserve);
+        drop(tables);
         if !installed {
             // Never visible: no flush is owed.
             self.mm.put(frame);

@@ -21,8 +21,8 @@ pub enum Change {
 
 impl<H: Host> AddressSpace<H> {
     /// Calls `change` for each page that is mapped in a range, with its address and its entry: transparent huge pages
-    /// are split first, hugetlb pages are whole. Takes the mmap lock for reading. Patch site `apply_to_page_range`: begin and end over the whole range, also when the
-    /// callback fails.
+    /// are split first, hugetlb pages are whole. Takes the mmap lock for reading. Patch site `apply_to_page_range`:
+    /// begin and end over the whole range, also when the callback fails.
     ///
     /// # Errors
     /// [`MapError::BadRange`], [`MapError::OutOfTables`] where a huge page could not be split; the callback's error,
@@ -35,6 +35,7 @@ impl<H: Host> AddressSpace<H> {
     ) -> Result<(), E> {
         let range = checked_range(start, len, PageSize::Size4K)?;
         let vmas = self.vmas.read();
+        let _small = self.bar_huge_pages();
         self.prepare_bounds(&vmas, range)?;
         for (part, vma) in vmas.overlapping(range) {
             self.split_all(vma, part).map_err(|_| MapError::OutOfTables)?;

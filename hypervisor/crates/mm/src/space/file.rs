@@ -88,7 +88,7 @@ impl<H: Host> AddressSpace<H> {
         leaf: &Leaf,
     ) -> Result<(), FaultError> {
         if leaf.pfn == self.mm.zero_page() {
-            return self.fill_hole(fault, found);
+            return self.fill_hole(fault);
         }
         let Some(meta) = self.mm.counted(leaf.pfn) else {
             // A frame of an execute-in-place store: nobody keeps account of its writes.
@@ -100,7 +100,7 @@ impl<H: Host> AddressSpace<H> {
             return Ok(());
         };
         // The page lock keeps write-back from finding the frame clean and the entry writable.
-        let lock = {
+        let referenced = {
             let _tables = self.tables.lock();
             if !super::entry::same_leaf(&self.walk(fault.page), found) {
                 return Ok(());
@@ -108,7 +108,7 @@ impl<H: Host> AddressSpace<H> {
             meta.get();
             meta
         };
-        let locked = lock.lock();
+        let locked = referenced.lock();
         let tables = self.tables.lock();
         let now = self.walk(fault.page);
         if super::entry::same_leaf(&now, found) {
@@ -131,14 +131,17 @@ impl<H: Host> AddressSpace<H> {
         direct: Direct,
     ) -> Result<(), FaultError> {
         let private = fault.vma.kind.is_private();
+        // Truncation changes the length before it clears entries, under the lock under which this is asked: a page
+        // behind the new end is not mapped, or is found.
+        let inside = || index < file.len();
         match (direct, fault.access) {
             (Direct::Frame(frame), Access::Write) if private => {
                 let copy = self.private_copy(fault, frame)?;
-                self.map_new(fault, seen, copy)
+                self.map_new_if(fault, seen, copy, inside)
             }
             (Direct::Hole, Access::Write) if private => {
                 let copy = self.private_copy(fault, self.mm.zero_page())?;
-                self.map_new(fault, seen, copy)
+                self.map_new_if(fault, seen, copy, inside)
             }
             (Direct::Hole, Access::Write) => {
                 file.store().fill_hole(index).map_err(FaultError::Store)?;
@@ -146,18 +149,18 @@ impl<H: Host> AddressSpace<H> {
                 Ok(())
             }
             (Direct::Hole, Access::Read) => {
-                let still_hole = || file.store().direct(index) == Some(Direct::Hole);
+                let still_hole = || inside() && file.store().direct(index) == Some(Direct::Hole);
                 self.map_uncounted(fault, seen, (self.mm.zero_page(), Rights::READ), still_hole)
             }
             (Direct::Frame(frame), _) => {
                 let rights = self.rights_for(fault.vma.protection, &fault.vma.kind, frame);
-                self.map_uncounted(fault, seen, (frame, rights), || true)
+                self.map_uncounted(fault, seen, (frame, rights), inside)
             }
         }
     }
 
     /// A write to a hole of a shared execute-in-place mapping, which reads as the zero page.
-    fn fill_hole(&self, fault: &Fault<'_, H>, _found: &Found<HostEntry>) -> Result<(), FaultError> {
+    fn fill_hole(&self, fault: &Fault<'_, H>) -> Result<(), FaultError> {
         let VmaKind::Shared(file, _) = &fault.vma.kind else { return Ok(()) };
         let index = fault.index();
         if file.store().direct(index) == Some(Direct::Hole) {

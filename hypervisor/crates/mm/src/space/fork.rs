@@ -123,10 +123,6 @@ impl<H: Host> AddressSpace<H> {
                     let meta = self.host().frames().meta(leaf.pfn.add(index));
                     meta.clear(PageFlags::EXCLUSIVE);
                     meta.get();
-                    // After MADV_FREE this entry alone may know: whoever loses it must not take the page for clean.
-                    if leaf.dirty {
-                        meta.mark_dirty();
-                    }
                 }
                 let rights = Rights { write: false, ..leaf.rights };
                 let mut last = *found;
@@ -134,9 +130,10 @@ impl<H: Host> AddressSpace<H> {
                     last.entry = self.replace(found.at, found.entry, |entry| entry.with_rights(rights));
                     gather.touch(address, leaf.size);
                 }
-                // The child's entry has no D: what was written since `MADV_FREE` is the frame's to know (I7).
+                // The child's entry has no D: what was written since `MADV_FREE` is the frames' to know (I7).
                 if last.leaf().is_some_and(|last| last.dirty) {
-                    self.host().frames().meta(leaf.pfn).mark_dirty();
+                    let frames = (0..leaf.size.base_pages()).map(|index| leaf.pfn.add(index));
+                    frames.for_each(|frame| self.host().frames().meta(frame).mark_dirty());
                 }
                 Some(View::Leaf(Leaf { rights, accessed: false, dirty: false, ..leaf }))
             }

@@ -20,10 +20,21 @@ use crate::gather::Gather;
 use crate::host::{Host, OutOfFrames};
 use crate::vma::{Access, Vma, VmaFlags, VmaKind};
 use addr::{Hva, HvaRange, PageSize, Pfn};
+use core::sync::atomic::{AtomicU32, Ordering};
 use paging::{Found, HostEntry, Leaf, Level, OutOfTables, Rights, TableEntry, TableReserve, View};
 
 /// The size of transparent huge pages.
 const HUGE: PageSize = PageSize::Size2M;
+
+/// Faults map no transparent huge page while this lives.
+#[must_use]
+pub(super) struct Barred<'a>(&'a AtomicU32);
+
+impl Drop for Barred<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Release);
+    }
+}
 
 impl<H: Host> AddressSpace<H> {
     /// First touch of a hugetlb page.
@@ -43,7 +54,7 @@ impl<H: Host> AddressSpace<H> {
         let inside =
             HvaRange::sized(page, HUGE.bytes()).is_some_and(|range| fault.vma.range.contains_span(&range));
         let vacant = self.walk(fault.page).level >= Level::of_leaf(HUGE);
-        if !inside || !vacant {
+        if !inside || !vacant || self.is_huge_barred() {
             return Ok(false);
         }
         let mut reserve = TableReserve::new(&**self.host());
@@ -65,7 +76,11 @@ impl<H: Host> AddressSpace<H> {
         let rights = self.rights_for(fault.vma.protection, &fault.vma.kind, frame);
         let dirty = fault.access == Access::Write;
         let leaf = Leaf { pfn: frame, size, rights, accessed: true, dirty };
-        if !self.install(&self.tables.lock(), page, HostEntry::EMPTY, leaf, reserve) {
+        let tables = self.tables.lock();
+        let barred = fault.vma.kind.page_size() == PageSize::Size4K && self.is_huge_barred();
+        let installed = !barred && self.install(&tables, page, HostEntry::EMPTY, leaf, reserve);
+        drop(tables);
+        if !installed {
             self.mm.put_page(frame, size);
         }
     }
@@ -134,6 +149,18 @@ impl<H: Host> AddressSpace<H> {
             self.make_writable(&tables, &now);
         }
         alone
+    }
+
+    /// Until the answer is dropped no fault maps a transparent huge page. For operations that split what lies across
+    /// their range and hold the mmap lock for reading only: a fault must not put a new one there meanwhile.
+    pub(super) fn bar_huge_pages(&self) -> Barred<'_> {
+        let _tables = self.tables.lock();
+        self.huge_barred.fetch_add(1, Ordering::Relaxed);
+        Barred(&self.huge_barred)
+    }
+
+    fn is_huge_barred(&self) -> bool {
+        self.huge_barred.load(Ordering::Relaxed) > 0
     }
 
     /// Splits the transparent huge page that lies across `bound`, if one does. The mmap lock is held.

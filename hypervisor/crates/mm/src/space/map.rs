@@ -118,6 +118,7 @@ impl<H: Host> AddressSpace<H> {
     pub fn discard(&self, start: Hva, len: u64) -> Result<(), MapError> {
         let range = checked_range(start, len, PageSize::Size4K)?;
         let vmas = self.vmas.read();
+        let _small = self.bar_huge_pages();
         self.prepare_bounds(&vmas, range)?;
         let done = vmas.overlapping(range).try_for_each(|(part, vma)| {
             refuse_locked(part, vma)?;

@@ -36,7 +36,7 @@ use addr::{Hva, HvaRange, PageSize, Pfn};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use paging::{HostEntry, OutOfTables};
 use sync::{Mutex, Rank, RwLock};
 
@@ -75,6 +75,8 @@ pub struct AddressSpace<H: Host> {
     root: Pfn,
     vmas: RwLock<VmaTree<H>>,
     tables: Mutex<()>,
+    /// See [`Self::bar_huge_pages`]; written under the page-table lock.
+    huge_barred: AtomicU32,
     registration: RwLock<()>,
     chain: NotifierChain,
     resident: AtomicU64,
@@ -97,6 +99,7 @@ impl<H: Host> AddressSpace<H> {
             root,
             vmas: RwLock::new(Rank::Mmap, vmas(Weak::clone(this))),
             tables: Mutex::new(Rank::PageTable, ()),
+            huge_barred: AtomicU32::new(0),
             registration: RwLock::new(Rank::Registration, ()),
             chain: NotifierChain::new(),
             resident: AtomicU64::new(0),

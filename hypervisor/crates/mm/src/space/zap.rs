@@ -39,14 +39,9 @@ impl<H: Host> AddressSpace<H> {
         gather.settle();
     }
 
-    /// Patch site `__unmap_hugepage_range`: as above; the frames are put after the end.
+    /// Patch site `__unmap_hugepage_range`: the same; the frames are put after the end.
     pub(super) fn unmap_hugepage_range(&self, range: HvaRange) {
-        let invalidation = self.chain.invalidate(range);
-        let mut gather = Gather::new(&self.mm, self.root);
-        self.clear_range(range, &mut gather, Keep::Nothing);
-        gather.flush();
-        drop(invalidation);
-        gather.settle();
+        self.zap_page_range(range, Keep::Nothing);
     }
 
     /// Drops the pages of one area in `range`, the area stays. No leaf straddles an end of the range.
