@@ -29,9 +29,6 @@ use paging::OutOfTables;
 /// Without the notifier chain nothing may move that the EPT maps: all memory is there from the start, and stays.
 const PINNED: bool = !cfg!(feature = "mmu-notifier");
 
-/// How many areas a guest's memory falls into at most by its own doing: each costs some of Herald's heap.
-const MOST_AREAS: usize = 1024;
-
 /// What the processor's EPT can do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EptFeatures {
@@ -254,7 +251,7 @@ impl<H: Host + 'static> Memory<H> {
     /// memory is one.
     ///
     /// # Errors
-    /// As for [`Self::protect`]; also where boot modules would fall into more than [`MOST_AREAS`] pieces.
+    /// As for [`Self::protect`]; also where boot modules would fall into more areas than there can be.
     pub fn discard(&self, gpa: Gpa, len: u64) -> Result<(), NotRam> {
         let hva = self.pages(gpa, len)?;
         let refused = |_| NotRam { gpa, len };
@@ -264,14 +261,9 @@ impl<H: Host + 'static> Memory<H> {
 
     /// Pages of boot modules are to read zero, too, once they are discarded: anonymous memory takes their place.
     fn forget_modules(&self, range: HvaRange) -> Result<(), MapError> {
-        let areas = self.space.vmas();
-        let pieces = areas.len();
-        for area in areas {
+        for area in self.space.vmas() {
             let part = area.range.intersection(&range);
             let Some(part) = part.filter(|_| matches!(area.kind, VmaKind::Private(..))) else { continue };
-            if pieces >= MOST_AREAS {
-                return Err(MapError::NoRoom { len: part.len() });
-            }
             self.space.mmap(MapRequest {
                 placement: Placement::Fixed(part.start()),
                 len: part.len(),

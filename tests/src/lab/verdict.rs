@@ -91,7 +91,7 @@ impl From<MapError> for Verdict {
             MapError::NotShared(_) => Self::NotShared,
             MapError::NotAnonymous(_) => Self::NotAnonymous,
             MapError::Locked(_) => Self::Locked,
-            MapError::OutOfTables => Self::OutOfMemory,
+            MapError::OutOfTables | MapError::TooManyAreas => Self::OutOfMemory,
             MapError::Fault(error) => error.into(),
             MapError::Store(_) => Self::DeviceFailed,
         }

@@ -2,9 +2,10 @@
 
 use crate::{CPU0, CPU1, GUEST, HUGE, Outcome, SMALL, fill, lab, observe};
 use addr::HvaRange;
-use mm::{MapError, MapRequest, Placement, Protection, VmaKind};
+use mm::{MOST_AREAS, MapError, MapRequest, Placement, Protection, VmaKind};
 use mmu::Call;
-use tests::lab::{Verdict, gpage, page, pages};
+use tests::lab::{Lab, Verdict, gpage, page, pages};
+use tests::machine::Options;
 
 #[test]
 fn untouched_memory_reads_zero_and_costs_no_frame_before_it_is_written() -> Outcome {
@@ -198,5 +199,26 @@ fn equal_neighbours_become_one_area() -> Outcome {
     assert_eq!(lab.space.vmas().len(), 3);
     lab.mprotect(pages(4, 2), Protection::ReadWrite)?;
     assert_eq!(lab.space.vmas().len(), 1);
+    lab.finish()
+}
+
+#[test]
+fn an_address_space_has_a_most_of_areas_and_goes_on() -> Outcome {
+    let lab = Lab::new(Options::default());
+    let most = MOST_AREAS as u64;
+    lab.mmap(pages(0, 2 * most), Protection::ReadWrite, SMALL)?;
+    lab.store(CPU0, page(1), 41)?;
+    let protect = |index| lab.space.mprotect(page(index), 4096, Protection::Read);
+    let done = (0..2 * most).step_by(2).find_map(|index| Some((index, protect(index).err()?)));
+    assert_eq!(done, Some((most, MapError::TooManyAreas)));
+    assert_eq!(lab.space.vmas().len() as u64, most);
+    let inside = page(2 * most - 2);
+    assert_eq!(lab.space.munmap(inside, 4096), Err(MapError::TooManyAreas));
+    assert_eq!(lab.space.discard(inside, 4096), Ok(()));
+    assert_eq!(lab.load(CPU0, page(1))?, Verdict::Value(41));
+    for whole in [1, 3] {
+        lab.space.munmap(page(whole), 4096).expect("an area goes");
+    }
+    protect(most).expect("there is room for it");
     lab.finish()
 }

@@ -39,4 +39,4 @@ pub use space::{
     USER_END,
 };
 pub use swap::{SlotError, SwapDevice};
-pub use vma::{Access, Protection, Vma, VmaFlags, VmaKind};
+pub use vma::{Access, MOST_AREAS, Protection, Vma, VmaFlags, VmaKind};

@@ -1,6 +1,6 @@
 //! madvise and mlock.
 
-use super::map::{checked_range, refuse_locked};
+use super::map::{checked_range, refuse_locked, refuse_too_many};
 use super::{AddressSpace, FaultError, MapError};
 use crate::frames::PageFlags;
 use crate::gather::Gather;
@@ -34,7 +34,8 @@ impl<H: Host> AddressSpace<H> {
     ///
     /// # Errors
     /// [`MapError::BadRange`], [`MapError::OutOfTables`] where a huge page could not be split; [`MapError::Hole`]:
-    /// what has an area took the advice; [`MapError::Locked`], [`MapError::NotAnonymous`]: what lies before took it.
+    /// what has an area took the advice; [`MapError::Locked`], [`MapError::NotAnonymous`]: what lies before took it;
+    /// [`MapError::TooManyAreas`], where areas change.
     pub fn madvise(&self, start: Hva, len: u64, advice: Advice) -> Result<(), MapError> {
         let range = checked_range(start, len, PageSize::Size4K)?;
         let none = VmaFlags::empty();
@@ -51,6 +52,7 @@ impl<H: Host> AddressSpace<H> {
 
     fn flag(&self, range: HvaRange, set: VmaFlags, clear: VmaFlags) -> Result<(), MapError> {
         let mut vmas = self.vmas.write();
+        refuse_too_many(&vmas, Some(range), 0)?;
         // The areas are cut at the bounds, and no page may lie across two of them.
         self.prepare_bounds(&vmas, range)?;
         let covered = vmas.covered_to(range) == range.end();
@@ -139,8 +141,8 @@ impl<H: Host> AddressSpace<H> {
     /// `mlock`: the pages of a range are there, and stay. Takes the mmap lock.
     ///
     /// # Errors
-    /// [`MapError::BadRange`], also where the range cuts a hugetlb page, [`MapError::OutOfTables`], [`MapError::Hole`];
-    /// [`MapError::Fault`]: the area is locked, and a page could not be brought in.
+    /// [`MapError::BadRange`], also where the range cuts a hugetlb page, [`MapError::OutOfTables`], [`MapError::Hole`],
+    /// [`MapError::TooManyAreas`]; [`MapError::Fault`]: the area is locked, and a page could not be brought in.
     pub fn mlock(&self, start: Hva, len: u64) -> Result<(), MapError> {
         let range = checked_range(start, len, PageSize::Size4K)?;
         self.flag(range, VmaFlags::LOCKED, VmaFlags::empty())?;
@@ -163,7 +165,8 @@ impl<H: Host> AddressSpace<H> {
     /// `munlock`. Takes the mmap lock.
     ///
     /// # Errors
-    /// [`MapError::BadRange`], [`MapError::OutOfTables`]; [`MapError::Hole`]: what has an area is unlocked.
+    /// [`MapError::BadRange`], [`MapError::OutOfTables`], [`MapError::TooManyAreas`]; [`MapError::Hole`]: what has an
+    /// area is unlocked.
     pub fn munlock(&self, start: Hva, len: u64) -> Result<(), MapError> {
         let range = checked_range(start, len, PageSize::Size4K)?;
         self.flag(range, VmaFlags::empty(), VmaFlags::LOCKED)

@@ -3,7 +3,7 @@
 use crate::file::StoreError;
 use crate::host::OutOfFrames;
 use crate::swap::SlotError;
-use crate::vma::{Access, Protection};
+use crate::vma::{Access, MOST_AREAS, Protection};
 use addr::{Hva, HvaRange, PageSize};
 use core::fmt;
 use paging::OutOfTables;
@@ -90,6 +90,8 @@ pub enum MapError {
     Locked(HvaRange),
     /// No frame for a table (ENOMEM).
     OutOfTables,
+    /// The address space would have more than [`crate::MOST_AREAS`] (ENOMEM).
+    TooManyAreas,
     /// A page could not be brought in (EAGAIN, ENOMEM).
     Fault(FaultError),
     /// A page could not be written back (EIO).
@@ -108,6 +110,7 @@ impl fmt::Display for MapError {
             Self::NotAnonymous(range) => write!(f, "{range} is not private anonymous memory in base pages"),
             Self::Locked(range) => write!(f, "{range} is locked in memory"),
             Self::OutOfTables => OutOfTables.fmt(f),
+            Self::TooManyAreas => write!(f, "more than {MOST_AREAS} areas in the address space"),
             Self::Fault(error) => error.fmt(f),
             Self::Store(error) => error.fmt(f),
         }

@@ -4,7 +4,7 @@ use super::zap::Keep;
 use super::{AddressSpace, LOWER_HALF_END, MAP_BASE, MapError, USER_END};
 use crate::gather::Gather;
 use crate::host::Host;
-use crate::vma::{Protection, Vma, VmaFlags, VmaKind, VmaTree};
+use crate::vma::{MOST_AREAS, Protection, Vma, VmaFlags, VmaKind, VmaTree};
 use addr::{Hva, HvaRange, PageSize};
 use paging::HostEntry;
 
@@ -34,7 +34,8 @@ impl<H: Host> AddressSpace<H> {
     /// Creates an area. Nothing is allocated before it is touched. Takes the mmap lock for writing.
     ///
     /// # Errors
-    /// [`MapError::BadRange`], [`MapError::NoRoom`], [`MapError::OutOfTables`]; nothing has changed then.
+    /// [`MapError::BadRange`], [`MapError::NoRoom`], [`MapError::OutOfTables`], [`MapError::TooManyAreas`]; nothing has
+    /// changed then.
     pub fn mmap(&self, request: MapRequest<H>) -> Result<HvaRange, MapError> {
         let size = request.kind.page_size();
         let len = request.len.checked_next_multiple_of(size.bytes()).unwrap_or(u64::MAX);
@@ -47,6 +48,7 @@ impl<H: Host> AddressSpace<H> {
             Placement::Anywhere => None,
         };
         let mut vmas = self.vmas.write();
+        refuse_too_many(&vmas, wanted, 1)?;
         let range = match wanted {
             Some(wanted) => {
                 self.prepare_bounds(&vmas, wanted)?;
@@ -68,10 +70,11 @@ impl<H: Host> AddressSpace<H> {
     ///
     /// # Errors
     /// [`MapError::BadRange`], also where the range cuts a hugetlb page, [`MapError::OutOfTables`] where a huge
-    /// page could not be split; nothing has changed then.
+    /// page could not be split, [`MapError::TooManyAreas`]; nothing has changed then.
     pub fn munmap(&self, start: Hva, len: u64) -> Result<(), MapError> {
         let range = checked_range(start, len, PageSize::Size4K)?;
         let mut vmas = self.vmas.write();
+        refuse_too_many(&vmas, Some(range), 0)?;
         self.prepare_bounds(&vmas, range)?;
         self.unmap_region(&mut vmas, range);
         drop(vmas);
@@ -147,6 +150,18 @@ impl<H: Host> AddressSpace<H> {
         }
         Ok(())
     }
+}
+
+/// Areas are Herald's small objects, whose memory is not the machine's frames: an operation that cuts areas at the
+/// bounds of `cut`, and adds some, is refused before they are too many.
+pub(super) fn refuse_too_many<H: Host>(
+    vmas: &VmaTree<H>,
+    cut: Option<HvaRange>,
+    added: usize,
+) -> Result<(), MapError> {
+    let inside = |bound: Hva| vmas.find(bound).is_some_and(|vma| vma.range.start() < bound);
+    let cuts = cut.map_or(0, |cut| usize::from(inside(cut.start())) + usize::from(inside(cut.end())));
+    if vmas.len() + cuts + added > MOST_AREAS { Err(MapError::TooManyAreas) } else { Ok(()) }
 }
 
 /// Pages that are locked are not given up.

@@ -1,6 +1,6 @@
 //! mprotect.
 
-use super::map::checked_range;
+use super::map::{checked_range, refuse_too_many};
 use super::{AddressSpace, MapError};
 use crate::gather::Gather;
 use crate::host::Host;
@@ -14,10 +14,11 @@ impl<H: Host> AddressSpace<H> {
     ///
     /// # Errors
     /// [`MapError::BadRange`], also where the range cuts a hugetlb page, [`MapError::OutOfTables`] where a huge page
-    /// could not be split: nothing has changed. [`MapError::Hole`].
+    /// could not be split, [`MapError::TooManyAreas`]: nothing has changed. [`MapError::Hole`].
     pub fn mprotect(&self, start: Hva, len: u64, protection: Protection) -> Result<(), MapError> {
         let range = checked_range(start, len, PageSize::Size4K)?;
         let mut vmas = self.vmas.write();
+        refuse_too_many(&vmas, Some(range), 0)?;
         self.prepare_bounds(&vmas, range)?;
         let covered = vmas.covered_to(range);
         let prefix = HvaRange::new(range.start(), covered);

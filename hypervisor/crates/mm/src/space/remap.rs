@@ -9,7 +9,7 @@
 //!   old area, empty, unlinked                                (cannot fail)
 //! ```
 
-use super::map::checked_range;
+use super::map::{checked_range, refuse_too_many};
 use super::{AddressSpace, MAP_BASE, MapError, USER_END};
 use crate::gather::Gather;
 use crate::host::Host;
@@ -34,8 +34,8 @@ impl<H: Host> AddressSpace<H> {
     ///
     /// # Errors
     /// [`MapError::BadRange`], also for hugetlb areas, [`MapError::Hole`] where the old range is not in one area,
-    /// [`MapError::NoRoom`], [`MapError::OutOfTables`]. Nothing has changed then, but what a fixed target replaces
-    /// may be gone, and so may the tail of an area that shrinks, as in Linux.
+    /// [`MapError::NoRoom`], [`MapError::OutOfTables`], [`MapError::TooManyAreas`]. Nothing has changed then, but what
+    /// a fixed target replaces may be gone, and so may the tail of an area that shrinks, as in Linux.
     pub fn mremap(&self, start: Hva, old_len: u64, new_len: u64, to: Remap) -> Result<Hva, MapError> {
         let old = checked_range(start, old_len, PageSize::Size4K)?;
         let wanted = checked_range(start, new_len, PageSize::Size4K)?;
@@ -45,6 +45,8 @@ impl<H: Host> AddressSpace<H> {
         if align != PageSize::Size4K {
             return Err(MapError::BadRange { start, len: old_len, align });
         }
+        // The target's bounds, and the area there.
+        refuse_too_many(&vmas, Some(old), 3)?;
         let result = self.remap_area(&mut vmas, old, wanted, to);
         drop(vmas);
         self.mm.drop_orphans();

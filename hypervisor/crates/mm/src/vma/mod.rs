@@ -16,6 +16,9 @@ use paging::Rights;
 
 pub(crate) use tree::VmaTree;
 
+/// How many areas an address space has at most (Linux: `vm.max_map_count`).
+pub const MOST_AREAS: usize = 1024;
+
 /// What an access does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Access {

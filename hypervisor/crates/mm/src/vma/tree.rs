@@ -42,6 +42,11 @@ impl<H: Host> VmaTree<H> {
         vma.range.contains(address).then_some(vma)
     }
 
+    /// How many areas there are.
+    pub(crate) fn len(&self) -> usize {
+        self.by_start.len()
+    }
+
     /// All areas, by address.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Vma<H>> + '_ {
         self.by_start.values()
