@@ -45,8 +45,8 @@ pub(crate) fn handle(vcpu: &mut Vcpu, vm: &mut Vm, exit: Exit) -> Result<Flow, R
         Exit::Xsetbv => misc::xsetbv(vcpu),
         Exit::CacheFlush | Exit::Pause => misc::skip(vcpu),
         Exit::TripleFault => misc::triple_fault(vcpu),
-        // Not offered by CPUID, or not there without nesting.
         Exit::TaskSwitch => Flow::End(End::TaskSwitch),
+        // Not offered by CPUID, or not there without nesting.
         Exit::VmxInstruction | Exit::MonitorMwait | Exit::Getsec => misc::refuse(vcpu, Event::INVALID_OPCODE),
         Exit::Rdpmc => misc::refuse(vcpu, Event::GENERAL_PROTECTION),
         Exit::EntryFailed(failure) => {

@@ -251,7 +251,8 @@ impl<H: Host + 'static> Memory<H> {
     /// memory is one.
     ///
     /// # Errors
-    /// As for [`Self::protect`]; also where boot modules would fall into more areas than there can be.
+    /// As for [`Self::protect`]; also where boot modules would fall into more areas than there can be: what lies before
+    /// in the range is dropped then.
     pub fn discard(&self, gpa: Gpa, len: u64) -> Result<(), NotRam> {
         let hva = self.pages(gpa, len)?;
         let refused = |_| NotRam { gpa, len };
