@@ -16,6 +16,7 @@
 pub mod lab;
 pub mod machine;
 pub mod oracle;
+pub mod random;
 mod violation;
 pub mod worlds;
 

@@ -9,6 +9,7 @@ use std::sync::{Arc, Barrier};
 use tests::Violation;
 use tests::lab::{GuestId, Lab, gpage, page, pages};
 use tests::machine::{Options, Speculation};
+use tests::random::Random;
 
 const GUEST: GuestId = GuestId(0);
 /// Small pages 0 to 511; huge page behind them.
@@ -24,18 +25,6 @@ const OPERATIONS: u64 = 60_000;
 const ACCESSES: u64 = 1_000;
 /// How often a slot comes and goes.
 const TOGGLES: u64 = 20_000;
-
-/// Numbers that look random and are the same each time.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
-}
 
 fn bench(speculation: Speculation) -> Lab {
     let options = Options { cpus: 3, quarantine: 512, speculation, ..Options::default() };

@@ -11,24 +11,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use tests::lab::{gpage, page, pages};
 use tests::machine::Machine;
+use tests::random::Random;
 
 /// Private pages 0 to 7, and four of a shared file behind them.
 const PRIVATE: u64 = 8;
 const PAGES: u64 = 12;
 /// Operations of the host; the programs go on as long as it does.
 const OPERATIONS: u64 = 400;
-
-/// Numbers that look random and are the same each time.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
-}
 
 /// Who accesses memory.
 #[derive(Clone, Copy)]

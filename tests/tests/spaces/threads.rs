@@ -8,6 +8,7 @@ use mmu::FaultOutcome;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tests::lab::page;
 use tests::machine::{Machine, Options, Speculation};
+use tests::random::Random;
 use tests::worlds::{Backing, STORED, With, World};
 
 /// Pages that everybody works on: private ones, those of a shared file, private ones of a file.
@@ -15,18 +16,6 @@ const PAGES: u64 = 18;
 const RW: Protection = Protection::ReadWrite;
 /// Operations of the host.
 const OPERATIONS: u64 = 4_000;
-
-/// Numbers that look random and are the same each time.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
-}
 
 /// A program: a CPU, a space, and whether it is the guest there.
 #[derive(Clone, Copy, Debug)]
