@@ -223,6 +223,12 @@ mutants! {
 }
 
 impl Mutant {
+    /// Why no test can notice it, where that is proved.
+    #[must_use]
+    pub const fn equivalent(self) -> Option<&'static str> {
+        None
+    }
+
     /// Every mutant.
     pub fn all() -> impl Iterator<Item = Self> {
         let ranges = RangeSite::ALL.iter();
