@@ -21,7 +21,7 @@ use alloc::sync::Arc;
 #[cfg(feature = "mmu-notifier")]
 use {
     alloc::vec::Vec,
-    core::sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicUsize, Ordering},
     sync::{Rank, RwLock},
 };
 
