@@ -22,7 +22,7 @@ use mutants::{Mutant, PageSite, RangeSite, YoungSite, intact};
 #[cfg(feature = "mmu-notifier")]
 use {
     alloc::vec::Vec,
-    core::sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicUsize, Ordering},
     sync::{Rank, RwLock},
 };
 

@@ -179,6 +179,7 @@ impl<H: Host> SecondaryMmu<H> {
                 Some(Installed::Spurious) => count(&self.stats.spurious),
                 None => {
                     count(&self.stats.retries);
+                    sync::relax();
                     continue;
                 }
             }

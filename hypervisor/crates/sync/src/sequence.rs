@@ -16,7 +16,7 @@
 //! "Lock" is the mmu lock. [`InProgress`] lives inside it, so that holding a `&mut InProgress` proves the
 //! lock held; the sequence itself lives outside, so that a snapshot needs no lock.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use crate::atomic::{AtomicU64, Ordering};
 use mutants::{Mutant, intact};
 
 /// The counter that rises with every invalidation that ended.
@@ -48,7 +48,7 @@ pub struct Stale;
 impl InvalidationSequence {
     /// A sequence at zero.
     #[must_use]
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
         Self { value: AtomicU64::new(0) }
     }
 

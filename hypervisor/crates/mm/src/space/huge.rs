@@ -20,9 +20,9 @@ use crate::gather::Gather;
 use crate::host::{Host, OutOfFrames};
 use crate::vma::{Access, Vma, VmaFlags, VmaKind};
 use addr::{Hva, HvaRange, PageSize, Pfn};
-use core::sync::atomic::{AtomicU32, Ordering};
 use mutants::{Mutant, RangeSite, intact};
 use paging::{Found, HostEntry, Leaf, Level, OutOfTables, Rights, TableEntry, TableReserve, View};
+use sync::atomic::{AtomicU32, Ordering};
 
 /// The size of transparent huge pages.
 const HUGE: PageSize = PageSize::Size2M;

@@ -36,9 +36,10 @@ use addr::{Hva, HvaRange, PageSize, Pfn};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 use mutants::{Mutant, intact};
 use paging::{HostEntry, OutOfTables};
+use sync::atomic::AtomicU32;
 use sync::{Mutex, Rank, RwLock};
 
 pub use advise::Advice;

@@ -136,7 +136,7 @@ impl<H: Host> DeviceTlb<H> {
             }
             drop(locked);
             count(&self.stats.retries);
-            core::hint::spin_loop();
+            sync::relax();
         }
     }
 
