@@ -15,10 +15,12 @@ use crate::workspace;
 use anyhow::{Context, Result, bail, ensure};
 use mutants::Mutant;
 use std::fmt::Write;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 /// Names the mutant to the product (`mutants::VARIABLE` of a build with the kit).
@@ -153,7 +155,7 @@ fn fate(suites: &[PathBuf], mutant: Option<Mutant>) -> Result<Fate> {
     Ok(Fate::Survived)
 }
 
-/// The first test of a suite that fails.
+/// The first test of a suite that fails; the rest is not waited for.
 fn failing(suite: &Path, arguments: &[&str], mutant: Option<Mutant>) -> Result<Option<String>> {
     let mut command = Command::new(suite);
     command.args(arguments).args(["--test-threads", "1"]).current_dir(workspace::root().join("tests"));
@@ -163,41 +165,49 @@ fn failing(suite: &Path, arguments: &[&str], mutant: Option<Mutant>) -> Result<O
     }
     let mut child = command.spawn().with_context(|| format!("cannot start {}", suite.display()))?;
     let stdout = child.stdout.take().context("a suite has no standard output")?;
-    let reader = std::thread::spawn(move || std::io::read_to_string(stdout));
-    let status = wait(&mut child)?;
-    let output = reader.join().ok().and_then(Result::ok).unwrap_or_default();
-    Ok(match status {
-        Some(status) if status.success() => None,
-        Some(_) => Some(first_failure(&output).unwrap_or_else(|| "(the program ended)".to_owned())),
-        None => Some(format!("{} (does not end)", last_started(&output))),
-    })
+    let (results, lines) = channel();
+    std::thread::spawn(move || read_results(stdout, &results));
+    let mut last = "the first test".to_owned();
+    let started = Instant::now();
+    let failed = loop {
+        match lines.recv_timeout(PATIENCE.saturating_sub(started.elapsed())) {
+            Ok((test, Outcome::Failed)) => break Some(test),
+            Ok((test, Outcome::Passed)) => last = test,
+            Err(RecvTimeoutError::Timeout) => break Some(format!("what follows {last} (does not end)")),
+            Err(RecvTimeoutError::Disconnected) => break None,
+        }
+    };
+    if failed.is_some() {
+        child.kill()?;
+    }
+    let status = child.wait()?;
+    Ok(failed.or_else(|| (!status.success()).then(|| format!("what follows {last} (the program ended)"))))
 }
 
-/// The status; none where the suite had to be stopped.
-fn wait(child: &mut std::process::Child) -> Result<Option<ExitStatus>> {
-    let started = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Outcome {
+    Passed,
+    Failed,
+}
+
+/// Passes on what a suite prints of each test, as it does.
+fn read_results(stdout: impl Read, results: &Sender<(String, Outcome)>) {
+    for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+        if result_of(&line).is_some_and(|result| results.send(result).is_err()) {
+            return;
         }
-        if started.elapsed() > PATIENCE {
-            child.kill()?;
-            child.wait()?;
-            return Ok(None);
-        }
-        std::thread::sleep(TICK);
     }
 }
 
 /// `test a::b ... FAILED`
-fn first_failure(output: &str) -> Option<String> {
-    let failed = output.lines().find_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
-    failed.map(|name| name.trim_end_matches(" - should panic").to_owned())
-}
-
-fn last_started(output: &str) -> &str {
-    let last = output.lines().filter_map(|line| line.strip_prefix("test ")).next_back();
-    last.and_then(|line| line.split(" ... ").next()).unwrap_or("the first test")
+fn result_of(line: &str) -> Option<(String, Outcome)> {
+    let (name, result) = line.strip_prefix("test ")?.split_once(" ... ")?;
+    let outcome = match result {
+        "ok" => Outcome::Passed,
+        "FAILED" => Outcome::Failed,
+        _ => return None,
+    };
+    Some((name.trim_end_matches(" - should panic").to_owned(), outcome))
 }
 
 /// The list for `docs`.
@@ -221,13 +231,12 @@ fn text(wanted: &[Mutant], fates: &[Fate]) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{first_failure, last_started};
+    use super::{Outcome, result_of};
 
     #[test]
-    fn the_test_that_failed_is_named() {
-        let output = "test a::b ... ok\ntest c::d ... FAILED\ntest e ... ok\n";
-        assert_eq!(first_failure(output).as_deref(), Some("c::d"));
-        assert_eq!(first_failure("test a ... ok\n"), None);
-        assert_eq!(last_started("test a ... ok\ntest b::c ... "), "b::c");
+    fn results_of_tests_are_read() {
+        assert_eq!(result_of("test a::b ... ok"), Some(("a::b".to_owned(), Outcome::Passed)));
+        assert_eq!(result_of("test c - should panic ... FAILED"), Some(("c".to_owned(), Outcome::Failed)));
+        assert_eq!(result_of("test result: FAILED. 1 passed; 2 failed"), None);
     }
 }
