@@ -137,7 +137,11 @@ impl World {
                 Operation::Load => machine.load_linear(cpu, hva).map(Verdict::Value),
                 Operation::Store(value) => machine.store_linear(cpu, hva, value).map(|()| Verdict::Done),
             };
-            tried.map_err(|_| space.fault_in(hva, operation.access()).err().map(Verdict::from))
+            tried.map_err(|_| {
+                let outcome = space.fault_in(hva, operation.access());
+                machine.settle();
+                outcome.err().map(Verdict::from)
+            })
         });
         self.judge_access(format_args!("{operation:?} of {hva} in {id}"), id, Some(at), operation, found)
     }
@@ -175,6 +179,7 @@ impl World {
         let guest = self.living(id).guest.as_ref()?;
         self.machine.exit(cpu);
         let outcome = guest.mmu.fault(gpa, access);
+        self.machine.settle();
         self.machine.enter(cpu, guest.root);
         match outcome {
             Ok(FaultOutcome::Mapped) => None,

@@ -83,6 +83,7 @@ impl World {
             let (expected, found) = (format!("{expected:?}"), format!("{found:?}"));
             return Err(Violation::Answer { what: what(), expected, found });
         }
+        self.machine.settle();
         self.check()?;
         self.machine.limit_table_accesses(MOST_TABLE_ACCESSES);
         Ok(found)

@@ -70,10 +70,11 @@ impl Medium {
             return None;
         }
         let kept = lock(&self.kept);
-        self.machine.memory.fill(frame, if kept.contains_key(&page) { 0 } else { otherwise });
-        for &(word, value) in kept.get(&page).into_iter().flatten() {
-            self.machine.memory.store(frame, word, value);
-        }
+        let memory = &self.machine.memory;
+        self.machine.fill_frame(frame, || {
+            memory.fill(frame, if kept.contains_key(&page) { 0 } else { otherwise });
+            kept.get(&page).into_iter().flatten().for_each(|&(word, value)| memory.store(frame, word, value));
+        });
         Some(())
     }
 }

@@ -21,7 +21,7 @@ pub use remap::Move;
 
 use crate::Violation;
 use crate::lab::{ARENA, Verdict};
-use crate::machine::{Machine, Options, Speculation};
+use crate::machine::{Kind, Machine, Options, Speculation};
 use addr::{Gfn, GfnRange, Hva, HvaRange, PAGE_SHIFT, Pfn};
 use areas::Run;
 use mm::notifier::MmuNotifier;
@@ -121,6 +121,7 @@ impl World {
     #[must_use]
     pub fn new(options: Options, slots: u64) -> Self {
         let machine = Arc::new(Machine::new(options));
+        machine.watch_writes();
         let (swap, disk) = (Medium::new(&machine), Medium::new(&machine));
         let in_place = Direct4K::new(&machine, FILE_PAGES[IN_PLACE]);
         let device = Box::new(devices::Slots(Arc::clone(&swap), slots));
@@ -220,11 +221,13 @@ impl World {
         with: With,
     ) -> Result<Verdict, Violation> {
         let accessed_dirty = self.machine.options.accessed_dirty;
+        self.machine.watch_root(Kind::Linear, space.root());
         let mmu = (with == With::Guest).then(|| SecondaryMmu::new(Arc::clone(&space), accessed_dirty).ok());
         let guest = mmu.flatten().map(|mmu| {
             let mmu = Arc::new(mmu);
             space.register(Arc::clone(&mmu) as Arc<dyn MmuNotifier>);
             let root = mmu.root().expect("not released");
+            self.machine.watch_root(Kind::GuestPhysical, root);
             Guest { mmu, root, slots: Vec::new() }
         });
         self.spaces[id] = Some(Living { space, guest });

@@ -4,6 +4,8 @@
 mod exhaustion;
 mod random;
 mod regressions;
+mod replays;
+mod scenes;
 mod sparse;
 mod threads;
 

@@ -148,6 +148,7 @@ fn crowd(speculation: Speculation) -> Outcome {
     let options = Options { cpus: 4, quarantine: 256, speculation, ..Options::default() };
     let mut world = World::new(options, 12);
     world.machine.excuse_unaged_guests();
+    world.machine.ignore_writes();
     world.spawn(0, With::Guest)?;
     world.mmap(0, (0, 6), RW, SMALL)?;
     world.mmap(0, (6, 6), RW, Backing::Shared { file: STORED, index: 0 })?;
