@@ -63,6 +63,8 @@ struct Running {
     sighted: BTreeSet<Pfn>,
     /// What frames held before the operation, where it has changed that.
     before: HashMap<Pfn, u64>,
+    /// What stores by CPUs made of contents: before and after.
+    stored: Vec<(u64, u64)>,
 }
 
 /// The watcher of table writes.
@@ -115,13 +117,14 @@ impl Machine {
             self.replay.sights.fetch_add(seen.len() as u64, Ordering::Relaxed);
             let now = seen.last().copied().flatten();
             for seen in seen.into_iter().flatten() {
-                if !is_either(seen, old, now) {
+                if !running.is_either(seen, old, now) {
                     self.report(Violation::Torn { kind, root, page, old, seen, now });
                 }
             }
         }
         running.sighted.clear();
         running.before.clear();
+        running.stored.clear();
     }
 
     /// An entry has been written.
@@ -160,6 +163,16 @@ impl Machine {
         }
     }
 
+    /// A CPU stores to a frame, by a translation that it has.
+    pub(super) fn store_word(&self, frame: Pfn, word: u16, value: u64) {
+        let watched = self.watches();
+        let before = if watched { self.memory.digest(frame) } else { 0 };
+        self.memory.store(frame, word, value);
+        if watched {
+            lock(&self.replay.running).stored.push((before, self.memory.digest(frame)));
+        }
+    }
+
     /// The program is about to change what a frame holds.
     pub(super) fn fills_frame(&self, frame: Pfn) {
         if self.watches() {
@@ -187,15 +200,24 @@ impl Machine {
     }
 }
 
-/// Whether what was seen is what was there before, or what is there now.
-fn is_either(seen: Sight, old: Option<Sight>, now: Option<Sight>) -> bool {
-    let sides = || [old, now].into_iter().flatten();
-    let contents = sides().any(|side| side.contents == seen.contents);
-    let write = sides().any(|side| side.write && side.frame == seen.frame);
-    contents && (write || !seen.write)
-}
-
 impl Running {
+    /// Whether what was seen is what was there before, or what is there now; or would be, but for CPUs' stores.
+    fn is_either(&self, seen: Sight, old: Option<Sight>, now: Option<Sight>) -> bool {
+        let sides = || [old, now].into_iter().flatten();
+        let write = sides().any(|side| side.write && side.frame == seen.frame);
+        let mut same: BTreeSet<u64> = sides().map(|side| side.contents).collect();
+        let mut known = 0;
+        while known < same.len() {
+            known = same.len();
+            for (before, after) in &self.stored {
+                if same.contains(before) || same.contains(after) {
+                    same.extend([before, after]);
+                }
+            }
+        }
+        same.contains(&seen.contents) && (write || !seen.write)
+    }
+
     /// A table, and all below it, can be reached.
     fn link(&mut self, machine: &Machine, table: Pfn, place: Place) {
         if !machine.is_live_table(table) {

@@ -20,6 +20,8 @@ pub enum Event {
     AllocateFrame(PageSize),
     /// A flush is about to be asked for.
     Request(FlushScope),
+    /// The flushes asked for are about to be done. Until then CPUs use what they have cached.
+    Wait,
     /// The flushes asked for are done.
     Flushed,
     /// A page is about to be copied.
@@ -294,6 +296,7 @@ impl Shootdown for Machine {
     }
 
     fn wait(&self, FlushToken(generation): FlushToken) {
+        self.seams.pass(Event::Wait);
         for cpu in self.cpus() {
             let mut state = self.cpu(cpu);
             let dropped = state.interrupt(generation);

@@ -42,11 +42,9 @@ impl Medium {
         lock(&self.kept).len()
     }
 
-    /// A word of a page as it is kept; zero where nothing is.
-    pub(super) fn word(&self, page: u64, word: u16) -> u64 {
-        let kept = lock(&self.kept);
-        let found = kept.get(&page).and_then(|words| words.iter().find(|(at, _)| *at == word));
-        found.map_or(0, |(_, value)| *value)
+    /// A page as it is kept: its words that are not zero.
+    pub(super) fn words(&self, page: u64) -> Kept {
+        lock(&self.kept).get(&page).cloned().unwrap_or_default()
     }
 
     pub(super) fn put(&self, page: u64, words: Kept) {

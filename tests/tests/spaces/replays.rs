@@ -2,11 +2,12 @@
 //! the new one, never a third. The world looks at all of its operations that way; here is the proof that it sees
 //! something, and that it would say so.
 
+use crate::by_hand::{entry, frame, with_frame};
 use crate::scenes::SCENES;
 use crate::{CPU0, Outcome, SMALL, world};
-use addr::{PAGE_SHIFT, PageSize, Pfn};
+use addr::PageSize;
 use mm::{AddressSpace, CpuIndex, FrameMemory, Host, Protection};
-use paging::{EntryRef, HostEntry, Rights, TableEntry, TableMemory, walk};
+use paging::{Rights, TableEntry, TableMemory};
 use tests::Violation;
 use tests::lab::{Verdict, page};
 use tests::machine::Machine;
@@ -42,16 +43,6 @@ fn two_pages() -> Result<World, Violation> {
         world.guest_load(0, CpuIndex(1), index, 0)?;
     }
     Ok(world)
-}
-
-fn entry(world: &World, index: u64) -> (EntryRef, HostEntry) {
-    let found = walk::<HostEntry, _>(&*world.machine, world.space(0).root(), page(index).as_u64());
-    (found.at, found.entry)
-}
-
-fn with_frame(entry: HostEntry, frame: Pfn) -> u64 {
-    let number = 0xff_ffff_ffff << PAGE_SHIFT;
-    entry.bits() & !number | frame.as_u64() << PAGE_SHIFT
 }
 
 /// What the rule says of an operation that is made by hand.
@@ -92,7 +83,7 @@ fn a_third_page_in_passing_is_found() {
 #[test]
 fn a_page_that_is_mapped_before_it_is_filled_is_found() {
     let found = judge(|world, machine, space| {
-        let frame = machine.allocate_zeroed(PageSize::Size4K).expect("a frame");
+        let frame = frame(world);
         let old = space.lookup(page(0)).expect("a page").pfn;
         let (at, own) = entry(world, 0);
         machine.store(at, with_frame(own, frame));
@@ -118,7 +109,7 @@ fn a_page_that_is_emptied_before_it_is_unmapped_is_found() {
 #[test]
 fn a_copy_that_can_be_written_while_the_old_page_counts_is_found() {
     let found = judge(|world, machine, space| {
-        let frame = machine.allocate_zeroed(PageSize::Size4K).expect("a frame");
+        let frame = frame(world);
         machine.copy(space.lookup(page(0)).expect("a page").pfn, frame);
         let (at, own) = entry(world, 0);
         machine.store(at, with_frame(own, frame));
@@ -130,7 +121,7 @@ fn a_copy_that_can_be_written_while_the_old_page_counts_is_found() {
 #[test]
 fn a_frame_that_is_nobodys_is_found_in_passing() {
     let found = judge(|world, machine, _| {
-        let frame = machine.allocate_zeroed(PageSize::Size4K).expect("a frame");
+        let frame = frame(world);
         machine.retire(frame, PageSize::Size4K);
         let (at, own) = entry(world, 0);
         machine.store(at, with_frame(own, frame));
@@ -142,7 +133,7 @@ fn a_frame_that_is_nobodys_is_found_in_passing() {
 #[test]
 fn the_same_contents_in_another_frame_are_no_third_page() -> Outcome {
     let mut world = two_pages()?;
-    let frame = world.machine.allocate_zeroed(PageSize::Size4K).expect("a frame");
+    let frame = frame(&world);
     let (at, own) = entry(&world, 0);
     world.machine.copy(world.space(0).lookup(page(0)).expect("a page").pfn, frame);
     world.machine.store(at, with_frame(own.with_rights(Rights::READ), frame));

@@ -22,7 +22,7 @@ pub(crate) struct Scene {
 }
 
 /// Pages with contents of their own: 0..4.
-fn own(world: &mut World) -> Result {
+pub(crate) fn own(world: &mut World) -> Result {
     world.mmap(0, (0, 8), RW, SMALL)?;
     for page in 0..4 {
         world.store(0, CPU0, (page, 0), page + 1)?;
@@ -31,7 +31,7 @@ fn own(world: &mut World) -> Result {
 }
 
 /// The same, shared with a child.
-fn forked(world: &mut World) -> Result {
+pub(crate) fn forked(world: &mut World) -> Result {
     own(world)?;
     world.fork(0, 1, With::Guest)
 }
@@ -67,7 +67,7 @@ fn hugetlb_forked(world: &mut World) -> Result {
 }
 
 /// Mappings of all files: the stored one shared at 0, private at 8, in place at 16 and 24, shared memory at 32.
-fn files(world: &mut World) -> Result {
+pub(crate) fn files(world: &mut World) -> Result {
     world.mmap(0, (0, 6), RW, Backing::Shared { file: STORED, index: 0 })?;
     world.mmap(0, (8, 6), RW, Backing::Private { file: STORED, index: 0 })?;
     world.mmap(0, (16, 6), RW, Backing::Shared { file: IN_PLACE, index: 0 })?;
@@ -92,7 +92,7 @@ fn rearranged(world: &mut World) -> Result {
     world.remap_file_pages(0, (0, 3), 3)
 }
 
-const fn scene(
+pub(crate) const fn scene(
     name: &'static str,
     least: u64,
     set: fn(&mut World) -> Result,
