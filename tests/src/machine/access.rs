@@ -67,6 +67,28 @@ impl Machine {
         self.access(cpu, Kind::Linear, hva.as_u64(), Operation::Store(value)).map(|_| ())
     }
 
+    /// The translations that the CPU can use now without looking at a table: address, and what is cached.
+    pub fn cached(&self, cpu: CpuIndex) -> Vec<(Kind, u64, Cached)> {
+        let state = self.cpu(cpu);
+        let Some((kind, root)) = state.current() else { return Vec::new() };
+        let pages = match kind {
+            Kind::Linear => &state.linear.pages,
+            Kind::GuestPhysical => &state.guest.pages,
+        };
+        let usable = pages.iter().filter(|(key, _)| key.root == root);
+        usable.map(|(key, &cached)| (kind, key.page, cached)).collect()
+    }
+
+    /// The root of the tables that the CPU uses now.
+    pub fn current_root(&self, cpu: CpuIndex) -> Option<Pfn> {
+        self.cpu(cpu).current().map(|(_, root)| root)
+    }
+
+    /// Whether a store through this translation looks at no table.
+    pub fn stores_blindly(&self, kind: Kind, cached: &Cached) -> bool {
+        cached.write && (cached.dirty || self.format(kind).dirty() == 0)
+    }
+
     /// Walks an address that no program has touched, in the tables that the CPU uses now, as hardware may at any
     /// time, and keeps what it finds.
     pub fn speculate(&self, cpu: CpuIndex, address: u64) {
@@ -113,7 +135,7 @@ impl Machine {
         match operation {
             Operation::Load => Ok(self.memory.load(frame, word)),
             Operation::Store(value) => {
-                self.memory.store(frame, word, value);
+                self.store_word(frame, word, value);
                 Ok(value)
             }
         }

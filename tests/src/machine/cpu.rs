@@ -30,7 +30,7 @@ pub(crate) struct Cpu {
 }
 
 /// Which of a CPU's caches.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Kind {
     /// hva → hpa, used in root mode.
     Linear,

@@ -11,12 +11,14 @@ mod cpu;
 mod device;
 mod format;
 mod memory;
+mod replay;
 mod seams;
 mod tlb;
 
 pub use access::Fault;
 pub use cpu::Kind;
 pub use memory::POISON;
+pub use replay::Sight;
 pub use seams::{Event, Skip};
 pub use tlb::Cached;
 
@@ -131,6 +133,7 @@ pub struct Machine {
     generation: AtomicU64,
     violations: Mutex<Vec<Violation>>,
     seams: seams::Seams,
+    replay: replay::Replay,
     /// Device TLBs, which no frame may be retired under.
     devices: Mutex<Vec<Weak<DeviceTlb<Machine>>>>,
     pub(crate) counters: Counters,
@@ -154,6 +157,7 @@ impl Machine {
             generation: AtomicU64::new(0),
             violations: Mutex::default(),
             seams: seams::Seams::default(),
+            replay: replay::Replay::default(),
             devices: Mutex::default(),
             counters: Counters::default(),
             unaged_guests: AtomicBool::new(false),
@@ -299,6 +303,11 @@ impl Machine {
     /// Changes what a flush drops, for tests of the tests.
     pub fn skip_flushes(&self, skip: Skip) {
         self.seams.skip_flushes(skip);
+    }
+
+    /// From now on, entries are written in two halves: the flags, then the frame. For tests of the tests.
+    pub fn tear_entries(&self) {
+        self.seams.tear_entries();
     }
 
     /// Flushes asked for so far.

@@ -9,7 +9,7 @@ use mm::frames::Frames;
 use mm::{FrameMemory, Host, OutOfFrames};
 use paging::{EntryRef, FlushScope, FlushToken, OutOfTables, Shootdown, TableMemory};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// A seam that is being passed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,6 +20,8 @@ pub enum Event {
     AllocateFrame(PageSize),
     /// A flush is about to be asked for.
     Request(FlushScope),
+    /// The flushes asked for are about to be done. Until then CPUs use what they have cached.
+    Wait,
     /// The flushes asked for are done.
     Flushed,
     /// A page is about to be copied.
@@ -45,6 +47,8 @@ pub enum Skip {
 
 type Hook = Box<dyn FnMut(Event) + Send>;
 type LoadHook = Box<dyn FnOnce() + Send>;
+/// Bits of an entry that are no part of the frame's number.
+const FLAGS: u64 = 0xfff0_0000_0000_0fff;
 /// No failure is asked for.
 const NEVER: u64 = u64::MAX;
 
@@ -54,6 +58,8 @@ pub(super) struct Seams {
     load_hook: Mutex<Option<(EntryRef, LoadHook)>>,
     skip: Mutex<Skip>,
     flushes: AtomicU64,
+    /// Entries are written in two halves.
+    tears: AtomicBool,
     /// Allocations that succeed before the one that fails.
     successes_left: Mutex<u64>,
 }
@@ -65,6 +71,7 @@ impl Default for Seams {
             load_hook: Mutex::default(),
             skip: Mutex::new(Skip::Nothing),
             flushes: AtomicU64::new(0),
+            tears: AtomicBool::new(false),
             successes_left: Mutex::new(NEVER),
         }
     }
@@ -86,6 +93,14 @@ impl Seams {
 
     pub(super) fn skip_flushes(&self, skip: Skip) {
         *lock(&self.skip) = skip;
+    }
+
+    pub(super) fn tear_entries(&self) {
+        self.tears.store(true, Ordering::Relaxed);
+    }
+
+    fn tears(&self) -> bool {
+        self.tears.load(Ordering::Relaxed)
     }
 
     pub(super) fn flushes(&self) -> u64 {
@@ -159,14 +174,16 @@ impl TableMemory for Machine {
         self.count_table_access();
         self.check_table(at.table());
         self.seams.pass(Event::Change(at));
-        self.memory.store(at.table(), at.index(), value);
+        self.write_entry(at, value);
     }
 
     fn compare_exchange(&self, at: EntryRef, old: u64, new: u64) -> Result<(), u64> {
         self.count_table_access();
         self.check_table(at.table());
         self.seams.pass(Event::Change(at));
-        self.memory.compare_exchange(at.table(), at.index(), old, new)
+        self.memory.compare_exchange(at.table(), at.index(), old, new)?;
+        self.wrote_entry(at, old, new);
+        Ok(())
     }
 
     fn allocate_table(&self) -> Result<Pfn, OutOfTables> {
@@ -181,6 +198,7 @@ impl TableMemory for Machine {
     }
 
     fn free_table(&self, table: Pfn) {
+        self.frees_table(table);
         self.check_unwalkable(table);
         if !self.is_live_table(table) {
             self.report(Violation::NotATable { table });
@@ -193,6 +211,30 @@ impl TableMemory for Machine {
 }
 
 impl Machine {
+    fn write_entry(&self, at: EntryRef, value: u64) {
+        let old = self.memory.load(at.table(), at.index());
+        let halves = [old & !FLAGS | value & FLAGS, value];
+        let mut before = old;
+        for now in halves.into_iter().skip(usize::from(!self.seams.tears())) {
+            self.memory.store(at.table(), at.index(), now);
+            self.wrote_entry(at, before, now);
+            before = now;
+        }
+    }
+
+    fn fill_block(&self, first: Pfn, size: PageSize, word: u64) {
+        for frame in (0..size.base_pages()).map(|index| first.add(index)) {
+            self.fill_frame(frame, || self.memory.fill(frame, word));
+        }
+    }
+
+    /// What the program, or a store for it, does to the contents of a frame.
+    pub(crate) fn fill_frame(&self, frame: Pfn, fill: impl FnOnce()) {
+        self.fills_frame(frame);
+        fill();
+        self.filled_frame(frame);
+    }
+
     fn count_table_access(&self) {
         let before = self.counters.table_accesses.fetch_add(1, Ordering::Relaxed);
         assert!(
@@ -220,16 +262,16 @@ impl Machine {
 
 impl FrameMemory for Machine {
     fn zero(&self, frame: Pfn, size: PageSize) {
-        (0..size.base_pages()).for_each(|index| self.memory.fill(frame.add(index), 0));
+        self.fill_block(frame, size, 0);
     }
 
     fn copy(&self, from: Pfn, to: Pfn) {
         self.seams.pass(Event::Copy);
-        self.memory.copy(from, to);
+        self.fill_frame(to, || self.memory.copy(from, to));
     }
 
     fn poison(&self, frame: Pfn, size: PageSize) {
-        (0..size.base_pages()).for_each(|index| self.memory.fill(frame.add(index), POISON));
+        self.fill_block(frame, size, POISON);
     }
 
     fn read_bytes(&self, frame: Pfn, offset: usize, bytes: &mut [u8]) {
@@ -254,6 +296,7 @@ impl Shootdown for Machine {
     }
 
     fn wait(&self, FlushToken(generation): FlushToken) {
+        self.seams.pass(Event::Wait);
         for cpu in self.cpus() {
             let mut state = self.cpu(cpu);
             let dropped = state.interrupt(generation);

@@ -164,7 +164,9 @@ fn guest_page() -> impl Strategy<Value = u64> {
 }
 
 fn accesses() -> BoxedStrategy<What> {
-    let (cpu, word) = (0..CPUS, 0..2usize);
+    // The same few often enough to be read again, and then any.
+    let word = prop_oneof![4 => 0..2u16, 1 => Just(511u16), 1 => 0..512u16];
+    let cpu = 0..CPUS;
     prop_oneof![
         4 => (cpu.clone(), guest_page(), word.clone()).prop_map(|(cpu, page, word)| What::GuestLoad { cpu, page, word }),
         6 => (cpu.clone(), guest_page(), word.clone(), any::<u64>())
@@ -208,7 +210,8 @@ pub(super) fn case() -> impl Strategy<Value = Case> {
     options.prop_flat_map(|(accessed_dirty, speculation, quarantine, huge)| {
         let frames = if huge == Huge::Often { 10 * 1024 } else { 4 * 1024 };
         let options = Options { frames, cpus: CPUS, quarantine, accessed_dirty, speculation };
-        (select(&SLOTS), proptest::collection::vec(step(huge), 1..STEPS))
-            .prop_map(move |(slots, steps)| Case { options, slots, steps })
+        let late = prop_oneof![Just(None), (1..u64::MAX).prop_map(Some)];
+        (select(&SLOTS), late, proptest::collection::vec(step(huge), 1..STEPS))
+            .prop_map(move |(slots, late, steps)| Case { options, slots, late, steps })
     })
 }

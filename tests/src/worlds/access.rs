@@ -11,9 +11,9 @@ use mmu::FaultOutcome;
 /// Faults that one access may take before it counts as stuck.
 const MOST_FAULTS: u32 = 64;
 
-/// The place of a word that tests look at: the first of a page, and the last.
-const fn offset(word: usize) -> u64 {
-    word as u64 * 4088
+/// The place of a word in its page.
+const fn offset(word: u16) -> u64 {
+    word as u64 * 8
 }
 
 /// An access.
@@ -36,7 +36,7 @@ impl Operation {
 #[derive(Clone, Copy, Debug)]
 struct Word {
     page: u64,
-    word: usize,
+    word: u16,
 }
 
 impl World {
@@ -65,7 +65,7 @@ impl World {
     ///
     /// # Errors
     /// [`Violation`].
-    pub fn load(&mut self, id: usize, cpu: CpuIndex, page: u64, word: usize) -> Result<Verdict, Violation> {
+    pub fn load(&mut self, id: usize, cpu: CpuIndex, page: u64, word: u16) -> Result<Verdict, Violation> {
         self.load_number(id, cpu, number(page), word)
     }
 
@@ -74,7 +74,7 @@ impl World {
         id: usize,
         cpu: CpuIndex,
         page: u64,
-        word: usize,
+        word: u16,
     ) -> Result<Verdict, Violation> {
         self.linear(id, cpu, Word { page, word }, Operation::Load)
     }
@@ -87,7 +87,7 @@ impl World {
         &mut self,
         id: usize,
         cpu: CpuIndex,
-        (page, word): (u64, usize),
+        (page, word): (u64, u16),
         value: u64,
     ) -> Result<Verdict, Violation> {
         self.linear(id, cpu, Word { page: number(page), word }, Operation::Store(value))
@@ -102,7 +102,7 @@ impl World {
         id: usize,
         cpu: CpuIndex,
         gfn: u64,
-        word: usize,
+        word: u16,
     ) -> Result<Verdict, Violation> {
         self.physical(id, cpu, Word { page: gfn, word }, Operation::Load)
     }
@@ -115,10 +115,15 @@ impl World {
         &mut self,
         id: usize,
         cpu: CpuIndex,
-        (gfn, word): (u64, usize),
+        (gfn, word): (u64, u16),
         value: u64,
     ) -> Result<Verdict, Violation> {
         self.physical(id, cpu, Word { page: gfn, word }, Operation::Store(value))
+    }
+
+    /// A store was made to a page of the arena by somebody who does not ask the bench.
+    pub fn note_store(&mut self, id: usize, (page, word): (u64, u16), value: u64) {
+        self.model.store(id, number(page), word, value);
     }
 
     fn linear(
@@ -137,7 +142,11 @@ impl World {
                 Operation::Load => machine.load_linear(cpu, hva).map(Verdict::Value),
                 Operation::Store(value) => machine.store_linear(cpu, hva, value).map(|()| Verdict::Done),
             };
-            tried.map_err(|_| space.fault_in(hva, operation.access()).err().map(Verdict::from))
+            tried.map_err(|_| {
+                let outcome = space.fault_in(hva, operation.access());
+                machine.settle();
+                outcome.err().map(Verdict::from)
+            })
         });
         self.judge_access(format_args!("{operation:?} of {hva} in {id}"), id, Some(at), operation, found)
     }
@@ -175,6 +184,7 @@ impl World {
         let guest = self.living(id).guest.as_ref()?;
         self.machine.exit(cpu);
         let outcome = guest.mmu.fault(gpa, access);
+        self.machine.settle();
         self.machine.enter(cpu, guest.root);
         match outcome {
             Ok(FaultOutcome::Mapped) => None,
@@ -191,6 +201,7 @@ impl World {
         operation: Operation,
         found: Verdict,
     ) -> Result<Verdict, Violation> {
+        self.absorb()?;
         let Some(Word { page, word }) = at else {
             return self.judged(|| what.to_string(), &[Verdict::NotRam], found);
         };

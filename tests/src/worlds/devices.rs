@@ -42,11 +42,9 @@ impl Medium {
         lock(&self.kept).len()
     }
 
-    /// A word of a page as it is kept; zero where nothing is.
-    pub(super) fn word(&self, page: u64, word: u16) -> u64 {
-        let kept = lock(&self.kept);
-        let found = kept.get(&page).and_then(|words| words.iter().find(|(at, _)| *at == word));
-        found.map_or(0, |(_, value)| *value)
+    /// A page as it is kept: its words that are not zero.
+    pub(super) fn words(&self, page: u64) -> Kept {
+        lock(&self.kept).get(&page).cloned().unwrap_or_default()
     }
 
     pub(super) fn put(&self, page: u64, words: Kept) {
@@ -70,10 +68,11 @@ impl Medium {
             return None;
         }
         let kept = lock(&self.kept);
-        self.machine.memory.fill(frame, if kept.contains_key(&page) { 0 } else { otherwise });
-        for &(word, value) in kept.get(&page).into_iter().flatten() {
-            self.machine.memory.store(frame, word, value);
-        }
+        let memory = &self.machine.memory;
+        self.machine.fill_frame(frame, || {
+            memory.fill(frame, if kept.contains_key(&page) { 0 } else { otherwise });
+            kept.get(&page).into_iter().flatten().for_each(|&(word, value)| memory.store(frame, word, value));
+        });
         Some(())
     }
 }

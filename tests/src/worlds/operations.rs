@@ -1,6 +1,7 @@
 //! The memory manager's operations on areas and files, each judged.
 
 use super::areas::{Area, Backing as Backed, Run};
+use super::model::Words;
 use super::{World, address, number, run, span};
 use crate::Violation;
 use crate::lab::Verdict;
@@ -68,6 +69,7 @@ impl World {
         let placement = Placement::Fixed(address(pages.0));
         let request = MapRequest { placement, len: span(pages).len(), protection, kind };
         let found = Verdict::of(self.space(id).mmap(request));
+        self.absorb()?;
         let space = self.model.space(id);
         let whole = pages.0.is_multiple_of(align) && pages.1.is_multiple_of(align);
         let expected = if !whole || space.areas.cuts(pages) { Verdict::BadRange } else { Verdict::Done };
@@ -86,6 +88,7 @@ impl World {
     pub fn munmap(&mut self, id: usize, (first, count): (u64, u64)) -> Result<Verdict, Violation> {
         let pages = run(first, count);
         let found = Verdict::of(self.space(id).munmap(address(pages.0), span(pages).len()));
+        self.absorb()?;
         let expected = self.unless_cut(id, pages, Verdict::Done);
         if (expected, found) == (Verdict::Done, Verdict::Done) {
             self.model.space(id).unmap(pages);
@@ -105,6 +108,7 @@ impl World {
     ) -> Result<Verdict, Violation> {
         let pages = run(first, count);
         let found = Verdict::of(self.space(id).mprotect(address(pages.0), span(pages).len(), protection));
+        self.absorb()?;
         let expected = self.unless_cut(id, pages, self.done_or_hole(id, pages));
         if expected == found && found != Verdict::BadRange {
             let areas = &mut self.model.space(id).areas;
@@ -121,6 +125,7 @@ impl World {
     pub fn discard(&mut self, id: usize, (first, count): (u64, u64)) -> Result<Verdict, Violation> {
         let pages = run(first, count);
         let found = Verdict::of(self.space(id).discard(address(pages.0), span(pages).len()));
+        self.absorb()?;
         let (end, verdict) = self.advised(id, pages, |_| None);
         let expected = self.unless_cut(id, pages, verdict);
         if expected == found && found != Verdict::BadRange {
@@ -161,6 +166,7 @@ impl World {
     ) -> Result<Verdict, Violation> {
         let pages = run(first, count);
         let found = Verdict::of(self.space(id).madvise(address(pages.0), span(pages).len(), advice));
+        self.absorb()?;
         let small = Backed::Anonymous(PageSize::Size4K);
         let (end, verdict) = match advice {
             Advice::Free => {
@@ -201,6 +207,7 @@ impl World {
             self.cancel_failure();
             found = lock(self);
         }
+        self.absorb()?;
         let mut expected = self.unless_cut(id, pages, self.done_or_hole(id, pages));
         if expected != Verdict::BadRange {
             flag(self.model.space(id), pages, VmaFlags::LOCKED, VmaFlags::empty());
@@ -255,14 +262,15 @@ impl World {
     pub fn write_back(&mut self, file: usize) -> Result<Verdict, Violation> {
         let found = self.mm.write_back(&self.files[file]);
         let found = found.map_or(Verdict::DeviceFailed, |()| Verdict::Done);
-        if (file, found) == (super::STORED, Verdict::Done) {
+        // What was stored while it was under way may have come too late.
+        let whole = self.absorb()? == 0;
+        if (file, found, whole) == (super::STORED, Verdict::Done, true) {
             for (&index, words) in &self.model.files[file].pages {
-                for (word, place) in [(0, 0), (1, 511)] {
-                    let (expected, found) = (words[word], self.disk.word(index, place));
-                    if expected != found {
-                        let what = format!("word {word} of page {index} in the store");
-                        return Err(Violation::Content { what, expected, found });
-                    }
+                let kept = Words::new(self.disk.words(index));
+                if let Some(place) = words.differ(&kept) {
+                    let what = format!("word {place} of page {index} in the store");
+                    let (expected, found) = (words.get(place), kept.get(place));
+                    return Err(Violation::Content { what, expected, found });
                 }
             }
         }
@@ -277,6 +285,7 @@ impl World {
     /// [`Violation`].
     pub fn truncate(&mut self, file: usize, len: u64) -> Result<Verdict, Violation> {
         self.mm.truncate(&self.files[file], len);
+        self.absorb()?;
         match file {
             super::STORED => self.disk.truncate(len),
             super::IN_PLACE => self.in_place.truncate(len),
@@ -317,6 +326,7 @@ impl World {
             Ok(()) | Err(Failed::ByTest) => Verdict::Done,
             Err(Failed::Map(error)) => error.into(),
         };
+        self.absorb()?;
         unmapped.iter().for_each(|&pages| self.model.space(id).forget(pages));
         let expected = self.unless_cut(id, pages, Verdict::Done);
         self.judged(|| format!("apply {callback:?} to {} in {id}", span(pages)), &[expected], found)
@@ -333,6 +343,7 @@ impl World {
                 break;
             }
             let found = space.fault_in(address(page), mm::Access::Write);
+            self.absorb()?;
             self.model.take_own(id, page, super::model::Certainty::Maybe);
             if found.is_err() {
                 break;

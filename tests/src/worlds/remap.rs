@@ -45,6 +45,7 @@ impl World {
         };
         let real = self.real_area(id, old.0);
         let moved = self.space(id).mremap(address(old.0), span(old).len(), span(wanted).len(), place);
+        self.absorb()?;
         let target = match to {
             Move::Fixed(page) => Some(run(page, new)),
             Move::InPlace | Move::MayMove => None,
@@ -140,6 +141,7 @@ impl World {
         if found == Verdict::OutOfMemory && self.cancel_failure_that_fired() {
             found = remap();
         }
+        self.absorb()?;
         let area = self.model.area(id, pages.0);
         let expected = match (whole, area) {
             (Some(whole), Some(Area { backing, .. })) if pages.1 <= whole.1 => match backing {

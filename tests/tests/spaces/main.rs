@@ -1,9 +1,13 @@
 //! Several address spaces at once: forks, files, swap, huge pages, guests in each. After every step of the bench the
 //! oracle looks at everything, and the model at what was read.
 
+mod by_hand;
 mod exhaustion;
+mod late;
 mod random;
 mod regressions;
+mod replays;
+mod scenes;
 mod sparse;
 mod threads;
 
