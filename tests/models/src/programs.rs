@@ -95,6 +95,12 @@ impl<'a> Program<'a> {
         Self { machine: &world.machine, space, guest: Some(guest), cpu: CpuIndex(cpu) }
     }
 
+    /// Herald on a CPU that has a space loaded.
+    #[must_use]
+    pub fn herald_in(world: &'a World, space: &'a AddressSpace<Machine>, cpu: usize) -> Self {
+        Self { machine: &world.machine, space, guest: None, cpu: CpuIndex(cpu) }
+    }
+
     /// Touches a word.
     ///
     /// # Errors

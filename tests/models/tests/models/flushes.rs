@@ -1,10 +1,11 @@
 //! A flush that one operation owes and another needs (I6): who finds an entry changed already must not return before
 //! the translations are gone that the change has left behind.
 
-use crate::{Bench, NEW, OLD, PAGE, TWO, WORD, busy_lab};
-use mm::Protection;
-use models::{Model, Program, Touch, by_device, ends_well, everybody_reads};
+use crate::{Bench, NEW, OLD, PAGE, TWO, WORD, busy_lab, evict, file_world, world_ends_well};
+use mm::{Access, Protection};
+use models::{Bounds, Model, Program, Touch, by_device, ends_well, everybody_reads, in_memory};
 use tests::lab::{Lab, Verdict, page};
+use tests::worlds::{STORED, With, World};
 
 fn discard(lab: &Lab) {
     lab.space.discard(page(0), PAGE).expect("is mapped");
@@ -85,7 +86,9 @@ fn a_discard_and_a_fault_by_herald() {
 #[test]
 fn a_discard_and_a_migration() {
     Model::new(bed)
-        .thread("host", |b: &Bench<Lab>| drop(b.bed.space.migrate_page(page(0))))
+        .thread("host", |b: &Bench<Lab>| {
+            let _ = b.bed.space.migrate_page(page(0));
+        })
         .thread("other host", |b| {
             discard(&b.bed);
             assert_eq!(Program::guest(&b.bed, 0).load(WORD), Ok(0), "after a discard");
@@ -102,7 +105,9 @@ fn a_discard_and_a_migration() {
 #[test]
 fn a_discard_and_aging() {
     Model::new(bed)
-        .thread("aging", |b: &Bench<Lab>| drop(b.bed.space.test_and_clear_young(page(0))))
+        .thread("aging", |b: &Bench<Lab>| {
+            let _ = b.bed.space.test_and_clear_young(page(0));
+        })
         .thread("other host", |b| {
             discard(&b.bed);
             assert_eq!(Program::guest(&b.bed, 0).load(WORD), Ok(0), "after a discard");
@@ -113,6 +118,41 @@ fn a_discard_and_aging() {
             ends_well(b.bed);
         })
         .holds(TWO);
+}
+
+/// What Herald's stale translation still stores while its page is unmapped must reach the file: write-back finds no entry
+/// any more, and must not take the page for clean before the flush.
+#[test]
+fn a_munmap_a_write_back_and_a_store() {
+    let shared = || {
+        let mut world = file_world();
+        world.fork(0, 1, With::Nothing).expect("a child");
+        let space = world.space(0);
+        Program::herald_in(&world, &space, 1).store(WORD, OLD).expect("memory");
+        Bench::new(world)
+    };
+    Model::new(shared)
+        .thread("host", |b: &Bench<World>| b.bed.space(0).munmap(page(0), PAGE).expect("whole pages"))
+        .thread("write-back", |b| b.bed.mm.write_back(b.bed.file(STORED)).expect("the store works"))
+        .thread("herald", |b| {
+            let space = b.bed.space(0);
+            if Program::herald_in(&b.bed, &space, 1).store(WORD, NEW).is_ok() {
+                b.tell(NEW);
+            }
+        })
+        .end(|b| {
+            let written = if b.told() == NEW { NEW } else { OLD };
+            let mut world = b.bed;
+            world.munmap(0, (0, 1)).expect("a second munmap");
+            let space = world.space(1);
+            let _mapping = space.fault_in(page(0), Access::Read).expect("memory");
+            evict(&world, 1);
+            let _mapping = space.fault_in(page(0), Access::Read).expect("memory");
+            assert_eq!(in_memory(&space, WORD), Some(written), "the page that was read again");
+            drop(space);
+            world_ends_well(world);
+        })
+        .holds(Bounds::preemptions(1).with_passes(3));
 }
 
 /// mprotect write-protects, and fork finds the entry read-only: the child's page is not stored to any more.

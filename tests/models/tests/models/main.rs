@@ -28,9 +28,9 @@ mod two_faults;
 
 use mm::Protection;
 use mmu::AccessedDirty;
-use models::{Bounds, Program, Word, map};
+use models::{Bounds, Program, Word, frame_of, map};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use tests::lab::Lab;
+use tests::lab::{Lab, page};
 use tests::machine::{Options, Speculation};
 use tests::worlds::{Backing, STORED, With, World};
 
@@ -99,6 +99,15 @@ fn file_world() -> World {
 fn world_ends_well(world: World) {
     world.check().unwrap_or_else(|violation| panic!("{violation:?}"));
     world.finish().unwrap_or_else(|violation| panic!("{violation:?}"));
+}
+
+/// Reclaims a space's page 0, which was written out before.
+fn evict(world: &World, id: usize) {
+    let space = world.space(id);
+    let held = frame_of(&space, 0);
+    assert_eq!(world.mm.page_out(held.frame), Ok(()));
+    drop(held);
+    assert_eq!(space.lookup(page(0)), None);
 }
 
 /// The word in the end, as the guest finds it on each CPU.

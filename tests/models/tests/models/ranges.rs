@@ -2,7 +2,7 @@
 
 use crate::{Bench, NEW, OLD, PAGE, TWO, WORD, lab};
 use mm::Protection;
-use models::{Model, Program, Touch, by_device, ends_well, everybody_reads, map};
+use models::{Bounds, Model, Program, Touch, by_device, ends_well, everybody_reads, map};
 use tests::lab::{Lab, Verdict, page};
 
 fn discard(lab: &Lab) {
@@ -85,7 +85,7 @@ fn fault_against_munmap() {
             assert_eq!(everybody_reads(&lab, WORD), Err(Verdict::Unmapped));
             ends_well(lab);
         })
-        .holds(TWO);
+        .holds(TWO.with_passes(4));
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn fault_against_a_mapping_over_it() {
             assert_eq!(everybody_reads(&lab, WORD), Ok(0));
             ends_well(lab);
         })
-        .holds(TWO);
+        .holds(TWO.with_passes(4));
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn device_against_munmap() {
             assert_eq!(everybody_reads(&lab, WORD), Err(Verdict::Unmapped));
             ends_well(lab);
         })
-        .holds(TWO);
+        .holds(TWO.with_passes(4));
 }
 
 /// Two ranges over one page at a time: a fault waits for the end of both.
@@ -145,5 +145,5 @@ fn fault_against_two_ranges() {
             assert_eq!(everybody_reads(&lab, WORD), Ok(0));
             ends_well(lab);
         })
-        .holds(TWO);
+        .holds(Bounds::preemptions(1));
 }

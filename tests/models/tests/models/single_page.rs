@@ -1,10 +1,11 @@
 //! A fault, and `invalidate_page`: the sequence rises there, too (I3).
 
 use crate::{
-    Bench, NEW, OLD, PAGE, TWO, WORD, busy_lab, file_world, guests_read, lab, private_world, world_ends_well,
+    Bench, NEW, OLD, PAGE, TWO, WORD, busy_lab, evict, file_world, guests_read, lab, private_world,
+    world_ends_well,
 };
 use mm::Advice;
-use models::{Model, Program, Touch, by_device, ends_well, everybody_reads, frame_of, in_memory};
+use models::{Model, Program, Touch, by_device, ends_well, everybody_reads, in_memory};
 use tests::lab::{Lab, Verdict, page};
 use tests::worlds::{STORED, World};
 
@@ -137,17 +138,9 @@ fn fault_against_swap_out() {
 fn reads_back(mut world: World) {
     assert_eq!(guests_read(&world), Ok(NEW));
     world.write_back(STORED).expect("the store works");
-    evict(&world);
+    evict(&world, 0);
     assert_eq!(guests_read(&world), Ok(NEW), "the page that was read again");
     world_ends_well(world);
-}
-
-fn evict(world: &World) {
-    let space = world.space(0);
-    let held = frame_of(&space, 0);
-    assert_eq!(world.mm.page_out(held.frame), Ok(()));
-    drop(held);
-    assert_eq!(space.lookup(page(0)), None);
 }
 
 #[test]

@@ -46,7 +46,9 @@ fn removal_against_a_fault() {
 #[test]
 fn removal_against_a_fault_and_a_discard() {
     Model::new(|| Bench::new(lab()))
-        .thread("guest", |b: &Bench<Lab>| drop(load(b)))
+        .thread("guest", |b: &Bench<Lab>| {
+            let _ = load(b);
+        })
         .thread("host", |b| {
             remove(&b.bed);
             b.finish();
@@ -59,12 +61,16 @@ fn removal_against_a_fault_and_a_discard() {
 #[test]
 fn removal_against_a_running_guest_and_migration() {
     Model::new(|| Bench::new(crate::busy_lab()))
-        .thread("guest", |b: &Bench<Lab>| drop(load(b)))
+        .thread("guest", |b: &Bench<Lab>| {
+            let _ = load(b);
+        })
         .thread("host", |b| {
             remove(&b.bed);
             b.finish();
         })
-        .thread("other host", |b| drop(b.bed.space.migrate_page(page(0))))
+        .thread("other host", |b| {
+            let _ = b.bed.space.migrate_page(page(0));
+        })
         .end(|b| nothing_is_left(b.bed))
         .holds(Bounds::preemptions(1));
 }

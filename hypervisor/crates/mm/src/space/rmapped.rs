@@ -201,7 +201,6 @@ impl<H: Host> AddressSpace<H> {
         let invalidation = self.chain.invalidate(range);
         let mut gather = crate::gather::Gather::new(&self.mm, self.root);
         self.clear_offsets_behind(range, len, &mut gather);
-        gather.flush();
         drop(invalidation);
         gather.settle();
     }
