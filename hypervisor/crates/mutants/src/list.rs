@@ -58,8 +58,8 @@ mutants! {
     RegisterWithoutRegistrationLock,
 
     // Order.
-    /// discard: the end is called before the primary translations are flushed
-    ZapEndsBeforeFlush,
+    /// discard, munmap: entries are flushed after the page-table lock was dropped, when others have found them empty
+    FlushesAfterLock,
     /// an operation's frames and tables are freed before they are flushed (I6)
     FreesBeforeFlush,
     /// swap-out: the page is written before it is unmapped (I14)
