@@ -69,7 +69,7 @@ fn without_a_mutant_all_is_well() -> Outcome {
         operation(&lab)?;
         lab.finish()?;
     }
-    STEPS.iter().try_for_each(|step| run(step, Mutant::None).map(|_| ()))
+    STEPS.iter().try_for_each(|step| run(step, Mutant::None, Speculation::Off).map(|_| ()))
 }
 
 #[test]
