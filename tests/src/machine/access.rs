@@ -125,8 +125,20 @@ impl Machine {
         }
     }
 
-    /// One access, atomic against flushes: whoever waits for the CPU's acknowledgement waits for its end.
+    /// One access, atomic against flushes: whoever waits for the CPU's acknowledgement waits for its end. So it is one
+    /// step of a model, too.
     fn access(&self, cpu: CpuIndex, kind: Kind, address: u64, operation: Operation) -> Result<u64, Fault> {
+        sync::switch_point();
+        sync::undisturbed(|| self.access_now(cpu, kind, address, operation))
+    }
+
+    fn access_now(
+        &self,
+        cpu: CpuIndex,
+        kind: Kind,
+        address: u64,
+        operation: Operation,
+    ) -> Result<u64, Fault> {
         assert!(address.is_multiple_of(8), "{address:#x} is no aligned word");
         let mut state = self.cpu(cpu);
         let Some((_, root)) = state.current().filter(|(current, _)| *current == kind) else {

@@ -123,6 +123,22 @@ struct Quarantine {
     frames: u64,
 }
 
+impl Quarantine {
+    /// Takes a block in; those that have to go so that at most `room` frames stay.
+    fn exchange(&mut self, block: (Pfn, PageSize), room: u64) -> Vec<(Pfn, PageSize)> {
+        self.blocks.push_back(block);
+        self.frames += block.1.base_pages();
+        let mut released = Vec::new();
+        while self.frames > room
+            && let Some(oldest) = self.blocks.pop_front()
+        {
+            self.frames -= oldest.1.base_pages();
+            released.push(oldest);
+        }
+        released
+    }
+}
+
 /// A machine.
 pub struct Machine {
     pub(crate) options: Options,
@@ -182,6 +198,7 @@ impl Machine {
     }
 
     fn transition(&self, cpu: CpuIndex, change: impl FnOnce(&mut Cpu)) {
+        sync::switch_point();
         let mut state = self.cpu(cpu);
         let dropped = state.pay();
         change(&mut state);
@@ -252,15 +269,12 @@ impl Machine {
 
     /// Puts a retired block at the end of the quarantine, and frees what has been there long enough.
     fn quarantine(&self, frame: Pfn, size: PageSize) {
-        let mut quarantine = lock(&self.quarantine);
-        quarantine.blocks.push_back((frame, size));
-        quarantine.frames += size.base_pages();
         self.set_role(frame, size, Role::Quarantined);
-        while quarantine.frames > self.options.quarantine {
-            let Some((oldest, size)) = quarantine.blocks.pop_front() else { return };
-            quarantine.frames -= size.base_pages();
+        // Nothing of the machine's own is locked where the product may have to wait: in the allocator.
+        let released = lock(&self.quarantine).exchange((frame, size), self.options.quarantine);
+        for (oldest, size) in released {
             self.set_role(oldest, size, Role::Plain);
-            self.frames.free(CpuIndex(0), oldest, size);
+            sync::undisturbed(|| self.frames.free(CpuIndex(0), oldest, size));
         }
     }
 

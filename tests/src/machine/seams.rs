@@ -11,6 +11,7 @@ use mm::{FrameMemory, Host, OutOfFrames};
 use paging::{EntryRef, FlushScope, FlushToken, OutOfTables, Shootdown, TableMemory};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use sync::{switch_point, undisturbed};
 
 /// A seam that is being passed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -170,6 +171,7 @@ impl Seams {
 
 impl TableMemory for Machine {
     fn load(&self, at: EntryRef) -> u64 {
+        switch_point();
         self.count_table_access();
         self.check_table(at.table());
         let value = self.memory.load(at.table(), at.index());
@@ -178,6 +180,7 @@ impl TableMemory for Machine {
     }
 
     fn store(&self, at: EntryRef, value: u64) {
+        switch_point();
         self.count_table_access();
         self.check_table(at.table());
         self.seams.pass(Event::Change(at));
@@ -185,6 +188,7 @@ impl TableMemory for Machine {
     }
 
     fn compare_exchange(&self, at: EntryRef, old: u64, new: u64) -> Result<(), u64> {
+        switch_point();
         self.count_table_access();
         self.check_table(at.table());
         self.seams.pass(Event::Change(at));
@@ -198,7 +202,7 @@ impl TableMemory for Machine {
         if self.seams.allocation_fails() {
             return Err(OutOfTables);
         }
-        let table = self.frames.allocate(self.current_cpu(), PageSize::Size4K).map_err(|_| OutOfTables)?;
+        let table = self.take(PageSize::Size4K).map_err(|_| OutOfTables)?;
         self.memory.fill(table, 0);
         self.set_role(table, PageSize::Size4K, Role::Table);
         Ok(table)
@@ -242,6 +246,12 @@ impl Machine {
         self.filled_frame(frame);
     }
 
+    /// A frame from the allocator. One step of a model: its locks are leaves, and nobody else looks inside.
+    fn take(&self, size: PageSize) -> Result<Pfn, OutOfFrames> {
+        switch_point();
+        undisturbed(|| self.frames.allocate(self.current_cpu(), size))
+    }
+
     fn count_table_access(&self) {
         let before = self.counters.table_accesses.fetch_add(1, Ordering::Relaxed);
         assert!(
@@ -273,6 +283,7 @@ impl FrameMemory for Machine {
     }
 
     fn copy(&self, from: Pfn, to: Pfn) {
+        switch_point();
         self.seams.pass(Event::Copy);
         self.fill_frame(to, || self.memory.copy(from, to));
     }
@@ -294,6 +305,7 @@ impl FrameMemory for Machine {
 
 impl Shootdown for Machine {
     fn request(&self, scope: FlushScope) -> FlushToken {
+        switch_point();
         self.seams.pass(Event::Request(scope));
         let generation = self.generation.fetch_add(1, Ordering::SeqCst) + 1;
         if !self.seams.skips(scope) {
@@ -305,6 +317,7 @@ impl Shootdown for Machine {
 
     fn wait(&self, FlushToken(generation): FlushToken) {
         self.seams.pass(Event::Wait);
+        switch_point();
         for cpu in self.cpus() {
             let mut state = self.cpu(cpu);
             let dropped = state.interrupt(generation);
@@ -336,7 +349,7 @@ impl Host for Machine {
         if self.seams.allocation_fails() {
             return Err(OutOfFrames { size });
         }
-        let frame = self.frames.allocate(self.current_cpu(), size)?;
+        let frame = self.take(size)?;
         self.zero(frame, size);
         Ok(frame)
     }

@@ -57,6 +57,7 @@ impl Medium {
     }
 
     fn save(&self, page: u64, frame: Pfn) -> Option<()> {
+        sync::switch_point();
         let words = (!self.is_failing()).then(|| self.machine.memory.nonzero(frame))?;
         self.put(page, words);
         Some(())
@@ -64,6 +65,7 @@ impl Medium {
 
     /// Fills a frame; `otherwise` with this word, where nothing is kept.
     fn fill(&self, page: u64, frame: Pfn, otherwise: u64) -> Option<()> {
+        sync::switch_point();
         if self.is_failing() {
             return None;
         }

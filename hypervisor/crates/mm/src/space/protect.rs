@@ -46,8 +46,8 @@ impl<H: Host> AddressSpace<H> {
                 gather.touch(Hva::new(visit.address), leaf.size);
             }
         }
-        drop(tables);
         gather.flush();
+        drop(tables);
         drop(invalidation);
     }
 
