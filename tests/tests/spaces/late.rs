@@ -101,6 +101,9 @@ fn play(scene: &Scene, flush: u64) -> Result<(u64, (u64, u64)), Violation> {
     world.be_punctual();
     for id in (0..3).filter(|&id| world.is_living(id)).collect::<Vec<_>>() {
         world.compare(id)?;
+        // What was stored late counts as written: it survives reclaim.
+        world.madvise(id, (0, 40), Advice::PageOut)?;
+        world.compare(id)?;
     }
     let made = world.late_accesses();
     world.finish()?;
