@@ -11,6 +11,7 @@ mod cpu;
 mod device;
 mod format;
 mod memory;
+mod nested;
 mod replay;
 mod seams;
 mod tlb;
@@ -18,13 +19,14 @@ mod tlb;
 pub use access::Fault;
 pub use cpu::Kind;
 pub use memory::POISON;
+pub use nested::GuestFault;
 pub use replay::Sight;
 pub use seams::{Event, Skip};
-pub use tlb::Cached;
+pub use tlb::{Cached, Context};
 
 pub(crate) use cpu::Cpu;
 pub(crate) use format::{Format, Raw, RawLeaf, shift};
-pub(crate) use tlb::Key;
+pub(crate) use tlb::{Key, Structure, Tag};
 
 use crate::{Violation, lock};
 use addr::{PageSize, Pfn, PfnRange};
@@ -32,7 +34,7 @@ use memory::Memory;
 use mm::frames::{FrameMeta, Frames};
 use mm::{Access, CpuIndex};
 use mmu::{AccessedDirty, DeviceTlb};
-use paging::{EntryRef, FlushScope};
+use paging::EntryRef;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, Weak};
@@ -280,12 +282,18 @@ impl Machine {
     fn check_unreachable(&self, first: Pfn, frames: u64) {
         for cpu in self.cpus() {
             let state = self.cpu(cpu);
-            for (kind, tlb) in [(Kind::Linear, &state.linear), (Kind::GuestPhysical, &state.guest)] {
+            for (kind, tlb) in state.tlbs() {
                 for (key, cached) in tlb.reaching(first, frames) {
                     if !state.is_doomed(kind, &key) {
-                        let (root, page) = (key.root, key.page);
+                        let (root, page) = (key.tag.root, key.page);
                         self.report(Violation::FreedWhileTranslated { cpu: cpu.0, kind, root, page, cached });
                     }
+                }
+            }
+            // A guest's tables lie in frames like others.
+            for (_, _, Structure { table, .. }) in state.live_structures() {
+                if (first..first.add(frames)).contains(&table) {
+                    self.report(Violation::FreedWhileWalkable { cpu: cpu.0, table });
                 }
             }
         }
@@ -295,9 +303,10 @@ impl Machine {
     fn check_unwalkable(&self, table: Pfn) {
         for cpu in self.cpus() {
             let state = self.cpu(cpu);
-            let named = state.live_structures().any(|(_, key, named)| named == table || key.root == table);
+            let mut structures = state.live_structures();
+            let named = structures.any(|(_, key, named)| named.table == table || key.tag.root == table);
             let current = state.space == Some(table) || state.ept == Some(table);
-            let tagged = state.live().any(|(_, key, _)| key.root == table);
+            let tagged = state.live().any(|(_, key, _)| key.tag.root == table);
             if named || current || tagged {
                 self.report(Violation::FreedWhileWalkable { cpu: cpu.0, table });
             }
@@ -356,7 +365,7 @@ impl Machine {
     }
 
     pub(crate) fn excuses_unaged(&self, kind: Kind) -> bool {
-        kind == Kind::GuestPhysical && self.unaged_guests.load(Ordering::Relaxed)
+        kind != Kind::Linear && self.unaged_guests.load(Ordering::Relaxed)
     }
 
     /// Whether the failure asked for has not happened yet; it will not any more.
@@ -367,20 +376,12 @@ impl Machine {
     /// Whether a CPU has cached a translation for the address, from tables that it uses now.
     pub fn has_cached(&self, cpu: CpuIndex, kind: Kind, address: u64) -> bool {
         let mut state = self.cpu(cpu);
-        match state.current() {
-            Some((current, root)) if current == kind => {
-                state.tlb(kind).find(root, address, Access::Read).is_some()
-            }
-            _ => false,
-        }
+        let tag = state.tag(kind);
+        tag.is_some_and(|tag| state.tlb(kind).find(tag, address, Access::Read).is_some())
     }
 
     /// Whether the failure asked for has yet to happen.
     pub fn failure_is_pending(&self) -> bool {
         self.seams.failure_is_pending()
-    }
-
-    fn scope_is_skipped(&self, scope: FlushScope) -> bool {
-        self.seams.skips(scope)
     }
 }

@@ -165,12 +165,22 @@ impl Machine {
 
     /// A CPU stores to a frame, by a translation that it has.
     pub(super) fn store_word(&self, frame: Pfn, word: u16, value: u64) {
-        let watched = self.watches();
-        let before = if watched { self.memory.digest(frame) } else { 0 };
-        self.memory.store(frame, word, value);
-        if watched {
-            lock(&self.replay.running).stored.push((before, self.memory.digest(frame)));
+        self.by_cpu(frame, || self.memory.store(frame, word, value));
+    }
+
+    fn by_cpu<T>(&self, frame: Pfn, change: impl FnOnce() -> T) -> T {
+        if !self.watches() {
+            return change();
         }
+        let before = self.memory.digest(frame);
+        let done = change();
+        lock(&self.replay.running).stored.push((before, self.memory.digest(frame)));
+        done
+    }
+
+    /// A CPU changes a word of a frame, if it is still what it was.
+    pub(super) fn update_word(&self, frame: Pfn, word: u16, old: u64, new: u64) -> bool {
+        self.by_cpu(frame, || self.memory.compare_exchange(frame, word, old, new).is_ok())
     }
 
     /// The program is about to change what a frame holds.

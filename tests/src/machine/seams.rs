@@ -1,6 +1,7 @@
 //! The seams that `mm` and `mmu` see the machine through, and what a test can hang onto them: hooks that run
 //! code in the middle of an operation, allocations that fail, flushes that do not happen.
 
+use super::cpu::Owed;
 use super::memory::POISON;
 use super::{CpuIndex, Machine, Role};
 use crate::{Violation, lock};
@@ -40,8 +41,10 @@ pub enum Skip {
     Nothing,
     /// Those of linear translations.
     Primary,
-    /// Those of guest-physical translations.
+    /// Those of guest-physical and combined translations.
     Secondary,
+    /// Those of combined translations: the guest-physical ones go.
+    Combined,
     /// The one with this number, counted from 0 since the machine was made.
     Number(u64),
 }
@@ -124,11 +127,15 @@ impl Seams {
     pub(super) fn skips(&self, scope: FlushScope) -> bool {
         let number = self.flushes.fetch_add(1, Ordering::Relaxed);
         match *lock(&self.skip) {
-            Skip::Nothing => false,
+            Skip::Nothing | Skip::Combined => false,
             Skip::Primary => matches!(scope, FlushScope::Primary { .. }),
             Skip::Secondary => matches!(scope, FlushScope::Secondary { .. }),
             Skip::Number(skipped) => number == skipped,
         }
+    }
+
+    fn spares_combined(&self) -> bool {
+        *lock(&self.skip) == Skip::Combined
     }
 
     /// Runs the hook, taken out of its place meanwhile: it may pass seams itself.
@@ -301,8 +308,9 @@ impl Shootdown for Machine {
         switch_point();
         self.seams.pass(Event::Request(scope));
         let generation = self.generation.fetch_add(1, Ordering::SeqCst) + 1;
-        if !self.scope_is_skipped(scope) {
-            self.cpus().for_each(|cpu| self.cpu(cpu).owe(generation, scope));
+        if !self.seams.skips(scope) {
+            let owed = Owed { generation, scope, spares_combined: self.seams.spares_combined() };
+            self.cpus().for_each(|cpu| self.cpu(cpu).owe(owed));
         }
         FlushToken(generation)
     }

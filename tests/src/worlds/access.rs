@@ -12,19 +12,19 @@ use mmu::FaultOutcome;
 const MOST_FAULTS: u32 = 64;
 
 /// The place of a word in its page.
-const fn offset(word: u16) -> u64 {
+pub(super) const fn offset(word: u16) -> u64 {
     word as u64 * 8
 }
 
 /// An access.
 #[derive(Clone, Copy, Debug)]
-enum Operation {
+pub(super) enum Operation {
     Load,
     Store(u64),
 }
 
 impl Operation {
-    const fn access(self) -> Access {
+    pub(super) const fn access(self) -> Access {
         match self {
             Self::Load => Access::Read,
             Self::Store(_) => Access::Write,
@@ -34,14 +34,14 @@ impl Operation {
 
 /// Where: a word of a page.
 #[derive(Clone, Copy, Debug)]
-struct Word {
-    page: u64,
-    word: u16,
+pub(super) struct Word {
+    pub(super) page: u64,
+    pub(super) word: u16,
 }
 
 impl World {
     /// Has the CPU use a space, in root mode.
-    fn enter_space(&mut self, id: usize, cpu: CpuIndex) {
+    pub(super) fn enter_space(&mut self, id: usize, cpu: CpuIndex) {
         if self.machine.guest_root(cpu).is_some() {
             self.machine.exit(cpu);
         }
@@ -52,10 +52,11 @@ impl World {
     }
 
     /// Has the CPU run the guest of a space. `false`: it has none.
-    fn enter_guest(&mut self, id: usize, cpu: CpuIndex) -> bool {
+    pub(super) fn enter_guest(&mut self, id: usize, cpu: CpuIndex) -> bool {
         let Some(root) = self.living(id).guest.as_ref().map(|guest| guest.root) else { return false };
         if self.machine.guest_root(cpu) != Some(root) {
             self.enter_space(id, cpu);
+            self.machine.set_context(cpu, Some(Self::context(id)));
             self.machine.enter(cpu, root);
         }
         true
@@ -173,14 +174,20 @@ impl World {
         self.judge_access(format_args!("guest's {operation:?} of {gpa} in {id}"), id, page, operation, found)
     }
 
-    fn page_of(&self, id: usize, gpa: Gpa) -> Option<u64> {
+    pub(super) fn page_of(&self, id: usize, gpa: Gpa) -> Option<u64> {
         let slots = &self.living(id).guest.as_ref()?.slots;
         let slot = slots.iter().find(|slot| slot.gfns().contains(gpa.gfn()))?;
         Some(slot.hva_of(gpa.gfn()).as_u64() >> PAGE_SHIFT)
     }
 
     /// The exit handler; `None`: the guest tries again.
-    fn ept_violation(&self, id: usize, cpu: CpuIndex, gpa: Gpa, access: Access) -> Option<Verdict> {
+    pub(super) fn ept_violation(
+        &self,
+        id: usize,
+        cpu: CpuIndex,
+        gpa: Gpa,
+        access: Access,
+    ) -> Option<Verdict> {
         let guest = self.living(id).guest.as_ref()?;
         self.machine.exit(cpu);
         let outcome = guest.mmu.fault(gpa, access);
@@ -193,7 +200,7 @@ impl World {
         }
     }
 
-    fn judge_access(
+    pub(super) fn judge_access(
         &mut self,
         what: std::fmt::Arguments<'_>,
         id: usize,
@@ -288,7 +295,7 @@ pub enum By {
 }
 
 /// Tries until there is an answer; without one, the access is stuck.
-fn retry(mut attempt: impl FnMut() -> Result<Verdict, Option<Verdict>>) -> Verdict {
+pub(super) fn retry(mut attempt: impl FnMut() -> Result<Verdict, Option<Verdict>>) -> Verdict {
     for _ in 0..MOST_FAULTS {
         match attempt() {
             Ok(verdict) | Err(Some(verdict)) => return verdict,

@@ -2,7 +2,7 @@
 
 use super::areas::{self, Area};
 use super::model::Words;
-use super::{ANNEX, SPACES, STORED, World, model};
+use super::{ANNEX, SPACES, STORED, World, model, paging};
 use crate::Violation;
 use crate::lab::{ARENA, Verdict};
 use crate::machine::Machine;
@@ -101,7 +101,8 @@ impl World {
             self.load_number(id, CpuIndex(0), page, 0)?;
         }
         for (page, frame) in oracle::resident(&self.machine, self.living(id).space.root())? {
-            let found = Words::new(self.machine.memory.nonzero(frame));
+            let words = self.machine.memory.nonzero(frame).into_iter();
+            let found = Words::new(words.map(|(place, word)| (place, paging::seen(page, word))));
             self.model.learn(id, page, |words| *words == found).map_err(|expected| {
                 let place = expected.differ(&found).unwrap_or(0);
                 let what = format!("word {place} of page {page:#x} in {id}");

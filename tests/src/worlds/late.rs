@@ -10,11 +10,12 @@
 //! stores are in what the operation keeps. What it copies may have been copied before the store.
 
 use super::World;
+use super::paging::is_table;
 use crate::lab::Verdict;
 use crate::machine::{Cached, Event, Kind, Machine};
 use crate::random::Random;
 use crate::{Violation, lock};
-use addr::{Gpa, Hva, PAGE_SHIFT, PAGE_SIZE, PageSize, Pfn};
+use addr::{Gpa, Gva, Hva, PAGE_SHIFT, PAGE_SIZE, PageSize, Pfn};
 use mm::{Access, CpuIndex};
 use mmu::Slot;
 use std::collections::BTreeMap;
@@ -53,6 +54,16 @@ struct Made {
     page: u64,
     word: u16,
     what: What,
+}
+
+/// A page that a CPU can reach without looking at a table.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    cpu: CpuIndex,
+    kind: Kind,
+    address: u64,
+    id: usize,
+    page: u64,
 }
 
 /// When accesses come late, and which did.
@@ -111,14 +122,14 @@ impl Lateness {
     }
 
     fn use_all(&mut self, machine: &Machine, cpu: CpuIndex) {
-        for (kind, first, cached) in machine.cached(cpu) {
+        for translation @ (kind, _, cached) in machine.cached(cpu) {
             let pages = if cached.size == PageSize::Size4K { &OF_HUGE[..1] } else { &OF_HUGE };
-            for page in pages {
-                let address = first + page * PAGE_SIZE;
-                self.load(machine, (cpu, kind), address, 0);
-                if machine.stores_blindly(kind, &cached) {
+            for &page in pages {
+                let place = self.place(machine, cpu, translation, page);
+                self.load(machine, place, 0);
+                if machine.stores_blindly(kind, &cached) && !is_table(place.page) {
                     let value = 0x1a7e_0000 + self.made.1;
-                    self.store(machine, (cpu, kind), address, (WORDS + cpu.0 as u16, value));
+                    self.store(machine, place, WORDS + cpu.0 as u16, value);
                 }
             }
         }
@@ -130,65 +141,65 @@ impl Lateness {
         if cached.is_empty() {
             return;
         }
-        let (kind, first, cached) = cached[random.below(cached.len() as u64) as usize];
-        let Cached { size, .. } = cached;
-        let address = first + random.below(size.base_pages()) * PAGE_SIZE;
-        let (word, value) = (random.below(512) as u16, random.below(1 << 48));
-        if random.below(2) == 0 && machine.stores_blindly(kind, &cached) {
-            self.store(machine, (cpu, kind), address, (word, value));
+        let translation @ (kind, _, cached) = cached[random.below(cached.len() as u64) as usize];
+        let page = random.below(cached.size.base_pages());
+        let (word, value, stores) = (random.below(512) as u16, random.below(1 << 48), random.below(2) == 0);
+        let place = self.place(machine, cpu, translation, page);
+        if stores && machine.stores_blindly(kind, &cached) && !is_table(place.page) {
+            self.store(machine, place, word, value);
         } else {
-            self.load(machine, (cpu, kind), address, word);
+            self.load(machine, place, word);
         }
     }
 
-    fn load(&mut self, machine: &Machine, (cpu, kind): (CpuIndex, Kind), page: u64, word: u16) {
-        let address = page + u64::from(word) * 8;
-        let found = match kind {
-            Kind::Linear => machine.load_linear(cpu, Hva::new(address)),
-            Kind::GuestPhysical => machine.guest_load(cpu, Gpa::new(address)),
-        };
-        self.made.0 += 1;
-        self.note(machine, (cpu, kind), page, word, What::Load(found.expect("a cached translation")));
-    }
-
-    fn store(
-        &mut self,
+    /// Where a base page of a translation leads.
+    fn place(
+        &self,
         machine: &Machine,
-        (cpu, kind): (CpuIndex, Kind),
+        cpu: CpuIndex,
+        (kind, first, cached): (Kind, u64, Cached),
         page: u64,
-        (word, value): (u16, u64),
-    ) {
-        let address = page + u64::from(word) * 8;
-        let done = match kind {
-            Kind::Linear => machine.store_linear(cpu, Hva::new(address), value),
-            Kind::GuestPhysical => machine.guest_store(cpu, Gpa::new(address), value),
-        };
-        done.expect("a cached translation");
-        self.made.1 += 1;
-        self.note(machine, (cpu, kind), page, word, What::Store(value));
-    }
-
-    fn note(
-        &mut self,
-        machine: &Machine,
-        (cpu, kind): (CpuIndex, Kind),
-        address: u64,
-        word: u16,
-        what: What,
-    ) {
+    ) -> Place {
         let root = machine.current_root(cpu).expect("tables");
         let Some(Owner { id, slots }) = self.owners.get(&root) else {
-            panic!("a late {kind:?} access from tables that nobody owns")
+            panic!("a {kind:?} translation from tables that nobody owns")
         };
+        let address = first + page * PAGE_SIZE;
         let page = match slots {
             None => address >> PAGE_SHIFT,
             Some(slots) => {
-                let gfn = Gpa::new(address).gfn();
+                let gfn = cached.gpa.unwrap_or(Gpa::new(first)).add(page * PAGE_SIZE).gfn();
                 let slot = slots.iter().find(|slot| slot.gfns().contains(gfn));
                 slot.expect("RAM, or it would not be cached").hva_of(gfn).as_u64() >> PAGE_SHIFT
             }
         };
-        self.log.push(Made { id: *id, page, word, what });
+        Place { cpu, kind, address, id: *id, page }
+    }
+
+    fn load(&mut self, machine: &Machine, place: Place, word: u16) {
+        let Place { cpu, kind, address, id, page } = place;
+        let address = address + u64::from(word) * 8;
+        let found = match kind {
+            Kind::Linear => machine.load_linear(cpu, Hva::new(address)).ok(),
+            Kind::GuestPhysical => machine.guest_load(cpu, Gpa::new(address)).ok(),
+            Kind::Combined => machine.guest_load_linear(cpu, Gva::new(address)).ok(),
+        };
+        self.made.0 += 1;
+        let what = What::Load(found.expect("a cached translation"));
+        self.log.push(Made { id, page, word, what });
+    }
+
+    fn store(&mut self, machine: &Machine, place: Place, word: u16, value: u64) {
+        let Place { cpu, kind, address, id, page } = place;
+        let address = address + u64::from(word) * 8;
+        let done = match kind {
+            Kind::Linear => machine.store_linear(cpu, Hva::new(address), value).ok(),
+            Kind::GuestPhysical => machine.guest_store(cpu, Gpa::new(address), value).ok(),
+            Kind::Combined => machine.guest_store_linear(cpu, Gva::new(address), value).ok(),
+        };
+        done.expect("a cached translation");
+        self.made.1 += 1;
+        self.log.push(Made { id, page, word, what: What::Store(value) });
     }
 }
 

@@ -12,6 +12,7 @@ mod frames;
 mod late;
 mod model;
 mod operations;
+mod paging;
 mod remap;
 
 pub use access::By;
@@ -19,6 +20,7 @@ pub use devices::{Direct4K, Medium};
 pub use frames::Reclaim;
 pub use late::Late;
 pub use operations::{Backing, Callback};
+pub use paging::{Lost, TABLES, gva};
 pub use remap::Move;
 
 use crate::lab::{ARENA, Verdict};
@@ -84,6 +86,8 @@ struct Guest {
 struct Living {
     space: Arc<AddressSpace<Machine>>,
     guest: Option<Guest>,
+    /// Whether a guest's own tables are in its pages.
+    has_tables: bool,
 }
 
 /// Whether a space gets a guest.
@@ -212,7 +216,7 @@ impl World {
             return self.judged(|| "a new space".into(), &[], Verdict::OutOfMemory);
         };
         self.model.spaces[id] = Some(model::Space::default());
-        self.adopt(id, space, with)
+        self.adopt(id, space, with, false)
     }
 
     /// fork.
@@ -225,7 +229,7 @@ impl World {
             Ok(child) => {
                 self.absorb()?;
                 self.model.spaces[to] = self.model.forked(id);
-                self.adopt(to, child, with)
+                self.adopt(to, child, with, self.living(id).has_tables)
             }
             Err(_) => self.judged(|| format!("fork of {id}"), &[], Verdict::OutOfMemory),
         }
@@ -236,6 +240,7 @@ impl World {
         id: usize,
         space: Arc<AddressSpace<Machine>>,
         with: With,
+        has_tables: bool,
     ) -> Result<Verdict, Violation> {
         let accessed_dirty = self.machine.options.accessed_dirty;
         self.machine.watch_root(Kind::Linear, space.root());
@@ -249,9 +254,10 @@ impl World {
             lock(&self.late).add_guest(root, id);
             Guest { mmu, root, slots: Vec::new() }
         });
-        self.spaces[id] = Some(Living { space, guest });
+        self.spaces[id] = Some(Living { space, guest, has_tables });
         self.add_slot(id, Gfn::new(0), run(0, ANNEX));
         self.add_slot(id, Gfn::new(ANNEX), run(ANNEX, ANNEX_PAGES));
+        self.add_slot(id, Gfn::new(TABLES.0), run(TABLES.0, TABLES.1));
         self.judged(|| format!("a space {id}"), &[Verdict::Done], Verdict::Done)
     }
 

@@ -10,6 +10,7 @@
 //! MADV_FREE, and a private page whose copying failed half-way.
 
 use super::areas::{Area, Areas, Backing, Run};
+use super::paging;
 use crate::lab::Verdict;
 use mm::{Access, Protection, VmaFlags};
 use std::collections::BTreeMap;
@@ -245,6 +246,7 @@ impl Model {
 
     /// Checks what a load has found, and learns from it. The error is what it should have found.
     pub(super) fn load(&mut self, id: usize, page: u64, word: u16, found: u64) -> Result<(), u64> {
+        let found = paging::seen(page, found);
         self.learn(id, page, |words| words.get(word) == found).map_err(|words| words.get(word))
     }
 
@@ -271,6 +273,7 @@ impl Model {
     /// A store was made.
     pub(super) fn store(&mut self, id: usize, page: u64, word: u16, value: u64) {
         let Some(area) = self.area(id, page) else { return };
+        let value = paging::seen(page, value);
         let file = self.file_page(id, page);
         if let (Backing::Shared { .. }, Some((file, index))) = (area.backing, file) {
             self.files[file].pages.entry(index).or_default().set(word, value);

@@ -8,7 +8,7 @@ use mm::{Advice, Change, CpuIndex, FrameMemory, Protection};
 use paging::{FlushScope, Shootdown, TableMemory};
 use tests::Violation;
 use tests::lab::{Verdict, page, pages};
-use tests::worlds::{Backing, Callback, Late, Reclaim, STORED, World};
+use tests::worlds::{Backing, Callback, Late, Lost, Reclaim, STORED, World};
 
 /// More operations, which allocate nothing.
 const MORE: [Scene; 17] = [
@@ -48,7 +48,7 @@ const COUNT_ONLY: u64 = u64::MAX;
 /// Flushes of a scene that are looked at.
 const MOST_FLUSHES: u64 = 24;
 /// Scenes that flush anything.
-const FLUSHING: usize = 37;
+const FLUSHING: usize = 38;
 /// Pages that scenes work on: small ones, files, a region of its own, in a huge page or around it.
 const PAGES: [std::ops::Range<u64>; 4] = [0..40, 512..516, 600..608, 1024..1028];
 /// Word that nobody else uses.
@@ -57,27 +57,37 @@ const WORD: u16 = 5;
 const LATE: u16 = 64;
 
 /// Has a CPU cache what a space maps there, as writable as it may be, and changes nothing else by it.
-fn warm(world: &mut World, id: usize, cpu: usize, guest: bool) -> Outcome {
+fn warm(world: &mut World, id: usize, cpu: usize, by: By) -> Outcome {
     let cpu = CpuIndex(cpu);
     for index in PAGES.into_iter().flatten() {
         let Some(mapping) = world.space(id).lookup(page(index)) else { continue };
-        match (guest, mapping.writable) {
-            (true, true) => world.guest_store(id, cpu, (index, WORD), index + 1)?,
-            (true, false) => world.guest_load(id, cpu, index, WORD)?,
-            (false, true) => world.store(id, cpu, (index, WORD), index + 2)?,
-            (false, false) => world.load(id, cpu, index, WORD)?,
+        match (by, mapping.writable) {
+            (By::Guest, true) => world.guest_store(id, cpu, (index, WORD), index + 1)?,
+            (By::Guest, false) => world.guest_load(id, cpu, index, WORD)?,
+            (By::GuestWithPaging, true) => world.guest_store_linear(id, cpu, (index, WORD), index + 2)?,
+            (By::GuestWithPaging, false) => world.guest_load_linear(id, cpu, index, WORD)?,
+            (By::Herald, true) => world.store(id, cpu, (index, WORD), index + 3)?,
+            (By::Herald, false) => world.load(id, cpu, index, WORD)?,
         };
     }
     Ok(())
 }
 
-/// Herald on CPUs 0 and 1, the guest on CPU 2; in the other space, if there is one, its guest on CPU 3.
+/// Who uses pages.
+#[derive(Clone, Copy, Debug)]
+enum By {
+    Herald,
+    Guest,
+    GuestWithPaging,
+}
+
+/// Herald on CPUs 0 and 1, the guest on CPU 2; on CPU 3 a guest by its own tables, of the other space if there is one,
+/// and with combined translations alone.
 fn warm_all(world: &mut World) -> Outcome {
-    for (id, cpu, guest) in [(0, 0, false), (0, 1, false), (0, 2, true)] {
-        warm(world, id, cpu, guest)?;
-    }
     let other = if world.is_living(1) { 1 } else { 0 };
-    warm(world, other, 3, true)
+    let all = [(0, 0, By::Herald), (0, 1, By::Herald), (0, 2, By::Guest), (other, 3, By::GuestWithPaging)];
+    all.into_iter().try_for_each(|(id, cpu, by)| warm(world, id, cpu, by))?;
+    world.lose(CpuIndex(3), Lost::GuestPhysical).map(|_| ())
 }
 
 /// A scene with late accesses at one flush of its act; returns how many flushes there were, and what came late.
@@ -90,6 +100,9 @@ fn play(scene: &Scene, flush: u64) -> Result<(u64, (u64, u64)), Violation> {
     let flushes = world.flushes();
     world.be_punctual();
     for id in (0..3).filter(|&id| world.is_living(id)).collect::<Vec<_>>() {
+        world.compare(id)?;
+        // What was stored late counts as written: it survives reclaim.
+        world.madvise(id, (0, 40), Advice::PageOut)?;
         world.compare(id)?;
     }
     let made = world.late_accesses();

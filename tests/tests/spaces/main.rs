@@ -2,6 +2,7 @@
 //! oracle looks at everything, and the model at what was read.
 
 mod by_hand;
+mod combined;
 mod exhaustion;
 mod late;
 mod random;

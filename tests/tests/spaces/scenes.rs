@@ -5,7 +5,7 @@ use addr::PageSize;
 use mm::{Advice, Change, CpuIndex, Protection};
 use tests::Violation;
 use tests::lab::Verdict;
-use tests::worlds::{Backing, Callback, IN_PLACE, Move, Reclaim, SHARED, STORED, With, World};
+use tests::worlds::{Backing, Callback, IN_PLACE, Move, Reclaim, SHARED, STORED, TABLES, With, World};
 
 const RW: Protection = Protection::ReadWrite;
 const CPU1: CpuIndex = CpuIndex(1);
@@ -34,6 +34,24 @@ pub(crate) fn own(world: &mut World) -> Result {
 pub(crate) fn forked(world: &mut World) -> Result {
     own(world)?;
     world.fork(0, 1, With::Guest)
+}
+
+/// Pages of their own, and a guest with paging.
+fn paging(world: &mut World) -> Result {
+    own(world)?;
+    world.guest_store_linear(0, CPU1, (1, 0), 5)
+}
+
+/// The same, shared with a child.
+fn paging_forked(world: &mut World) -> Result {
+    paging(world)?;
+    world.fork(0, 1, With::Guest)
+}
+
+/// The same, with the guest's tables in swap.
+fn paging_swapped(world: &mut World) -> Result {
+    paging(world)?;
+    world.madvise(0, TABLES, Advice::PageOut)
 }
 
 /// The same, in swap.
@@ -102,7 +120,7 @@ pub(crate) const fn scene(
 }
 
 /// All scenes.
-pub(crate) const SCENES: [Scene; 36] = [
+pub(crate) const SCENES: [Scene; 39] = [
     scene("a new space", 2, own, |world| world.spawn(2, With::Guest)),
     scene("first store", 1, own, |world| world.store(0, CPU0, (5, 0), 1)),
     scene("guest's first store", 4, own, |world| world.guest_store(0, CPU1, (5, 0), 1)),
@@ -164,6 +182,13 @@ pub(crate) const SCENES: [Scene; 36] = [
     scene("remap_file_pages", 1, own, |world| {
         world.mmap(0, (1024, 4), RW, Backing::Shared { file: STORED, index: 0 })?;
         world.remap_file_pages(0, (1024, 3), 3)
+    }),
+    scene("a guest's own tables", 9, own, |world| world.guest_load_linear(0, CPU1, 2, 0)),
+    scene("copies by the child's guest, and of its tables", 9, paging_forked, |world| {
+        world.guest_store_linear(1, CPU1, (0, 0), 7)
+    }),
+    scene("swap-in of a guest's tables", 3, paging_swapped, |world| {
+        world.guest_store_linear(0, CPU1, (0, 0), 7)
     }),
     scene("a touch of a rearranged page", 1, rearranged, |world| world.load(0, CPU0, 1, 0)),
 ];
