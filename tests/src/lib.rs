@@ -17,6 +17,7 @@ pub mod lab;
 pub mod machine;
 pub mod oracle;
 pub mod random;
+pub mod sequence;
 mod violation;
 pub mod worlds;
 

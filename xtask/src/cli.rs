@@ -143,6 +143,12 @@ pub(crate) struct TestArgs {
     /// Only machine scenarios whose name contains this
     #[arg(long, value_name = "TEXT")]
     pub(crate) only: Option<String>,
+    /// Steps of `random`, in all (suffixes K, M, G: powers of 1000)
+    #[arg(long, value_name = "N", default_value = "10M", value_parser = parse_count)]
+    pub(crate) steps: u64,
+    /// Seed of the first case of `random`; without it: from the clock
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
 }
 
 #[derive(Args)]
@@ -236,6 +242,8 @@ pub(crate) enum Suite {
     Host,
     /// Scenarios on an emulated machine
     Machine,
+    /// Random sequences on the simulated machine, more than `host` takes
+    Random,
     /// Mutants that the tests must kill
     Mutants,
     /// Herald under another hypervisor
@@ -254,6 +262,18 @@ pub(crate) enum ImageFormat {
     Iso,
     Raw,
     Uefi,
+}
+
+/// A count, in thousands, millions or thousands of millions if it says so.
+fn parse_count(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is no count");
+    let (digits, unit) = match text.char_indices().last() {
+        Some((at, 'K')) => (&text[..at], 1_000),
+        Some((at, 'M')) => (&text[..at], 1_000_000),
+        Some((at, 'G')) => (&text[..at], 1_000_000_000),
+        _ => (text, 1),
+    };
+    digits.parse::<u64>().ok().and_then(|count| count.checked_mul(unit)).ok_or_else(wrong)
 }
 
 fn parse_seconds(text: &str) -> Result<f64, String> {

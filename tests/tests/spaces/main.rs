@@ -5,7 +5,6 @@ mod exhaustion;
 mod random;
 mod regressions;
 mod sparse;
-mod steps;
 mod threads;
 
 use addr::PageSize;

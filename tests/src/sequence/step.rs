@@ -1,16 +1,18 @@
 //! One step of a random sequence, as data that prints and shrinks.
 
+use crate::Violation;
+use crate::lab::Verdict;
+use crate::worlds::{Backing, By, Callback, Move, Reclaim, SPACES, With, World};
 use addr::PageSize;
 use mm::{Advice, Change, CpuIndex, Protection};
-use tests::Violation;
-use tests::lab::Verdict;
-use tests::worlds::{Backing, By, Callback, Move, Reclaim, SPACES, With, World};
 
 /// First page, and how many.
-pub(crate) type Range = (u64, u64);
+pub type Range = (u64, u64);
 
+/// One step. Numbers of spaces stand for those that live.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Step {
+#[allow(missing_docs, reason = "the fields are what their names say")]
+pub enum Step {
     Spawn { guest: bool },
     Fork { space: usize, guest: bool },
     Exit { space: usize },
@@ -23,7 +25,8 @@ pub(crate) enum Step {
 
 /// What happens in one space.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum What {
+#[allow(missing_docs, reason = "the operations are those of the world")]
+pub enum What {
     Mmap { range: Range, protection: Protection, backing: Backing },
     Munmap(Range),
     Mprotect(Range, Protection),
@@ -60,7 +63,11 @@ fn living(world: &World, number: usize) -> Option<usize> {
     (!living.is_empty()).then(|| living[number % living.len()])
 }
 
-pub(crate) fn take(world: &mut World, step: Step) -> Result<Verdict, Violation> {
+/// Takes a step.
+///
+/// # Errors
+/// [`Violation`].
+pub fn take(world: &mut World, step: Step) -> Result<Verdict, Violation> {
     let free = (0..SPACES).find(|&id| !world.is_living(id));
     match step {
         Step::Spawn { guest } => match free {
@@ -128,7 +135,7 @@ fn happen(world: &mut World, id: usize, what: What) -> Result<Verdict, Violation
 }
 
 /// What apply's callback may do.
-pub(crate) const CALLBACKS: [Callback; 4] = [
+pub const CALLBACKS: [Callback; 4] = [
     Callback::Each(Change::Keep),
     Callback::Each(Change::WriteProtect),
     Callback::Each(Change::Unmap),
