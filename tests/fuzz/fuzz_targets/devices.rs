@@ -269,11 +269,9 @@ impl Bench {
     /// What a local APIC's registers say that it asks for: the highest vector requested, if it is of a higher class
     /// than the processor's priority (SDM vol. 3A 11.8.3).
     fn wanted(&mut self, cpu: VcpuId) -> Option<u8> {
-        let words: Vec<u32> =
-            (0..8).map(|word| self.register(cpu, IRR + word)).collect::<Option<_>>()?;
-        let highest = (0..=255u8).rev().find(|vector| {
-            words[usize::from(vector / 32)] >> (vector % 32) & 1 != 0
-        })?;
+        let words: Vec<u32> = (0..8).map(|word| self.register(cpu, IRR + word)).collect::<Option<_>>()?;
+        let highest =
+            (0..=255u8).rev().find(|vector| words[usize::from(vector / 32)] >> (vector % 32) & 1 != 0)?;
         assert!(highest >= 16, "vector {highest} was accepted");
         let priority = self.register(cpu, PPR)? as u8;
         (highest >> 4 > priority >> 4).then_some(highest)

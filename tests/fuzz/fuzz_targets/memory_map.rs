@@ -141,7 +141,10 @@ fn check_fit(map: &MemoryMap, bytes: u64, ceiling: u64) {
                 assert!(fit.len() == bytes && fit.start().is_aligned(align), "{fit:?}");
                 assert!(bytes == 0 || fits(&fit), "{fit:?}");
                 let higher = fit.start().checked_add(align.bytes()).and_then(|at| HpaRange::sized(at, bytes));
-                assert!(bytes == 0 || !higher.is_some_and(|higher| fits(&higher)), "{fit:?} is not the highest");
+                assert!(
+                    bytes == 0 || !higher.is_some_and(|higher| fits(&higher)),
+                    "{fit:?} is not the highest"
+                );
             }
             None => {
                 let lowest = map.ranges().iter().filter_map(|range| range.start().align_up(align));

@@ -1,4 +1,4 @@
-//! `test` and `ci`: host tests, then scenarios on an emulated machine. The last line is the sum.
+//! `test` and `ci`: host tests, a bounded search by fuzzing, then scenarios on an emulated machine. The last line is the sum.
 
 mod fixtures;
 mod host;
@@ -9,7 +9,7 @@ mod table;
 
 use crate::cli::{Suite, TestArgs};
 use crate::error::not_yet;
-use crate::tidy;
+use crate::{fuzz, tidy};
 use anyhow::Result;
 
 /// Any warning is an error.
@@ -21,9 +21,19 @@ const METAL_CLIPPY: [&str; 8] =
 /// Herald without the notifier chain.
 const UNNOTIFIED_CLIPPY: [&str; 5] = ["clippy", "--bins", "--package", "herald", "--no-default-features"];
 
+/// Targets without their C++ runtime: nothing is linked.
+const FUZZ_CLIPPY: [&str; 6] = [
+    "clippy",
+    "--manifest-path",
+    fuzz::MANIFEST,
+    "--no-default-features",
+    "--target-dir",
+    "target/fuzz/clippy",
+];
+
 /// How many tests ran.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct Tally {
+pub(crate) struct Tally {
     passed: usize,
     failed: usize,
 }
@@ -35,12 +45,13 @@ impl Tally {
     }
 
     /// Prints the last line of a run; its exit status.
-    fn told(self) -> u8 {
+    pub(crate) fn told(self) -> u8 {
         println!("{} passed, {} failed", self.passed, self.failed);
         u8::from(self.failed != 0)
     }
 
-    fn count(&mut self, passed: bool) {
+    /// One test more.
+    pub(crate) fn count(&mut self, passed: bool) {
         if passed {
             self.passed += 1;
         } else {
@@ -69,6 +80,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<u8> {
 /// What needs no asking.
 fn all(only: Option<&str>) -> Result<u8> {
     let mut tally = host::run()?;
+    tally.add(fuzz::bounded()?);
     tally.add(machine::run(only)?);
     Ok(tally.told())
 }
@@ -81,8 +93,10 @@ pub(crate) fn ci() -> Result<u8> {
     let checks = [
         ("tidy", tidy::run()? == 0),
         ("fmt", host::cargo(&["fmt", "--all", "--check"])?),
+        ("fmt, fuzz targets", host::cargo(&["fmt", "--manifest-path", fuzz::MANIFEST, "--check"])?),
         ("clippy", host::cargo(&[&["clippy", "--all-targets"], &DENY[..]].concat())?),
         ("clippy, bare metal", host::cargo(&[&METAL_CLIPPY[..], &DENY].concat())?),
+        ("clippy, fuzz targets", host::cargo(&[&FUZZ_CLIPPY[..], &DENY].concat())?),
         ("clippy, no notifiers", host::cargo(&[&UNNOTIFIED_CLIPPY[..], &DENY].concat())?),
     ];
     for (name, passed) in checks {
