@@ -7,7 +7,7 @@ use addr::PageSize;
 use mm::{CpuIndex, Protection};
 use mmu::AccessedDirty;
 use proptest::prelude::{BoxedStrategy, Just, ProptestConfig, Strategy, any, prop_oneof};
-use proptest::test_runner::{TestCaseError, TestCaseResult, TestRunner};
+use proptest::test_runner::{RngAlgorithm, TestCaseError, TestCaseResult, TestRng, TestRunner};
 use tests::Violation;
 use tests::lab::{GuestId, Lab, Verdict, gpage, page, pages};
 use tests::machine::{Options, Speculation};
@@ -237,6 +237,7 @@ fn any_sequence_leaves_everything_in_order() -> Result<(), Box<dyn std::error::E
     let check = |(options, steps): (Options, Vec<Step>)| -> TestCaseResult {
         run(options, &steps).map_err(|violation| TestCaseError::fail(format!("{violation:?}")))
     };
-    TestRunner::new(config).run(&(options(), steps()), check)?;
+    let random = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    TestRunner::new_with_rng(config, random).run(&(options(), steps()), check)?;
     Ok(())
 }

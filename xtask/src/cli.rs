@@ -143,9 +143,12 @@ pub(crate) struct TestArgs {
     /// Which tests
     #[arg(value_enum, default_value_t = Suite::All)]
     pub(crate) suite: Suite,
-    /// Only machine scenarios whose name contains this
+    /// Only machine scenarios, or mutants, whose name contains this
     #[arg(long, value_name = "TEXT")]
     pub(crate) only: Option<String>,
+    /// `mutants`: write the list in docs/mutants.md anew
+    #[arg(long)]
+    pub(crate) list: bool,
     /// Steps of `random`, in all (suffixes K, M, G: powers of 1000)
     #[arg(long, value_name = "N", default_value = "10M", value_parser = parse_count)]
     pub(crate) steps: u64,

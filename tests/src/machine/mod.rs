@@ -38,6 +38,10 @@ use std::sync::{Mutex, Weak};
 /// Frames below this one are no memory: frame 0 is nobody's.
 const FIRST_FRAME: u64 = 32;
 
+/// Accesses to tables after which a program that has not asked for more counts as stuck: a fault that is retried for ever
+/// is to end in words, and soon.
+const MOST_TABLE_ACCESSES: u64 = 50_000_000;
+
 /// Whether CPUs fetch translations that nobody asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Speculation {
@@ -93,7 +97,7 @@ impl Default for Counters {
             walks: AtomicU64::new(0),
             faults: AtomicU64::new(0),
             table_accesses: AtomicU64::new(0),
-            most_table_accesses: AtomicU64::new(u64::MAX),
+            most_table_accesses: AtomicU64::new(MOST_TABLE_ACCESSES),
         }
     }
 }

@@ -27,6 +27,12 @@ impl Area {
         matches!(self.backing, Backing::Anonymous(size) if size != PageSize::Size4K)
     }
 
+    /// Whether pages that are present may go without anybody's asking: a hole that is filled by another page of the
+    /// range unmaps the zero page here.
+    pub(super) fn is_in_place(&self) -> bool {
+        matches!(self.backing, Backing::Private { file, .. } | Backing::Shared { file, .. } if file == super::IN_PLACE)
+    }
+
     /// The same area, `by` pages further up, with the same pages of its file.
     pub(super) fn moved(self, by: i64) -> Self {
         let backing = match self.backing {

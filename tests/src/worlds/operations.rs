@@ -212,9 +212,10 @@ impl World {
         }
         if (expected, found) == (Verdict::Done, Verdict::Done) {
             let absent = (pages.0..pages.1).find(|&page| {
-                let wanted =
-                    self.model.area(id, page).is_some_and(|area| area.protection != Protection::None);
-                wanted && self.living(id).space.lookup(address(page)).is_none()
+                let area = self.model.area(id, page);
+                let lasting =
+                    |area: super::areas::Area| area.protection != Protection::None && !area.is_in_place();
+                area.is_some_and(lasting) && self.living(id).space.lookup(address(page)).is_none()
             });
             if let Some(page) = absent {
                 return self.judged(|| format!("page {page:#x}, locked in {id}"), &[], Verdict::NotResident);

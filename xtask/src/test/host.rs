@@ -36,7 +36,8 @@ pub(super) fn cargo(arguments: &[&str]) -> Result<bool> {
     Ok(command(arguments).status().context("cannot start cargo")?.success())
 }
 
-fn command(arguments: &[&str]) -> Command {
+/// Cargo in the tree.
+pub(super) fn command(arguments: &[&str]) -> Command {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.current_dir(workspace::root()).args(arguments).stdin(Stdio::null());

@@ -3,6 +3,7 @@
 mod fixtures;
 mod host;
 mod machine;
+mod mutants;
 mod random;
 mod scenario;
 mod table;
@@ -68,7 +69,10 @@ pub(crate) fn run(args: &TestArgs) -> Result<u8> {
     let mut tally = Tally::default();
     match args.suite {
         Suite::Random => return random::run(args.steps, args.seed),
-        Suite::Mutants => return Err(not_yet("test mutants")),
+        Suite::Mutants => {
+            let list = if args.list { mutants::List::Written } else { mutants::List::Kept };
+            return mutants::run(args.only.as_deref(), list);
+        }
         Suite::Nested => return Err(not_yet("test nested")),
         Suite::Host => tally.add(host::run()?),
         Suite::Machine => tally.add(machine::run(args.only.as_deref())?),

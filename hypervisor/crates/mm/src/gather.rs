@@ -11,6 +11,7 @@
 use crate::host::Host;
 use crate::mm::Mm;
 use addr::{Hva, HvaRange, PageSize, Pfn};
+use mutants::{Mutant, RangeSite, intact};
 use paging::FlushScope;
 
 /// Frames and tables that one flush pays for.
@@ -27,6 +28,7 @@ enum Owed {
 pub(crate) struct Gather<'h, H: Host> {
     mm: &'h Mm<H>,
     root: Pfn,
+    site: RangeSite,
     touched: Option<HvaRange>,
     owed: [Owed; BATCH],
     len: usize,
@@ -34,8 +36,8 @@ pub(crate) struct Gather<'h, H: Host> {
 
 impl<'h, H: Host> Gather<'h, H> {
     /// An empty debt against the tables below `root`.
-    pub(crate) const fn new(mm: &'h Mm<H>, root: Pfn) -> Self {
-        Self { mm, root, touched: None, owed: [Owed::Table(Pfn::ZERO); BATCH], len: 0 }
+    pub(crate) const fn new(mm: &'h Mm<H>, root: Pfn, site: RangeSite) -> Self {
+        Self { mm, root, site, touched: None, owed: [Owed::Table(Pfn::ZERO); BATCH], len: 0 }
     }
 
     /// The primary entry for `size` bytes at `address` was changed or cleared.
@@ -65,14 +67,17 @@ impl<'h, H: Host> Gather<'h, H> {
 
     /// Flushes what was touched; what is owed stays owed.
     pub(crate) fn flush(&mut self) {
-        if let Some(range) = self.touched.take() {
+        let touched = self.touched.take().filter(|_| intact(Mutant::NoFlush(self.site)));
+        if let Some(range) = touched {
             self.mm.host().flush(FlushScope::Primary { root: self.root, range });
         }
     }
 
     /// Flushes, then frees (I6, I10).
     pub(crate) fn settle(&mut self) {
-        self.flush();
+        if intact(Mutant::FreesBeforeFlush) {
+            self.flush();
+        }
         for owed in &self.owed[..core::mem::take(&mut self.len)] {
             match *owed {
                 Owed::Frame(frame, size) => self.mm.put_page(frame, size),

@@ -10,6 +10,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+use mutants::{Mutant, intact};
 
 /// What all address spaces of a machine share.
 pub struct Mm<H: Host> {
@@ -114,7 +115,9 @@ impl<H: Host> Mm<H> {
     pub(crate) fn leave_swap_cache(&self, frame: Pfn, slot: u64) {
         let meta = self.host.frames().meta(frame);
         // Dirty before the slot can go: a page without a copy must not look clean (I7).
-        meta.mark_dirty();
+        if intact(Mutant::NoDirtyOnLeavingSwap) {
+            meta.mark_dirty();
+        }
         meta.set_swap_slot(None);
         self.swap.uncache(slot);
         self.put(frame);

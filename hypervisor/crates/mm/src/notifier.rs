@@ -18,10 +18,11 @@
 
 use addr::{Hva, HvaRange};
 use alloc::sync::Arc;
+use mutants::{Mutant, PageSite, RangeSite, YoungSite, intact};
 #[cfg(feature = "mmu-notifier")]
 use {
     alloc::vec::Vec,
-    core::sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicUsize, Ordering},
     sync::{Rank, RwLock},
 };
 
@@ -132,33 +133,44 @@ impl NotifierChain {
 
     /// Notifies, then unlinks: until the last `release` returns, other operations still find the subscriber.
     pub(crate) fn release(&self) {
-        self.notify(|subscriber| subscriber.release());
+        if intact(Mutant::NoRelease) && intact(Mutant::ReleaseUnlinksFirst) {
+            self.notify(|subscriber| subscriber.release());
+        }
         let gone = core::mem::take(&mut *self.list.0.write());
         self.count.store(0, Ordering::Release);
+        if !intact(Mutant::ReleaseUnlinksFirst) {
+            gone.iter().for_each(|subscriber| subscriber.release());
+        }
         drop(gone);
     }
 
     /// Asks all subscribers; answers are OR-ed, never short-circuited.
-    pub(crate) fn clear_flush_young(&self, range: HvaRange) -> bool {
+    fn any(&self, ask: impl Fn(&dyn MmuNotifier) -> bool) -> bool {
         let mut young = false;
-        self.notify(|subscriber| young |= subscriber.clear_flush_young(range));
+        self.notify(|subscriber| {
+            if intact(Mutant::YoungShortCircuits) || !young {
+                young |= ask(subscriber);
+            }
+        });
         young
+    }
+
+    pub(crate) fn clear_flush_young(&self, site: YoungSite, range: HvaRange) -> bool {
+        intact(Mutant::NoClearFlushYoung(site)) && self.any(|subscriber| subscriber.clear_flush_young(range))
     }
 
     pub(crate) fn clear_young(&self, range: HvaRange) -> bool {
-        let mut young = false;
-        self.notify(|subscriber| young |= subscriber.clear_young(range));
-        young
+        intact(Mutant::NoClearYoung) && self.any(|subscriber| subscriber.clear_young(range))
     }
 
     pub(crate) fn test_young(&self, range: HvaRange) -> bool {
-        let mut young = false;
-        self.notify(|subscriber| young |= subscriber.test_young(range));
-        young
+        intact(Mutant::NoTestYoung) && self.any(|subscriber| subscriber.test_young(range))
     }
 
-    pub(crate) fn invalidate_page(&self, address: Hva) {
-        self.notify(|subscriber| subscriber.invalidate_page(address));
+    pub(crate) fn invalidate_page(&self, site: PageSite, address: Hva) {
+        if intact(Mutant::NoInvalidatePage(site)) {
+            self.notify(|subscriber| subscriber.invalidate_page(address));
+        }
     }
 
     fn invalidate_range_begin(&self, range: HvaRange) {
@@ -170,9 +182,11 @@ impl NotifierChain {
     }
 
     /// Begins an invalidation; the guard's drop ends it, also on an error path.
-    pub(crate) fn invalidate(&self, range: HvaRange) -> Invalidation<'_> {
-        self.invalidate_range_begin(range);
-        Invalidation { chain: self, range }
+    pub(crate) fn invalidate(&self, site: RangeSite, range: HvaRange) -> Invalidation<'_> {
+        if intact(Mutant::NoBegin(site)) {
+            self.invalidate_range_begin(range);
+        }
+        Invalidation { chain: self, site, range }
     }
 }
 
@@ -195,7 +209,7 @@ impl NotifierChain {
         true
     }
     pub(crate) fn release(&self) {}
-    pub(crate) fn clear_flush_young(&self, _range: HvaRange) -> bool {
+    pub(crate) fn clear_flush_young(&self, _site: YoungSite, _range: HvaRange) -> bool {
         false
     }
     pub(crate) fn clear_young(&self, _range: HvaRange) -> bool {
@@ -204,10 +218,10 @@ impl NotifierChain {
     pub(crate) fn test_young(&self, _range: HvaRange) -> bool {
         false
     }
-    pub(crate) fn invalidate_page(&self, _address: Hva) {}
+    pub(crate) fn invalidate_page(&self, _site: PageSite, _address: Hva) {}
     fn invalidate_range_end(&self, _range: HvaRange) {}
-    pub(crate) fn invalidate(&self, range: HvaRange) -> Invalidation<'_> {
-        Invalidation { chain: self, range }
+    pub(crate) fn invalidate(&self, site: RangeSite, range: HvaRange) -> Invalidation<'_> {
+        Invalidation { chain: self, site, range }
     }
 }
 
@@ -215,11 +229,14 @@ impl NotifierChain {
 #[must_use = "dropping it ends the invalidation"]
 pub(crate) struct Invalidation<'a> {
     chain: &'a NotifierChain,
+    site: RangeSite,
     range: HvaRange,
 }
 
 impl Drop for Invalidation<'_> {
     fn drop(&mut self) {
-        self.chain.invalidate_range_end(self.range);
+        if intact(Mutant::NoEnd(self.site)) {
+            self.chain.invalidate_range_end(self.range);
+        }
     }
 }

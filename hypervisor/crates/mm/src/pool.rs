@@ -11,6 +11,7 @@ use crate::host::{Host, OutOfFrames};
 use crate::mm::Mm;
 use addr::{PageSize, Pfn};
 use alloc::vec::Vec;
+use mutants::{Mutant, intact};
 use sync::{Mutex, Rank};
 
 /// Huge frames that nobody uses, by size. Each has one reference, which is the pool's.
@@ -67,7 +68,9 @@ impl<H: Host> Mm<H> {
     pub(crate) fn allocate_huge(&self, size: PageSize) -> Result<Pfn, OutOfFrames> {
         match self.pools().take(size) {
             Some(frame) => {
-                self.host().zero(frame, size);
+                if intact(Mutant::NoZeroOfPooled) {
+                    self.host().zero(frame, size);
+                }
                 Ok(frame)
             }
             None => self.host().allocate_zeroed(size),

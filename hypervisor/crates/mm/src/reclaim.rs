@@ -21,6 +21,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::ops::ControlFlow;
+use mutants::{Mutant, intact};
 
 /// Why a page was not reclaimed. It is as it was, but may be old now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -183,6 +184,9 @@ impl<H: Host> Mm<H> {
             meta.clear(PageFlags::LAZY_FREE);
         }
         let slot = self.swap_slot_for(frame)?;
+        if !intact(Mutant::SwapWritesFirst) {
+            self.write_dirty(frame, slot)?;
+        }
         let unmapped = self.try_to_unmap(rmap, frame, index, Instead::Slot(slot), youth);
         if unmapped.is_err() {
             // Entries that went are notes of a cached slot: they come back by a fault.
@@ -204,24 +208,32 @@ impl<H: Host> Mm<H> {
         meta.get();
         meta.set_swap_slot(Some(slot));
         // The slot holds nothing yet.
-        meta.mark_dirty();
+        if intact(Mutant::NoDirtyOnSlot) {
+            meta.mark_dirty();
+        }
         Ok(slot)
     }
 
     /// The page is unmapped everywhere, and every translation flushed: only now is it written (I14).
     fn write_to_slot(&self, frame: Pfn, slot: u64) -> Result<(), Spared> {
         let meta = self.meta(frame);
-        let device = self.swap().device().ok_or(Spared::NoSlot)?;
-        if meta.is_dirty() {
-            device.write(slot, frame).map_err(Spared::Swap)?;
-            meta.clear(PageFlags::DIRTY);
-        }
+        self.write_dirty(frame, slot)?;
         // Two references: the swap cache's and the caller's. A fault that found the frame has a third.
         if !self.swap().uncache_if(slot, || meta.count() == 2) {
             return Err(Spared::Busy);
         }
         meta.set_swap_slot(None);
         self.put(frame);
+        Ok(())
+    }
+
+    /// What was written later than the slot's copy goes there.
+    fn write_dirty(&self, frame: Pfn, slot: u64) -> Result<(), Spared> {
+        let (meta, device) = (self.meta(frame), self.swap().device().ok_or(Spared::NoSlot)?);
+        if meta.is_dirty() {
+            device.write(slot, frame).map_err(Spared::Swap)?;
+            meta.clear(PageFlags::DIRTY);
+        }
         Ok(())
     }
 
@@ -253,6 +265,9 @@ impl<H: Host> Mm<H> {
 
     /// Writes a page of a file back. The page lock is held: no write fault makes it dirty meanwhile.
     fn write_page(&self, file: &Arc<File<H>>, frame: Pfn, index: u64) -> Result<(), StoreError> {
+        if !intact(Mutant::WriteBackWritesFirst) {
+            file.store().write(index, frame)?;
+        }
         let visited = each_place(file.rmap(), frame, index, |_, space, address| {
             space.page_mkclean_one(address, frame);
             ControlFlow::Continue(())
@@ -261,7 +276,14 @@ impl<H: Host> Mm<H> {
         // Clean only now that no entry and no cached translation allows a write (I7).
         let meta = self.meta(frame);
         meta.clear(PageFlags::DIRTY);
-        file.store().write(index, frame).inspect_err(|_| meta.mark_dirty())
+        if !intact(Mutant::WriteBackWritesFirst) {
+            return Ok(());
+        }
+        let written = file.store().write(index, frame);
+        if written.is_err() && intact(Mutant::NoDirtyOnFailedWrite) {
+            meta.mark_dirty();
+        }
+        written
     }
 
     /// Writes the dirty pages of a file back. Takes page locks.
@@ -308,7 +330,7 @@ impl<H: Host> Mm<H> {
             drop(lock);
             self.put(frame);
         }
-        if !behind.is_empty() {
+        if !behind.is_empty() && intact(Mutant::TruncateZapsOnce) {
             // A private copy of one of those pages may have been mapped after the first look, and no more after this.
             zap();
         }

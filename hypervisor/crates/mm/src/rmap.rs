@@ -20,7 +20,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::num::NonZeroU32;
 use core::ops::ControlFlow;
-use sync::{Mutex, MutexGuard, Rank, RwLock};
+use sync::{Mutex, MutexGuard, Once, Rank, RwLock};
 
 /// Names a reverse map in a frame's metadata.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,7 +67,7 @@ impl<H: Host> Link<H> {
 pub(crate) struct Rmap<H: Host> {
     id: RmapId,
     /// Whose pages it finds; empty for anonymous pages.
-    file: spin::Once<Weak<File<H>>>,
+    file: Once<Weak<File<H>>>,
     links: Mutex<Vec<Link<H>>>,
     table: Arc<Rmaps<H>>,
 }
@@ -180,7 +180,7 @@ impl<H: Host> Rmaps<H> {
         let id = RmapId(NonZeroU32::MIN.saturating_add(index));
         let map = Arc::new(Rmap {
             id,
-            file: spin::Once::new(),
+            file: Once::new(),
             links: Mutex::new(rank, Vec::new()),
             table: Arc::clone(self),
         });

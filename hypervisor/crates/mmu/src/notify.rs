@@ -5,6 +5,7 @@ use crate::tdp::{AccessedDirty, every_gfn};
 use addr::{Hva, HvaRange, PAGE_SIZE};
 use mm::Host;
 use mm::notifier::MmuNotifier;
+use mutants::{Mutant, intact};
 
 fn page_at(address: Hva) -> HvaRange {
     HvaRange::new(address, address.add(PAGE_SIZE))
@@ -16,8 +17,12 @@ impl<H: Host> MmuNotifier for SecondaryMmu<H> {
     /// right after the flush (I11, I13).
     fn release(&self) {
         let mut locked = self.locked.lock();
-        self.zap_and_flush(&locked, [every_gfn()]);
-        locked.tdp = None;
+        if intact(Mutant::ReleaseZapsNothing) {
+            self.zap_and_flush(&locked, [every_gfn()]);
+        }
+        if intact(Mutant::ReleaseLeavesRoot) {
+            locked.tdp = None;
+        }
     }
 
     fn clear_flush_young(&self, range: HvaRange) -> bool {
@@ -28,10 +33,13 @@ impl<H: Host> MmuNotifier for SecondaryMmu<H> {
         for run in slots.gfns_of(range) {
             young |= match self.accessed_dirty {
                 AccessedDirty::Hardware => tdp.age(&*self.host, run),
-                AccessedDirty::Absent => tdp.zap(&*self.host, run) > 0,
+                AccessedDirty::Absent if intact(Mutant::AgingWithoutBitsZapsNothing) => {
+                    tdp.zap(&*self.host, run) > 0
+                }
+                AccessedDirty::Absent => tdp.is_young(&*self.host, run, self.accessed_dirty),
             };
         }
-        if young {
+        if young && intact(Mutant::NoFlushOfYoung) {
             // v8's contract: the next access must set A again, so no cached translation may survive (I12).
             self.flush(tdp);
         }
@@ -49,7 +57,7 @@ impl<H: Host> MmuNotifier for SecondaryMmu<H> {
             // An entry that goes needs its flush, whoever asks (I6).
             AccessedDirty::Absent => {
                 let zapped = slots.gfns_of(range).fold(0, |zapped, run| zapped + tdp.zap(&*self.host, run));
-                if zapped > 0 {
+                if zapped > 0 && intact(Mutant::NoFlushOfClearedYoung) {
                     self.flush(tdp);
                 }
                 zapped > 0
@@ -69,8 +77,12 @@ impl<H: Host> MmuNotifier for SecondaryMmu<H> {
         let mut locked = self.locked.lock();
         // Raised before the zap, the primary entry being clear already: a fault that resolved the old frame
         // finds the sequence changed (I3).
-        self.sequence.raise(&mut locked.in_progress);
-        self.zap_and_flush(&locked, slots.gfns_of(page_at(address)));
+        if intact(Mutant::NoRaiseOnPage) {
+            self.sequence.raise(&mut locked.in_progress);
+        }
+        if intact(Mutant::PageZapsNothing) {
+            self.zap_and_flush(&locked, slots.gfns_of(page_at(address)));
+        }
     }
 
     fn invalidate_range_begin(&self, range: HvaRange) {
@@ -78,7 +90,9 @@ impl<H: Host> MmuNotifier for SecondaryMmu<H> {
         let mut locked = self.locked.lock();
         // Host addresses, not guest frames: a slot may be added before the end, and nothing may appear in it.
         locked.in_progress.begin(range.start().as_u64(), range.end().as_u64());
-        self.zap_and_flush(&locked, slots.gfns_of(range));
+        if intact(Mutant::BeginZapsNothing) {
+            self.zap_and_flush(&locked, slots.gfns_of(range));
+        }
     }
 
     fn invalidate_range_end(&self, _range: HvaRange) {

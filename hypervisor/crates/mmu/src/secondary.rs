@@ -15,6 +15,7 @@ use addr::{Gfn, GfnRange, Gpa, GpaRange, HvaRange, PageSize, Pfn};
 use alloc::sync::Arc;
 use core::fmt;
 use mm::{Access, AddressSpace, FaultError, Host, Mapping};
+use mutants::{Mutant, intact};
 use paging::{Leaf, Level, OutOfTables, Rights, TableReserve};
 use sync::{InProgress, InvalidationSequence, Mutex, Rank, RwLock, Snapshot};
 
@@ -143,10 +144,15 @@ impl<H: Host> SecondaryMmu<H> {
         // free the frames (I1).
         let mut slots = self.slots.write();
         let slot = slots.remove(first)?;
+        let _held = intact(Mutant::SlotRemovedBeforeZap).then_some(slots);
         let mut locked = self.locked.lock();
         // A fault that looked the slot up before must not install afterwards.
-        self.sequence.raise(&mut locked.in_progress);
-        self.zap_and_flush(&locked, [slot.gfns()]);
+        if intact(Mutant::NoRaiseOnSlotRemoval) {
+            self.sequence.raise(&mut locked.in_progress);
+        }
+        if intact(Mutant::SlotRemovalZapsNothing) {
+            self.zap_and_flush(&locked, [slot.gfns()]);
+        }
         Some(slot)
     }
 
@@ -173,6 +179,7 @@ impl<H: Host> SecondaryMmu<H> {
                 Some(Installed::Spurious) => count(&self.stats.spurious),
                 None => {
                     count(&self.stats.retries);
+                    sync::relax();
                     continue;
                 }
             }
@@ -190,7 +197,8 @@ impl<H: Host> SecondaryMmu<H> {
     ) -> Result<Resolved, FaultError> {
         let mapping = self.space.fault_in(slot.hva_of(gfn), access)?;
         // A read fault installs a writable entry only if the frame is dirty already (I7).
-        let write = mapping.writable && (access == Access::Write || mapping.dirty);
+        let dirty = mapping.dirty || !intact(Mutant::ReadInstallsWritable);
+        let write = mapping.writable && (access == Access::Write || dirty);
         // As large as the host's page, the CPU and the slot allow.
         let fits = |&size: &PageSize| size <= mapping.size.min(self.largest) && slot.maps_whole(gfn, size);
         let size = [PageSize::Size1G, PageSize::Size2M].into_iter().find(fits).unwrap_or(PageSize::Size4K);
@@ -202,7 +210,9 @@ impl<H: Host> SecondaryMmu<H> {
             accessed: true,
             dirty: access == Access::Write,
         };
-        let hvas = HvaRange::new(hva, hva.add(size.bytes()));
+        let checked = if intact(Mutant::HugeLeafCheckedInPart) { size } else { PageSize::Size4K };
+        let hvas = HvaRange::new(hva, hva.add(checked.bytes()));
+        let snapshot = if intact(Mutant::SnapshotAfterResolve) { snapshot } else { self.sequence.snapshot() };
         Ok(Resolved { gfn, leaf, hvas, mapping, snapshot })
     }
 
@@ -225,7 +235,7 @@ impl<H: Host> SecondaryMmu<H> {
         if locked.in_progress.permits(&self.sequence, *snapshot, start, end).is_err() {
             return Ok(None);
         }
-        if leaf.rights.write {
+        if leaf.rights.write && intact(Mutant::NoDirtyOnInstall) {
             self.space.mark_dirty(mapping);
         }
         Ok(tdp.install(&*self.host, *gfn, *leaf, reserve))
@@ -238,7 +248,9 @@ impl<H: Host> SecondaryMmu<H> {
         let zapped: u64 = runs.into_iter().map(|run| tdp.zap(&*self.host, run)).sum();
         if zapped > 0 {
             add(&self.stats.zapped, zapped);
-            self.flush(tdp);
+            if intact(Mutant::NoFlushOfZapped) {
+                self.flush(tdp);
+            }
         }
     }
 
@@ -258,7 +270,9 @@ impl<H: Host> SecondaryMmu<H> {
 /// Whoever drops the MMU has taken its root from every CPU: no virtual processor of the guest runs any more.
 impl<H: Host> Drop for SecondaryMmu<H> {
     fn drop(&mut self) {
-        self.tables.flush(&*self.host);
+        if intact(Mutant::NoFlushOfDroppedTables) {
+            self.tables.flush(&*self.host);
+        }
         self.tables.free(&*self.host);
     }
 }

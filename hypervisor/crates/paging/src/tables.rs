@@ -3,6 +3,7 @@
 use crate::{EntryRef, Level, TableMemory, TableReserve};
 use addr::{PageSize, Pfn};
 use core::fmt;
+use mutants::{Mutant, intact};
 
 /// What a leaf allows. None at all is a leaf that keeps its frame but translates nothing (PROT_NONE).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -173,9 +174,10 @@ pub fn split<E: TableEntry, M: TableMemory>(
 ) -> bool {
     let (Some(leaf), Some(below)) = (found.leaf(), found.level.below()) else { return true };
     let (Some(size), Some(table)) = (below.leaf_size(), reserve.take()) else { return false };
+    let dirty = leaf.dirty && intact(Mutant::SplitLosesDirty);
     for index in 0..crate::level::ENTRIES {
         let pfn = leaf.pfn.add(u64::from(index) * size.base_pages());
-        memory.store(EntryRef::new(table, index), E::leaf(Leaf { pfn, size, ..leaf }).bits());
+        memory.store(EntryRef::new(table, index), E::leaf(Leaf { pfn, size, dirty, ..leaf }).bits());
     }
     memory.store(found.at, E::table(table).bits());
     true

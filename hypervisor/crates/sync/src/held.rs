@@ -1,13 +1,13 @@
-//! Which ranks the current CPU (or thread) holds, as a bit mask. Compiled in debug builds only.
+//! Which ranks the current CPU (or thread, or thread of a model) holds, as a bit mask. Compiled in debug builds only.
 
 use crate::Rank;
-#[cfg(not(any(feature = "std", test)))]
+#[cfg(not(any(feature = "std", feature = "shuttle", test)))]
 use core::sync::atomic::{AtomicU32, Ordering};
 
 /// CPUs that can be told apart.
 pub const MAX_CPUS: usize = 64;
 
-#[cfg(not(any(feature = "std", test)))]
+#[cfg(not(any(feature = "std", feature = "shuttle", test)))]
 static HELD: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
 static CURRENT_CPU: spin::Once<fn() -> usize> = spin::Once::new();
 
@@ -16,7 +16,7 @@ pub fn set_current_cpu(current_cpu: fn() -> usize) {
     CURRENT_CPU.call_once(|| current_cpu);
 }
 
-#[cfg(not(any(feature = "std", test)))]
+#[cfg(not(any(feature = "std", feature = "shuttle", test)))]
 fn update(change: impl FnOnce(u32) -> u32) {
     let cpu = CURRENT_CPU.get().map_or(0, |current_cpu| current_cpu());
     let held = &HELD[cpu];
@@ -24,12 +24,17 @@ fn update(change: impl FnOnce(u32) -> u32) {
     held.store(change(held.load(Ordering::Relaxed)), Ordering::Relaxed);
 }
 
-#[cfg(any(feature = "std", test))]
+#[cfg(all(any(feature = "std", test), not(feature = "shuttle")))]
 std::thread_local! {
     static HELD: core::cell::Cell<u32> = const { core::cell::Cell::new(0) };
 }
 
-#[cfg(any(feature = "std", test))]
+#[cfg(feature = "shuttle")]
+shuttle::thread_local! {
+    static HELD: core::cell::Cell<u32> = core::cell::Cell::new(0);
+}
+
+#[cfg(any(feature = "std", feature = "shuttle", test))]
 fn update(change: impl FnOnce(u32) -> u32) {
     HELD.with(|held| held.set(change(held.get())));
 }

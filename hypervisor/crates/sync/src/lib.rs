@@ -2,21 +2,32 @@
 //!
 //! A lock may be taken only while all locks that its CPU holds have a *smaller* rank (I4). Debug builds
 //! check that at each acquisition and panic with both names. The order itself is [`Rank`]'s.
+//!
+//! All that threads have in common goes through this crate, so that a model can stand in for it: with the feature
+//! `shuttle`, locks, [`atomic`]s and [`switch_point`]s ask a scheduler who runs next (`tests/models`); with the feature
+//! `loom`, atomics are loom's, for the small models of this crate's own protocols.
 #![no_std]
 #![forbid(unsafe_code)]
 
-#[cfg(any(feature = "std", test))]
+#[cfg(any(feature = "std", feature = "shuttle", test))]
 extern crate std;
 
+pub mod atomic;
 mod held;
 mod lock;
+#[cfg(feature = "shuttle")]
+pub mod model;
 mod rank;
+mod raw;
 mod sequence;
+mod switch;
 
 pub use held::{Held, MAX_CPUS, set_current_cpu};
 pub use lock::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use rank::Rank;
+pub use raw::Once;
 pub use sequence::{InProgress, InvalidationSequence, Snapshot, Stale};
+pub use switch::{relax, switch_point, undisturbed};
 
 #[cfg(test)]
 mod tests;

@@ -1,26 +1,26 @@
-//! `spin`'s locks, each with its [`Rank`].
+//! Spin locks, each with its [`Rank`].
 
-use crate::{Rank, held};
+use crate::{Rank, held, raw};
 use core::ops::{Deref, DerefMut};
 
 /// A spin lock with a place in the lock order.
 #[derive(Debug)]
 pub struct Mutex<T> {
     rank: Rank,
-    inner: spin::Mutex<T>,
+    inner: raw::Mutex<T>,
 }
 
 /// A reader-writer spin lock with a place in the lock order.
 #[derive(Debug)]
 pub struct RwLock<T> {
     rank: Rank,
-    inner: spin::RwLock<T>,
+    inner: raw::RwLock<T>,
 }
 
 impl<T> Mutex<T> {
     /// A lock of this rank around `value`.
     pub const fn new(rank: Rank, value: T) -> Self {
-        Self { rank, inner: spin::Mutex::new(value) }
+        Self { rank, inner: raw::Mutex::new(value) }
     }
 
     /// Waits for the lock.
@@ -39,7 +39,7 @@ impl<T> Mutex<T> {
 impl<T> RwLock<T> {
     /// A lock of this rank around `value`.
     pub const fn new(rank: Rank, value: T) -> Self {
-        Self { rank, inner: spin::RwLock::new(value) }
+        Self { rank, inner: raw::RwLock::new(value) }
     }
 
     /// Waits for a shared hold.
@@ -69,7 +69,7 @@ macro_rules! guard {
         #[derive(Debug)]
         pub struct $name<'a, T> {
             rank: Rank,
-            inner: spin::$inner<'a, T>,
+            inner: raw::$inner<'a, T>,
         }
 
         impl<T> Deref for $name<'_, T> {

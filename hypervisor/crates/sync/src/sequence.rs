@@ -16,7 +16,8 @@
 //! "Lock" is the mmu lock. [`InProgress`] lives inside it, so that holding a `&mut InProgress` proves the
 //! lock held; the sequence itself lives outside, so that a snapshot needs no lock.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use crate::atomic::{AtomicU64, Ordering};
+use mutants::{Mutant, intact};
 
 /// The counter that rises with every invalidation that ended.
 #[derive(Debug, Default)]
@@ -47,7 +48,7 @@ pub struct Stale;
 impl InvalidationSequence {
     /// A sequence at zero.
     #[must_use]
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
         Self { value: AtomicU64::new(0) }
     }
 
@@ -74,9 +75,13 @@ impl InProgress {
 
     /// An invalidation of `start..end` (any unit, the same for all calls; empty ranges count too) begins.
     pub fn begin(&mut self, start: u64, end: u64) {
+        if !intact(Mutant::BeginDoesNotCount) {
+            return;
+        }
         self.active += 1;
         if start < end {
-            let (low, high) = self.hull.unwrap_or((start, end));
+            let known = self.hull.filter(|_| intact(Mutant::HullDoesNotGrow));
+            let (low, high) = known.unwrap_or((start, end));
             self.hull = Some((low.min(start), high.max(end)));
         }
     }
@@ -84,9 +89,11 @@ impl InProgress {
     /// An invalidation ends. The sequence rises before "in progress" falls (I3). An end without a begin
     /// (a subscriber that registered in between) is ignored.
     pub fn end(&mut self, sequence: &InvalidationSequence) {
-        sequence.raise(self);
+        if intact(Mutant::NoRaiseOnEnd) {
+            sequence.raise(self);
+        }
         self.active = self.active.saturating_sub(1);
-        if self.active == 0 {
+        if self.active == 0 || !intact(Mutant::EndClearsHull) {
             self.hull = None;
         }
     }
@@ -109,11 +116,12 @@ impl InProgress {
         start: u64,
         end: u64,
     ) -> Result<(), Stale> {
-        if self.hull.is_some_and(|(low, high)| start < high && low < end) {
+        let overlaps = self.hull.is_some_and(|(low, high)| start < high && low < end);
+        if overlaps && intact(Mutant::NoInProgressTest) {
             return Err(Stale);
         }
         // Relaxed: the mmu lock, held by the caller as by every raiser, orders it.
-        if sequence.value.load(Ordering::Relaxed) != snapshot.0 {
+        if sequence.value.load(Ordering::Relaxed) != snapshot.0 && intact(Mutant::NoSequenceTest) {
             return Err(Stale);
         }
         Ok(())

@@ -14,7 +14,7 @@
 use crate::rmap::RmapId;
 use addr::Pfn;
 use bitflags::bitflags;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use sync::{Held, Rank};
 
 const STATE: u32 = 0b11;
@@ -273,7 +273,7 @@ impl FrameMeta {
         let held = Held::acquire(Rank::Page);
         while self.flags.fetch_or(PageFlags::LOCKED.bits(), Ordering::Acquire) & PageFlags::LOCKED.bits() != 0
         {
-            core::hint::spin_loop();
+            sync::relax();
         }
         PageLock { meta: self, _held: held }
     }

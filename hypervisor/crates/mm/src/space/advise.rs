@@ -3,11 +3,11 @@
 use super::map::{checked_range, refuse_locked, refuse_too_many};
 use super::{AddressSpace, FaultError, MapError};
 use crate::frames::PageFlags;
-use crate::gather::Gather;
 use crate::host::Host;
 use crate::vma::{Access, Protection, Vma, VmaFlags};
 use addr::{Hva, HvaRange, PageSize, Pfn};
 use alloc::vec::Vec;
+use mutants::{Mutant, RangeSite, intact};
 use paging::HostEntry;
 
 /// What madvise says of a range. `MADV_DONTNEED` is [`AddressSpace::discard`].
@@ -80,9 +80,9 @@ impl<H: Host> AddressSpace<H> {
             return Err(MapError::NotAnonymous(range));
         }
         self.split_all(vma, range).map_err(|_| MapError::OutOfTables)?;
-        let _invalidation = self.chain.invalidate(range);
+        let _invalidation = self.chain.invalidate(RangeSite::FreeLazily, range);
         // Dropped first: flushed before the end.
-        let mut gather = Gather::new(&self.mm, self.root);
+        let mut gather = self.gather(RangeSite::FreeLazily);
         let _tables = self.tables.lock();
         for visit in self.cursor(range) {
             let Some(leaf) = visit.found.leaf() else { continue };
@@ -92,7 +92,9 @@ impl<H: Host> AddressSpace<H> {
             }
             meta.clear(PageFlags::DIRTY);
             meta.set(PageFlags::LAZY_FREE);
-            self.replace(visit.found.at, visit.found.entry, |entry: HostEntry| entry.aged().cleaned());
+            self.replace(visit.found.at, visit.found.entry, |entry: HostEntry| {
+                if intact(Mutant::FreeLeavesDirty) { entry.aged().cleaned() } else { entry.aged() }
+            });
             gather.touch(Hva::new(visit.address), leaf.size);
         }
         gather.flush();
@@ -108,7 +110,9 @@ impl<H: Host> AddressSpace<H> {
                 self.replace(visit.found.at, visit.found.entry, HostEntry::aged);
             }
         }
-        self.flush_primary(range);
+        if intact(Mutant::NoFlushOfCold) {
+            self.flush_primary(range);
+        }
         self.chain.clear_young(range);
         Ok(())
     }

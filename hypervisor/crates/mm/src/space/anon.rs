@@ -7,6 +7,7 @@ use crate::host::Host;
 use crate::swap::Probe;
 use crate::vma::{Access, VmaFlags};
 use addr::{PageSize, Pfn};
+use mutants::{Mutant, intact};
 use paging::{HostEntry, Leaf, Rights, TableReserve};
 
 impl<H: Host> AddressSpace<H> {
@@ -56,7 +57,8 @@ impl<H: Host> AddressSpace<H> {
         let chain = fault.vmas.prepare_anon(fault.vma, self.mm.rmaps());
         let meta = self.host().frames().meta(frame);
         meta.set_owner(chain.id(), fault.index());
-        meta.set(PageFlags::DIRTY | PageFlags::EXCLUSIVE);
+        let dirty = if intact(Mutant::NoDirtyOnFresh) { PageFlags::DIRTY } else { PageFlags::empty() };
+        meta.set(dirty | PageFlags::EXCLUSIVE);
     }
 
     /// Maps an anonymous page that nobody else knows, where the entry still is `seen`; frees it where it is not.
@@ -151,7 +153,8 @@ impl<H: Host> AddressSpace<H> {
         if self.mm.swap().remove_note(slot) == 0 {
             // The last user of the slot: the frame is the only copy now.
             // References: the cache's and the caller's. Whoever has another shall not see later writes.
-            if meta.map_count() == 0 && meta.count() == 2 {
+            let alone = meta.count() == 2 || !intact(Mutant::SwapInIgnoresReferences);
+            if meta.map_count() == 0 && alone {
                 meta.set(PageFlags::EXCLUSIVE);
             }
             self.mm.leave_swap_cache(frame, slot);

@@ -6,6 +6,7 @@ use super::{AddressSpace, MapError};
 use crate::gather::Gather;
 use crate::host::Host;
 use addr::{Hva, HvaRange, PageSize};
+use mutants::RangeSite;
 use paging::{Leaf, Rights};
 
 /// What the callback wants done with a page.
@@ -40,9 +41,9 @@ impl<H: Host> AddressSpace<H> {
         for (part, vma) in vmas.overlapping(range) {
             self.split_all(vma, part).map_err(|_| MapError::OutOfTables)?;
         }
-        let _invalidation = self.chain.invalidate(range);
+        let _invalidation = self.chain.invalidate(RangeSite::ApplyToPageRange, range);
         // Dropped first: flushed before the end.
-        let mut gather = Gather::new(&self.mm, self.root);
+        let mut gather = self.gather(RangeSite::ApplyToPageRange);
         vmas.overlapping(range)
             .try_for_each(|(part, vma)| self.apply_changes(part, Keep::of(vma), &mut gather, &mut change))
     }

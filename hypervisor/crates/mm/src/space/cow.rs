@@ -17,6 +17,7 @@ use super::{AddressSpace, FaultError};
 use crate::frames::PageFlags;
 use crate::host::Host;
 use addr::{PageSize, Pfn};
+use mutants::{Mutant, PageSite, intact};
 use paging::{Found, HostEntry, Leaf, Rights, TableEntry};
 
 impl<H: Host> AddressSpace<H> {
@@ -52,12 +53,13 @@ impl<H: Host> AddressSpace<H> {
         let chain = fault.vma.anon.get().map(|chain| chain.id());
         let anonymous = chain.is_some() && meta.owner().map(|(owner, _)| owner) == chain;
         let last = leaf.size == PageSize::Size4K
-            && meta.count() == 1
+            && (meta.count() == 1 || !intact(Mutant::ReuseIgnoresReferences))
             && meta.map_count() == 1
             && meta.swap_slot().is_none();
         let reusable = anonymous && (meta.has(PageFlags::EXCLUSIVE) || last);
         if reusable {
-            meta.set(PageFlags::EXCLUSIVE | PageFlags::DIRTY);
+            let dirty = if intact(Mutant::NoDirtyOnReuse) { PageFlags::DIRTY } else { PageFlags::empty() };
+            meta.set(PageFlags::EXCLUSIVE | dirty);
             self.make_writable(&tables, &now);
         }
         reusable
@@ -120,10 +122,11 @@ impl<H: Host> AddressSpace<H> {
         // write-protected again: the entry looks the same, the contents are not.
         let reusable =
             |leaf: Leaf| self.mm.counted(leaf.pfn).is_some_and(|meta| meta.has(PageFlags::EXCLUSIVE));
-        if !same_leaf(&now, found) || now.leaf().is_some_and(reusable) {
+        if !same_leaf(&now, found) || now.leaf().is_some_and(reusable) && intact(Mutant::CopyIgnoresExclusive)
+        {
             return Err(copy);
         }
-        let old = self.clear_flush_notify(&tables, fault.page, &now);
+        let old = self.clear_flush_notify(PageSite::DoWpPage, &tables, fault.page, &now);
         let rights = self.rights_for(fault.vma.protection, &fault.vma.kind, copy);
         let leaf = Leaf { pfn: copy, size: PageSize::Size4K, rights, accessed: true, dirty: true };
         self.count_leaf(&leaf);

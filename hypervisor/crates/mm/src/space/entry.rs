@@ -6,6 +6,7 @@ use crate::host::Host;
 use crate::vma::{Protection, VmaKind};
 use addr::{Hva, HvaRange, PageSize, Pfn};
 use core::sync::atomic::Ordering;
+use mutants::{Mutant, PageSite, intact};
 use paging::{
     EntryRef, FlushScope, Found, HostEntry, Leaf, Level, Rights, TableEntry, TableReserve, walk_or_grow,
 };
@@ -79,7 +80,9 @@ impl<H: Host> AddressSpace<H> {
     /// was, with its last A and D.
     pub(super) fn clear_flush(&self, address: Hva, found: &Found<HostEntry>) -> Found<HostEntry> {
         let entry = self.replace(found.at, found.entry, |_| HostEntry::EMPTY);
-        self.flush_primary(HvaRange::new(address, address.add(found.level.span())));
+        if intact(Mutant::NoFlushOfCleared) {
+            self.flush_primary(HvaRange::new(address, address.add(found.level.span())));
+        }
         Found { entry, ..*found }
     }
 
@@ -87,12 +90,13 @@ impl<H: Host> AddressSpace<H> {
     /// subscriber has lost the page. Only now may a new entry be set (I8) or the frame be put (I6).
     pub(super) fn clear_flush_notify(
         &self,
+        site: PageSite,
         _tables: &Tables<'_>,
         address: Hva,
         found: &Found<HostEntry>,
     ) -> Found<HostEntry> {
         let old = self.clear_flush(address, found);
-        self.chain.invalidate_page(address);
+        self.chain.invalidate_page(site, address);
         old
     }
 
@@ -105,7 +109,7 @@ impl<H: Host> AddressSpace<H> {
         let most = protection.rights();
         let writable = match self.mm.counted(frame) {
             Some(meta) if kind.is_private() => meta.has(PageFlags::EXCLUSIVE),
-            Some(meta) => meta.is_dirty(),
+            Some(meta) => meta.is_dirty() || !intact(Mutant::SharedMappedWritable),
             // An execute-in-place frame of a shared mapping; the zero page never.
             None => !kind.is_private() && frame != self.mm.zero_page(),
         };

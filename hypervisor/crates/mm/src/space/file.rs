@@ -8,6 +8,7 @@ use crate::vma::{Access, VmaKind};
 use addr::{Hva, PageSize, Pfn};
 use alloc::sync::Arc;
 use core::ops::ControlFlow;
+use mutants::{Mutant, PageSite, intact};
 use paging::{Found, HostEntry, Leaf, Rights, TableReserve};
 
 impl<H: Host> AddressSpace<H> {
@@ -44,8 +45,9 @@ impl<H: Host> AddressSpace<H> {
         let meta = self.host().frames().meta(frame);
         let lock = meta.lock();
         // Under the page lock a page that is the file's stays so: truncation waits (`file.rs`).
-        let mapped = prepared.is_ok() && file.owns(frame, index) && {
-            if fault.access == Access::Write {
+        let lasting = || file.owns(frame, index) || !intact(Mutant::MapIgnoresTruncation);
+        let mapped = prepared.is_ok() && lasting() && {
+            if fault.access == Access::Write && intact(Mutant::NoDirtyOnMapShared) {
                 // Dirty first, then writable: write-back that comes between finds it dirty (I7).
                 meta.mark_dirty();
             }
@@ -112,7 +114,9 @@ impl<H: Host> AddressSpace<H> {
         let tables = self.tables.lock();
         let now = self.walk(fault.page);
         if super::entry::same_leaf(&now, found) {
-            meta.mark_dirty();
+            if intact(Mutant::NoDirtyOnWriteShared) {
+                meta.mark_dirty();
+            }
             self.make_writable(&tables, &now);
         }
         drop(tables);
@@ -185,7 +189,7 @@ impl<H: Host> AddressSpace<H> {
         let tables = self.tables.lock();
         let found = self.walk(address);
         if found.leaf().is_some_and(|leaf| leaf.pfn == self.mm.zero_page()) {
-            let old = self.clear_flush_notify(&tables, address, &found);
+            let old = self.clear_flush_notify(PageSite::XipUnmap, &tables, address, &found);
             // The patch asserts it, too: nobody can have written to the zero page.
             debug_assert!(old.leaf().is_some_and(|leaf| !leaf.dirty), "the zero page was written");
         }

@@ -21,6 +21,7 @@ use crate::host::Host;
 use crate::vma::{Vma, VmaFlags};
 use addr::{Hva, HvaRange, PageSize};
 use alloc::sync::Arc;
+use mutants::{Mutant, RangeSite, intact};
 use paging::{
     Found, HostEntry, Leaf, Level, Note, OutOfTables, Rights, TableEntry, TableReserve, View, Visit,
 };
@@ -54,9 +55,9 @@ impl<H: Host> AddressSpace<H> {
         if !nonlinear && vma.anon.get().is_none() {
             return Ok(());
         }
-        let _invalidation = vma.is_cow().then(|| self.chain.invalidate(vma.range));
+        let _invalidation = vma.is_cow().then(|| self.chain.invalidate(RangeSite::CopyPageRange, vma.range));
         // Dropped first, so the flush comes before the end.
-        let mut gather = Gather::new(&self.mm, self.root);
+        let mut gather = self.gather(RangeSite::CopyPageRange);
         let mut next = vma.range.start();
         while let Some(first) = self.first_entry(HvaRange::new(next, vma.range.end())) {
             let start = Hva::new(first.address).max(next);
@@ -121,17 +122,19 @@ impl<H: Host> AddressSpace<H> {
             View::Leaf(leaf) if self.is_anonymous(vma, &leaf) => {
                 for index in 0..leaf.size.base_pages() {
                     let meta = self.host().frames().meta(leaf.pfn.add(index));
-                    meta.clear(PageFlags::EXCLUSIVE);
+                    if intact(Mutant::ForkLeavesExclusive) {
+                        meta.clear(PageFlags::EXCLUSIVE);
+                    }
                     meta.get();
                 }
                 let rights = Rights { write: false, ..leaf.rights };
                 let mut last = *found;
-                if leaf.rights.write {
+                if leaf.rights.write && intact(Mutant::ForkLeavesWritable) {
                     last.entry = self.replace(found.at, found.entry, |entry| entry.with_rights(rights));
                     gather.touch(address, leaf.size);
                 }
                 // The child's entry has no D: what was written since `MADV_FREE` is the frames' to know (I7).
-                if last.leaf().is_some_and(|last| last.dirty) {
+                if last.leaf().is_some_and(|last| last.dirty) && intact(Mutant::NoDirtyOnFork) {
                     let frames = (0..leaf.size.base_pages()).map(|index| leaf.pfn.add(index));
                     frames.for_each(|frame| self.host().frames().meta(frame).mark_dirty());
                 }

@@ -20,8 +20,9 @@ use crate::gather::Gather;
 use crate::host::{Host, OutOfFrames};
 use crate::vma::{Access, Vma, VmaFlags, VmaKind};
 use addr::{Hva, HvaRange, PageSize, Pfn};
-use core::sync::atomic::{AtomicU32, Ordering};
+use mutants::{Mutant, RangeSite, intact};
 use paging::{Found, HostEntry, Leaf, Level, OutOfTables, Rights, TableEntry, TableReserve, View};
+use sync::atomic::{AtomicU32, Ordering};
 
 /// The size of transparent huge pages.
 const HUGE: PageSize = PageSize::Size2M;
@@ -93,7 +94,8 @@ impl<H: Host> AddressSpace<H> {
         for index in 0..size.base_pages() {
             let meta = self.host().frames().meta(frame.add(index));
             meta.set_owner(chain.id(), first + index);
-            meta.set(PageFlags::DIRTY | PageFlags::EXCLUSIVE | kind);
+            let dirty = if intact(Mutant::NoDirtyOnHuge) { PageFlags::DIRTY } else { PageFlags::empty() };
+            meta.set(dirty | PageFlags::EXCLUSIVE | kind);
         }
     }
 
@@ -112,7 +114,8 @@ impl<H: Host> AddressSpace<H> {
         }
         // The mmap lock keeps the area, and this entry the old frames: only an unmap could clear it.
         let copy = self.mm.allocate_huge(size)?;
-        let _invalidation = self.chain.invalidate(HvaRange::new(page, page.add(size.bytes())));
+        let _invalidation =
+            self.chain.invalidate(RangeSite::HugetlbCow, HvaRange::new(page, page.add(size.bytes())));
         let tables = self.tables.lock();
         let now = self.walk(page);
         if !same_leaf(&now, found) {
@@ -160,7 +163,7 @@ impl<H: Host> AddressSpace<H> {
     }
 
     fn is_huge_barred(&self) -> bool {
-        self.huge_barred.load(Ordering::Relaxed) > 0
+        self.huge_barred.load(Ordering::Relaxed) > 0 && intact(Mutant::HugeIgnoresBar)
     }
 
     /// Splits the transparent huge page that lies across `bound`, if one does. The mmap lock is held.
@@ -177,7 +180,8 @@ impl<H: Host> AddressSpace<H> {
         let mut reserve = TableReserve::new(&**self.host());
         reserve.top_up(1)?;
         let page = address.align_down(HUGE);
-        let _invalidation = self.chain.invalidate(HvaRange::new(page, page.add(HUGE.bytes())));
+        let _invalidation =
+            self.chain.invalidate(RangeSite::Split, HvaRange::new(page, page.add(HUGE.bytes())));
         let _tables = self.tables.lock();
         let found = self.walk(address);
         if found.leaf().is_some_and(|leaf| leaf.size == HUGE) {
@@ -222,8 +226,8 @@ impl<H: Host> AddressSpace<H> {
         }
         let huge = self.host().allocate_zeroed(HUGE)?;
         // The mmap lock keeps faults out, begin keeps the secondaries out; only reclaim can change an entry still.
-        let invalidation = self.chain.invalidate(range);
-        let mut gather = Gather::new(&self.mm, self.root);
+        let invalidation = self.chain.invalidate(RangeSite::Collapse, range);
+        let mut gather = self.gather(RangeSite::Collapse);
         let moved = self.move_to_huge(vma, range, huge, &mut gather);
         gather.flush();
         drop(invalidation);
@@ -254,10 +258,14 @@ impl<H: Host> AddressSpace<H> {
         if !self.are_sole(&tables, vma, range) {
             return false;
         }
-        for visit in self.cursor(range) {
-            self.replace(visit.found.at, visit.found.entry, |entry| entry.with_rights(Rights::NONE));
+        if intact(Mutant::CollapseCopiesWritable) {
+            for visit in self.cursor(range) {
+                self.replace(visit.found.at, visit.found.entry, |entry| entry.with_rights(Rights::NONE));
+            }
         }
-        self.flush_primary(range);
+        if intact(Mutant::NoFlushBeforeCollapse) {
+            self.flush_primary(range);
+        }
         for (index, visit) in self.cursor(range).enumerate() {
             let Some(leaf) = visit.found.leaf() else { continue };
             let (old, new) = (self.host().frames().meta(leaf.pfn), huge.add(index as u64));
@@ -266,7 +274,8 @@ impl<H: Host> AddressSpace<H> {
             if let Some((owner, place)) = old.owner() {
                 meta.set_owner(owner, place);
             }
-            meta.set(PageFlags::DIRTY | PageFlags::EXCLUSIVE);
+            let dirty = if intact(Mutant::NoDirtyOnCollapse) { PageFlags::DIRTY } else { PageFlags::empty() };
+            meta.set(dirty | PageFlags::EXCLUSIVE);
         }
         self.replace_table(vma, range, huge, gather);
         true
@@ -284,7 +293,9 @@ impl<H: Host> AddressSpace<H> {
         let View::Table(table) = at.view() else { return };
         // The table is unlinked before its entries are read: nobody finds them any more.
         self.host().store(at.at, HostEntry::EMPTY.bits());
-        self.flush_primary(range);
+        if intact(Mutant::NoFlushOfCollapsed) {
+            self.flush_primary(range);
+        }
         for index in 0..HUGE.base_pages() as u16 {
             let entry = HostEntry::from_bits(self.host().load(paging::EntryRef::new(table, index)));
             if let View::Leaf(leaf) = entry.view(Level::Pt)

@@ -6,6 +6,7 @@ use crate::gather::Gather;
 use crate::host::Host;
 use crate::vma::{MOST_AREAS, Protection, Vma, VmaFlags, VmaKind, VmaTree};
 use addr::{Hva, HvaRange, PageSize};
+use mutants::RangeSite;
 use paging::HostEntry;
 
 /// Where a mapping goes.
@@ -88,8 +89,8 @@ impl<H: Host> AddressSpace<H> {
         if vmas.overlapping(range).next().is_none() {
             return;
         }
-        let invalidation = self.chain.invalidate(range);
-        let mut gather = Gather::new(&self.mm, self.root);
+        let invalidation = self.chain.invalidate(RangeSite::UnmapRegion, range);
+        let mut gather = self.gather(RangeSite::UnmapRegion);
         for (part, vma) in vmas.overlapping(range) {
             match vma.kind.page_size() {
                 PageSize::Size4K => self.clear_range(part, &mut gather, Keep::Nothing),

@@ -36,8 +36,10 @@ use addr::{Hva, HvaRange, PageSize, Pfn};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
+use mutants::{Mutant, intact};
 use paging::{HostEntry, OutOfTables};
+use sync::atomic::AtomicU32;
 use sync::{Mutex, Rank, RwLock};
 
 pub use advise::Advice;
@@ -135,8 +137,9 @@ impl<H: Host> AddressSpace<H> {
     /// the range operations on areas, the registration lock those that come by a reverse map. (v8 missed the second;
     /// Linux takes every reverse map's lock.)
     pub fn register(&self, subscriber: Arc<dyn MmuNotifier>) {
-        let _no_operation = self.vmas.write();
-        let _nor_by_reverse_map = self.registration.write();
+        let _no_operation = intact(Mutant::RegisterWithoutMmapLock).then(|| self.vmas.write());
+        let _nor_by_reverse_map =
+            intact(Mutant::RegisterWithoutRegistrationLock).then(|| self.registration.write());
         self.chain.register(subscriber);
     }
 

@@ -10,6 +10,7 @@ use crate::gather::Gather;
 use crate::host::Host;
 use crate::vma::{VmaFlags, VmaKind};
 use addr::{Hva, HvaRange, PAGE_SHIFT, PageSize};
+use mutants::RangeSite;
 use paging::{Found, HostEntry, Level, Note, TableReserve, View, walk_or_grow};
 
 impl<H: Host> AddressSpace<H> {
@@ -39,9 +40,9 @@ impl<H: Host> AddressSpace<H> {
 
     /// Begin and end around the re-population, as in the patch. Each entry becomes a note; touches bring the pages.
     fn populate_range(&self, range: HvaRange, index: u64) -> Result<(), MapError> {
-        let _invalidation = self.chain.invalidate(range);
+        let _invalidation = self.chain.invalidate(RangeSite::RemapFilePages, range);
         // Dropped first: flushed before the end.
-        let mut gather = Gather::new(&self.mm, self.root);
+        let mut gather = self.gather(RangeSite::RemapFilePages);
         for (offset, page) in range.pages().enumerate() {
             let mut reserve = TableReserve::new(&**self.host());
             let missing = self.missing_tables(page, PageSize::Size4K);

@@ -4,6 +4,7 @@ use super::{AddressSpace, MigrateError};
 use crate::frames::PageFlags;
 use crate::host::Host;
 use addr::{Hva, HvaRange, PageSize, Pfn};
+use mutants::{Mutant, PageSite, YoungSite, intact};
 use paging::{HostEntry, Leaf, TableEntry};
 
 impl<H: Host> AddressSpace<H> {
@@ -14,7 +15,12 @@ impl<H: Host> AddressSpace<H> {
         let tables = self.tables.lock();
         let found = self.walk(address);
         let leaf = found.leaf()?;
-        Some(self.clear_flush_young_notify(&tables, address.align_down(leaf.size), &found))
+        Some(self.clear_flush_young_notify(
+            YoungSite::ByAddress,
+            &tables,
+            address.align_down(leaf.size),
+            &found,
+        ))
     }
 
     /// Whether the page was used lately, by anybody; changes nothing. `None` where none is resident. Takes the mmap
@@ -63,14 +69,16 @@ impl<H: Host> AddressSpace<H> {
         let old =
             self.mm.counted(leaf.pfn).filter(|meta| meta.has(PageFlags::EXCLUSIVE) && meta.count() == 1);
         let old = old.ok_or(MigrateError::Shared(page))?;
-        let cleared = self.clear_flush_notify(&tables, page, &found);
+        let cleared = self.clear_flush_notify(PageSite::Migrate, &tables, page, &found);
         self.host().copy(leaf.pfn, target);
         let new = frames.meta(target);
         if let Some((owner, index)) = old.owner() {
             new.set_owner(owner, index);
         }
-        new.set(old.flags() - PageFlags::LOCKED);
-        let moved = Leaf { pfn: target, ..cleared.leaf().unwrap_or(leaf) };
+        let lost = if intact(Mutant::NoDirtyOnMigrate) { PageFlags::empty() } else { PageFlags::DIRTY };
+        new.set(old.flags() - PageFlags::LOCKED - lost);
+        let last = if intact(Mutant::MigrateTakesOldEntry) { cleared.leaf() } else { None };
+        let moved = Leaf { pfn: target, ..last.unwrap_or(leaf) };
         if self.uncount_leaf(&leaf) {
             self.count_leaf(&moved);
         }

@@ -2,10 +2,10 @@
 
 use super::map::{checked_range, refuse_too_many};
 use super::{AddressSpace, MapError};
-use crate::gather::Gather;
 use crate::host::Host;
 use crate::vma::{Protection, Vma};
 use addr::{Hva, HvaRange, PageSize};
+use mutants::{Mutant, RangeSite, intact};
 use paging::{Found, Leaf, Rights};
 
 impl<H: Host> AddressSpace<H> {
@@ -34,8 +34,8 @@ impl<H: Host> AddressSpace<H> {
     /// Patch site `mprotect_fixup`, normal and huge: begin and end around the change of the entries, which is
     /// flushed in between.
     fn mprotect_fixup(&self, range: HvaRange, vma: &Vma<H>) {
-        let invalidation = self.chain.invalidate(range);
-        let mut gather = Gather::new(&self.mm, self.root);
+        let invalidation = self.chain.invalidate(RangeSite::MprotectFixup, range);
+        let mut gather = self.gather(RangeSite::MprotectFixup);
         let tables = self.tables.lock();
         for visit in self.cursor(range) {
             let Some(leaf) = visit.found.leaf() else { continue };
@@ -57,6 +57,10 @@ impl<H: Host> AddressSpace<H> {
     fn rights_again(&self, vma: &Vma<H>, leaf: &Leaf) -> Rights {
         let rights = self.rights_for(vma.protection, &vma.kind, leaf.pfn);
         let dirty_in_doubt = !vma.kind.is_private() && self.mm.counted(leaf.pfn).is_some();
-        if rights.write && !leaf.rights.write && dirty_in_doubt { Rights::READ } else { rights }
+        if rights.write && !leaf.rights.write && dirty_in_doubt && intact(Mutant::MprotectTrustsDirty) {
+            Rights::READ
+        } else {
+            rights
+        }
     }
 }

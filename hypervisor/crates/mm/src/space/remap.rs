@@ -11,10 +11,10 @@
 
 use super::map::{checked_range, refuse_too_many};
 use super::{AddressSpace, MAP_BASE, MapError, USER_END};
-use crate::gather::Gather;
 use crate::host::Host;
 use crate::vma::{Vma, VmaTree};
 use addr::{Hva, HvaRange, PageSize};
+use mutants::{Mutant, RangeSite, intact};
 use paging::{HostEntry, Level, TableEntry, TableReserve, walk_or_grow};
 
 /// Where mremap may put the mapping.
@@ -119,7 +119,7 @@ impl<H: Host> AddressSpace<H> {
         let same = vma.clone();
         self.split_all(vma, old).map_err(|_| MapError::OutOfTables)?;
         if self.prepare_tables(old, target).is_err() {
-            let mut gather = Gather::new(&self.mm, self.root);
+            let mut gather = self.gather(RangeSite::MovePtes);
             self.prune(vmas, target, &mut gather);
             gather.settle();
             return Err(MapError::OutOfTables);
@@ -135,7 +135,7 @@ impl<H: Host> AddressSpace<H> {
         }
         // Nothing is mapped there any more: no notice is due.
         vmas.remove(old);
-        let mut gather = Gather::new(&self.mm, self.root);
+        let mut gather = self.gather(RangeSite::MovePtes);
         self.prune(vmas, old, &mut gather);
         gather.settle();
         Ok(target.start())
@@ -167,7 +167,7 @@ impl<H: Host> AddressSpace<H> {
         let _file = vma.kind.file().map(|file| file.rmap().lock());
         let _anon = vma.anon.get().map(|chain| chain.lock());
         let _tables = self.tables.lock();
-        let invalidation = self.chain.invalidate(source);
+        let invalidation = self.chain.invalidate(RangeSite::MovePtes, source);
         for visit in self.cursor(source) {
             let (from, found) = (Hva::new(visit.address), &visit.found);
             let entry = match found.leaf() {
@@ -177,6 +177,7 @@ impl<H: Host> AddressSpace<H> {
             let to = target.add(visit.address - source.start().as_u64());
             let place = self.walk(to);
             debug_assert!(place.level == Level::Pt && place.entry == HostEntry::EMPTY, "{to} is taken");
+            let entry = if intact(Mutant::MoveLosesDirty) { entry } else { entry.cleaned() };
             self.host().store(place.at, entry.bits());
         }
         drop(invalidation);

@@ -9,6 +9,7 @@ use crate::frames::PageFlags;
 use crate::host::Host;
 use crate::rmap::Link;
 use addr::{Hva, HvaRange, PAGE_SHIFT, PageSize, Pfn};
+use mutants::{Mutant, PageSite, RangeSite, YoungSite, intact};
 use paging::{Found, HostEntry, Leaf, Note, Rights, TableEntry};
 
 /// What an entry becomes that loses its frame.
@@ -82,7 +83,8 @@ impl<H: Host> AddressSpace<H> {
         let tables = self.tables.lock();
         match self.entry_of(&tables, address, frame) {
             Some((found, leaf)) => {
-                self.clear_flush_young_notify(&tables, address.align_down(leaf.size), &found)
+                let site = YoungSite::PageReferencedOne;
+                self.clear_flush_young_notify(site, &tables, address.align_down(leaf.size), &found)
             }
             None => false,
         }
@@ -91,6 +93,7 @@ impl<H: Host> AddressSpace<H> {
     /// `ptep_clear_flush_young_notify` of the patch.
     pub(super) fn clear_flush_young_notify(
         &self,
+        site: YoungSite,
         _tables: &Tables<'_>,
         address: Hva,
         found: &Found<HostEntry>,
@@ -98,10 +101,10 @@ impl<H: Host> AddressSpace<H> {
         let page = HvaRange::new(address, address.add(found.level.span()));
         let entry = self.replace(found.at, found.entry, HostEntry::aged);
         let young = (Found { entry, ..*found }).leaf().is_some_and(|leaf| leaf.accessed);
-        if young {
+        if young && intact(Mutant::NoFlushOfAged) {
             self.flush_primary(page);
         }
-        let secondary = self.chain.clear_flush_young(page);
+        let secondary = self.chain.clear_flush_young(site, page);
         young | secondary
     }
 
@@ -117,7 +120,7 @@ impl<H: Host> AddressSpace<H> {
         self.split_around(address, frame);
         let tables = self.tables.lock();
         let Some((found, _)) = self.mapped_here(&tables, address, frame) else { return Unmapped::Elsewhere };
-        let young = self.clear_flush_young_notify(&tables, address, &found);
+        let young = self.clear_flush_young_notify(YoungSite::TryToUnmapOne, &tables, address, &found);
         if young && youth == Youth::Spares {
             return Unmapped::Young;
         }
@@ -128,9 +131,9 @@ impl<H: Host> AddressSpace<H> {
         let Some((found, _)) = self.mapped_here(tables, address, frame) else { return Unmapped::Elsewhere };
         let meta = self.host().frames().meta(frame);
         let offset = self.offset_note(&found);
-        let old = self.clear_flush_notify(tables, address, &found);
+        let old = self.clear_flush_notify(PageSite::TryToUnmapOne, tables, address, &found);
         let Some(leaf) = old.leaf() else { return Unmapped::Elsewhere };
-        if leaf.dirty {
+        if leaf.dirty && intact(Mutant::NoDirtyOnUnmap) {
             meta.mark_dirty();
         }
         if instead == Instead::NothingIfClean && meta.is_dirty() {
@@ -139,7 +142,9 @@ impl<H: Host> AddressSpace<H> {
         }
         if let Instead::Slot(slot) = instead {
             self.mm.swap().add_note(slot);
-            meta.clear(PageFlags::EXCLUSIVE);
+            if intact(Mutant::UnmapLeavesExclusive) {
+                meta.clear(PageFlags::EXCLUSIVE);
+            }
         }
         let entry = match instead {
             Instead::Slot(slot) => HostEntry::note(Note::Swap(slot)),
@@ -177,9 +182,11 @@ impl<H: Host> AddressSpace<H> {
         if !leaf.rights.write && !leaf.dirty {
             return false;
         }
-        let old = self.clear_flush_notify(&tables, address, &found);
-        let rights = Rights { write: false, ..leaf.rights };
-        self.host().store(old.at, old.entry.with_rights(rights).cleaned().bits());
+        let old = self.clear_flush_notify(PageSite::PageMkcleanOne, &tables, address, &found);
+        let write = leaf.rights.write && !intact(Mutant::MkcleanLeavesWritable);
+        let entry = old.entry.with_rights(Rights { write, ..leaf.rights });
+        let entry = if intact(Mutant::MkcleanLeavesDirty) { entry.cleaned() } else { entry };
+        self.host().store(old.at, entry.bits());
         true
     }
 
@@ -198,8 +205,8 @@ impl<H: Host> AddressSpace<H> {
     }
 
     fn zap_nonlinear_behind(&self, range: HvaRange, len: u64) {
-        let invalidation = self.chain.invalidate(range);
-        let mut gather = crate::gather::Gather::new(&self.mm, self.root);
+        let invalidation = self.chain.invalidate(RangeSite::ZapNonlinear, range);
+        let mut gather = self.gather(RangeSite::ZapNonlinear);
         self.clear_offsets_behind(range, len, &mut gather);
         gather.flush();
         drop(invalidation);

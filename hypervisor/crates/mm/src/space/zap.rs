@@ -5,6 +5,7 @@ use crate::gather::Gather;
 use crate::host::Host;
 use crate::vma::{Vma, VmaFlags};
 use addr::{Hva, HvaRange, PageSize};
+use mutants::{Mutant, RangeSite, intact};
 use paging::{Cursor, Found, HostEntry, Level, Note, TableEntry, View, Visit};
 
 /// What becomes of entries whose page the address alone does not tell: those of a non-linear mapping.
@@ -31,10 +32,12 @@ impl<H: Host> AddressSpace<H> {
     ///
     /// The caller holds the mmap lock, or the lock of the reverse map that led here.
     pub(super) fn zap_page_range(&self, range: HvaRange, keep: Keep) {
-        let invalidation = self.chain.invalidate(range);
-        let mut gather = Gather::new(&self.mm, self.root);
+        let invalidation = self.chain.invalidate(RangeSite::ZapPageRange, range);
+        let mut gather = self.gather(RangeSite::ZapPageRange);
         self.clear_range(range, &mut gather, keep);
-        gather.flush();
+        if intact(Mutant::ZapEndsBeforeFlush) {
+            gather.flush();
+        }
         drop(invalidation);
         gather.settle();
     }
@@ -100,6 +103,11 @@ impl<H: Host> AddressSpace<H> {
         let meta = found.leaf().and_then(|leaf| self.mm.counted(leaf.pfn));
         let index = meta.and_then(|meta| meta.owner()).map(|(_, index)| index);
         index.map_or(HostEntry::EMPTY, |index| HostEntry::note(Note::Offset(index)))
+    }
+
+    /// What an operation at `site` will owe.
+    pub(super) fn gather(&self, site: RangeSite) -> Gather<'_, H> {
+        Gather::new(&self.mm, self.root, site)
     }
 
     /// The leaves and notes in a range.

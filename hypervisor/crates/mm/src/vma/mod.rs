@@ -13,6 +13,7 @@ use alloc::sync::Arc;
 use bitflags::bitflags;
 use core::fmt;
 use paging::Rights;
+use sync::Once;
 
 pub(crate) use tree::VmaTree;
 
@@ -155,7 +156,7 @@ pub struct Vma<H: Host> {
     /// Index of its first page.
     pub(crate) first: u64,
     /// Reverse map of its anonymous pages; made by the first fault that needs it.
-    pub(crate) anon: spin::Once<Arc<Rmap<H>>>,
+    pub(crate) anon: Once<Arc<Rmap<H>>>,
 }
 
 impl<H: Host> Vma<H> {
@@ -165,7 +166,7 @@ impl<H: Host> Vma<H> {
             VmaKind::Anonymous(_) => range.start().as_u64() >> PAGE_SHIFT,
             VmaKind::Private(_, first) | VmaKind::Shared(_, first) => *first,
         };
-        Self { range, protection, kind, flags: VmaFlags::empty(), first, anon: spin::Once::new() }
+        Self { range, protection, kind, flags: VmaFlags::empty(), first, anon: Once::new() }
     }
 
     /// What backs the area from an address in it on.
@@ -220,8 +221,8 @@ impl<H: Host> Vma<H> {
     }
 }
 
-fn clone_once<T>(once: &spin::Once<Arc<T>>) -> spin::Once<Arc<T>> {
-    let copy = spin::Once::new();
+fn clone_once<T>(once: &Once<Arc<T>>) -> Once<Arc<T>> {
+    let copy = Once::new();
     if let Some(value) = once.get() {
         copy.call_once(|| Arc::clone(value));
     }

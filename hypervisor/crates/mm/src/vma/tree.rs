@@ -12,7 +12,7 @@ use addr::{Hva, HvaRange, PageSize};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use sync::Rank;
+use sync::{Once, Rank};
 
 /// The areas of one address space.
 pub(crate) struct VmaTree<H: Host> {
@@ -157,7 +157,7 @@ impl<H: Host> VmaTree<H> {
             return;
         }
         let chain = left.anon.get().or(right.anon.get()).map(Arc::clone);
-        let whole = Vma { range: left.range.hull(&right.range), anon: spin::Once::new(), ..left.clone() };
+        let whole = Vma { range: left.range.hull(&right.range), anon: Once::new(), ..left.clone() };
         if let Some(chain) = chain {
             whole.anon.call_once(|| chain);
         }

@@ -30,6 +30,7 @@ use cache::Cache;
 use core::fmt;
 use core::ops::Range;
 use mm::{Access, AddressSpace, Host, Mapping};
+use mutants::{Mutant, intact};
 use sync::{InProgress, InvalidationSequence, Mutex, Rank, Snapshot};
 
 /// What the lock protects.
@@ -125,6 +126,8 @@ impl<H: Host> DeviceTlb<H> {
                 access,
                 fault,
             })?;
+            let snapshot =
+                if intact(Mutant::DeviceSnapshotAfterResolve) { snapshot } else { self.sequence.snapshot() };
             let mut locked = self.locked.lock();
             if let Some(frame) = self.install(&mut locked, (address, access), &mapping, snapshot)? {
                 count(&self.stats.installed);
@@ -133,7 +136,7 @@ impl<H: Host> DeviceTlb<H> {
             }
             drop(locked);
             count(&self.stats.retries);
-            core::hint::spin_loop();
+            sync::relax();
         }
     }
 
@@ -149,7 +152,8 @@ impl<H: Host> DeviceTlb<H> {
         let page = address.align_down(PageSize::Size4K);
         let offset = address.offset_in(mapping.size) >> PAGE_SHIFT;
         // A read installs a writable entry only if the frame is dirty already (I7).
-        let writable = mapping.writable && (access == Access::Write || mapping.dirty);
+        let dirty = mapping.dirty || !intact(Mutant::DeviceReadInstallsWritable);
+        let writable = mapping.writable && (access == Access::Write || dirty);
         let entry = DeviceEntry { page, pfn: mapping.pfn.add(offset), writable, used: true };
         let (start, end) = (entry.hvas().start().as_u64(), entry.hvas().end().as_u64());
         let fresh = locked.in_progress.permits(&self.sequence, snapshot, start, end).is_ok();
@@ -157,7 +161,7 @@ impl<H: Host> DeviceTlb<H> {
         if !fresh || access == Access::Write && !writable {
             return Ok(None);
         }
-        if writable {
+        if writable && intact(Mutant::NoDirtyOnDeviceInstall) {
             self.space.mark_dirty(mapping);
         }
         cache.install(entry);

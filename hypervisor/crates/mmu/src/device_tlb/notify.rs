@@ -7,17 +7,20 @@ use crate::stats::add;
 use addr::{Hva, HvaRange, PAGE_SIZE, PageSize};
 use mm::Host;
 use mm::notifier::MmuNotifier;
+use mutants::{Mutant, intact};
 
 impl<H: Host> MmuNotifier for DeviceTlb<H> {
     /// Drops everything, and lets no access install again.
     fn release(&self) {
-        let gone = self.locked.lock().cache.take();
+        let gone =
+            intact(Mutant::DeviceReleaseDropsNothing).then(|| self.locked.lock().cache.take()).flatten();
         add(&self.stats.zapped, gone.map_or(0, |cache| cache.iter().count() as u64));
     }
 
     /// v8's contract, that the next access is seen again, needs no flush here: each access sets its flag.
     fn clear_flush_young(&self, range: HvaRange) -> bool {
-        self.locked.lock().cache.as_mut().is_some_and(|cache| cache.age(range))
+        let age = |cache: &mut super::Cache| cache.age(range);
+        intact(Mutant::DeviceAgingClearsNothing) && self.locked.lock().cache.as_mut().is_some_and(age)
     }
 
     /// There is no flush to leave out.
@@ -36,14 +39,20 @@ impl<H: Host> MmuNotifier for DeviceTlb<H> {
         let mut locked = self.locked.lock();
         // Raised before the zap, the primary entry being clear already: an access that resolved the old frame
         // finds the sequence changed (I3).
-        self.sequence.raise(&mut locked.in_progress);
-        self.zap(&mut locked, HvaRange::new(page, page.add(PAGE_SIZE)));
+        if intact(Mutant::NoRaiseOnDevicePage) {
+            self.sequence.raise(&mut locked.in_progress);
+        }
+        if intact(Mutant::DevicePageZapsNothing) {
+            self.zap(&mut locked, HvaRange::new(page, page.add(PAGE_SIZE)));
+        }
     }
 
     fn invalidate_range_begin(&self, range: HvaRange) {
         let mut locked = self.locked.lock();
         locked.in_progress.begin(range.start().as_u64(), range.end().as_u64());
-        self.zap(&mut locked, range);
+        if intact(Mutant::DeviceBeginZapsNothing) {
+            self.zap(&mut locked, range);
+        }
     }
 
     fn invalidate_range_end(&self, _range: HvaRange) {

@@ -1,0 +1,247 @@
+//! All mutants. The text of each says what goes wrong.
+
+use crate::{PageSite, RangeSite, YoungSite};
+use core::fmt;
+
+macro_rules! mutants {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// A mistake.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum Mutant {
+            /// `invalidate_range_begin` is not called, the end is.
+            NoBegin(RangeSite),
+            /// `invalidate_range_end` is not called, the begin was.
+            NoEnd(RangeSite),
+            /// The flush of the primary translations is left out.
+            NoFlush(RangeSite),
+            /// `invalidate_page` is not called.
+            NoInvalidatePage(PageSite),
+            /// `clear_flush_young` is not called.
+            NoClearFlushYoung(YoungSite),
+            $($(#[doc = $doc])+ $name,)+
+        }
+
+        const PLAIN: &[Mutant] = &[$(Mutant::$name,)+];
+
+        impl Mutant {
+            /// What goes wrong.
+            #[must_use]
+            pub const fn describe(self) -> (&'static str, &'static str) {
+                match self {
+                    Self::NoBegin(site) => ("no `invalidate_range_begin`: ", site.describe()),
+                    Self::NoEnd(site) => ("no `invalidate_range_end`: ", site.describe()),
+                    Self::NoFlush(site) => ("no flush of primary translations: ", site.describe()),
+                    Self::NoInvalidatePage(site) => ("no `invalidate_page`: ", site.describe()),
+                    Self::NoClearFlushYoung(site) => ("no `clear_flush_young`: ", site.describe()),
+                    $(Self::$name => ("", concat!($($doc),+).trim_ascii()),)+
+                }
+            }
+        }
+    };
+}
+
+mutants! {
+    // The chain.
+    /// `release` is not called
+    NoRelease,
+    /// subscribers are unlinked before `release` is called
+    ReleaseUnlinksFirst,
+    /// the first subscriber that says "young" is the last that is asked
+    YoungShortCircuits,
+    /// `clear_young` is not called
+    NoClearYoung,
+    /// `test_young` is not called
+    NoTestYoung,
+    /// registration does not keep out range operations on areas
+    RegisterWithoutMmapLock,
+    /// registration does not keep out range operations that come by a reverse map
+    RegisterWithoutRegistrationLock,
+
+    // Order.
+    /// discard: the end is called before the primary translations are flushed
+    ZapEndsBeforeFlush,
+    /// an operation's frames and tables are freed before they are flushed (I6)
+    FreesBeforeFlush,
+    /// swap-out: the page is written before it is unmapped (I14)
+    SwapWritesFirst,
+    /// write-back: the page is written before its entries are write-protected
+    WriteBackWritesFirst,
+    /// collapse: entries stay writable while the pages are copied
+    CollapseCopiesWritable,
+
+    // Flushes of primary translations, each entry of its own.
+    /// an entry that is cleared alone is not flushed
+    NoFlushOfCleared,
+    /// aging does not flush the primary translation
+    NoFlushOfAged,
+    /// `MADV_COLD` does not flush the primary translations
+    NoFlushOfCold,
+    /// collapse does not flush between write-protecting and copying
+    NoFlushBeforeCollapse,
+    /// collapse does not flush what was cached of the table it unlinks
+    NoFlushOfCollapsed,
+
+    // Flushes of secondary translations.
+    /// zapped EPT entries are not flushed: invalidation, release, slot removal
+    NoFlushOfZapped,
+    /// EPT entries aged by `clear_flush_young` are not flushed
+    NoFlushOfYoung,
+    /// EPT entries zapped by `clear_young`, for want of A bits, are not flushed
+    NoFlushOfClearedYoung,
+    /// the tables of an MMU are freed without a last flush
+    NoFlushOfDroppedTables,
+
+    // The invalidation sequence.
+    /// a fault does not test "in progress"
+    NoInProgressTest,
+    /// a fault does not compare the sequence
+    NoSequenceTest,
+    /// a begin does not count as in progress
+    BeginDoesNotCount,
+    /// the first of several ends clears the range of all
+    EndClearsHull,
+    /// a second begin replaces the range of the first
+    HullDoesNotGrow,
+    /// an end does not raise the sequence
+    NoRaiseOnEnd,
+    /// EPT: `invalidate_page` does not raise the sequence
+    NoRaiseOnPage,
+    /// device TLB: `invalidate_page` does not raise the sequence
+    NoRaiseOnDevicePage,
+    /// the removal of a slot does not raise the sequence
+    NoRaiseOnSlotRemoval,
+    /// EPT: the sequence is read after the frame was resolved
+    SnapshotAfterResolve,
+    /// device TLB: the sequence is read after the frame was resolved
+    DeviceSnapshotAfterResolve,
+    /// a huge EPT leaf is checked for one of its base pages only
+    HugeLeafCheckedInPart,
+
+    // Zaps.
+    /// EPT: begin zaps nothing
+    BeginZapsNothing,
+    /// EPT: `invalidate_page` zaps nothing
+    PageZapsNothing,
+    /// EPT: release zaps nothing
+    ReleaseZapsNothing,
+    /// EPT: a fault may install after release
+    ReleaseLeavesRoot,
+    /// EPT: removing a slot zaps nothing
+    SlotRemovalZapsNothing,
+    /// EPT: a slot is out of sight before its entries are gone
+    SlotRemovedBeforeZap,
+    /// EPT without A bits: aging does not zap
+    AgingWithoutBitsZapsNothing,
+    /// device TLB: begin zaps nothing
+    DeviceBeginZapsNothing,
+    /// device TLB: `invalidate_page` zaps nothing
+    DevicePageZapsNothing,
+    /// device TLB: release drops nothing
+    DeviceReleaseDropsNothing,
+    /// device TLB: aging does not clear the used flags
+    DeviceAgingClearsNothing,
+
+    // Dirty transfers (I7).
+    /// EPT: a writable entry is installed over a frame that is not marked dirty
+    NoDirtyOnInstall,
+    /// device TLB: the same
+    NoDirtyOnDeviceInstall,
+    /// EPT: a read fault installs writable although the frame is clean
+    ReadInstallsWritable,
+    /// device TLB: the same
+    DeviceReadInstallsWritable,
+    /// reclaim does not look at D of the entry it cleared
+    NoDirtyOnUnmap,
+    /// fork does not look at D of the parent's entry
+    NoDirtyOnFork,
+    /// a frame that gets a swap slot is not dirty
+    NoDirtyOnSlot,
+    /// a frame that leaves the swap cache is not dirty
+    NoDirtyOnLeavingSwap,
+    /// a write fault on a present page of a shared file does not mark the frame
+    NoDirtyOnWriteShared,
+    /// a write fault on an absent page of a shared file does not mark the frame
+    NoDirtyOnMapShared,
+    /// a fresh anonymous page is not dirty
+    NoDirtyOnFresh,
+    /// an anonymous page that is reused for a write is not dirty
+    NoDirtyOnReuse,
+    /// the pages of a fresh huge page are not dirty
+    NoDirtyOnHuge,
+    /// collapse does not mark the huge page's frames
+    NoDirtyOnCollapse,
+    /// a page whose write-back failed is clean
+    NoDirtyOnFailedWrite,
+    /// migration does not pass "dirty" on
+    NoDirtyOnMigrate,
+    /// migration takes D from before the entry was cleared
+    MigrateTakesOldEntry,
+    /// a split loses D
+    SplitLosesDirty,
+    /// mremap loses D
+    MoveLosesDirty,
+    /// write-back leaves the entry writable
+    MkcleanLeavesWritable,
+    /// write-back leaves D in the entry
+    MkcleanLeavesDirty,
+    /// `MADV_FREE` leaves D in the entry
+    FreeLeavesDirty,
+    /// a clean page of a shared file is mapped writable
+    SharedMappedWritable,
+    /// mprotect gives write permission back on the word of a frame whose write-back may be under way
+    MprotectTrustsDirty,
+
+    // Copy-on-write.
+    /// fork leaves the frame exclusive
+    ForkLeavesExclusive,
+    /// fork leaves the parent's entry writable
+    ForkLeavesWritable,
+    /// a page with several references is reused for a write (CVE-2020-29374)
+    ReuseIgnoresReferences,
+    /// copy-on-write maps its copy although the page has become exclusive since
+    CopyIgnoresExclusive,
+    /// a frame that goes to swap stays exclusive
+    UnmapLeavesExclusive,
+    /// a page that comes back from swap becomes exclusive under a reference of somebody else
+    SwapInIgnoresReferences,
+
+    // Races with caches.
+    /// a page read from swap is cached although its slot has changed hands
+    SwapIgnoresGeneration,
+    /// a page read from a file is cached although pages were evicted meanwhile
+    FileIgnoresEvictions,
+    /// a page of a file is mapped although truncation has taken it
+    MapIgnoresTruncation,
+    /// truncation looks for private copies only once
+    TruncateZapsOnce,
+    /// a fault maps a huge page while an operation splits its range
+    HugeIgnoresBar,
+
+    // Contents.
+    /// a huge frame from a pool is not zeroed (I15)
+    NoZeroOfPooled,
+}
+
+impl Mutant {
+    /// Why no test can notice it, where that is proved.
+    #[must_use]
+    pub const fn equivalent(self) -> Option<&'static str> {
+        None
+    }
+
+    /// Every mutant.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let ranges = RangeSite::ALL.iter();
+        let ranges = ranges.flat_map(|&site| [Self::NoBegin(site), Self::NoEnd(site), Self::NoFlush(site)]);
+        let pages = PageSite::ALL.iter().map(|&site| Self::NoInvalidatePage(site));
+        let young = YoungSite::ALL.iter().map(|&site| Self::NoClearFlushYoung(site));
+        ranges.chain(pages).chain(young).chain(PLAIN.iter().copied())
+    }
+}
+
+/// The name by which a mutant is chosen.
+impl fmt::Display for Mutant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}

@@ -1,0 +1,138 @@
+//! What [`crate::Mutex`], [`crate::RwLock`] and [`crate::Once`] are made of: `spin`'s, or those of a model.
+//!
+//! A lock of a model is one of shuttle's: who waits for it does not run. Taking it is a switch point, giving it back is
+//! none: whatever could happen then can as well happen at the next switch point of the thread.
+
+#[cfg(feature = "shuttle")]
+pub use modelled::Once;
+#[cfg(feature = "shuttle")]
+pub(crate) use modelled::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+#[cfg(not(feature = "shuttle"))]
+pub use spin::Once;
+#[cfg(not(feature = "shuttle"))]
+pub(crate) use spin::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+#[cfg(feature = "shuttle")]
+mod modelled {
+    use crate::model::at;
+    use crate::{switch_point, undisturbed};
+    use core::ops::{Deref, DerefMut};
+    use std::sync::PoisonError;
+
+    #[derive(Debug)]
+    pub(crate) struct Mutex<T>(shuttle::sync::Mutex<T>);
+
+    #[derive(Debug)]
+    pub(crate) struct RwLock<T>(shuttle::sync::RwLock<T>);
+
+    impl<T> Mutex<T> {
+        pub(crate) const fn new(value: T) -> Self {
+            Self(shuttle::sync::Mutex::new(value))
+        }
+
+        #[track_caller]
+        pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+            at();
+            MutexGuard(Some(self.0.lock().unwrap_or_else(PoisonError::into_inner)))
+        }
+
+        pub(crate) fn get_mut(&mut self) -> &mut T {
+            self.0.get_mut().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+
+    impl<T> RwLock<T> {
+        pub(crate) const fn new(value: T) -> Self {
+            Self(shuttle::sync::RwLock::new(value))
+        }
+
+        #[track_caller]
+        pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
+            at();
+            RwLockReadGuard(Some(self.0.read().unwrap_or_else(PoisonError::into_inner)))
+        }
+
+        #[track_caller]
+        pub(crate) fn write(&self) -> RwLockWriteGuard<'_, T> {
+            at();
+            RwLockWriteGuard(Some(self.0.write().unwrap_or_else(PoisonError::into_inner)))
+        }
+
+        pub(crate) fn get_mut(&mut self) -> &mut T {
+            self.0.get_mut().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+
+    macro_rules! guard {
+        ($name:ident) => {
+            /// `None` only while it is dropped.
+            #[derive(Debug)]
+            pub(crate) struct $name<'a, T>(Option<shuttle::sync::$name<'a, T>>);
+
+            impl<T> Deref for $name<'_, T> {
+                type Target = T;
+                fn deref(&self) -> &T {
+                    self.0.as_ref().expect("held until it is dropped")
+                }
+            }
+
+            impl<T> Drop for $name<'_, T> {
+                fn drop(&mut self) {
+                    undisturbed(|| self.0 = None);
+                }
+            }
+        };
+    }
+
+    guard!(MutexGuard);
+    guard!(RwLockReadGuard);
+    guard!(RwLockWriteGuard);
+
+    impl<T> DerefMut for MutexGuard<'_, T> {
+        fn deref_mut(&mut self) -> &mut T {
+            self.0.as_mut().expect("held until it is dropped")
+        }
+    }
+
+    impl<T> DerefMut for RwLockWriteGuard<'_, T> {
+        fn deref_mut(&mut self) -> &mut T {
+            self.0.as_mut().expect("held until it is dropped")
+        }
+    }
+
+    /// A value that is made once. `spin`'s, with a lock of the model around the making: other threads may run in it.
+    #[derive(Debug)]
+    pub struct Once<T> {
+        value: spin::Once<T>,
+        making: Mutex<()>,
+    }
+
+    impl<T> Once<T> {
+        /// No value yet.
+        #[must_use]
+        pub const fn new() -> Self {
+            Self { value: spin::Once::new(), making: Mutex::new(()) }
+        }
+
+        /// The value, if there is one.
+        #[track_caller]
+        pub fn get(&self) -> Option<&T> {
+            switch_point();
+            self.value.get()
+        }
+
+        /// The value, made now if there is none.
+        #[track_caller]
+        pub fn call_once(&self, make: impl FnOnce() -> T) -> &T {
+            if let Some(value) = self.get() {
+                return value;
+            }
+            let _making = self.making.lock();
+            if let Some(value) = self.value.get() {
+                return value;
+            }
+            let made = make();
+            self.value.call_once(|| made)
+        }
+    }
+}
