@@ -32,7 +32,7 @@ pub(crate) enum Command {
     /// Tell what is here, what would be installed, and which machine `auto` picks
     Doctor,
     /// Check the house rules
-    Tidy,
+    Tidy(TidyArgs),
     /// tidy, format, clippy and all tests
     Ci,
 }
@@ -155,6 +155,13 @@ pub(crate) struct TestArgs {
     /// Seed of the first case of `random`; without it: from the clock
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
+}
+
+#[derive(Args, Default)]
+pub(crate) struct TidyArgs {
+    /// Write the files in `docs` that are made from the sources
+    #[arg(long)]
+    pub(crate) bless: bool,
 }
 
 #[derive(Args)]

@@ -67,7 +67,7 @@ fn dispatch(command: cli::Command) -> anyhow::Result<u8> {
         cli::Command::Stress(_) => Err(error::not_yet("stress")),
         cli::Command::Image(_) => Err(error::not_yet("image")),
         cli::Command::Doctor => doctor::run(),
-        cli::Command::Tidy => tidy::run(),
+        cli::Command::Tidy(args) => tidy::run(&args),
         cli::Command::Ci => test::ci(),
     }
 }

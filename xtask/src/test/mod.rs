@@ -8,7 +8,7 @@ mod random;
 mod scenario;
 mod table;
 
-use crate::cli::{Suite, TestArgs};
+use crate::cli::{Suite, TestArgs, TidyArgs};
 use crate::error::not_yet;
 use crate::{fuzz, tidy};
 use anyhow::Result;
@@ -95,7 +95,7 @@ fn all(only: Option<&str>) -> Result<u8> {
 /// As for the parts.
 pub(crate) fn ci() -> Result<u8> {
     let checks = [
-        ("tidy", tidy::run()? == 0),
+        ("tidy", tidy::run(&TidyArgs::default())? == 0),
         ("fmt", host::cargo(&["fmt", "--all", "--check"])?),
         ("fmt, fuzz targets", host::cargo(&["fmt", "--manifest-path", fuzz::MANIFEST, "--check"])?),
         ("clippy", host::cargo(&[&["clippy", "--all-targets"], &DENY[..]].concat())?),
