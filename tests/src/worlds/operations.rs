@@ -66,13 +66,15 @@ impl World {
         };
         let align = kind.page_size().base_pages();
         self.huge |= align > 1;
+        // As Linux does: a length that is no whole number of huge pages is rounded up.
+        let pages = (pages.0, pages.0 + count.next_multiple_of(align));
         let placement = Placement::Fixed(address(pages.0));
         let request = MapRequest { placement, len: span(pages).len(), protection, kind };
         let found = Verdict::of(self.space(id).mmap(request));
         self.absorb()?;
         let space = self.model.space(id);
-        let whole = pages.0.is_multiple_of(align) && pages.1.is_multiple_of(align);
-        let expected = if !whole || space.areas.cuts(pages) { Verdict::BadRange } else { Verdict::Done };
+        let aligned = pages.0.is_multiple_of(align);
+        let expected = if !aligned || space.areas.cuts(pages) { Verdict::BadRange } else { Verdict::Done };
         if (expected, found) == (Verdict::Done, Verdict::Done) {
             space.unmap(pages);
             let flags = VmaFlags::empty();

@@ -11,7 +11,7 @@ const HERALD: [&str; 11] =
 const MODELS: [&str; 5] = ["addr", "sync", "mm", "mmu", "tests"];
 
 /// Crates of the tree that each crate may depend on. `herald` is the composition root.
-const ALLOWED: [(&str, &[&str]); 19] = [
+const ALLOWED: [(&str, &[&str]); 20] = [
     ("addr", &[]),
     ("mutants", &[]),
     ("sync", &["addr", "mutants"]),
@@ -30,6 +30,7 @@ const ALLOWED: [(&str, &[&str]); 19] = [
     ("costs", &["addr", "mm", "paging"]),
     ("sequences", &["tests"]),
     ("models", &MODELS),
+    ("fuzz", &["addr", "abi", "mm", "mmu", "devices", "firmware", "emulate", "tests"]),
     ("xtask", &["abi", "mutants"]),
 ];
 
