@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 const NEVER_WRITTEN: u64 = 0x6e6f_7468_696e_6721;
 
 /// The words of a page that are not zero.
-type Kept = Vec<(u16, u64)>;
+pub type Kept = Vec<(u16, u64)>;
 
 /// Pages outside of the machine, by number.
 pub struct Medium {
@@ -22,7 +22,9 @@ pub struct Medium {
 }
 
 impl Medium {
-    pub(super) fn new(machine: &Arc<Machine>) -> Arc<Self> {
+    /// Nothing is kept yet.
+    #[must_use]
+    pub fn new(machine: &Arc<Machine>) -> Arc<Self> {
         let (kept, failing) = (Mutex::default(), AtomicBool::new(false));
         Arc::new(Self { machine: Arc::clone(machine), kept, failing })
     }
@@ -49,7 +51,8 @@ impl Medium {
         found.map_or(0, |(_, value)| *value)
     }
 
-    pub(super) fn put(&self, page: u64, words: Kept) {
+    /// Keeps a page of which these words are not zero.
+    pub fn put(&self, page: u64, words: Kept) {
         lock(&self.kept).insert(page, words);
     }
 
@@ -78,8 +81,8 @@ impl Medium {
     }
 }
 
-/// A swap device of some slots.
-pub(super) struct Slots(pub(super) Arc<Medium>, pub(super) u64);
+/// A swap device of so many slots.
+pub struct Slots(pub Arc<Medium>, pub u64);
 
 impl SwapDevice for Slots {
     fn slots(&self) -> u64 {
@@ -100,7 +103,7 @@ impl SwapDevice for Slots {
 }
 
 /// The store of a file.
-pub(super) struct Disk(pub(super) Arc<Medium>);
+pub struct Disk(pub Arc<Medium>);
 
 impl Store for Disk {
     fn read(&self, index: u64, frame: Pfn) -> Result<(), StoreError> {

@@ -14,7 +14,7 @@ mod operations;
 mod remap;
 
 pub use access::By;
-pub use devices::{Direct4K, Medium};
+pub use devices::{Direct4K, Disk, Kept, Medium, Slots};
 pub use frames::Reclaim;
 pub use operations::{Backing, Callback};
 pub use remap::Move;
