@@ -17,8 +17,8 @@ pub enum Deviation {
     Duplicate,
     /// Linux takes a length for nothing that wraps around when it is rounded up to pages.
     WrappingLength,
-    /// Linux unmaps the target of a move first, and refuses then.
-    RefusedLate,
+    /// What is to be moved does not end in the address space: Linux may find that out when it has unmapped the target.
+    EndlessMove,
 }
 
 /// Why a call is left out, if it is; `linux` and `herald` are the areas before it.
@@ -26,7 +26,7 @@ pub(crate) fn left_out(what: What, linux: &[Area], herald: &[Area]) -> Option<De
     match what {
         What::Mlock(range) | What::Munlock(range) | What::Msync(range) => {
             let slack = range.start.0 % PAGE_SIZE;
-            let wraps = rounded(range.len.0.wrapping_add(slack)) == 0 && range.len.0 != 0;
+            let wraps = range.len.0.checked_add(slack + PAGE_SIZE - 1).is_none();
             wraps.then_some(Deviation::WrappingLength)
         }
         What::Mremap { range, new_len: Raw(new_len), to } => {
@@ -38,14 +38,14 @@ pub(crate) fn left_out(what: What, linux: &[Area], herald: &[Area]) -> Option<De
 
 fn mremap(range: Range, new_len: u64, to: To, (linux, herald): (&[Area], &[Area])) -> Option<Deviation> {
     let (start, old_len) = (range.start.0, rounded(range.len.0));
+    let fixed = matches!(to, To::Fixed(_));
+    if fixed && start.saturating_add(old_len) > TASK_SIZE {
+        return Some(Deviation::EndlessMove);
+    }
     let all = joined(herald);
     let area = find(&all, start)?;
     if old_len == 0 {
         return matches!(area.backed, Backed::Shared { .. }).then_some(Deviation::Duplicate);
-    }
-    let fixed = matches!(to, To::Fixed(_));
-    if fixed && start.saturating_add(old_len) > TASK_SIZE {
-        return Some(Deviation::RefusedLate);
     }
     if new_len <= old_len && !fixed {
         // What stays is not looked at.

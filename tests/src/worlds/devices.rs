@@ -57,7 +57,7 @@ impl Medium {
     }
 
     /// Forgets the pages from `len` on.
-    pub(super) fn truncate(&self, len: u64) {
+    fn truncate(&self, len: u64) {
         lock(&self.kept).retain(|&page, _| page < len);
     }
 
@@ -113,6 +113,10 @@ impl Store for Disk {
     fn write(&self, index: u64, frame: Pfn) -> Result<(), StoreError> {
         self.0.save(index, frame).ok_or(StoreError { index })
     }
+
+    fn truncate(&self, len: u64) {
+        self.0.truncate(len);
+    }
 }
 
 /// An execute-in-place store: frames that the allocator does not have, and holes.
@@ -141,7 +145,7 @@ impl Direct4K {
     }
 
     /// What lies from `len` on reads as zeros again.
-    pub(super) fn truncate(&self, len: u64) {
+    fn truncate(&self, len: u64) {
         let mut frames = lock(&self.frames);
         let known = frames.len().max(len as usize);
         frames.resize(known, None);
@@ -159,6 +163,10 @@ impl Store for InPlace {
 
     fn write(&self, index: u64, _frame: Pfn) -> Result<(), StoreError> {
         Err(StoreError { index })
+    }
+
+    fn truncate(&self, len: u64) {
+        self.0.truncate(len);
     }
 
     fn direct(&self, index: u64) -> Option<Direct> {

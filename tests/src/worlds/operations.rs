@@ -108,8 +108,13 @@ impl World {
         let expected = self.unless_cut(id, pages, self.done_or_hole(id, pages));
         if expected == found && found != Verdict::BadRange {
             let areas = &mut self.model.space(id).areas;
-            let covered = areas.covered_to(pages);
-            areas.change((pages.0, covered), |area| area.protection = protection);
+            let prefix = (pages.0, areas.covered_to(pages));
+            let read_only: Vec<_> =
+                areas.parts(prefix).filter(|(_, area)| area.protection != Protection::ReadWrite).collect();
+            areas.change(prefix, |area| area.protection = protection);
+            for (part, area) in read_only {
+                self.bring_in(id, part, &Area { protection, ..area });
+            }
         }
         self.judged(|| format!("mprotect {} {protection:?} in {id}", span(pages)), &[expected], found)
     }
@@ -166,7 +171,9 @@ impl World {
             Advice::Free => {
                 self.advised(id, pages, |area| (area.backing != small).then_some(Verdict::NotAnonymous))
             }
-            Advice::Cold | Advice::PageOut => self.advised(id, pages, |_| None),
+            Advice::Cold | Advice::PageOut => {
+                self.advised(id, pages, |area| area.is_hugetlb().then_some(Verdict::NotAnonymous))
+            }
             _ => (pages.1, self.done_or_hole(id, pages)),
         };
         let expected = self.unless_cut(id, pages, verdict);
@@ -203,22 +210,26 @@ impl World {
         }
         let mut expected = self.unless_cut(id, pages, self.done_or_hole(id, pages));
         if expected != Verdict::BadRange {
-            flag(self.model.space(id), pages, VmaFlags::LOCKED, VmaFlags::empty());
+            self.flag_to_hole(id, pages, VmaFlags::LOCKED, VmaFlags::empty());
         }
         if expected == Verdict::Done {
             expected = self.touch_locked(id, pages);
         }
         if (expected, found) == (Verdict::Done, Verdict::Done) {
-            let absent = (pages.0..pages.1).find(|&page| {
-                let wanted =
-                    self.model.area(id, page).is_some_and(|area| area.protection != Protection::None);
-                wanted && self.living(id).space.lookup(address(page)).is_none()
-            });
+            let absent =
+                (pages.0..pages.1).find(|&page| self.living(id).space.lookup(address(page)).is_none());
             if let Some(page) = absent {
                 return self.judged(|| format!("page {page:#x}, locked in {id}"), &[], Verdict::NotResident);
             }
         }
         self.judged(|| format!("mlock of {} in {id}", span(pages)), &[expected], found)
+    }
+
+    /// Sets and clears flags up to the first hole.
+    fn flag_to_hole(&mut self, id: usize, pages: Run, set: VmaFlags, clear: VmaFlags) {
+        let space = self.model.space(id);
+        let covered = space.areas.covered_to(pages);
+        flag(space, (pages.0, covered), set, clear);
     }
 
     /// munlock.
@@ -230,7 +241,7 @@ impl World {
         let found = Verdict::of(self.space(id).munlock(address(pages.0), span(pages).len()));
         let expected = self.unless_cut(id, pages, self.done_or_hole(id, pages));
         if expected == found && found != Verdict::BadRange {
-            flag(self.model.space(id), pages, VmaFlags::empty(), VmaFlags::LOCKED);
+            self.flag_to_hole(id, pages, VmaFlags::empty(), VmaFlags::LOCKED);
         }
         self.judged(|| format!("munlock of {} in {id}", span(pages)), &[expected], found)
     }
@@ -276,11 +287,6 @@ impl World {
     /// [`Violation`].
     pub fn truncate(&mut self, file: usize, len: u64) -> Result<Verdict, Violation> {
         self.mm.truncate(&self.files[file], len);
-        match file {
-            super::STORED => self.disk.truncate(len),
-            super::IN_PLACE => self.in_place.truncate(len),
-            _ => {}
-        }
         self.model.truncate(file, len);
         self.judged(|| format!("truncation of file {file} to {len}"), &[Verdict::Done], Verdict::Done)
     }
@@ -377,5 +383,6 @@ impl From<MapError> for Failed {
 }
 
 fn flag(space: &mut super::model::Space, pages: Run, set: VmaFlags, clear: VmaFlags) {
-    space.areas.change(pages, |area| area.flags = (area.flags - clear) | set);
+    let possible = |area: &Area| if area.is_mergeable() { VmaFlags::all() } else { !VmaFlags::MERGEABLE };
+    space.areas.change(pages, |area| area.flags = (area.flags - clear) | (set & possible(area)));
 }

@@ -86,7 +86,6 @@ impl<'k> Bench<'k> {
     fn spawn(&mut self, id: usize) {
         self.herald.spawn(id);
         self.kernel.spawn(id);
-        self.notes[id] = Notes::default();
     }
 
     fn fork(&mut self, id: usize, to: usize) -> Outcome {
@@ -104,6 +103,7 @@ impl<'k> Bench<'k> {
     fn exit(&mut self, id: usize) {
         self.herald.exit(id);
         self.kernel.exit(id);
+        self.notes[id] = Notes::default();
     }
 
     fn happen(&mut self, id: usize, what: What) -> Outcome {
@@ -171,13 +171,16 @@ impl<'k> Bench<'k> {
     /// A load or a store. What was touched is there.
     fn touch(&mut self, id: usize, what: What) -> Outcome {
         let (What::Load(Raw(address)) | What::Store(Raw(address), _)) = what else { return Ok(()) };
+        let page = address & !(PAGE_SIZE - 1);
+        if self.notes[id].freed.contains(&page) {
+            self.settle_freed()?;
+        }
         let answer = self.call(id, what)?;
         self.report.touches += 1;
         self.report.faults += u64::from(answer.is_err());
         if answer.is_err() {
             return Ok(());
         }
-        let page = address & !(PAGE_SIZE - 1);
         let areas = joined(&self.herald.areas(id));
         let area = find(&areas, page).expect("an area that allows the access");
         let notes = &mut self.notes[id];
