@@ -2,6 +2,7 @@
 //! oracle looks at everything, and the model at what was read.
 
 mod exhaustion;
+mod like_linux;
 mod random;
 mod regressions;
 mod sparse;
