@@ -54,7 +54,7 @@ fn address() -> impl Strategy<Value = Raw> {
 
 /// A length: some pages, rarely something else.
 fn len(huge: Huge) -> BoxedStrategy<Raw> {
-    let small = (1..7u64).prop_map(|pages| pages * PAGE);
+    let small = prop_oneof![3 => 1..7u64, 1 => 7..13u64].prop_map(|pages| pages * PAGE);
     let large = match huge {
         Huge::Never => (1..2u64).boxed(),
         Huge::Often => (1..3u64).boxed(),
@@ -83,8 +83,8 @@ fn range(huge: Huge) -> BoxedStrategy<Range> {
 
 fn protection() -> impl Strategy<Value = Protection> {
     prop_oneof![
-        5 => Just(Protection::ReadWrite),
-        1 => Just(Protection::Read),
+        8 => Just(Protection::ReadWrite),
+        2 => Just(Protection::Read),
         1 => Just(Protection::None),
     ]
 }
@@ -140,8 +140,8 @@ fn calls(huge: Huge) -> BoxedStrategy<What> {
         3 => address().prop_map(To::Fixed),
     ];
     prop_oneof![
-        6 => mapping(huge),
-        2 => range(huge).prop_map(What::Munmap),
+        12 => mapping(huge),
+        1 => range(huge).prop_map(What::Munmap),
         3 => (range(huge), protection()).prop_map(|(range, protection)| What::Mprotect(range, protection)),
         5 => (range(huge), advised(huge)).prop_map(|(range, advised)| What::Madvise(range, advised)),
         5 => (range(huge), len(huge), to)

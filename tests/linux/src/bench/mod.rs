@@ -26,7 +26,7 @@ use mm::{Advice, VmaFlags};
 use presence::Notes;
 
 /// Steps between two looks at everything.
-const INTERVAL: u64 = 8;
+const INTERVAL: u64 = 16;
 /// Words of one request.
 const BATCH: usize = 1024;
 /// The last word of a page.
