@@ -83,6 +83,11 @@ impl<'k> Bench<'k> {
         Ok(())
     }
 
+    /// A call that Linux does not hear of. For tests of the tests.
+    pub fn on_herald_alone(&mut self, id: usize, what: What) -> Answer {
+        self.herald.call(id, what)
+    }
+
     fn spawn(&mut self, id: usize) {
         self.herald.spawn(id);
         self.kernel.spawn(id);
