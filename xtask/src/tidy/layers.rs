@@ -11,7 +11,7 @@ const HERALD: [&str; 11] =
 const MODELS: [&str; 5] = ["addr", "sync", "mm", "mmu", "tests"];
 
 /// Crates of the tree that each crate may depend on. `herald` is the composition root.
-const ALLOWED: [(&str, &[&str]); 20] = [
+const ALLOWED: [(&str, &[&str]); 21] = [
     ("addr", &[]),
     ("mutants", &[]),
     ("sync", &["addr", "mutants"]),
@@ -28,6 +28,7 @@ const ALLOWED: [(&str, &[&str]); 20] = [
     ("guest", &["abi", "addr"]),
     ("tests", &HERALD),
     ("costs", &["addr", "mm", "paging"]),
+    ("linux", &["addr", "mm", "paging", "tests"]),
     ("sequences", &["tests"]),
     ("models", &MODELS),
     ("fuzz", &["addr", "abi", "mm", "mmu", "devices", "firmware", "emulate", "tests"]),
