@@ -17,6 +17,10 @@ const DENY: [&str; 4] = ["--quiet", "--", "-D", "warnings"];
 const METAL_CLIPPY: [&str; 8] =
     ["clippy", "--bins", "--package", "herald", "--package", "loader", "--package", "guest"];
 
+/// The models of concurrency, and what they are made of: no default members.
+const MODEL_CLIPPY: [&str; 4] = ["clippy", "--all-targets", "--package", "models"];
+const LOOM_CLIPPY: [&str; 6] = ["clippy", "--all-targets", "--package", "sync", "--features", "loom"];
+
 /// Herald without the notifier chain.
 const UNNOTIFIED_CLIPPY: [&str; 5] = ["clippy", "--bins", "--package", "herald", "--no-default-features"];
 
@@ -72,6 +76,8 @@ pub(crate) fn ci() -> Result<u8> {
         ("fmt", host::cargo(&["fmt", "--all", "--check"])?),
         ("clippy", host::cargo(&[&["clippy", "--all-targets"], &DENY[..]].concat())?),
         ("clippy, bare metal", host::cargo(&[&METAL_CLIPPY[..], &DENY].concat())?),
+        ("clippy, models", host::cargo(&[&MODEL_CLIPPY[..], &DENY].concat())?),
+        ("clippy, loom", host::cargo(&[&LOOM_CLIPPY[..], &DENY].concat())?),
         ("clippy, no notifiers", host::cargo(&[&UNNOTIFIED_CLIPPY[..], &DENY].concat())?),
     ];
     for (name, passed) in checks {
