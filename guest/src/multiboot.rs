@@ -43,7 +43,8 @@ impl core::fmt::Display for InfoError {
 
 /// Reads a little-endian number that may be unaligned.
 fn read<T: Copy>(at: Gpa) -> T {
-    // SAFETY: RAM is identity-mapped, and `Info` reads only where the loader's block and its fields point.
+    // SAFETY: RAM is identity-mapped, and `Info` reads only where the loader's block and its fields point, and only
+    // numbers, which any bits are.
     unsafe { core::ptr::with_exposed_provenance::<T>(at.as_u64() as usize).read_unaligned() }
 }
 

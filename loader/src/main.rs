@@ -47,7 +47,8 @@ extern "sysv64" fn loader_main(loader: u32, start_info: u32, start_tsc: u64) -> 
 /// Places Herald and seals the hand-off; the entry point and the hand-off.
 fn load(found: Found, start_tsc: u64) -> Result<(u64, &'static HandOff), LoadError> {
     let Found { mut handoff, package } = found;
-    let bytes = bytes_at(package);
+    // SAFETY: the package stays where it is; it is taken out of the map below, before anything is placed by that.
+    let bytes = unsafe { bytes_at(package) };
     let table = Table::parse(bytes)?;
     let entry = table.find(Kind::Herald).ok_or(LoadError::NoHerald)?;
     let elf = entry.payload(bytes).ok_or(LoadError::NoHerald)?;

@@ -21,10 +21,12 @@ pub(crate) fn own_range() -> HpaRange {
 ///
 /// # Panics
 /// If it is not all mapped, or starts at address 0.
-pub(crate) fn bytes_at(range: HpaRange) -> &'static [u8] {
+///
+/// # Safety
+/// Nobody writes to the range as long as the bytes are used: not the loader either, by [`bytes_to_fill`].
+pub(crate) unsafe fn bytes_at(range: HpaRange) -> &'static [u8] {
     assert!(range.start() != Hpa::ZERO && range.end() <= MAPPED_END, "{range} is not mapped");
-    // SAFETY: identity-mapped, and memory for any bit pattern. Callers pass the package or firmware's tables,
-    // which nobody changes while the loader reads them.
+    // SAFETY: identity-mapped, and any bits make a byte; the caller answers for the rest.
     unsafe { core::slice::from_raw_parts(range.start().as_u64() as *const u8, range.len() as usize) }
 }
 
@@ -40,7 +42,7 @@ pub(crate) unsafe fn bytes_to_fill(range: HpaRange) -> &'static mut [u8] {
 
 struct Kept(UnsafeCell<HandOff>);
 
-// SAFETY: one CPU, no interrupts.
+// SAFETY: `keep` alone uses it, once: one CPU, no interrupts.
 unsafe impl Sync for Kept {}
 
 static KEPT: Kept = Kept(UnsafeCell::new(HandOff::new(abi::handoff::Loader::Bios)));

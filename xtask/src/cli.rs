@@ -1,5 +1,6 @@
 //! The command line. Its options are an interface: programs outside the tree rely on them.
 
+use crate::fuzz;
 use crate::size::parse_size;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -20,6 +21,8 @@ pub(crate) enum Command {
     Build,
     /// Run tests
     Test(TestArgs),
+    /// Search for inputs that break what guests and files can reach
+    Fuzz(FuzzArgs),
     /// Measure Herald
     Bench(BenchArgs),
     /// Run one stress program
@@ -29,7 +32,7 @@ pub(crate) enum Command {
     /// Tell what is here, what would be installed, and which machine `auto` picks
     Doctor,
     /// Check the house rules
-    Tidy,
+    Tidy(TidyArgs),
     /// tidy, format, clippy and all tests
     Ci,
 }
@@ -152,6 +155,32 @@ pub(crate) struct TestArgs {
     /// Seed of the first case of `random`; without it: from the clock
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
+}
+
+#[derive(Args, Default)]
+pub(crate) struct TidyArgs {
+    /// Write the files in `docs` that are made from the sources
+    #[arg(long)]
+    pub(crate) bless: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct FuzzArgs {
+    /// The target; without it: all of them in turn
+    #[arg(value_parser = fuzz::names())]
+    pub(crate) target: Option<String>,
+    /// Seconds a target; what it finds interesting is kept for the next time
+    #[arg(long, value_name = "N")]
+    pub(crate) seconds: Option<u64>,
+    /// Runs a target; without --seconds: as many as the tests make, and the same ones each time
+    #[arg(long, value_name = "N")]
+    pub(crate) runs: Option<u64>,
+    /// Seed of the search
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) seed: u32,
+    /// Try one input instead
+    #[arg(long, value_name = "FILE", requires = "target", conflicts_with_all = ["seconds", "runs"])]
+    pub(crate) input: Option<PathBuf>,
 }
 
 #[derive(Args)]

@@ -2,7 +2,7 @@
 
 use crate::cli::MachineKind;
 use crate::machine::{self, Chosen};
-use crate::{guest_images, setup, toolchain};
+use crate::{fuzz, guest_images, setup, toolchain};
 use anyhow::Result;
 
 /// Prints the report; nothing is changed.
@@ -28,6 +28,7 @@ pub(crate) fn run() -> Result<u8> {
     }
     report_packages("guest kernel", &guest_images::KERNEL_PACKAGES);
     report_packages("initramfs", &guest_images::INITRAMFS_PACKAGES);
+    report_packages("fuzzing", &fuzz::PACKAGES);
     match guest_images::cached_tiny() {
         Some(path) => println!("tiny Linux    built: {}", path.display()),
         None => println!("tiny Linux    not built yet; the first run builds it"),

@@ -14,6 +14,7 @@ mod disk;
 mod doctor;
 mod elf32;
 mod error;
+mod fuzz;
 mod guest_images;
 mod initramfs;
 mod kvm;
@@ -61,11 +62,12 @@ fn dispatch(command: cli::Command) -> anyhow::Result<u8> {
         cli::Command::Run(args) => run::run(&args),
         cli::Command::Build => run::build_only(),
         cli::Command::Test(args) => test::run(&args),
+        cli::Command::Fuzz(args) => fuzz::run(&args),
         cli::Command::Bench(args) => bench::run(&args),
         cli::Command::Stress(_) => Err(error::not_yet("stress")),
         cli::Command::Image(_) => Err(error::not_yet("image")),
         cli::Command::Doctor => doctor::run(),
-        cli::Command::Tidy => tidy::run(),
+        cli::Command::Tidy(args) => tidy::run(&args),
         cli::Command::Ci => test::ci(),
     }
 }

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{BufRead, BufReader, IsTerminal, PipeReader};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -74,6 +74,24 @@ fn spinner(label: &str, started: Instant) -> ProgressBar {
 /// # Errors
 /// It cannot start, or fails: then the end of its output is in the message.
 pub(crate) fn run(label: &str, command: &mut Command) -> Result<()> {
+    let (status, output) = follow(label, command)?;
+    if !status.success() {
+        let name = command.get_program().to_string_lossy().into_owned();
+        bail!("{label}: {name} failed ({status})\n{}", tail(&output));
+    }
+    Ok(())
+}
+
+/// The end of a program's output, as much of it as is worth showing.
+pub(crate) fn tail(output: &[String]) -> String {
+    output[output.len().saturating_sub(TAIL)..].join("\n")
+}
+
+/// Runs a program to its end as one step; how it ended, and what it printed.
+///
+/// # Errors
+/// It cannot start.
+pub(crate) fn follow(label: &str, command: &mut Command) -> Result<(ExitStatus, Vec<String>)> {
     let name = command.get_program().to_string_lossy().into_owned();
     let (reader, writer) = std::io::pipe()?;
     command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
@@ -91,13 +109,7 @@ pub(crate) fn run(label: &str, command: &mut Command) -> Result<()> {
         }
         step.tick(output.last().map_or("", |line| line.trim()));
     }
-    let status = child.wait()?;
-    drop(step);
-    if !status.success() {
-        let tail = &output[output.len().saturating_sub(TAIL)..];
-        bail!("{label}: {name} failed ({status})\n{}", tail.join("\n"));
-    }
-    Ok(())
+    Ok((child.wait()?, output))
 }
 
 fn read_lines(reader: PipeReader) -> Receiver<String> {

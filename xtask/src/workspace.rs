@@ -29,3 +29,8 @@ pub(crate) fn guest_cache() -> PathBuf {
 pub(crate) fn runs() -> PathBuf {
     target().join("run")
 }
+
+/// Fuzz targets, what they found, and the inputs that broke something.
+pub(crate) fn fuzz() -> PathBuf {
+    target().join("fuzz")
+}

@@ -43,7 +43,8 @@ impl Stack {
 #[repr(transparent)]
 pub(crate) struct Once<T>(UnsafeCell<T>);
 
-// SAFETY: `init` is the only writer, called once, before anything else can read.
+// SAFETY: `init` alone writes by way of Rust, once, before anything else can read. Afterwards the processor uses them,
+// as stacks and as tables, and Rust takes nothing but their addresses.
 unsafe impl<T> Sync for Once<T> {}
 
 macro_rules! stack {

@@ -80,6 +80,9 @@ unsafe extern "C" {
 }
 
 /// Saves the registers, calls [`dispatch`], restores them.
+///
+/// # Safety
+/// Only the stubs come here, with the trap's frame, an error code and the vector on the stack.
 #[unsafe(naked)]
 unsafe extern "sysv64" fn common() {
     naked_asm!(

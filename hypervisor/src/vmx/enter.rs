@@ -113,6 +113,9 @@ pub(super) unsafe extern "sysv64" fn exit_point() {
 }
 
 /// The common way out of both.
+///
+/// # Safety
+/// Only those two come here, with RSP at the registers that [`enter_guest`] has saved.
 #[unsafe(naked)]
 unsafe extern "sysv64" fn leave() {
     naked_asm!("pop r15", "pop r14", "pop r13", "pop r12", "pop rbx", "pop rbp", "ret")

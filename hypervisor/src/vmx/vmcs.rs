@@ -309,8 +309,10 @@ impl Vmcs {
     }
 
     fn try_write(&self, field: Field, value: u64) -> Result<(), VmFail> {
-        // SAFETY: host state comes from `host_state` alone, which describes this CPU; any guest state and
-        // control is either refused at entry or concerns the guest only.
+        // SAFETY: host state comes from `host_state` alone, which describes this CPU. Of the controls only the MSR
+        // bitmap and the EPT pointer name memory, and only `write_controls` sets them: the bitmap is a frame of our
+        // own, the EPT root outlives the last entry (`plat::run` drops the processor before the guest's memory). Any
+        // other control and any guest state is either refused at entry or concerns the guest only.
         unsafe { vmwrite(field.encoding(), value) }
     }
 

@@ -54,7 +54,9 @@ pub(crate) fn find() -> Result<Found, LoadError> {
     // The first page tells how long the whole is.
     let first = place(PAGE_SIZE)?;
     read(first)?;
-    let bytes = Table::parse(bytes_at(first))?.total_len().next_multiple_of(SECTOR);
+    // SAFETY: just read; only after this is the place filled again, with the whole package.
+    let table = Table::parse(unsafe { bytes_at(first) })?;
+    let bytes = table.total_len().next_multiple_of(SECTOR);
     let package = place(bytes)?;
     read(package)?;
     handoff.rsdp = find_rsdp().unwrap_or(0);
@@ -91,7 +93,8 @@ fn find_rsdp() -> Option<u64> {
 }
 
 fn scan(start: u64, len: u64) -> Option<u64> {
-    let area = bytes_at(HpaRange::sized(Hpa::new(start), len)?);
+    // SAFETY: firmware's memory below 1 MiB, where the loader puts nothing.
+    let area = unsafe { bytes_at(HpaRange::sized(Hpa::new(start), len)?) };
     let index = area.chunks_exact(16).position(|line| line.starts_with(b"RSD PTR "))?;
     // The first 20 bytes, as ACPI 1.0 defined them, sum to zero.
     let structure = area.get(index * 16..index * 16 + 20)?;

@@ -57,7 +57,9 @@ fn reachable(start: u64, len: u64) -> Result<HpaRange, LoadError> {
 }
 
 fn mapped(start: u64, len: u64) -> Result<&'static [u8], LoadError> {
-    reachable(start, len).map(bytes_at)
+    // SAFETY: the start information and what it points at. Whoever wrote it runs no more, and the loader fills memory
+    // only after it has copied all this into the hand-off.
+    reachable(start, len).map(|range| unsafe { bytes_at(range) })
 }
 
 /// The 32-bit word at byte `at`.

@@ -29,3 +29,7 @@ pub use programs::{
 
 /// Names the environment variable with the schedule to run: `step:thread,step:thread,...`, as it is printed.
 pub const SCHEDULE: &str = "HERALD_MODEL_SCHEDULE";
+
+/// Names the environment variable with the number of preemptions that a search goes to, if that is more than the model's
+/// own.
+pub const PREEMPTIONS: &str = "HERALD_MODEL_PREEMPTIONS";

@@ -1,8 +1,8 @@
 //! A model: what is set up, what runs at the same time, and what must be true in the end.
 
-use crate::SCHEDULE;
 use crate::journal::{Schedule, Shared, parse};
 use crate::search::{Explorer, Search};
+use crate::{PREEMPTIONS, SCHEDULE};
 use shuttle::{Config, FailurePersistence, MaxSteps, Runner};
 use std::fmt;
 use std::sync::Arc;
@@ -31,6 +31,13 @@ impl Bounds {
     #[must_use]
     pub const fn preemptions(preemptions: u32) -> Self {
         Self { preemptions, passes: u32::MAX, random: 1_000 }
+    }
+
+    /// The same, or more where the environment asks for it.
+    fn deepened(self) -> Self {
+        let wanted = std::env::var(PREEMPTIONS).ok();
+        let wanted = wanted.map(|text| text.parse().unwrap_or_else(|_| panic!("{PREEMPTIONS}: {text}?")));
+        Self { preemptions: wanted.unwrap_or(0).max(self.preemptions), ..self }
     }
 
     /// The same, where loops offer their switch points only a few times.
@@ -113,7 +120,7 @@ impl<S: Send + Sync + 'static> Model<S> {
             Ok(report) => {
                 let Report { exhaustive, random, places } = report;
                 let name = std::thread::current().name().unwrap_or_default().to_owned();
-                let preemptions = bounds.preemptions;
+                let preemptions = bounds.deepened().preemptions;
                 println!(
                     "MODEL {name}: {exhaustive} schedules, all with at most {preemptions} preemptions at up to \
                      {places} places; {random} at random"
@@ -147,6 +154,7 @@ impl<S: Send + Sync + 'static> Model<S> {
             let (exhaustive, places) = model.search(Search::Replay(decisions), bounds)?;
             return Ok(Report { exhaustive, random: 0, places });
         }
+        let bounds = bounds.deepened();
         let mut report = Report { exhaustive: 0, random: 0, places: 0 };
         for preemptions in 0..=bounds.preemptions {
             (report.exhaustive, report.places) = model.search(Search::Exhaustive { preemptions }, bounds)?;

@@ -272,7 +272,7 @@ impl World {
     pub(super) fn touch_locked(&mut self, id: usize, run: (u64, u64)) -> Verdict {
         for page in run.0..run.1 {
             let Some(area) = self.model.area(id, page) else { return Verdict::Hole };
-            let Some(access) = Model::locking(area.protection) else { continue };
+            let access = Model::locking(area.protection);
             let verdict = self.model.access(id, page, access);
             if verdict != Verdict::Done {
                 return verdict;

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 const NEVER_WRITTEN: u64 = 0x6e6f_7468_696e_6721;
 
 /// The words of a page that are not zero.
-type Kept = Vec<(u16, u64)>;
+pub type Kept = Vec<(u16, u64)>;
 
 /// Pages outside of the machine, by number.
 pub struct Medium {
@@ -22,7 +22,9 @@ pub struct Medium {
 }
 
 impl Medium {
-    pub(super) fn new(machine: &Arc<Machine>) -> Arc<Self> {
+    /// Nothing is kept yet.
+    #[must_use]
+    pub fn new(machine: &Arc<Machine>) -> Arc<Self> {
         let (kept, failing) = (Mutex::default(), AtomicBool::new(false));
         Arc::new(Self { machine: Arc::clone(machine), kept, failing })
     }
@@ -47,12 +49,13 @@ impl Medium {
         lock(&self.kept).get(&page).cloned().unwrap_or_default()
     }
 
-    pub(super) fn put(&self, page: u64, words: Kept) {
+    /// Keeps a page of which these words are not zero.
+    pub fn put(&self, page: u64, words: Kept) {
         lock(&self.kept).insert(page, words);
     }
 
     /// Forgets the pages from `len` on.
-    pub(super) fn truncate(&self, len: u64) {
+    fn truncate(&self, len: u64) {
         lock(&self.kept).retain(|&page, _| page < len);
     }
 
@@ -79,8 +82,8 @@ impl Medium {
     }
 }
 
-/// A swap device of some slots.
-pub(super) struct Slots(pub(super) Arc<Medium>, pub(super) u64);
+/// A swap device of so many slots.
+pub struct Slots(pub Arc<Medium>, pub u64);
 
 impl SwapDevice for Slots {
     fn slots(&self) -> u64 {
@@ -101,7 +104,7 @@ impl SwapDevice for Slots {
 }
 
 /// The store of a file.
-pub(super) struct Disk(pub(super) Arc<Medium>);
+pub struct Disk(pub Arc<Medium>);
 
 impl Store for Disk {
     fn read(&self, index: u64, frame: Pfn) -> Result<(), StoreError> {
@@ -110,6 +113,10 @@ impl Store for Disk {
 
     fn write(&self, index: u64, frame: Pfn) -> Result<(), StoreError> {
         self.0.save(index, frame).ok_or(StoreError { index })
+    }
+
+    fn truncate(&self, len: u64) {
+        self.0.truncate(len);
     }
 }
 
@@ -139,7 +146,7 @@ impl Direct4K {
     }
 
     /// What lies from `len` on reads as zeros again.
-    pub(super) fn truncate(&self, len: u64) {
+    fn truncate(&self, len: u64) {
         let mut frames = lock(&self.frames);
         let known = frames.len().max(len as usize);
         frames.resize(known, None);
@@ -157,6 +164,10 @@ impl Store for InPlace {
 
     fn write(&self, index: u64, _frame: Pfn) -> Result<(), StoreError> {
         Err(StoreError { index })
+    }
+
+    fn truncate(&self, len: u64) {
+        self.0.truncate(len);
     }
 
     fn direct(&self, index: u64) -> Option<Direct> {

@@ -16,7 +16,7 @@ mod paging;
 mod remap;
 
 pub use access::By;
-pub use devices::{Direct4K, Medium};
+pub use devices::{Direct4K, Disk, Kept, Medium, Slots};
 pub use frames::Reclaim;
 pub use late::Late;
 pub use operations::{Backing, Callback};

@@ -336,12 +336,8 @@ impl Model {
     }
 
     /// The access that mlock makes.
-    pub(super) fn locking(protection: Protection) -> Option<Access> {
-        match protection {
-            Protection::None => None,
-            Protection::Read => Some(Access::Read),
-            Protection::ReadWrite => Some(Access::Write),
-        }
+    pub(super) fn locking(protection: Protection) -> Access {
+        if protection.allows(Access::Write) { Access::Write } else { Access::Read }
     }
 }
 

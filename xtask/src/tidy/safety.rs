@@ -4,42 +4,94 @@
 
 use super::Finding;
 use super::source::{Rust, each_level};
-use proc_macro2::{Delimiter, TokenTree};
+use proc_macro2::{Delimiter, Group, TokenTree};
+
+/// A place that the compiler does not check.
+pub(super) struct Site {
+    /// From 1.
+    pub(super) line: usize,
+    /// "unsafe block" or "unsafe impl".
+    pub(super) kind: &'static str,
+    /// Its first line, without the braces.
+    pub(super) text: String,
+    /// Why it is sound, on one line.
+    pub(super) argument: Option<String>,
+}
 
 pub(super) fn check(rust: &Rust<'_>) -> Vec<Finding> {
-    let lines: Vec<&str> = rust.file.text.lines().map(str::trim).collect();
-    let mut findings = Vec::new();
+    let missing = sites(rust).into_iter().filter(|site| site.argument.is_none());
+    missing
+        .map(|site| rust.finding(site.line, format!("{} without a SAFETY comment above it", site.kind)))
+        .collect()
+}
+
+/// All places in a file, in the order of their lines.
+pub(super) fn sites(rust: &Rust<'_>) -> Vec<Site> {
+    let lines: Vec<&str> = rust.file.text.lines().collect();
+    let mut sites = Vec::new();
     each_level(&rust.tokens, &mut |level| {
         for pair in level.windows(2) {
-            let what = match pair {
+            let line = pair[0].span().start().line;
+            let (kind, text) = match pair {
                 [TokenTree::Ident(word), TokenTree::Group(body)]
                     if word == "unsafe" && body.delimiter() == Delimiter::Brace =>
                 {
-                    "unsafe block"
+                    ("unsafe block", first_line(&lines, body))
                 }
                 [TokenTree::Ident(word), TokenTree::Ident(next)] if word == "unsafe" && next == "impl" => {
-                    "unsafe impl"
+                    ("unsafe impl", lines[line - 1].trim().to_owned())
                 }
                 _ => continue,
             };
-            let line = pair[0].span().start().line;
-            if !is_justified(&lines, line) {
-                findings.push(rust.finding(line, format!("{what} without a SAFETY comment above it")));
-            }
+            sites.push(Site { line, kind, text, argument: argument(&lines, line) });
         }
     });
-    findings
+    sites.sort_by_key(|site| site.line);
+    sites
 }
 
-/// Whether a `SAFETY:` comment stands on `line` (from 1) or above the statement that it belongs to.
-fn is_justified(lines: &[&str], line: usize) -> bool {
-    if lines[line - 1].contains("// SAFETY:") {
-        return true;
+/// The first line of code in a block.
+fn first_line(lines: &[&str], body: &Group) -> String {
+    let (open, close) = (body.span_open().start(), body.span_close().start());
+    let from = |line: usize, column: usize| lines[line - 1].chars().skip(column).collect::<String>();
+    let first = from(open.line, open.column + 1);
+    if open.line == close.line {
+        return first.chars().take(close.column - open.column - 1).collect::<String>().trim().to_owned();
     }
-    let mut above = lines[..line - 1].iter().rev().copied().peekable();
+    let inside = lines[open.line..close.line - 1].iter().map(|line| line.trim());
+    let mut text = String::new();
+    for line in std::iter::once(first.trim()).chain(inside) {
+        if line.is_empty() || line.starts_with("//") {
+            continue;
+        }
+        text.push_str(line);
+        // A line that only opens something says too little.
+        if !line.ends_with(['(', '[', '{']) {
+            break;
+        }
+    }
+    text
+}
+
+/// What a `SAFETY:` comment says that stands on `line` (from 1) or above the statement that it belongs to.
+fn argument(lines: &[&str], line: usize) -> Option<String> {
+    const MARK: &str = "// SAFETY:";
+    if let Some((_, reason)) = lines[line - 1].split_once(MARK) {
+        return Some(reason.trim().to_owned());
+    }
+    let mut above = lines[..line - 1].iter().rev().map(|text| text.trim()).peekable();
     // The statement may have begun on an earlier line, and attributes may stand between.
     while above.next_if(|text| !text.starts_with("//") && continues(text)).is_some() {}
-    above.take_while(|text| text.starts_with("//")).any(|text| text.starts_with("// SAFETY:"))
+    let mut parts = Vec::new();
+    for text in above.take_while(|text| text.starts_with("//")) {
+        if let Some(reason) = text.strip_prefix(MARK) {
+            parts.push(reason.trim());
+            parts.reverse();
+            return Some(parts.join(" "));
+        }
+        parts.push(text.trim_start_matches('/').trim());
+    }
+    None
 }
 
 /// Whether a line leaves its statement, or its attribute, unfinished.

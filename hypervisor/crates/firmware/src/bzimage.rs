@@ -8,6 +8,7 @@
 //! ```
 
 use crate::Guest;
+use crate::elf_image::entry_in;
 use crate::entry::Entry;
 use crate::error::Error;
 use crate::image::Format;
@@ -223,8 +224,10 @@ pub(crate) fn load(guest: &Guest<'_>, rsdp: Gpa, target: &mut Target<'_>) -> Res
     if let Some(initrd) = guest.initrd {
         // initrd_addr_max is the last byte that the initrd may occupy.
         let limit = u64::from(image.header.initrd_addr_max.get()) + 1;
-        let end = target.ram().low().end().min(Gpa::new(limit)).max(memory.end());
-        let placed = target.put_initrd(initrd, GpaRange::new(memory.end(), end))?;
+        // Below 1 MiB lies what the firmware left, also above a kernel that loads down there.
+        let start = memory.end().max(layout::ONE_MIB);
+        let end = target.ram().low().end().min(Gpa::new(limit)).max(start);
+        let placed = target.put_initrd(initrd, GpaRange::new(start, end))?;
         params.header.ramdisk_image = (placed.start().as_u64() as u32).into();
         params.header.ramdisk_size = (placed.len() as u32).into();
     }
@@ -236,9 +239,9 @@ pub(crate) fn load(guest: &Guest<'_>, rsdp: Gpa, target: &mut Target<'_>) -> Res
     target.put(layout::START_INFO, params.as_bytes())?;
 
     let entry = if image.has_64_bit_entry() {
-        Entry::long64(memory.start().add(ENTRY_64), target)?
+        Entry::long64(entry_in(memory, memory.start().as_u64() + ENTRY_64)?, target)?
     } else {
-        Entry::protected32(memory.start(), target)?
+        Entry::protected32(entry_in(memory, memory.start().as_u64())?, target)?
     };
     Ok(Entry { rsi: layout::START_INFO.as_u64(), ..entry })
 }

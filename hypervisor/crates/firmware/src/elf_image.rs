@@ -5,6 +5,7 @@ use crate::image::Format;
 use crate::problem::{ElfProblem, Placement};
 use crate::target::Target;
 use addr::{Gpa, GpaRange};
+use alloc::collections::BTreeMap;
 use elf::ElfBytes;
 use elf::abi::{ELFCLASS32, ELFMAGIC, EM_386, EM_X86_64, ET_DYN, ET_EXEC, PT_LOAD, PT_NOTE};
 use elf::endian::LittleEndian;
@@ -54,7 +55,11 @@ impl<'a> ElfImage<'a> {
 
     /// The physical 32-bit entry point of the PVH note, if there is one.
     pub(crate) fn pvh_entry(&self) -> Result<Option<u64>, Error> {
+        // Notes of all segments together; more than the file has lie over each other, and would take hours.
+        let mut left = self.file.len() as u64;
         for segment in self.segments().filter(|segment| segment.p_type == PT_NOTE) {
+            let Some(rest) = left.checked_sub(segment.p_filesz) else { break };
+            left = rest;
             // Notes of odd alignment are not Xen's.
             let Ok(notes) = self.elf.segment_data_as_notes(&segment) else { continue };
             for note in notes {
@@ -69,9 +74,17 @@ impl<'a> ElfImage<'a> {
         Ok(None)
     }
 
-    /// Copies all segments to their physical addresses; returns what they cover.
-    pub(crate) fn load(&self, format: Format, target: &mut Target<'_>) -> Result<GpaRange, Error> {
+    /// Copies all segments to their physical addresses; returns the range from the first to the last, and the entry
+    /// point, which lies in one of them. Two segments at one place are refused: the zeros of the one would be missing
+    /// under the bytes of the other.
+    pub(crate) fn load(
+        &self,
+        format: Format,
+        entry: u64,
+        target: &mut Target<'_>,
+    ) -> Result<(GpaRange, Gpa), Error> {
         let mut image: Option<GpaRange> = None;
+        let mut loaded: BTreeMap<Gpa, GpaRange> = BTreeMap::new();
         for segment in self.loads() {
             let (start, file, memory) = (segment.p_paddr, segment.p_filesz, segment.p_memsz);
             if file > memory {
@@ -79,10 +92,18 @@ impl<'a> ElfImage<'a> {
             }
             let bytes = self.bytes(format, &segment)?;
             let range = target.claim(start, memory)?;
+            let below = loaded.range(..range.end()).next_back();
+            if below.is_some_and(|(_, other)| other.overlaps(&range)) {
+                return Err(Error::Elf(ElfProblem::Overlap { start, memory }));
+            }
+            loaded.insert(range.start(), range);
             target.put(range.start(), bytes)?;
             image = Some(image.map_or(range, |image| image.hull(&range)));
         }
-        image.ok_or(Error::Elf(ElfProblem::NoSegments))
+        let image = image.ok_or(Error::Elf(ElfProblem::NoSegments))?;
+        // Between two segments there may be anything: the firmware's data, say.
+        let inside = Gpa::try_new(entry).filter(|at| loaded.values().any(|range| range.contains(*at)));
+        Ok((image, inside.ok_or(Error::Placement(Placement::EntryPoint { entry, image }))?))
     }
 
     fn bytes(&self, format: Format, segment: &ProgramHeader) -> Result<&'a [u8], Error> {

@@ -143,12 +143,12 @@ pub(crate) fn load(guest: &Guest<'_>, target: &mut Target<'_>) -> Result<Entry, 
         return Err(Error::MultibootFlags { flags, unsupported });
     }
     let (image, entry) = if found.has_addresses() {
-        (load_by_addresses(file, &found, target)?, u64::from(found.header.entry_addr.get()))
+        let image = load_by_addresses(file, &found, target)?;
+        (image, entry_in(image, found.header.entry_addr.get().into())?)
     } else {
         let elf = ElfImage::parse(file)?;
-        (elf.load(Format::Multiboot, target)?, elf.physical_entry())
+        elf.load(Format::Multiboot, elf.physical_entry(), target)?
     };
-    let entry = entry_in(image, entry)?;
     put_info(guest, image, target)?;
     let start = Entry::protected32(entry, target)?;
     Ok(Entry { rax: ENTRY_MAGIC, rbx: layout::START_INFO.as_u64(), ..start })

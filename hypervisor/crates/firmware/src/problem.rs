@@ -27,6 +27,13 @@ pub enum ElfProblem {
         /// p_memsz.
         memory: u64,
     },
+    /// A segment lies over another one.
+    Overlap {
+        /// p_paddr.
+        start: u64,
+        /// p_memsz.
+        memory: u64,
+    },
     /// The PVH note's entry point is neither 4 nor 8 bytes.
     NoteSize(u64),
 }
@@ -44,6 +51,9 @@ impl fmt::Display for ElfProblem {
                 f,
                 "its ELF segment at {start:#x} has {file} bytes in the file but only {memory} in memory"
             ),
+            Self::Overlap { start, memory } => {
+                write!(f, "its ELF segment of {memory} bytes at {start:#x} lies over another one")
+            }
             Self::NoteSize(bytes) => write!(f, "its PVH note holds {bytes} bytes, 4 or 8 are allowed"),
         }
     }

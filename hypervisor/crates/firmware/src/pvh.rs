@@ -2,7 +2,7 @@
 //! hvm_start_info (xen/include/public/arch-x86/hvm/start_info.h; Xen's docs/misc/pvh.pandoc).
 
 use crate::Guest;
-use crate::elf_image::{ElfImage, entry_in};
+use crate::elf_image::ElfImage;
 use crate::entry::Entry;
 use crate::error::Error;
 use crate::image::Format;
@@ -73,8 +73,7 @@ impl From<&Region> for MapEntry {
 pub(crate) fn load(guest: &Guest<'_>, rsdp: Gpa, target: &mut Target<'_>) -> Result<Entry, Error> {
     let elf = ElfImage::parse(guest.kernel)?;
     let entry = elf.pvh_entry()?.ok_or(Error::UnknownImage { bytes: guest.kernel.len() as u64 })?;
-    let image = elf.load(Format::PvhElf, target)?;
-    let entry = entry_in(image, entry)?;
+    let (image, entry) = elf.load(Format::PvhElf, entry, target)?;
     let command_line = target.put_command_line(guest.append, u64::MAX)?;
 
     let map: Vec<MapEntry> = memory_map(target.ram()).iter().map(MapEntry::from).collect();

@@ -1,8 +1,8 @@
 //! A fault, and `invalidate_page`: the sequence rises there, too (I3).
 
 use crate::{
-    Bench, NEW, OLD, PAGE, TWO, WORD, busy_lab, evict, file_world, guests_read, lab, private_world,
-    world_ends_well,
+    Bench, NEW, OLD, PAGE, TWO, WORD, busy_lab, evict, file_world, guests_read, lab, note_stores,
+    private_world, world_ends_well,
 };
 use mm::Advice;
 use models::{Bounds, Model, Program, Touch, Word, by_device, ends_well, everybody_reads, in_memory};
@@ -137,6 +137,7 @@ fn fault_against_swap_out() {
 /// What is in the file in the end: the page is written, dropped, and read again.
 fn reads_back(mut world: World) {
     assert_eq!(guests_read(&world), Ok(NEW));
+    note_stores(&mut world);
     world.write_back(STORED).expect("the store works");
     evict(&world, 0);
     assert_eq!(guests_read(&world), Ok(NEW), "the page that was read again");

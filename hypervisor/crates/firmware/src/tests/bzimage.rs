@@ -6,6 +6,7 @@ use crate::bzimage::BootParams;
 use crate::image::Format;
 use crate::layout::{ACPI, COMMAND_LINE, GDT, PML4, START_INFO};
 use crate::{Error, Mode, Placement};
+use addr::{Gpa, GpaRange};
 use alloc::string::ToString;
 use alloc::vec;
 
@@ -89,6 +90,30 @@ fn initrd_that_does_not_fit_is_refused() {
     assert!(
         error.to_string().starts_with("the initial RAM disk has 15728640 bytes, guest memory has room for")
     );
+}
+
+#[test]
+fn an_initrd_never_lies_over_the_firmwares_data() {
+    let mut low = setup_header();
+    (low.pref_address, low.init_size) = (0x1000.into(), 0x2000.into());
+    low.initrd_addr_max = 0xf_ffff.into();
+    let error = boot_on(64 * MIB, &bzimage(&low), Some(&[7; 5000]), "").err().unwrap();
+    assert!(matches!(error, Error::Placement(Placement::InitrdTooLarge { bytes: 5000, .. })));
+    low.initrd_addr_max = 0x7fff_ffff.into();
+    assert!(boot_on(64 * MIB, &bzimage(&low), Some(&[7; 5000]), "").is_ok());
+}
+
+#[test]
+fn a_kernel_that_ends_before_its_entry_point_is_refused() {
+    let mut header = setup_header();
+    (header.syssize, header.init_size) = (0x1f.into(), 0x1f0.into());
+    let mut image = bzimage(&header);
+    image.truncate(image.len() - CODE_BYTES + 0x1f0);
+    let outside = Error::Placement(Placement::EntryPoint {
+        entry: 0x100_0200,
+        image: GpaRange::new(Gpa::new(0x100_0000), Gpa::new(0x100_01f0)),
+    });
+    assert_eq!(boot_on(64 * MIB, &image, None, "").err(), Some(outside));
 }
 
 #[test]

@@ -74,3 +74,46 @@ fn damaged_elf_files_are_refused() {
     ));
     assert!(matches!(boot_on(64 * MIB, &elf64(&plain()), None, "").err(), Some(Error::UnknownImage { .. })));
 }
+
+#[test]
+fn segments_that_lie_over_each_other_are_refused() {
+    let spec = ElfSpec { multiboot_flags: Some(3), ..plain() };
+    let mut lower = elf32(&spec);
+    // The note becomes a segment of 0x14 bytes in the zeros behind the first one's bytes.
+    for (offset, word) in [(0, 1u32), (12, 0x20_0700)] {
+        lower[52 + 32 + offset..][..4].copy_from_slice(&word.to_le_bytes());
+    }
+    let error = boot_on(64 * MIB, &lower, None, "").err();
+    assert_eq!(error, Some(Error::Elf(ElfProblem::Overlap { start: 0x20_0700, memory: 0x14 })));
+    lower[52 + 32 + 12..][..4].copy_from_slice(&0x20_0800u32.to_le_bytes());
+    assert!(boot_on(64 * MIB, &lower, None, "").is_ok());
+}
+
+#[test]
+fn an_entry_point_between_two_segments_is_refused() {
+    let spec = ElfSpec { entry: 0x20_0200, multiboot_flags: Some(3), ..plain() };
+    let mut file = elf32(&spec);
+    // The segments are at 2 MiB and 4 KiB, the entry point where the firmware's tables lie.
+    for (offset, word) in [(0, 1u32), (12, 0x1000)] {
+        file[52 + 32 + offset..][..4].copy_from_slice(&word.to_le_bytes());
+    }
+    assert!(boot_on(64 * MIB, &file, None, "").is_ok());
+    file[24..28].copy_from_slice(&0xe_0000u32.to_le_bytes());
+    assert!(matches!(
+        boot_on(64 * MIB, &file, None, "").err(),
+        Some(Error::Placement(Placement::EntryPoint { entry: 0xe_0000, .. }))
+    ));
+}
+
+#[test]
+fn notes_that_add_up_to_more_than_their_file_are_not_read() {
+    let mut file = elf64(&ElfSpec { pvh: Some(0x20_0100), ..plain() });
+    // The first segment is notes too, before the note that counts.
+    file[64..68].copy_from_slice(&4u32.to_le_bytes());
+    let mut boot_with = |bytes: u64| {
+        file[64 + 32..][..8].copy_from_slice(&bytes.to_le_bytes());
+        boot_on(64 * MIB, &file, None, "").err()
+    };
+    assert_eq!(boot_with(0x3ec), Some(Error::Elf(ElfProblem::NoSegments)));
+    assert!(matches!(boot_with(0x3ed), Some(Error::UnknownImage { .. })));
+}

@@ -1,0 +1,172 @@
+//! The operation alphabet: sequences over spaces, files, swap and guests on the simulated machine, whose model and
+//! oracle look at every step. A random sequence does not know what is new; this search does.
+//!
+//! The numbers are drawn as the property tests draw them: pages near each other, so that what one step leaves behind
+//! is what the next one meets.
+#![no_main]
+
+use addr::PageSize;
+use arbitrary::{Result, Unstructured};
+use libfuzzer_sys::fuzz_target;
+use mm::{Advice, Protection};
+use mmu::AccessedDirty;
+use std::ops::RangeInclusive;
+use tests::machine::{Options, Speculation};
+use tests::sequence::{CALLBACKS, Case, Range, Step, What};
+use tests::worlds::{ALIAS, ALIASED, ANNEX, Backing, Move, Reclaim};
+
+/// Most steps of a case.
+const STEPS: usize = 60;
+/// Pages of a region: 2 MiB.
+const REGION: u64 = 512;
+
+fuzz_target!(|input: &[u8]| {
+    let mut bytes = Unstructured::new(input);
+    let Ok(case) = draw(&mut bytes) else { return };
+    if let Err(violation) = case.run() {
+        eprintln!("{:?}, {} slots of swap", case.options, case.slots);
+        case.steps.iter().for_each(|step| eprintln!("  {step:?}"));
+        panic!("{violation:?}");
+    }
+});
+
+fn draw(u: &mut Unstructured<'_>) -> Result<Case> {
+    let accessed_dirty = if u.ratio(3, 4)? { AccessedDirty::Hardware } else { AccessedDirty::Absent };
+    let speculation = if u.arbitrary()? { Speculation::AfterFlush } else { Speculation::Off };
+    let quarantine = if u.arbitrary()? { 600 } else { 0 };
+    let options = Options { frames: 10 * 1024, cpus: 4, quarantine, accessed_dirty, speculation };
+    let slots = *u.choose(&[3, 40])?;
+    let mut steps = Vec::new();
+    while !u.is_empty() && steps.len() < STEPS {
+        steps.push(step(u)?);
+    }
+    Ok(Case { options, slots, steps })
+}
+
+fn step(u: &mut Unstructured<'_>) -> Result<Step> {
+    let space = small(u, 0..=2)?;
+    Ok(match u.int_in_range(0..=31u8)? {
+        0 => Step::Spawn { guest: u.arbitrary()? },
+        1 | 2 => Step::Fork { space, guest: u.arbitrary()? },
+        3 => Step::Exit { space },
+        4 => Step::Truncate { file: space, len: u.int_in_range(0..=25)? },
+        5 => Step::WriteBack { file: space },
+        6 => Step::Failing { swap: u.ratio(1, 4)?, disk: u.ratio(1, 4)?, in_place: u.ratio(1, 4)? },
+        7 => Step::FailNext { after: u.int_in_range(0..=7)? },
+        8..=14 => Step::In { space, what: access(u)? },
+        15..=19 => Step::In { space, what: frames(u)? },
+        _ => Step::In { space, what: change(u)? },
+    })
+}
+
+fn change(u: &mut Unstructured<'_>) -> Result<What> {
+    Ok(match u.int_in_range(0..=15u8)? {
+        0..=4 => What::Mmap { range: range(u)?, protection: protection(u)?, backing: backing(u)? },
+        5 => What::Munmap(range(u)?),
+        6 => What::Mprotect(range(u)?, protection(u)?),
+        7 => What::Discard(range(u)?),
+        8 | 9 => What::Mremap { range: range(u)?, new: length(u)?, to: target(u)? },
+        10 => What::RemapFilePages(range(u)?, u.int_in_range(0..=11)?),
+        11 => What::Apply(range(u)?, *u.choose(&CALLBACKS)?),
+        12 => What::Mlock((page(u)?, u.int_in_range(1..=6)?)),
+        13 => What::Munlock(range(u)?),
+        14 => What::Msync(range(u)?),
+        _ => What::ToggleAlias,
+    })
+}
+
+fn target(u: &mut Unstructured<'_>) -> Result<Move> {
+    Ok(match u.int_in_range(0..=5u8)? {
+        0 => Move::InPlace,
+        1 | 2 => Move::MayMove,
+        _ => Move::Fixed(page(u)?),
+    })
+}
+
+fn frames(u: &mut Unstructured<'_>) -> Result<What> {
+    Ok(match u.int_in_range(0..=15u8)? {
+        0..=4 => What::Madvise(range(u)?, advice(u)?),
+        5..=8 => What::Reclaim(page(u)?, if u.ratio(1, 4)? { Reclaim::Old } else { Reclaim::Any }),
+        9 => What::Migrate(page(u)?),
+        10 => What::Referenced(page(u)?),
+        11 => What::Age(page(u)?),
+        12 => What::UseAndAge(small(u, 0..=3)?, page(u)?),
+        13 | 14 => What::Collapse(REGION * u.int_in_range(0..=2)?),
+        _ => What::Populate(REGION * u.int_in_range(0..=2)?),
+    })
+}
+
+fn access(u: &mut Unstructured<'_>) -> Result<What> {
+    let (cpu, word, value) = (small(u, 0..=3)?, small(u, 0..=1)?, u.arbitrary::<u16>()?.into());
+    Ok(match u.int_in_range(0..=7u8)? {
+        0 | 1 => What::GuestLoad { cpu, page: guest_page(u)?, word },
+        2 | 3 => What::GuestStore { cpu, page: guest_page(u)?, word, value },
+        4 => What::Load { cpu, page: page(u)?, word },
+        5 | 6 => What::Store { cpu, page: page(u)?, word, value },
+        _ => What::Speculate { cpu, page: page(u)?, guest: u.arbitrary()? },
+    })
+}
+
+fn page(u: &mut Unstructured<'_>) -> Result<u64> {
+    Ok(match u.int_in_range(0..=15u8)? {
+        0..=6 => u.int_in_range(0..=2)?,
+        7 => ANNEX + u.int_in_range(0..=11)?,
+        8 => u.int_in_range(0..=3 * REGION - 1)?,
+        9 => REGION * u.int_in_range(1..=3)? - u.int_in_range(1..=4)?,
+        _ => REGION * u.int_in_range(0..=2)? + u.int_in_range(0..=9)?,
+    })
+}
+
+/// Through the slots in step, through the one out of step, or beside all.
+fn guest_page(u: &mut Unstructured<'_>) -> Result<u64> {
+    Ok(match u.int_in_range(0..=7u8)? {
+        0 => ALIAS + u.int_in_range(0..=11)?,
+        1 => ALIAS + u.int_in_range(510..=ALIASED.1 - 1)?,
+        2 => 4000,
+        _ => page(u)?,
+    })
+}
+
+fn range(u: &mut Unstructured<'_>) -> Result<Range> {
+    Ok(match u.int_in_range(0..=7u8)? {
+        0 => (REGION * u.int_in_range(0..=2)?, REGION * u.int_in_range(1..=2)?),
+        1 => (REGION * u.int_in_range(0..=2)? + u.int_in_range(1..=3)?, REGION),
+        _ => (page(u)?, u.int_in_range(1..=6)?),
+    })
+}
+
+fn length(u: &mut Unstructured<'_>) -> Result<u64> {
+    if u.ratio(1, 4)? { Ok(REGION) } else { u.int_in_range(1..=7) }
+}
+
+fn protection(u: &mut Unstructured<'_>) -> Result<Protection> {
+    let all = [Protection::ReadWrite, Protection::ReadWrite, Protection::Read, Protection::None];
+    u.choose(&all).copied()
+}
+
+fn backing(u: &mut Unstructured<'_>) -> Result<Backing> {
+    let (file, index) = (small(u, 0..=2)?, u.int_in_range(0..=9)?);
+    Ok(match u.int_in_range(0..=7u8)? {
+        0..=2 => Backing::Anonymous(PageSize::Size4K),
+        3 => Backing::Anonymous(PageSize::Size2M),
+        4 | 5 => Backing::Private { file, index },
+        _ => Backing::Shared { file, index },
+    })
+}
+
+fn advice(u: &mut Unstructured<'_>) -> Result<Advice> {
+    u.choose(&[
+        Advice::Free,
+        Advice::Cold,
+        Advice::PageOut,
+        Advice::HugePage,
+        Advice::NoHugePage,
+        Advice::Mergeable,
+        Advice::Unmergeable,
+    ])
+    .copied()
+}
+
+fn small(u: &mut Unstructured<'_>, range: RangeInclusive<u8>) -> Result<usize> {
+    u.int_in_range(range).map(usize::from)
+}
