@@ -13,7 +13,7 @@ use mmu::AccessedDirty;
 use std::ops::RangeInclusive;
 use tests::machine::{Options, Speculation};
 use tests::sequence::{CALLBACKS, Case, Range, Step, What};
-use tests::worlds::{ALIAS, ALIASED, ANNEX, Backing, Move, Reclaim};
+use tests::worlds::{ALIAS, ALIASED, ANNEX, Backing, Lost, Move, Reclaim, TABLES};
 
 /// Most steps of a case.
 const STEPS: usize = 60;
@@ -24,7 +24,7 @@ fuzz_target!(|input: &[u8]| {
     let mut bytes = Unstructured::new(input);
     let Ok(case) = draw(&mut bytes) else { return };
     if let Err(violation) = case.run() {
-        eprintln!("{:?}, {} slots of swap", case.options, case.slots);
+        eprintln!("{:?}, {} slots of swap, late: {:?}", case.options, case.slots, case.late);
         case.steps.iter().for_each(|step| eprintln!("  {step:?}"));
         panic!("{violation:?}");
     }
@@ -36,11 +36,12 @@ fn draw(u: &mut Unstructured<'_>) -> Result<Case> {
     let quarantine = if u.arbitrary()? { 600 } else { 0 };
     let options = Options { frames: 10 * 1024, cpus: 4, quarantine, accessed_dirty, speculation };
     let slots = *u.choose(&[3, 40])?;
+    let late = if u.ratio(1, 4)? { Some(u.int_in_range(1..=u64::MAX)?) } else { None };
     let mut steps = Vec::new();
     while !u.is_empty() && steps.len() < STEPS {
         steps.push(step(u)?);
     }
-    Ok(Case { options, slots, steps })
+    Ok(Case { options, slots, late, steps })
 }
 
 fn step(u: &mut Unstructured<'_>) -> Result<Step> {
@@ -87,7 +88,11 @@ fn frames(u: &mut Unstructured<'_>) -> Result<What> {
     Ok(match u.int_in_range(0..=15u8)? {
         0..=4 => What::Madvise(range(u)?, advice(u)?),
         5..=8 => What::Reclaim(page(u)?, if u.ratio(1, 4)? { Reclaim::Old } else { Reclaim::Any }),
-        9 => What::Migrate(page(u)?),
+        9 => What::Migrate(if u.ratio(1, 4)? {
+            TABLES.0 + u.int_in_range(0..=TABLES.1 - 1)?
+        } else {
+            page(u)?
+        }),
         10 => What::Referenced(page(u)?),
         11 => What::Age(page(u)?),
         12 => What::UseAndAge(small(u, 0..=3)?, page(u)?),
@@ -97,12 +102,16 @@ fn frames(u: &mut Unstructured<'_>) -> Result<What> {
 }
 
 fn access(u: &mut Unstructured<'_>) -> Result<What> {
-    let (cpu, word, value) = (small(u, 0..=3)?, small(u, 0..=1)?, u.arbitrary::<u16>()?.into());
-    Ok(match u.int_in_range(0..=7u8)? {
+    let (cpu, word, value) = (small(u, 0..=3)?, u.int_in_range(0..=1)?, u.arbitrary::<u16>()?.into());
+    Ok(match u.int_in_range(0..=11u8)? {
         0 | 1 => What::GuestLoad { cpu, page: guest_page(u)?, word },
         2 | 3 => What::GuestStore { cpu, page: guest_page(u)?, word, value },
         4 => What::Load { cpu, page: page(u)?, word },
         5 | 6 => What::Store { cpu, page: page(u)?, word, value },
+        7 => What::GuestLoadLinear { cpu, page: guest_page(u)?, word },
+        8 => What::GuestStoreLinear { cpu, page: guest_page(u)?, word, value },
+        9 => What::Lose { cpu, what: Lost::GuestPhysical },
+        10 => What::ProtectTables(protection(u)?),
         _ => What::Speculate { cpu, page: page(u)?, guest: u.arbitrary()? },
     })
 }
