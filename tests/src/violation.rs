@@ -1,6 +1,6 @@
 //! What the machine, the oracle and the bench can find wrong. Each carries what a reader needs to see why.
 
-use crate::machine::{Cached, Kind};
+use crate::machine::{Cached, Kind, Sight};
 use addr::{Gfn, Hva, HvaRange, PageSize, Pfn};
 use mmu::{DeviceEntry, Incoherence};
 
@@ -22,6 +22,10 @@ pub enum Violation {
     DeviceTouchedDead { frame: Pfn },
     /// A frame was retired while a device's TLB still held it (I6).
     FreedWhileInDevice { entry: DeviceEntry },
+    /// In the middle of an operation, a CPU could have seen a mapping that was neither the old nor the new one.
+    Torn { kind: Kind, root: Pfn, page: u64, old: Option<Sight>, seen: Sight, now: Option<Sight> },
+    /// In the middle of an operation, a CPU could have reached a frame that is nobody's.
+    DeadFrameSeen { kind: Kind, root: Pfn, page: u64, frame: Pfn },
     /// The program used a frame as a table that is none, or not any more.
     NotATable { table: Pfn },
 

@@ -28,6 +28,9 @@ impl Store for Module {
         Err(StoreError { index })
     }
 
+    /// Nobody truncates a module.
+    fn truncate(&self, _len: u64) {}
+
     fn direct(&self, index: u64) -> Option<Direct> {
         // Past the end the file's length has refused already.
         Some(if index < self.pages { Direct::Frame(self.first.add(index)) } else { Direct::Hole })

@@ -69,6 +69,12 @@ impl<H: Host> Store for FrameStore<H> {
     fn write(&self, index: u64, frame: Pfn) -> Result<(), StoreError> {
         if self.keep(index, frame) { Ok(()) } else { Err(StoreError { index }) }
     }
+
+    fn truncate(&self, len: u64) {
+        for (_, copy) in self.copies.lock().split_off(&len) {
+            self.free(copy);
+        }
+    }
 }
 
 impl<H: Host> SwapDevice for FrameStore<H> {

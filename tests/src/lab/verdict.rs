@@ -46,6 +46,8 @@ pub enum Verdict {
     Released,
     /// The page was not reclaimed, for this reason.
     Spared(mm::Spared),
+    /// The guest's own tables do not allow the access.
+    GuestFault,
     /// An access faulted for ever.
     Stuck,
 }

@@ -4,10 +4,11 @@
 use super::cpu::{Cpu, Dropped, Kind};
 use super::format::{Format, Raw, RawLeaf, index};
 use super::memory::POISON;
-use super::tlb::Cached;
+use super::nested::Nested;
+use super::tlb::{Cached, Key, Structure};
 use super::{Machine, Speculation};
 use crate::{Violation, lock};
-use addr::{Gpa, Hva, PAGE_SHIFT, PageSize, Pfn};
+use addr::{Gpa, Gva, Hva, PAGE_SHIFT, PageSize, Pfn};
 use mm::{Access, CpuIndex};
 use std::sync::atomic::Ordering;
 
@@ -20,13 +21,13 @@ pub struct Fault {
 }
 
 #[derive(Clone, Copy)]
-enum Operation {
+pub(super) enum Operation {
     Load,
     Store(u64),
 }
 
 impl Operation {
-    const fn access(self) -> Access {
+    pub(super) const fn access(self) -> Access {
         match self {
             Self::Load => Access::Read,
             Self::Store(_) => Access::Write,
@@ -67,6 +68,27 @@ impl Machine {
         self.access(cpu, Kind::Linear, hva.as_u64(), Operation::Store(value)).map(|_| ())
     }
 
+    /// The translations that the CPU can use now without looking at a table: address, and what is cached.
+    pub fn cached(&self, cpu: CpuIndex) -> Vec<(Kind, u64, Cached)> {
+        let state = self.cpu(cpu);
+        let usable = |(kind, key, _): &(Kind, Key, Cached)| state.tag(*kind) == Some(key.tag);
+        let all = state
+            .tlbs()
+            .into_iter()
+            .flat_map(|(kind, tlb)| tlb.pages.iter().map(move |(key, cached)| (kind, *key, *cached)));
+        all.filter(usable).map(|(kind, key, cached)| (kind, key.page, cached)).collect()
+    }
+
+    /// The root of the tables that the CPU uses now.
+    pub fn current_root(&self, cpu: CpuIndex) -> Option<Pfn> {
+        self.cpu(cpu).current().map(|(_, root)| root)
+    }
+
+    /// Whether a store through this translation looks at no table.
+    pub fn stores_blindly(&self, kind: Kind, cached: &Cached) -> bool {
+        cached.write && (cached.dirty || self.format(kind).dirty() == 0)
+    }
+
     /// Walks an address that no program has touched, in the tables that the CPU uses now, as hardware may at any
     /// time, and keeps what it finds.
     pub fn speculate(&self, cpu: CpuIndex, address: u64) {
@@ -76,21 +98,47 @@ impl Machine {
         }
     }
 
+    /// Walks a guest-linear address likewise.
+    pub fn speculate_guest(&self, cpu: CpuIndex, gva: Gva) {
+        let mut cpu_state = self.cpu(cpu);
+        if let Some(tag) = cpu_state.combined_tag() {
+            let _ = Nested { machine: self, cpu, tag, gva }.run(&mut cpu_state, Access::Read);
+        }
+    }
+
     /// What a CPU that owed flushes does right after them: it fetches everything again that the tables still have.
     pub(crate) fn refetch(&self, cpu: CpuIndex, cpu_state: &mut Cpu, dropped: &[Dropped]) {
         if self.options.speculation == Speculation::Off {
             return;
         }
-        for &Dropped { kind, root, page } in dropped {
-            if cpu_state.current() == Some((kind, root)) {
-                let walk = Walk { machine: self, cpu, kind, root, address: page };
+        for &Dropped { kind, tag, page } in dropped {
+            if cpu_state.tag(kind) != Some(tag) {
+                continue;
+            }
+            if kind == Kind::Combined {
+                let nested = Nested { machine: self, cpu, tag, gva: Gva::new(page) };
+                let _ = nested.run(cpu_state, Access::Read);
+            } else {
+                let walk = Walk { machine: self, cpu, kind, root: tag.root, address: page };
                 let _ = walk.run(cpu_state, Access::Read);
             }
         }
     }
 
-    /// One access, atomic against flushes: whoever waits for the CPU's acknowledgement waits for its end.
+    /// One access, atomic against flushes: whoever waits for the CPU's acknowledgement waits for its end. So it is one
+    /// step of a model, too.
     fn access(&self, cpu: CpuIndex, kind: Kind, address: u64, operation: Operation) -> Result<u64, Fault> {
+        sync::switch_point();
+        sync::undisturbed(|| self.access_now(cpu, kind, address, operation))
+    }
+
+    fn access_now(
+        &self,
+        cpu: CpuIndex,
+        kind: Kind,
+        address: u64,
+        operation: Operation,
+    ) -> Result<u64, Fault> {
         assert!(address.is_multiple_of(8), "{address:#x} is no aligned word");
         let mut state = self.cpu(cpu);
         let Some((_, root)) = state.current().filter(|(current, _)| *current == kind) else {
@@ -99,31 +147,37 @@ impl Machine {
         let walk = Walk { machine: self, cpu, kind, root, address };
         let cached = walk.translate(&mut state, operation.access());
         let Some(cached) = cached else {
-            state.tlb(kind).forget(root, address);
+            state.tlb(kind).forget(root.into(), address);
             self.counters.faults.fetch_add(1, Ordering::Relaxed);
             return Err(Fault { access: operation.access() });
         };
+        Ok(self.touch(cpu, cached, address, operation))
+    }
+
+    /// Moves the word, by a translation that allows it.
+    pub(super) fn touch(&self, cpu: CpuIndex, cached: Cached, address: u64, operation: Operation) -> u64 {
         let offset = address & (cached.size.bytes() - 1);
         let frame = cached.pfn.add(offset >> PAGE_SHIFT);
         if !self.is_live_frame(frame) {
             self.report(Violation::DeadFrameTouched { cpu: cpu.0, address, frame });
-            return Ok(POISON);
+            return POISON;
         }
         let word = ((offset & (PageSize::Size4K.bytes() - 1)) / 8) as u16;
         match operation {
-            Operation::Load => Ok(self.memory.load(frame, word)),
+            Operation::Load => self.memory.load(frame, word),
             Operation::Store(value) => {
-                self.memory.store(frame, word, value);
-                Ok(value)
+                self.store_word(frame, word, value);
+                value
             }
         }
     }
 
+    /// The format of the host's tables, or of the EPT: what the memory manager writes.
     pub(crate) fn format(&self, kind: Kind) -> Format {
         match (kind, self.options.accessed_dirty) {
             (Kind::Linear, _) => Format::Host,
-            (Kind::GuestPhysical, mmu::AccessedDirty::Hardware) => Format::Ept,
-            (Kind::GuestPhysical, mmu::AccessedDirty::Absent) => Format::EptWithoutAccessedDirty,
+            (_, mmu::AccessedDirty::Hardware) => Format::Ept,
+            (_, mmu::AccessedDirty::Absent) => Format::EptWithoutAccessedDirty,
         }
     }
 
@@ -134,19 +188,19 @@ impl Machine {
 
 /// One translation under way.
 #[derive(Clone, Copy)]
-struct Walk<'m> {
-    machine: &'m Machine,
-    cpu: CpuIndex,
-    kind: Kind,
-    root: Pfn,
-    address: u64,
+pub(super) struct Walk<'m> {
+    pub(super) machine: &'m Machine,
+    pub(super) cpu: CpuIndex,
+    pub(super) kind: Kind,
+    pub(super) root: Pfn,
+    pub(super) address: u64,
 }
 
 impl Walk<'_> {
     /// The translation that the access uses; `None` where it faults.
-    fn translate(&self, cpu: &mut Cpu, access: Access) -> Option<Cached> {
+    pub(super) fn translate(&self, cpu: &mut Cpu, access: Access) -> Option<Cached> {
         let store = access == Access::Write;
-        if let Some((_, cached)) = cpu.tlb(self.kind).find(self.root, self.address, access) {
+        if let Some((_, cached)) = cpu.tlb(self.kind).find(self.root.into(), self.address, access) {
             // A cached refusal is a fault, even if the tables allow more by now.
             let allowed = !store || cached.write;
             let needs_dirty = store && !cached.dirty && self.machine.format(self.kind).dirty() != 0;
@@ -161,8 +215,9 @@ impl Walk<'_> {
     /// Walks the tables, and caches what it meets.
     fn run(&self, cpu: &mut Cpu, access: Access) -> Option<Cached> {
         self.machine.counters.walks.fetch_add(1, Ordering::Relaxed);
-        let (mut level, mut table) =
-            cpu.tlb(self.kind).table(self.root, self.address).unwrap_or((4, self.root));
+        let tag = self.root.into();
+        let cached = cpu.tlb(self.kind).table(tag, self.address);
+        let (mut level, mut table) = cached.map_or((4, self.root), |(level, cached)| (level, cached.table));
         loop {
             if !self.machine.is_live_table(table) {
                 let (cpu, root, address) = (self.cpu.0, self.root, self.address);
@@ -173,11 +228,12 @@ impl Walk<'_> {
                 Raw::Table(next) => {
                     level -= 1;
                     table = next;
-                    cpu.tlb(self.kind).cache_table(self.root, level, self.address, table);
+                    let pointer = Structure { table, through: None };
+                    cpu.tlb(self.kind).cache_table(tag, level, self.address, pointer);
                 }
                 Raw::Leaf(RawLeaf { pfn, size, write, dirty, .. }) => {
-                    let cached = Cached { pfn, size, write, dirty };
-                    cpu.tlb(self.kind).cache(self.root, self.address, cached);
+                    let cached = Cached { pfn, size, write, dirty, gpa: None };
+                    cpu.tlb(self.kind).cache(tag, self.address, cached);
                     return Some(cached);
                 }
                 Raw::NotPresent | Raw::Malformed(_) => return None,

@@ -3,7 +3,7 @@
 //! ```text
 //!              load_space                 enter(EPT root)
 //!   root mode ───────────► root mode ───────────────────────► guest mode
-//!   uses linear             pays what it owes, first           uses guest-physical
+//!   uses linear             pays what it owes, first           uses guest-physical, combined
 //!       ▲                                                          │
 //!       └───────────── exit: pays what it owes, first ─────────────┘
 //! ```
@@ -12,7 +12,7 @@
 //! (as an interrupt) only a CPU that could use the translations; any other owes it until its next transition
 //! (I10).
 
-use super::tlb::{Cached, Key, StructureKey, Tlb};
+use super::tlb::{Cached, Context, Key, Structure, StructureKey, Tag, Tlb};
 use addr::Pfn;
 use paging::FlushScope;
 
@@ -25,24 +25,50 @@ pub(crate) struct Cpu {
     pub(crate) ept: Option<Pfn>,
     pub(crate) linear: Tlb,
     pub(crate) guest: Tlb,
-    /// Flushes asked for and not done, by generation.
-    owed: Vec<(u64, FlushScope)>,
+    pub(crate) combined: Tlb,
+    /// What VM entry loads: the VPID and CR3 of the guest. `None`: it runs without paging.
+    pub(crate) context: Option<Context>,
+    /// Flushes asked for and not done.
+    owed: Vec<Owed>,
+}
+
+/// A flush that was asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Owed {
+    pub(crate) generation: u64,
+    pub(crate) scope: FlushScope,
+    /// INVEPT drops guest-physical translations and leaves combined ones, for tests of the tests.
+    pub(crate) spares_combined: bool,
+}
+
+impl Owed {
+    /// Whether it drops anything of that kind from that root.
+    fn covers(self, kind: Kind, root: Pfn) -> bool {
+        match (self.scope, kind) {
+            (FlushScope::Primary { root: of, .. }, Kind::Linear)
+            | (FlushScope::Secondary { root: of }, Kind::GuestPhysical) => of == root,
+            (FlushScope::Secondary { root: of }, Kind::Combined) => of == root && !self.spares_combined,
+            _ => false,
+        }
+    }
 }
 
 /// Which of a CPU's caches.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Kind {
     /// hva → hpa, used in root mode.
     Linear,
     /// gpa → hpa, used in guest mode.
     GuestPhysical,
+    /// gva → hpa, used in guest mode where the guest has paging.
+    Combined,
 }
 
 /// A page whose translation was dropped.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Dropped {
     pub(crate) kind: Kind,
-    pub(crate) root: Pfn,
+    pub(crate) tag: Tag,
     pub(crate) page: u64,
 }
 
@@ -51,6 +77,25 @@ impl Cpu {
         match kind {
             Kind::Linear => &mut self.linear,
             Kind::GuestPhysical => &mut self.guest,
+            Kind::Combined => &mut self.combined,
+        }
+    }
+
+    /// All caches.
+    pub(crate) fn tlbs(&self) -> [(Kind, &Tlb); 3] {
+        [(Kind::Linear, &self.linear), (Kind::GuestPhysical, &self.guest), (Kind::Combined, &self.combined)]
+    }
+
+    /// What the combined translations that the CPU uses now are tagged with.
+    pub(crate) fn combined_tag(&self) -> Option<Tag> {
+        Some(Tag { root: self.ept?, guest: Some(self.context?) })
+    }
+
+    /// The tag of the translations of this kind that the CPU uses now.
+    pub(crate) fn tag(&self, kind: Kind) -> Option<Tag> {
+        match kind {
+            Kind::Combined => self.combined_tag(),
+            _ => self.current().filter(|(current, _)| *current == kind).map(|(_, root)| root.into()),
         }
     }
 
@@ -67,35 +112,42 @@ impl Cpu {
         self.current() == Some(named(scope))
     }
 
-    pub(crate) fn owe(&mut self, generation: u64, scope: FlushScope) {
-        self.owed.push((generation, scope));
+    pub(crate) fn owe(&mut self, owed: Owed) {
+        self.owed.push(owed);
     }
 
     /// The interrupt: pays what was asked up to this generation, if the CPU could use any of it.
     pub(crate) fn interrupt(&mut self, generation: u64) -> Vec<Dropped> {
-        let urgent = self.owed.iter().any(|&(asked, scope)| asked <= generation && self.can_use(scope));
+        let urgent = self.owed.iter().any(|owed| owed.generation <= generation && self.can_use(owed.scope));
         if urgent { self.pay() } else { Vec::new() }
     }
 
     /// Does every flush that is owed.
     pub(crate) fn pay(&mut self) -> Vec<Dropped> {
         let mut dropped = Vec::new();
-        for (_, scope) in std::mem::take(&mut self.owed) {
-            let (kind, root) = named(scope);
-            let pages = match scope {
-                FlushScope::Primary { range, .. } => {
-                    self.linear.flush_range(root, (range.start().as_u64(), range.end().as_u64()))
+        let mut note = |kind, keys: Vec<Key>| {
+            dropped.extend(keys.into_iter().map(|Key { tag, page, .. }| Dropped { kind, tag, page }));
+        };
+        for owed in std::mem::take(&mut self.owed) {
+            match owed.scope {
+                FlushScope::Primary { root, range } => {
+                    let range = (range.start().as_u64(), range.end().as_u64());
+                    note(Kind::Linear, self.linear.flush_range(root, range));
                 }
-                FlushScope::Secondary { .. } => self.guest.flush(root),
-            };
-            dropped.extend(pages.into_iter().map(|page| Dropped { kind, root, page }));
+                FlushScope::Secondary { root } => {
+                    note(Kind::GuestPhysical, self.guest.flush(root));
+                    if !owed.spares_combined {
+                        note(Kind::Combined, self.combined.flush(root));
+                    }
+                }
+            }
         }
         dropped
     }
 
     /// Whether a cached translation will be dropped before it can be used.
     pub(crate) fn is_doomed(&self, kind: Kind, key: &Key) -> bool {
-        self.dooming(kind, key.root).any(|scope| match scope {
+        self.dooming(kind, key.tag.root).any(|scope| match scope {
             FlushScope::Primary { range, .. } => {
                 key.page < range.end().as_u64() && range.start().as_u64() < key.page + key.size.bytes()
             }
@@ -105,28 +157,30 @@ impl Cpu {
 
     /// Whether a cached paging-structure entry will be dropped before it can be used.
     pub(crate) fn is_structure_doomed(&self, kind: Kind, key: &StructureKey) -> bool {
-        self.dooming(kind, key.root).next().is_some()
+        self.dooming(kind, key.tag.root).next().is_some()
     }
 
     fn dooming(&self, kind: Kind, root: Pfn) -> impl Iterator<Item = FlushScope> + '_ {
-        self.owed
-            .iter()
-            .map(|(_, scope)| *scope)
-            .filter(move |&scope| named(scope) == (kind, root) && !self.can_use(scope))
+        let covering = self.owed.iter().filter(move |owed| owed.covers(kind, root));
+        covering.map(|owed| owed.scope).filter(|&scope| !self.can_use(scope))
     }
 
     /// Translations that can still be used, or will be usable after a transition.
     pub(crate) fn live(&self) -> impl Iterator<Item = (Kind, Key, Cached)> + '_ {
-        let linear = self.linear.pages.iter().map(|(key, cached)| (Kind::Linear, *key, *cached));
-        let guest = self.guest.pages.iter().map(|(key, cached)| (Kind::GuestPhysical, *key, *cached));
-        linear.chain(guest).filter(|(kind, key, _)| !self.is_doomed(*kind, key))
+        let all = self
+            .tlbs()
+            .into_iter()
+            .flat_map(|(kind, tlb)| tlb.pages.iter().map(move |(key, cached)| (kind, *key, *cached)));
+        all.filter(|(kind, key, _)| !self.is_doomed(*kind, key))
     }
 
     /// Paging-structure entries that can still be used, or will be usable after a transition.
-    pub(crate) fn live_structures(&self) -> impl Iterator<Item = (Kind, StructureKey, Pfn)> + '_ {
-        let linear = self.linear.structures.iter().map(|(key, table)| (Kind::Linear, *key, *table));
-        let guest = self.guest.structures.iter().map(|(key, table)| (Kind::GuestPhysical, *key, *table));
-        linear.chain(guest).filter(|(kind, key, _)| !self.is_structure_doomed(*kind, key))
+    pub(crate) fn live_structures(&self) -> impl Iterator<Item = (Kind, StructureKey, Structure)> + '_ {
+        let all = self
+            .tlbs()
+            .into_iter()
+            .flat_map(|(kind, tlb)| tlb.structures.iter().map(move |(key, table)| (kind, *key, *table)));
+        all.filter(|(kind, key, _)| !self.is_structure_doomed(*kind, key))
     }
 }
 

@@ -28,8 +28,9 @@ impl Machine {
     /// Just before a device's bytes move.
     pub(super) fn transfer(&self, frame: Pfn, offset: usize, len: usize) {
         assert!(offset + len <= PAGE_SIZE as usize, "{len} bytes at {offset:#x} of a frame");
+        sync::switch_point();
         self.seams.pass(Event::Transfer(frame));
-        if !self.is_live_frame(frame) {
+        if !sync::undisturbed(|| self.is_live_frame(frame)) {
             self.report(Violation::DeviceTouchedDead { frame });
         }
     }

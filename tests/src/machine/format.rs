@@ -12,6 +12,8 @@ const LARGE: u64 = 1 << 7;
 pub(crate) enum Format {
     /// Below CR3.
     Host,
+    /// A guest's own, which may be as it likes.
+    Guest,
     /// Below an EPT pointer with bit 6 set: A and D are bits 8 and 9.
     Ept,
     /// Below an EPT pointer with bit 6 clear: no A, no D.
@@ -60,7 +62,7 @@ impl Format {
     /// The bit that a walk sets in every entry it uses.
     pub(crate) const fn accessed(self) -> u64 {
         match self {
-            Self::Host => 1 << 5,
+            Self::Host | Self::Guest => 1 << 5,
             Self::Ept => 1 << 8,
             Self::EptWithoutAccessedDirty => 0,
         }
@@ -69,7 +71,7 @@ impl Format {
     /// The bit that a write sets in the leaf it goes through.
     pub(crate) const fn dirty(self) -> u64 {
         match self {
-            Self::Host => 1 << 6,
+            Self::Host | Self::Guest => 1 << 6,
             Self::Ept => 1 << 9,
             Self::EptWithoutAccessedDirty => 0,
         }
@@ -77,7 +79,7 @@ impl Format {
 
     const fn present(self, bits: u64) -> bool {
         match self {
-            Self::Host => bits & 1 != 0,
+            Self::Host | Self::Guest => bits & 1 != 0,
             Self::Ept | Self::EptWithoutAccessedDirty => bits & 0b111 != 0,
         }
     }
@@ -87,12 +89,16 @@ impl Format {
         let reserved = level == 4 && bits & LARGE != 0
             || large && bits & FRAME & ((1 << shift(level)) - 1) & !(1 << 12) != 0;
         match self {
-            Self::Host => reserved,
+            Self::Guest => reserved,
+            // Hardware would take rights away below a table entry that lacks them. Nobody writes such entries, and
+            // no walk here would notice: they count as wrong.
+            Self::Host => reserved || level > 1 && !large && bits & 0b10 == 0,
             Self::Ept | Self::EptWithoutAccessedDirty => {
                 // Write without read; a leaf whose memory type is not write-back; a table entry with bits 6:3.
                 let leaf = level == 1 || large;
                 let kind = bits >> 3 & 0b111;
-                let wrong_kind = if leaf { kind != 6 } else { bits >> 3 & 0b1111 != 0 };
+                let wrong_kind =
+                    if leaf { kind != 6 } else { bits >> 3 & 0b1111 != 0 || bits & 0b111 != 0b111 };
                 reserved || bits & 0b11 == 0b10 || wrong_kind || bits & 0b1 == 0
             }
         }

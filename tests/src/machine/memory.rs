@@ -112,6 +112,24 @@ impl Memory {
         }
     }
 
+    /// A number that tells contents apart. It does not tell a frame that was filled with a word from one into which
+    /// that word was stored 512 times; nobody stores so.
+    pub(crate) fn digest(&self, frame: Pfn) -> u64 {
+        let mix = |index: usize, word: u64| {
+            let word = word.wrapping_add(index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            (word ^ word >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9)
+        };
+        let Some(contents) = self.frame(frame) else { return 0 };
+        match &*lock(contents) {
+            Contents::Filled(0) => 0,
+            Contents::Filled(word) => !mix(0, *word),
+            Contents::Words(words) => {
+                let written = words.iter().enumerate().filter(|(_, word)| **word != 0);
+                written.fold(0, |sum, (index, word)| mix(index, *word).wrapping_add(sum))
+            }
+        }
+    }
+
     /// The words of a frame that are not zero, with their places.
     pub(crate) fn nonzero(&self, frame: Pfn) -> Vec<(u16, u64)> {
         let Some(contents) = self.frame(frame) else { return Vec::new() };

@@ -11,18 +11,22 @@ mod cpu;
 mod device;
 mod format;
 mod memory;
+mod nested;
+mod replay;
 mod seams;
 mod tlb;
 
 pub use access::Fault;
 pub use cpu::Kind;
 pub use memory::POISON;
+pub use nested::GuestFault;
+pub use replay::Sight;
 pub use seams::{Event, Skip};
-pub use tlb::Cached;
+pub use tlb::{Cached, Context};
 
 pub(crate) use cpu::Cpu;
 pub(crate) use format::{Format, Raw, RawLeaf, shift};
-pub(crate) use tlb::Key;
+pub(crate) use tlb::{Key, Structure, Tag};
 
 use crate::{Violation, lock};
 use addr::{PageSize, Pfn, PfnRange};
@@ -30,7 +34,7 @@ use memory::Memory;
 use mm::frames::{FrameMeta, Frames};
 use mm::{Access, CpuIndex};
 use mmu::{AccessedDirty, DeviceTlb};
-use paging::{EntryRef, FlushScope};
+use paging::EntryRef;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, Weak};
@@ -119,6 +123,22 @@ struct Quarantine {
     frames: u64,
 }
 
+impl Quarantine {
+    /// Takes a block in; those that have to go so that at most `room` frames stay.
+    fn exchange(&mut self, block: (Pfn, PageSize), room: u64) -> Vec<(Pfn, PageSize)> {
+        self.blocks.push_back(block);
+        self.frames += block.1.base_pages();
+        let mut released = Vec::new();
+        while self.frames > room
+            && let Some(oldest) = self.blocks.pop_front()
+        {
+            self.frames -= oldest.1.base_pages();
+            released.push(oldest);
+        }
+        released
+    }
+}
+
 /// A machine.
 pub struct Machine {
     pub(crate) options: Options,
@@ -131,6 +151,7 @@ pub struct Machine {
     generation: AtomicU64,
     violations: Mutex<Vec<Violation>>,
     seams: seams::Seams,
+    replay: replay::Replay,
     /// Device TLBs, which no frame may be retired under.
     devices: Mutex<Vec<Weak<DeviceTlb<Machine>>>>,
     pub(crate) counters: Counters,
@@ -154,6 +175,7 @@ impl Machine {
             generation: AtomicU64::new(0),
             violations: Mutex::default(),
             seams: seams::Seams::default(),
+            replay: replay::Replay::default(),
             devices: Mutex::default(),
             counters: Counters::default(),
             unaged_guests: AtomicBool::new(false),
@@ -176,6 +198,7 @@ impl Machine {
     }
 
     fn transition(&self, cpu: CpuIndex, change: impl FnOnce(&mut Cpu)) {
+        sync::switch_point();
         let mut state = self.cpu(cpu);
         let dropped = state.pay();
         change(&mut state);
@@ -246,15 +269,12 @@ impl Machine {
 
     /// Puts a retired block at the end of the quarantine, and frees what has been there long enough.
     fn quarantine(&self, frame: Pfn, size: PageSize) {
-        let mut quarantine = lock(&self.quarantine);
-        quarantine.blocks.push_back((frame, size));
-        quarantine.frames += size.base_pages();
         self.set_role(frame, size, Role::Quarantined);
-        while quarantine.frames > self.options.quarantine {
-            let Some((oldest, size)) = quarantine.blocks.pop_front() else { return };
-            quarantine.frames -= size.base_pages();
+        // Nothing of the machine's own is locked where the product may have to wait: in the allocator.
+        let released = lock(&self.quarantine).exchange((frame, size), self.options.quarantine);
+        for (oldest, size) in released {
             self.set_role(oldest, size, Role::Plain);
-            self.frames.free(CpuIndex(0), oldest, size);
+            sync::undisturbed(|| self.frames.free(CpuIndex(0), oldest, size));
         }
     }
 
@@ -262,12 +282,18 @@ impl Machine {
     fn check_unreachable(&self, first: Pfn, frames: u64) {
         for cpu in self.cpus() {
             let state = self.cpu(cpu);
-            for (kind, tlb) in [(Kind::Linear, &state.linear), (Kind::GuestPhysical, &state.guest)] {
+            for (kind, tlb) in state.tlbs() {
                 for (key, cached) in tlb.reaching(first, frames) {
                     if !state.is_doomed(kind, &key) {
-                        let (root, page) = (key.root, key.page);
+                        let (root, page) = (key.tag.root, key.page);
                         self.report(Violation::FreedWhileTranslated { cpu: cpu.0, kind, root, page, cached });
                     }
+                }
+            }
+            // A guest's tables lie in frames like others.
+            for (_, _, Structure { table, .. }) in state.live_structures() {
+                if (first..first.add(frames)).contains(&table) {
+                    self.report(Violation::FreedWhileWalkable { cpu: cpu.0, table });
                 }
             }
         }
@@ -277,9 +303,10 @@ impl Machine {
     fn check_unwalkable(&self, table: Pfn) {
         for cpu in self.cpus() {
             let state = self.cpu(cpu);
-            let named = state.live_structures().any(|(_, key, named)| named == table || key.root == table);
+            let mut structures = state.live_structures();
+            let named = structures.any(|(_, key, named)| named.table == table || key.tag.root == table);
             let current = state.space == Some(table) || state.ept == Some(table);
-            let tagged = state.live().any(|(_, key, _)| key.root == table);
+            let tagged = state.live().any(|(_, key, _)| key.tag.root == table);
             if named || current || tagged {
                 self.report(Violation::FreedWhileWalkable { cpu: cpu.0, table });
             }
@@ -299,6 +326,11 @@ impl Machine {
     /// Changes what a flush drops, for tests of the tests.
     pub fn skip_flushes(&self, skip: Skip) {
         self.seams.skip_flushes(skip);
+    }
+
+    /// From now on, entries are written in two halves: the flags, then the frame. For tests of the tests.
+    pub fn tear_entries(&self) {
+        self.seams.tear_entries();
     }
 
     /// Flushes asked for so far.
@@ -333,7 +365,7 @@ impl Machine {
     }
 
     pub(crate) fn excuses_unaged(&self, kind: Kind) -> bool {
-        kind == Kind::GuestPhysical && self.unaged_guests.load(Ordering::Relaxed)
+        kind != Kind::Linear && self.unaged_guests.load(Ordering::Relaxed)
     }
 
     /// Whether the failure asked for has not happened yet; it will not any more.
@@ -344,20 +376,12 @@ impl Machine {
     /// Whether a CPU has cached a translation for the address, from tables that it uses now.
     pub fn has_cached(&self, cpu: CpuIndex, kind: Kind, address: u64) -> bool {
         let mut state = self.cpu(cpu);
-        match state.current() {
-            Some((current, root)) if current == kind => {
-                state.tlb(kind).find(root, address, Access::Read).is_some()
-            }
-            _ => false,
-        }
+        let tag = state.tag(kind);
+        tag.is_some_and(|tag| state.tlb(kind).find(tag, address, Access::Read).is_some())
     }
 
     /// Whether the failure asked for has yet to happen.
     pub fn failure_is_pending(&self) -> bool {
         self.seams.failure_is_pending()
-    }
-
-    fn scope_is_skipped(&self, scope: FlushScope) -> bool {
-        self.seams.skips(scope)
     }
 }

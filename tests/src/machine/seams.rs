@@ -1,6 +1,7 @@
 //! The seams that `mm` and `mmu` see the machine through, and what a test can hang onto them: hooks that run
 //! code in the middle of an operation, allocations that fail, flushes that do not happen.
 
+use super::cpu::Owed;
 use super::memory::POISON;
 use super::{CpuIndex, Machine, Role};
 use crate::{Violation, lock};
@@ -9,7 +10,8 @@ use mm::frames::Frames;
 use mm::{FrameMemory, Host, OutOfFrames};
 use paging::{EntryRef, FlushScope, FlushToken, OutOfTables, Shootdown, TableMemory};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use sync::{switch_point, undisturbed};
 
 /// A seam that is being passed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,6 +22,8 @@ pub enum Event {
     AllocateFrame(PageSize),
     /// A flush is about to be asked for.
     Request(FlushScope),
+    /// The flushes asked for are about to be done. Until then CPUs use what they have cached.
+    Wait,
     /// The flushes asked for are done.
     Flushed,
     /// A page is about to be copied.
@@ -37,14 +41,18 @@ pub enum Skip {
     Nothing,
     /// Those of linear translations.
     Primary,
-    /// Those of guest-physical translations.
+    /// Those of guest-physical and combined translations.
     Secondary,
+    /// Those of combined translations: the guest-physical ones go.
+    Combined,
     /// The one with this number, counted from 0 since the machine was made.
     Number(u64),
 }
 
 type Hook = Box<dyn FnMut(Event) + Send>;
 type LoadHook = Box<dyn FnOnce() + Send>;
+/// Bits of an entry that are no part of the frame's number.
+const FLAGS: u64 = 0xfff0_0000_0000_0fff;
 /// No failure is asked for.
 const NEVER: u64 = u64::MAX;
 
@@ -54,6 +62,8 @@ pub(super) struct Seams {
     load_hook: Mutex<Option<(EntryRef, LoadHook)>>,
     skip: Mutex<Skip>,
     flushes: AtomicU64,
+    /// Entries are written in two halves.
+    tears: AtomicBool,
     /// Allocations that succeed before the one that fails.
     successes_left: Mutex<u64>,
 }
@@ -65,6 +75,7 @@ impl Default for Seams {
             load_hook: Mutex::default(),
             skip: Mutex::new(Skip::Nothing),
             flushes: AtomicU64::new(0),
+            tears: AtomicBool::new(false),
             successes_left: Mutex::new(NEVER),
         }
     }
@@ -88,6 +99,14 @@ impl Seams {
         *lock(&self.skip) = skip;
     }
 
+    pub(super) fn tear_entries(&self) {
+        self.tears.store(true, Ordering::Relaxed);
+    }
+
+    fn tears(&self) -> bool {
+        self.tears.load(Ordering::Relaxed)
+    }
+
     pub(super) fn flushes(&self) -> u64 {
         self.flushes.load(Ordering::Relaxed)
     }
@@ -108,11 +127,15 @@ impl Seams {
     pub(super) fn skips(&self, scope: FlushScope) -> bool {
         let number = self.flushes.fetch_add(1, Ordering::Relaxed);
         match *lock(&self.skip) {
-            Skip::Nothing => false,
+            Skip::Nothing | Skip::Combined => false,
             Skip::Primary => matches!(scope, FlushScope::Primary { .. }),
             Skip::Secondary => matches!(scope, FlushScope::Secondary { .. }),
             Skip::Number(skipped) => number == skipped,
         }
+    }
+
+    fn spares_combined(&self) -> bool {
+        *lock(&self.skip) == Skip::Combined
     }
 
     /// Runs the hook, taken out of its place meanwhile: it may pass seams itself.
@@ -148,6 +171,7 @@ impl Seams {
 
 impl TableMemory for Machine {
     fn load(&self, at: EntryRef) -> u64 {
+        switch_point();
         self.count_table_access();
         self.check_table(at.table());
         let value = self.memory.load(at.table(), at.index());
@@ -156,17 +180,21 @@ impl TableMemory for Machine {
     }
 
     fn store(&self, at: EntryRef, value: u64) {
+        switch_point();
         self.count_table_access();
         self.check_table(at.table());
         self.seams.pass(Event::Change(at));
-        self.memory.store(at.table(), at.index(), value);
+        self.write_entry(at, value);
     }
 
     fn compare_exchange(&self, at: EntryRef, old: u64, new: u64) -> Result<(), u64> {
+        switch_point();
         self.count_table_access();
         self.check_table(at.table());
         self.seams.pass(Event::Change(at));
-        self.memory.compare_exchange(at.table(), at.index(), old, new)
+        self.memory.compare_exchange(at.table(), at.index(), old, new)?;
+        self.wrote_entry(at, old, new);
+        Ok(())
     }
 
     fn allocate_table(&self) -> Result<Pfn, OutOfTables> {
@@ -174,13 +202,14 @@ impl TableMemory for Machine {
         if self.seams.allocation_fails() {
             return Err(OutOfTables);
         }
-        let table = self.frames.allocate(self.current_cpu(), PageSize::Size4K).map_err(|_| OutOfTables)?;
+        let table = self.take(PageSize::Size4K).map_err(|_| OutOfTables)?;
         self.memory.fill(table, 0);
         self.set_role(table, PageSize::Size4K, Role::Table);
         Ok(table)
     }
 
     fn free_table(&self, table: Pfn) {
+        self.frees_table(table);
         self.check_unwalkable(table);
         if !self.is_live_table(table) {
             self.report(Violation::NotATable { table });
@@ -193,6 +222,36 @@ impl TableMemory for Machine {
 }
 
 impl Machine {
+    fn write_entry(&self, at: EntryRef, value: u64) {
+        let old = self.memory.load(at.table(), at.index());
+        let halves = [old & !FLAGS | value & FLAGS, value];
+        let mut before = old;
+        for now in halves.into_iter().skip(usize::from(!self.seams.tears())) {
+            self.memory.store(at.table(), at.index(), now);
+            self.wrote_entry(at, before, now);
+            before = now;
+        }
+    }
+
+    fn fill_block(&self, first: Pfn, size: PageSize, word: u64) {
+        for frame in (0..size.base_pages()).map(|index| first.add(index)) {
+            self.fill_frame(frame, || self.memory.fill(frame, word));
+        }
+    }
+
+    /// What the program, or a store for it, does to the contents of a frame.
+    pub(crate) fn fill_frame(&self, frame: Pfn, fill: impl FnOnce()) {
+        self.fills_frame(frame);
+        fill();
+        self.filled_frame(frame);
+    }
+
+    /// A frame from the allocator. One step of a model: its locks are leaves, and nobody else looks inside.
+    fn take(&self, size: PageSize) -> Result<Pfn, OutOfFrames> {
+        switch_point();
+        undisturbed(|| self.frames.allocate(self.current_cpu(), size))
+    }
+
     fn count_table_access(&self) {
         let before = self.counters.table_accesses.fetch_add(1, Ordering::Relaxed);
         assert!(
@@ -220,16 +279,17 @@ impl Machine {
 
 impl FrameMemory for Machine {
     fn zero(&self, frame: Pfn, size: PageSize) {
-        (0..size.base_pages()).for_each(|index| self.memory.fill(frame.add(index), 0));
+        self.fill_block(frame, size, 0);
     }
 
     fn copy(&self, from: Pfn, to: Pfn) {
+        switch_point();
         self.seams.pass(Event::Copy);
-        self.memory.copy(from, to);
+        self.fill_frame(to, || self.memory.copy(from, to));
     }
 
     fn poison(&self, frame: Pfn, size: PageSize) {
-        (0..size.base_pages()).for_each(|index| self.memory.fill(frame.add(index), POISON));
+        self.fill_block(frame, size, POISON);
     }
 
     fn read_bytes(&self, frame: Pfn, offset: usize, bytes: &mut [u8]) {
@@ -245,15 +305,19 @@ impl FrameMemory for Machine {
 
 impl Shootdown for Machine {
     fn request(&self, scope: FlushScope) -> FlushToken {
+        switch_point();
         self.seams.pass(Event::Request(scope));
         let generation = self.generation.fetch_add(1, Ordering::SeqCst) + 1;
-        if !self.scope_is_skipped(scope) {
-            self.cpus().for_each(|cpu| self.cpu(cpu).owe(generation, scope));
+        if !self.seams.skips(scope) {
+            let owed = Owed { generation, scope, spares_combined: self.seams.spares_combined() };
+            self.cpus().for_each(|cpu| self.cpu(cpu).owe(owed));
         }
         FlushToken(generation)
     }
 
     fn wait(&self, FlushToken(generation): FlushToken) {
+        self.seams.pass(Event::Wait);
+        switch_point();
         for cpu in self.cpus() {
             let mut state = self.cpu(cpu);
             let dropped = state.interrupt(generation);
@@ -285,7 +349,7 @@ impl Host for Machine {
         if self.seams.allocation_fails() {
             return Err(OutOfFrames { size });
         }
-        let frame = self.frames.allocate(self.current_cpu(), size)?;
+        let frame = self.take(size)?;
         self.zero(frame, size);
         Ok(frame)
     }

@@ -3,8 +3,8 @@
 
 use super::walk::Tables;
 use crate::Violation;
-use crate::machine::{Cached, Cpu, Key, Kind, Machine, shift};
-use addr::{PAGE_SHIFT, Pfn};
+use crate::machine::{Cached, Cpu, Key, Kind, Machine, Structure, Tag, shift};
+use addr::{Gpa, PAGE_SHIFT, Pfn};
 
 /// Checks every CPU; returns how many translations are cached.
 pub(super) fn check(machine: &Machine, all: &[(Kind, Tables)]) -> Result<usize, Violation> {
@@ -12,7 +12,7 @@ pub(super) fn check(machine: &Machine, all: &[(Kind, Tables)]) -> Result<usize, 
     for cpu in machine.cpus() {
         let state = machine.cpu(cpu);
         cached += check_pages(machine, cpu.0, &state, all)?;
-        check_structures(cpu.0, &state, all)?;
+        check_structures(machine, cpu.0, &state, all)?;
     }
     Ok(cached)
 }
@@ -24,13 +24,20 @@ fn check_pages(
     all: &[(Kind, Tables)],
 ) -> Result<usize, Violation> {
     let mut count = 0;
-    for (kind, Key { root, page, .. }, cached) in state.live() {
-        let tables = all.iter().find(|(of, tables)| *of == kind && tables.root == root);
-        let (_, tables) = tables.ok_or(Violation::UnknownRoot { cpu, kind, root })?;
-        check_page(machine, cpu, tables, (kind, root), (page, cached))?;
+    for (kind, Key { tag: Tag { root, .. }, page, .. }, cached) in state.live() {
+        let tables = tables(all, kind, root).ok_or(Violation::UnknownRoot { cpu, kind, root })?;
+        let at = cached.gpa.map_or(page, Gpa::as_u64);
+        check_page(machine, cpu, tables, (kind, page), (at, cached))?;
         count += 1;
     }
     Ok(count)
+}
+
+/// The tables that decide over entries of this kind: of combined ones the EPT. What the guest has in its own tables is
+/// the guest's business.
+fn tables(all: &[(Kind, Tables)], kind: Kind, root: Pfn) -> Option<&Tables> {
+    let kind = if kind == Kind::Combined { Kind::GuestPhysical } else { kind };
+    all.iter().find(|(of, tables)| *of == kind && tables.root == root).map(|(_, tables)| tables)
 }
 
 /// A translation allows no more than the tables do, for all of its page. Where the tables have smaller pages by now,
@@ -39,13 +46,17 @@ fn check_page(
     machine: &Machine,
     cpu: usize,
     tables: &Tables,
-    (kind, root): (Kind, Pfn),
-    (page, cached): (u64, Cached),
+    (kind, page): (Kind, u64),
+    (at, cached): (u64, Cached),
 ) -> Result<(), Violation> {
+    let root = tables.root;
+    // Without D bits in the EPT, a combined translation is dirty by the guest's own.
+    let dirty = cached.dirty && machine.format(kind).dirty() != 0;
+    let cached = Cached { dirty, ..cached };
     let tracks = machine.format(kind).accessed() != 0 && !machine.excuses_unaged(kind);
     let mut offset = 0;
     while offset < cached.size.bytes() {
-        let address = page + offset;
+        let address = at + offset;
         let found = tables.find(address).filter(|(_, leaf)| leaf.present);
         let now = found.map(|(start, leaf)| leaf.frame_at(start, address));
         let expected = cached.pfn.add(offset >> PAGE_SHIFT);
@@ -55,7 +66,7 @@ fn check_page(
         if tracks && !leaf.raw.accessed {
             return Err(Violation::Unaged { cpu, kind, root, page });
         }
-        offset = start + leaf.raw.size.bytes() - page;
+        offset = start + leaf.raw.size.bytes() - at;
     }
     Ok(())
 }
@@ -64,12 +75,19 @@ fn allows(leaf: &crate::machine::RawLeaf, cached: &Cached) -> bool {
     (leaf.write || !cached.write) && (leaf.dirty || !cached.dirty)
 }
 
-fn check_structures(cpu: usize, state: &Cpu, all: &[(Kind, Tables)]) -> Result<(), Violation> {
-    for (kind, key, table) in state.live_structures() {
-        let (root, level) = (key.root, key.level);
-        let tables = all.iter().find(|(of, tables)| *of == kind && tables.root == root);
-        let (_, tables) = tables.ok_or(Violation::UnknownRoot { cpu, kind, root })?;
-        if tables.tables.get(&table) != Some(&(level, key.prefix << shift(level + 1))) {
+fn check_structures(
+    machine: &Machine,
+    cpu: usize,
+    state: &Cpu,
+    all: &[(Kind, Tables)],
+) -> Result<(), Violation> {
+    for (kind, key, Structure { table, through }) in state.live_structures() {
+        let (root, level) = (key.tag.root, key.level);
+        let tables = tables(all, kind, root).ok_or(Violation::UnknownRoot { cpu, kind, root })?;
+        if let Some(through) = through {
+            let at = through.gpa.map_or(0, Gpa::as_u64);
+            check_page(machine, cpu, tables, (kind, key.prefix << shift(level + 1)), (at, through))?;
+        } else if tables.tables.get(&table) != Some(&(level, key.prefix << shift(level + 1))) {
             return Err(Violation::StaleStructure { cpu, kind, root, level, table });
         }
     }

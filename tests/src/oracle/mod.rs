@@ -20,7 +20,7 @@ mod walk;
 
 use crate::Violation;
 use crate::machine::{Format, Kind, Machine};
-use addr::Pfn;
+use addr::{PAGE_SHIFT, Pfn};
 use mm::{AddressSpace, File, Host, Mm};
 use mmu::{DeviceTlb, SecondaryMmu};
 use std::collections::BTreeSet;
@@ -112,6 +112,16 @@ pub fn check(machine: &Machine, subjects: Subjects<'_>) -> Result<Census, Violat
     }
     census.cached = caches::check(machine, &all)?;
     Ok(census)
+}
+
+/// The base pages that the primary tables below a root map or hold, by number, and their frames.
+pub(crate) fn resident(machine: &Machine, root: Pfn) -> Result<Vec<(u64, Pfn)>, Violation> {
+    let tables = walk::walk(machine, Format::Host, root)?;
+    let pages = tables.leaves.iter().flat_map(|(&address, leaf)| {
+        let first = address >> PAGE_SHIFT;
+        (0..leaf.raw.size.base_pages()).map(move |index| (first + index, leaf.raw.pfn.add(index)))
+    });
+    Ok(pages.collect())
 }
 
 /// Every allocated table is reached by exactly one walk; returns how many there are.

@@ -12,7 +12,8 @@ pub use step::{CALLBACKS, Range, Step, What, take};
 
 use crate::Violation;
 use crate::machine::Options;
-use crate::worlds::{Backing, IN_PLACE, SHARED, STORED, With, World};
+use crate::random::Random;
+use crate::worlds::{Backing, IN_PLACE, Late, SHARED, STORED, With, World};
 use addr::PageSize;
 use mm::Protection;
 use proptest::test_runner::{RngAlgorithm, TestCaseError, TestCaseResult, TestError, TestRng, TestRunner};
@@ -30,6 +31,8 @@ pub struct Case {
     pub options: Options,
     /// Slots of its swap device.
     pub slots: u64,
+    /// Which accesses come late: in the middle of operations. `None`: none does.
+    pub late: Option<u64>,
     /// The steps.
     pub steps: Vec<Step>,
 }
@@ -59,6 +62,9 @@ impl Case {
         world.mmap(0, (518, 4), Protection::ReadWrite, Backing::Private { file: STORED, index: 2 })?;
         world.mmap(0, (1024, 6), Protection::ReadWrite, Backing::Shared { file: SHARED, index: 0 })?;
         world.mmap(0, (1030, 4), Protection::ReadWrite, Backing::Shared { file: IN_PLACE, index: 0 })?;
+        if let Some(seed) = self.late {
+            world.be_late(Late::Sometimes(Random(seed)));
+        }
         for &step in &self.steps {
             take(&mut world, step)?;
         }
@@ -99,8 +105,8 @@ pub fn run_seed(seed: u64) -> Result<usize, Box<Failure>> {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.reason)?;
-        if let Some(Case { options, slots, steps }) = &self.case {
-            writeln!(f, "{options:?}, {slots} slots of swap")?;
+        if let Some(Case { options, slots, late, steps }) = &self.case {
+            writeln!(f, "{options:?}, {slots} slots of swap, late: {late:?}")?;
             steps.iter().try_for_each(|step| writeln!(f, "  {step:?}"))?;
         }
         write!(f, "again: cargo xtask test random --seed {} --steps 1", self.seed)

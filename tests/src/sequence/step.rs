@@ -2,7 +2,7 @@
 
 use crate::Violation;
 use crate::lab::Verdict;
-use crate::worlds::{Backing, By, Callback, Move, Reclaim, SPACES, With, World};
+use crate::worlds::{Backing, By, Callback, Lost, Move, Reclaim, SPACES, With, World};
 use addr::PageSize;
 use mm::{Advice, Change, CpuIndex, Protection};
 
@@ -45,11 +45,16 @@ pub enum What {
     Referenced(u64),
     Age(u64),
     UseAndAge(usize, u64),
-    Load { cpu: usize, page: u64, word: usize },
-    Store { cpu: usize, page: u64, word: usize, value: u64 },
-    GuestLoad { cpu: usize, page: u64, word: usize },
-    GuestStore { cpu: usize, page: u64, word: usize, value: u64 },
+    Load { cpu: usize, page: u64, word: u16 },
+    Store { cpu: usize, page: u64, word: u16, value: u64 },
+    GuestLoad { cpu: usize, page: u64, word: u16 },
+    GuestStore { cpu: usize, page: u64, word: u16, value: u64 },
+    GuestLoadLinear { cpu: usize, page: u64, word: u16 },
+    GuestStoreLinear { cpu: usize, page: u64, word: u16, value: u64 },
     Speculate { cpu: usize, page: u64, guest: bool },
+    SpeculateLinear { cpu: usize, page: u64 },
+    Lose { cpu: usize, what: Lost },
+    ProtectTables(Protection),
     ToggleAlias,
 }
 
@@ -127,6 +132,13 @@ fn happen(world: &mut World, id: usize, what: What) -> Result<Verdict, Violation
         What::GuestStore { cpu, page, word, value } => {
             world.guest_store(id, CpuIndex(cpu), (page, word), value)
         }
+        What::GuestLoadLinear { cpu, page, word } => world.guest_load_linear(id, CpuIndex(cpu), page, word),
+        What::GuestStoreLinear { cpu, page, word, value } => {
+            world.guest_store_linear(id, CpuIndex(cpu), (page, word), value)
+        }
+        What::SpeculateLinear { cpu, page } => world.speculate_linear(id, CpuIndex(cpu), page),
+        What::Lose { cpu, what } => world.lose(CpuIndex(cpu), what),
+        What::ProtectTables(protection) => world.protect_tables(id, protection),
         What::Speculate { cpu, page, guest } => {
             world.speculate(id, CpuIndex(cpu), page, if guest { By::Guest } else { By::Herald })
         }

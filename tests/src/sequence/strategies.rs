@@ -7,7 +7,9 @@
 use super::Case;
 use super::step::{CALLBACKS, Range, Step, What};
 use crate::machine::{Options, Speculation};
-use crate::worlds::{ALIAS, ALIASED, ANNEX, Backing, IN_PLACE, Move, Reclaim, SHARED, SPACES, STORED};
+use crate::worlds::{
+    ALIAS, ALIASED, ANNEX, Backing, IN_PLACE, Lost, Move, Reclaim, SHARED, SPACES, STORED, TABLES,
+};
 use addr::PageSize;
 use mm::{Advice, Protection};
 use mmu::AccessedDirty;
@@ -137,6 +139,8 @@ fn advice(huge: Huge) -> BoxedStrategy<What> {
 
 fn frames(huge: Huge) -> BoxedStrategy<What> {
     let how = prop_oneof![1 => Just(Reclaim::Old), 3 => Just(Reclaim::Any)];
+    // Of the guest's tables, too.
+    let page = || prop_oneof![12 => page(), 1 => (0..TABLES.1).prop_map(|index| TABLES.0 + index)];
     let small = prop_oneof![
         5 => (page(), how).prop_map(|(page, how)| What::Reclaim(page, how)),
         2 => page().prop_map(What::Migrate),
@@ -163,17 +167,34 @@ fn guest_page() -> impl Strategy<Value = u64> {
     ]
 }
 
+fn lost() -> impl Strategy<Value = Lost> {
+    prop_oneof![
+        2 => Just(Lost::GuestPhysical),
+        1 => Just(Lost::GuestsAll),
+        1 => guest_page().prop_map(Lost::GuestsPage),
+    ]
+}
+
 fn accesses() -> BoxedStrategy<What> {
-    let (cpu, word) = (0..CPUS, 0..2usize);
+    // The same few often enough to be read again, and then any.
+    let word = prop_oneof![4 => 0..2u16, 1 => Just(511u16), 1 => 0..512u16];
+    let cpu = 0..CPUS;
     prop_oneof![
         4 => (cpu.clone(), guest_page(), word.clone()).prop_map(|(cpu, page, word)| What::GuestLoad { cpu, page, word }),
         6 => (cpu.clone(), guest_page(), word.clone(), any::<u64>())
             .prop_map(|(cpu, page, word, value)| What::GuestStore { cpu, page, word, value }),
         5 => (cpu.clone(), page(), word.clone()).prop_map(|(cpu, page, word)| What::Load { cpu, page, word }),
-        6 => (cpu.clone(), page(), word, any::<u64>())
+        6 => (cpu.clone(), page(), word.clone(), any::<u64>())
             .prop_map(|(cpu, page, word, value)| What::Store { cpu, page, word, value }),
-        1 => (cpu, page(), any::<bool>())
+        3 => (cpu.clone(), guest_page(), word.clone())
+            .prop_map(|(cpu, page, word)| What::GuestLoadLinear { cpu, page, word }),
+        4 => (cpu.clone(), guest_page(), word, any::<u64>())
+            .prop_map(|(cpu, page, word, value)| What::GuestStoreLinear { cpu, page, word, value }),
+        1 => (cpu.clone(), page(), any::<bool>())
             .prop_map(|(cpu, page, guest)| What::Speculate { cpu, page, guest }),
+        1 => (cpu.clone(), guest_page()).prop_map(|(cpu, page)| What::SpeculateLinear { cpu, page }),
+        1 => (cpu, lost()).prop_map(|(cpu, what)| What::Lose { cpu, what }),
+        1 => protection().prop_map(What::ProtectTables),
     ]
     .boxed()
 }
@@ -208,7 +229,8 @@ pub(super) fn case() -> impl Strategy<Value = Case> {
     options.prop_flat_map(|(accessed_dirty, speculation, quarantine, huge)| {
         let frames = if huge == Huge::Often { 10 * 1024 } else { 4 * 1024 };
         let options = Options { frames, cpus: CPUS, quarantine, accessed_dirty, speculation };
-        (select(&SLOTS), proptest::collection::vec(step(huge), 1..STEPS))
-            .prop_map(move |(slots, steps)| Case { options, slots, steps })
+        let late = prop_oneof![Just(None), (1..u64::MAX).prop_map(Some)];
+        (select(&SLOTS), late, proptest::collection::vec(step(huge), 1..STEPS))
+            .prop_map(move |(slots, late, steps)| Case { options, slots, late, steps })
     })
 }

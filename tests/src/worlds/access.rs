@@ -11,20 +11,20 @@ use mmu::FaultOutcome;
 /// Faults that one access may take before it counts as stuck.
 const MOST_FAULTS: u32 = 64;
 
-/// The place of a word that tests look at: the first of a page, and the last.
-const fn offset(word: usize) -> u64 {
-    word as u64 * 4088
+/// The place of a word in its page.
+pub(super) const fn offset(word: u16) -> u64 {
+    word as u64 * 8
 }
 
 /// An access.
 #[derive(Clone, Copy, Debug)]
-enum Operation {
+pub(super) enum Operation {
     Load,
     Store(u64),
 }
 
 impl Operation {
-    const fn access(self) -> Access {
+    pub(super) const fn access(self) -> Access {
         match self {
             Self::Load => Access::Read,
             Self::Store(_) => Access::Write,
@@ -34,14 +34,14 @@ impl Operation {
 
 /// Where: a word of a page.
 #[derive(Clone, Copy, Debug)]
-struct Word {
-    page: u64,
-    word: usize,
+pub(super) struct Word {
+    pub(super) page: u64,
+    pub(super) word: u16,
 }
 
 impl World {
     /// Has the CPU use a space, in root mode.
-    fn enter_space(&mut self, id: usize, cpu: CpuIndex) {
+    pub(super) fn enter_space(&mut self, id: usize, cpu: CpuIndex) {
         if self.machine.guest_root(cpu).is_some() {
             self.machine.exit(cpu);
         }
@@ -52,10 +52,11 @@ impl World {
     }
 
     /// Has the CPU run the guest of a space. `false`: it has none.
-    fn enter_guest(&mut self, id: usize, cpu: CpuIndex) -> bool {
+    pub(super) fn enter_guest(&mut self, id: usize, cpu: CpuIndex) -> bool {
         let Some(root) = self.living(id).guest.as_ref().map(|guest| guest.root) else { return false };
         if self.machine.guest_root(cpu) != Some(root) {
             self.enter_space(id, cpu);
+            self.machine.set_context(cpu, Some(Self::context(id)));
             self.machine.enter(cpu, root);
         }
         true
@@ -65,7 +66,7 @@ impl World {
     ///
     /// # Errors
     /// [`Violation`].
-    pub fn load(&mut self, id: usize, cpu: CpuIndex, page: u64, word: usize) -> Result<Verdict, Violation> {
+    pub fn load(&mut self, id: usize, cpu: CpuIndex, page: u64, word: u16) -> Result<Verdict, Violation> {
         self.load_number(id, cpu, number(page), word)
     }
 
@@ -74,7 +75,7 @@ impl World {
         id: usize,
         cpu: CpuIndex,
         page: u64,
-        word: usize,
+        word: u16,
     ) -> Result<Verdict, Violation> {
         self.linear(id, cpu, Word { page, word }, Operation::Load)
     }
@@ -87,7 +88,7 @@ impl World {
         &mut self,
         id: usize,
         cpu: CpuIndex,
-        (page, word): (u64, usize),
+        (page, word): (u64, u16),
         value: u64,
     ) -> Result<Verdict, Violation> {
         self.linear(id, cpu, Word { page: number(page), word }, Operation::Store(value))
@@ -102,7 +103,7 @@ impl World {
         id: usize,
         cpu: CpuIndex,
         gfn: u64,
-        word: usize,
+        word: u16,
     ) -> Result<Verdict, Violation> {
         self.physical(id, cpu, Word { page: gfn, word }, Operation::Load)
     }
@@ -115,10 +116,15 @@ impl World {
         &mut self,
         id: usize,
         cpu: CpuIndex,
-        (gfn, word): (u64, usize),
+        (gfn, word): (u64, u16),
         value: u64,
     ) -> Result<Verdict, Violation> {
         self.physical(id, cpu, Word { page: gfn, word }, Operation::Store(value))
+    }
+
+    /// A store was made to a page of the arena by somebody who does not ask the bench.
+    pub fn note_store(&mut self, id: usize, (page, word): (u64, u16), value: u64) {
+        self.model.store(id, number(page), word, value);
     }
 
     fn linear(
@@ -137,7 +143,11 @@ impl World {
                 Operation::Load => machine.load_linear(cpu, hva).map(Verdict::Value),
                 Operation::Store(value) => machine.store_linear(cpu, hva, value).map(|()| Verdict::Done),
             };
-            tried.map_err(|_| space.fault_in(hva, operation.access()).err().map(Verdict::from))
+            tried.map_err(|_| {
+                let outcome = space.fault_in(hva, operation.access());
+                machine.settle();
+                outcome.err().map(Verdict::from)
+            })
         });
         self.judge_access(format_args!("{operation:?} of {hva} in {id}"), id, Some(at), operation, found)
     }
@@ -164,17 +174,24 @@ impl World {
         self.judge_access(format_args!("guest's {operation:?} of {gpa} in {id}"), id, page, operation, found)
     }
 
-    fn page_of(&self, id: usize, gpa: Gpa) -> Option<u64> {
+    pub(super) fn page_of(&self, id: usize, gpa: Gpa) -> Option<u64> {
         let slots = &self.living(id).guest.as_ref()?.slots;
         let slot = slots.iter().find(|slot| slot.gfns().contains(gpa.gfn()))?;
         Some(slot.hva_of(gpa.gfn()).as_u64() >> PAGE_SHIFT)
     }
 
     /// The exit handler; `None`: the guest tries again.
-    fn ept_violation(&self, id: usize, cpu: CpuIndex, gpa: Gpa, access: Access) -> Option<Verdict> {
+    pub(super) fn ept_violation(
+        &self,
+        id: usize,
+        cpu: CpuIndex,
+        gpa: Gpa,
+        access: Access,
+    ) -> Option<Verdict> {
         let guest = self.living(id).guest.as_ref()?;
         self.machine.exit(cpu);
         let outcome = guest.mmu.fault(gpa, access);
+        self.machine.settle();
         self.machine.enter(cpu, guest.root);
         match outcome {
             Ok(FaultOutcome::Mapped) => None,
@@ -183,7 +200,7 @@ impl World {
         }
     }
 
-    fn judge_access(
+    pub(super) fn judge_access(
         &mut self,
         what: std::fmt::Arguments<'_>,
         id: usize,
@@ -191,6 +208,7 @@ impl World {
         operation: Operation,
         found: Verdict,
     ) -> Result<Verdict, Violation> {
+        self.absorb()?;
         let Some(Word { page, word }) = at else {
             return self.judged(|| what.to_string(), &[Verdict::NotRam], found);
         };
@@ -254,7 +272,7 @@ impl World {
     pub(super) fn touch_locked(&mut self, id: usize, run: (u64, u64)) -> Verdict {
         for page in run.0..run.1 {
             let Some(area) = self.model.area(id, page) else { return Verdict::Hole };
-            let Some(access) = Model::locking(area.protection) else { continue };
+            let access = Model::locking(area.protection);
             let verdict = self.model.access(id, page, access);
             if verdict != Verdict::Done {
                 return verdict;
@@ -277,7 +295,7 @@ pub enum By {
 }
 
 /// Tries until there is an answer; without one, the access is stuck.
-fn retry(mut attempt: impl FnMut() -> Result<Verdict, Option<Verdict>>) -> Verdict {
+pub(super) fn retry(mut attempt: impl FnMut() -> Result<Verdict, Option<Verdict>>) -> Verdict {
     for _ in 0..MOST_FAULTS {
         match attempt() {
             Ok(verdict) | Err(Some(verdict)) => return verdict,

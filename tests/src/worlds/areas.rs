@@ -33,6 +33,11 @@ impl Area {
         matches!(self.backing, Backing::Private { file, .. } | Backing::Shared { file, .. } if file == super::IN_PLACE)
     }
 
+    /// Whether equal pages of it may be merged.
+    pub(super) fn is_mergeable(&self) -> bool {
+        !self.is_hugetlb() && !matches!(self.backing, Backing::Shared { .. })
+    }
+
     /// The same area, `by` pages further up, with the same pages of its file.
     pub(super) fn moved(self, by: i64) -> Self {
         let backing = match self.backing {

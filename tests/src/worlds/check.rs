@@ -1,13 +1,14 @@
 //! What is looked at after each operation, and at the end.
 
 use super::areas::{self, Area};
-use super::{ANNEX, SPACES, STORED, World, model};
+use super::model::Words;
+use super::{ANNEX, SPACES, STORED, World, model, paging};
 use crate::Violation;
 use crate::lab::{ARENA, Verdict};
 use crate::machine::Machine;
 use crate::oracle::{self, Census, Secondary, Subjects};
 use addr::{HvaRange, PAGE_SHIFT};
-use mm::{File, Host, VmaKind};
+use mm::{CpuIndex, File, Host, VmaKind};
 use std::sync::Arc;
 
 /// Accesses to tables that one operation and its check may make before it counts as stuck.
@@ -83,9 +84,32 @@ impl World {
             let (expected, found) = (format!("{expected:?}"), format!("{found:?}"));
             return Err(Violation::Answer { what: what(), expected, found });
         }
+        self.absorb()?;
+        self.model.settle();
+        self.machine.settle();
         self.check()?;
         self.machine.limit_table_accesses(MOST_TABLE_ACCESSES);
         Ok(found)
+    }
+
+    /// Compares all that a space maps with the model, and loads what it has written.
+    ///
+    /// # Errors
+    /// [`Violation`].
+    pub fn compare(&mut self, id: usize) -> Result<(), Violation> {
+        for page in self.model.written(id) {
+            self.load_number(id, CpuIndex(0), page, 0)?;
+        }
+        for (page, frame) in oracle::resident(&self.machine, self.living(id).space.root())? {
+            let words = self.machine.memory.nonzero(frame).into_iter();
+            let found = Words::new(words.map(|(place, word)| (place, paging::seen(page, word))));
+            self.model.learn(id, page, |words| *words == found).map_err(|expected| {
+                let place = expected.differ(&found).unwrap_or(0);
+                let what = format!("word {place} of page {page:#x} in {id}");
+                Violation::Content { what, expected: expected.get(place), found: found.get(place) }
+            })?;
+        }
+        Ok(())
     }
 
     /// Ends everything in order: all contents are compared, all spaces exit, all frames come back.
@@ -93,6 +117,7 @@ impl World {
     /// # Errors
     /// [`Violation`].
     pub fn finish(mut self) -> Result<(), Violation> {
+        self.be_punctual();
         self.cancel_failure();
         self.set_devices_failing(false);
         for id in 0..SPACES {

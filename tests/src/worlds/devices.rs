@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 const NEVER_WRITTEN: u64 = 0x6e6f_7468_696e_6721;
 
 /// The words of a page that are not zero.
-type Kept = Vec<(u16, u64)>;
+pub type Kept = Vec<(u16, u64)>;
 
 /// Pages outside of the machine, by number.
 pub struct Medium {
@@ -22,7 +22,9 @@ pub struct Medium {
 }
 
 impl Medium {
-    pub(super) fn new(machine: &Arc<Machine>) -> Arc<Self> {
+    /// Nothing is kept yet.
+    #[must_use]
+    pub fn new(machine: &Arc<Machine>) -> Arc<Self> {
         let (kept, failing) = (Mutex::default(), AtomicBool::new(false));
         Arc::new(Self { machine: Arc::clone(machine), kept, failing })
     }
@@ -42,23 +44,23 @@ impl Medium {
         lock(&self.kept).len()
     }
 
-    /// A word of a page as it is kept; zero where nothing is.
-    pub(super) fn word(&self, page: u64, word: u16) -> u64 {
-        let kept = lock(&self.kept);
-        let found = kept.get(&page).and_then(|words| words.iter().find(|(at, _)| *at == word));
-        found.map_or(0, |(_, value)| *value)
+    /// A page as it is kept: its words that are not zero.
+    pub(super) fn words(&self, page: u64) -> Kept {
+        lock(&self.kept).get(&page).cloned().unwrap_or_default()
     }
 
-    pub(super) fn put(&self, page: u64, words: Kept) {
+    /// Keeps a page of which these words are not zero.
+    pub fn put(&self, page: u64, words: Kept) {
         lock(&self.kept).insert(page, words);
     }
 
     /// Forgets the pages from `len` on.
-    pub(super) fn truncate(&self, len: u64) {
+    fn truncate(&self, len: u64) {
         lock(&self.kept).retain(|&page, _| page < len);
     }
 
     fn save(&self, page: u64, frame: Pfn) -> Option<()> {
+        sync::switch_point();
         let words = (!self.is_failing()).then(|| self.machine.memory.nonzero(frame))?;
         self.put(page, words);
         Some(())
@@ -66,20 +68,22 @@ impl Medium {
 
     /// Fills a frame; `otherwise` with this word, where nothing is kept.
     fn fill(&self, page: u64, frame: Pfn, otherwise: u64) -> Option<()> {
+        sync::switch_point();
         if self.is_failing() {
             return None;
         }
         let kept = lock(&self.kept);
-        self.machine.memory.fill(frame, if kept.contains_key(&page) { 0 } else { otherwise });
-        for &(word, value) in kept.get(&page).into_iter().flatten() {
-            self.machine.memory.store(frame, word, value);
-        }
+        let memory = &self.machine.memory;
+        self.machine.fill_frame(frame, || {
+            memory.fill(frame, if kept.contains_key(&page) { 0 } else { otherwise });
+            kept.get(&page).into_iter().flatten().for_each(|&(word, value)| memory.store(frame, word, value));
+        });
         Some(())
     }
 }
 
-/// A swap device of some slots.
-pub(super) struct Slots(pub(super) Arc<Medium>, pub(super) u64);
+/// A swap device of so many slots.
+pub struct Slots(pub Arc<Medium>, pub u64);
 
 impl SwapDevice for Slots {
     fn slots(&self) -> u64 {
@@ -100,7 +104,7 @@ impl SwapDevice for Slots {
 }
 
 /// The store of a file.
-pub(super) struct Disk(pub(super) Arc<Medium>);
+pub struct Disk(pub Arc<Medium>);
 
 impl Store for Disk {
     fn read(&self, index: u64, frame: Pfn) -> Result<(), StoreError> {
@@ -109,6 +113,10 @@ impl Store for Disk {
 
     fn write(&self, index: u64, frame: Pfn) -> Result<(), StoreError> {
         self.0.save(index, frame).ok_or(StoreError { index })
+    }
+
+    fn truncate(&self, len: u64) {
+        self.0.truncate(len);
     }
 }
 
@@ -138,7 +146,7 @@ impl Direct4K {
     }
 
     /// What lies from `len` on reads as zeros again.
-    pub(super) fn truncate(&self, len: u64) {
+    fn truncate(&self, len: u64) {
         let mut frames = lock(&self.frames);
         let known = frames.len().max(len as usize);
         frames.resize(known, None);
@@ -156,6 +164,10 @@ impl Store for InPlace {
 
     fn write(&self, index: u64, _frame: Pfn) -> Result<(), StoreError> {
         Err(StoreError { index })
+    }
+
+    fn truncate(&self, len: u64) {
+        self.0.truncate(len);
     }
 
     fn direct(&self, index: u64) -> Option<Direct> {

@@ -9,26 +9,30 @@ mod areas;
 mod check;
 mod devices;
 mod frames;
+mod late;
 mod model;
 mod operations;
+mod paging;
 mod remap;
 
 pub use access::By;
-pub use devices::{Direct4K, Medium};
+pub use devices::{Direct4K, Disk, Kept, Medium, Slots};
 pub use frames::Reclaim;
+pub use late::Late;
 pub use operations::{Backing, Callback};
+pub use paging::{Lost, TABLES, gva};
 pub use remap::Move;
 
-use crate::Violation;
 use crate::lab::{ARENA, Verdict};
-use crate::machine::{Machine, Options, Speculation};
+use crate::machine::{Kind, Machine, Options, Speculation};
+use crate::{Violation, lock};
 use addr::{Gfn, GfnRange, Hva, HvaRange, PAGE_SHIFT, Pfn};
 use areas::Run;
 use mm::notifier::MmuNotifier;
-use mm::{AddressSpace, CpuIndex, File, Mm, Zeros};
+use mm::{AddressSpace, File, Mm, Zeros};
 use mmu::{SecondaryMmu, Slot};
-use model::{FileModel, Model};
-use std::sync::Arc;
+use model::{Model, Words};
+use std::sync::{Arc, Mutex};
 
 /// Most spaces at a time.
 pub const SPACES: usize = 3;
@@ -82,6 +86,8 @@ struct Guest {
 struct Living {
     space: Arc<AddressSpace<Machine>>,
     guest: Option<Guest>,
+    /// Whether a guest's own tables are in its pages.
+    has_tables: bool,
 }
 
 /// Whether a space gets a guest.
@@ -114,6 +120,8 @@ pub struct World {
     armed: bool,
     /// Huge pages may be mapped somewhere.
     huge: bool,
+    /// Accesses in the middle of operations.
+    late: Arc<Mutex<late::Lateness>>,
 }
 
 impl World {
@@ -121,6 +129,7 @@ impl World {
     #[must_use]
     pub fn new(options: Options, slots: u64) -> Self {
         let machine = Arc::new(Machine::new(options));
+        machine.watch_writes();
         let (swap, disk) = (Medium::new(&machine), Medium::new(&machine));
         let in_place = Direct4K::new(&machine, FILE_PAGES[IN_PLACE]);
         let device = Box::new(devices::Slots(Arc::clone(&swap), slots));
@@ -130,16 +139,28 @@ impl World {
             File::new(&mm, Box::new(devices::Disk(Arc::clone(&disk))), FILE_PAGES[STORED]),
             File::new(&mm, Box::new(devices::InPlace(Arc::clone(&in_place))), FILE_PAGES[IN_PLACE]),
         ];
-        let mut model = Model { spaces: (0..SPACES).map(|_| None).collect(), files: Vec::new() };
-        model.files.extend(FILE_PAGES.iter().map(|&len| FileModel { len, ..FileModel::default() }));
+        let mut model = Model::new(SPACES, &FILE_PAGES);
         for index in 0..FILE_PAGES[STORED] {
             let word = 0xf11e_0000 + index;
             disk.put(index, vec![(0, word)]);
-            model.files[STORED].pages.insert(index, [word, 0]);
+            model.files[STORED].pages.insert(index, Words::new([(0, word)]));
         }
         let loaded = machine.cpus().map(|_| None).collect();
         let spaces = [const { None }; SPACES];
-        Self { machine, mm, swap, disk, in_place, files, spaces, loaded, model, armed: false, huge: false }
+        Self {
+            machine,
+            mm,
+            swap,
+            disk,
+            in_place,
+            files,
+            spaces,
+            loaded,
+            model,
+            armed: false,
+            huge: false,
+            late: Arc::default(),
+        }
     }
 
     fn living(&self, id: usize) -> &Living {
@@ -195,7 +216,7 @@ impl World {
             return self.judged(|| "a new space".into(), &[], Verdict::OutOfMemory);
         };
         self.model.spaces[id] = Some(model::Space::default());
-        self.adopt(id, space, with)
+        self.adopt(id, space, with, false)
     }
 
     /// fork.
@@ -206,8 +227,9 @@ impl World {
         assert!(!self.is_living(to), "space {to} lives");
         match self.space(id).fork() {
             Ok(child) => {
-                self.model.spaces[to] = Some(self.model.space(id).forked());
-                self.adopt(to, child, with)
+                self.absorb()?;
+                self.model.spaces[to] = self.model.forked(id);
+                self.adopt(to, child, with, self.living(id).has_tables)
             }
             Err(_) => self.judged(|| format!("fork of {id}"), &[], Verdict::OutOfMemory),
         }
@@ -218,18 +240,24 @@ impl World {
         id: usize,
         space: Arc<AddressSpace<Machine>>,
         with: With,
+        has_tables: bool,
     ) -> Result<Verdict, Violation> {
         let accessed_dirty = self.machine.options.accessed_dirty;
+        self.machine.watch_root(Kind::Linear, space.root());
+        lock(&self.late).add_space(space.root(), id);
         let mmu = (with == With::Guest).then(|| SecondaryMmu::new(Arc::clone(&space), accessed_dirty).ok());
         let guest = mmu.flatten().map(|mmu| {
             let mmu = Arc::new(mmu);
             space.register(Arc::clone(&mmu) as Arc<dyn MmuNotifier>);
             let root = mmu.root().expect("not released");
+            self.machine.watch_root(Kind::GuestPhysical, root);
+            lock(&self.late).add_guest(root, id);
             Guest { mmu, root, slots: Vec::new() }
         });
-        self.spaces[id] = Some(Living { space, guest });
+        self.spaces[id] = Some(Living { space, guest, has_tables });
         self.add_slot(id, Gfn::new(0), run(0, ANNEX));
         self.add_slot(id, Gfn::new(ANNEX), run(ANNEX, ANNEX_PAGES));
+        self.add_slot(id, Gfn::new(TABLES.0), run(TABLES.0, TABLES.1));
         self.judged(|| format!("a space {id}"), &[Verdict::Done], Verdict::Done)
     }
 
@@ -239,6 +267,7 @@ impl World {
         let slot = Slot::try_new(gfns, address(pages.0)).expect("a slot");
         guest.mmu.add_slot(slot).expect("no overlap");
         guest.slots.push(slot);
+        lock(&self.late).set_slots(guest.root, &guest.slots);
     }
 
     /// Adds the slot that is out of step, or removes it.
@@ -252,6 +281,7 @@ impl World {
             Some(place) => {
                 let slot = guest.slots.remove(place);
                 assert_eq!(guest.mmu.remove_slot(slot.gfns().start()), Some(slot));
+                lock(&self.late).set_slots(guest.root, &guest.slots);
             }
             None => self.add_slot(id, Gfn::new(ALIAS), run(ALIASED.0, ALIASED.1)),
         }
@@ -264,6 +294,7 @@ impl World {
     /// [`Violation`].
     pub fn exit(&mut self, id: usize) -> Result<Verdict, Violation> {
         self.space(id).exit();
+        self.absorb()?;
         self.model.spaces[id] = Some(model::Space::default());
         self.judged(|| format!("exit of {id}"), &[Verdict::Done], Verdict::Done)?;
         for cpu in self.machine.cpus().filter(|cpu| self.loaded[cpu.0] == Some(id)).collect::<Vec<_>>() {
@@ -273,6 +304,7 @@ impl World {
         }
         self.model.spaces[id] = None;
         self.spaces[id] = None;
+        lock(&self.late).remove(id);
         self.judged(|| format!("the end of {id}"), &[Verdict::Done], Verdict::Done)
     }
 
@@ -286,18 +318,5 @@ impl World {
         self.swap.set_failing(failing);
         self.disk.set_failing(failing);
         self.in_place.set_failing(failing);
-    }
-
-    /// Loads what a space has written, and compares.
-    ///
-    /// # Errors
-    /// [`Violation`].
-    pub fn compare(&mut self, id: usize) -> Result<(), Violation> {
-        for page in self.model.written(id) {
-            for word in 0..model::WORDS {
-                self.load_number(id, CpuIndex(0), page, word)?;
-            }
-        }
-        Ok(())
     }
 }

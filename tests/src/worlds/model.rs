@@ -10,13 +10,37 @@
 //! MADV_FREE, and a private page whose copying failed half-way.
 
 use super::areas::{Area, Areas, Backing, Run};
+use super::paging;
 use crate::lab::Verdict;
 use mm::{Access, Protection, VmaFlags};
 use std::collections::BTreeMap;
 
-/// Words of a page that tests look at.
-pub(super) const WORDS: usize = 2;
-pub(super) type Words = [u64; WORDS];
+/// What a page holds: its words that are not zero, by place.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub(super) struct Words(BTreeMap<u16, u64>);
+
+impl Words {
+    pub(super) fn new(words: impl IntoIterator<Item = (u16, u64)>) -> Self {
+        Self(words.into_iter().filter(|(_, word)| *word != 0).collect())
+    }
+
+    pub(super) fn get(&self, place: u16) -> u64 {
+        self.0.get(&place).copied().unwrap_or(0)
+    }
+
+    fn set(&mut self, place: u16, word: u64) {
+        match word {
+            0 => self.0.remove(&place),
+            _ => self.0.insert(place, word),
+        };
+    }
+
+    /// The first place where two pages differ.
+    pub(super) fn differ(&self, other: &Self) -> Option<u16> {
+        let places = self.0.keys().chain(other.0.keys());
+        places.copied().filter(|&place| self.get(place) != other.get(place)).min()
+    }
+}
 
 /// A page that belongs to one space alone.
 #[derive(Clone, Debug)]
@@ -30,8 +54,8 @@ struct Own {
 }
 
 impl Own {
-    fn holding(words: Words) -> Self {
-        Self { candidates: vec![words], droppable: false, or_the_files: false }
+    fn copied(of: &[Words]) -> Self {
+        Self { candidates: of.to_vec(), droppable: false, or_the_files: false }
     }
 
     fn add(&mut self, words: Words) {
@@ -50,7 +74,7 @@ pub(super) struct FileModel {
 
 impl FileModel {
     fn words(&self, index: u64) -> Words {
-        self.pages.get(&index).copied().unwrap_or_default()
+        self.pages.get(&index).cloned().unwrap_or_default()
     }
 }
 
@@ -68,6 +92,15 @@ pub(super) struct Space {
 pub(super) struct Model {
     pub(super) spaces: Vec<Option<Space>>,
     pub(super) files: Vec<FileModel>,
+    /// What pages held before stores that were made in the middle of this operation: a copy may hold that.
+    earlier: Earlier,
+}
+
+/// Former contents of pages: of files, and of spaces.
+#[derive(Default, Debug)]
+struct Earlier {
+    files: BTreeMap<(usize, u64), Vec<Words>>,
+    own: BTreeMap<(usize, u64), Vec<Words>>,
 }
 
 impl Space {
@@ -126,13 +159,6 @@ impl Space {
             own.droppable = true;
         }
     }
-
-    /// The space that fork makes.
-    pub(super) fn forked(&self) -> Self {
-        let mut child = self.clone();
-        child.areas.change((0, u64::MAX), |area| area.flags.remove(VmaFlags::LOCKED));
-        child
-    }
 }
 
 fn take<T>(pages: &mut BTreeMap<u64, T>, (first, end): Run) -> BTreeMap<u64, T> {
@@ -143,6 +169,54 @@ fn take<T>(pages: &mut BTreeMap<u64, T>, (first, end): Run) -> BTreeMap<u64, T> 
 }
 
 impl Model {
+    /// No space, and files of so many pages.
+    pub(super) fn new(spaces: usize, files: &[u64]) -> Self {
+        let files = files.iter().map(|&len| FileModel { len, ..FileModel::default() }).collect();
+        Self { spaces: vec![None; spaces], files, earlier: Earlier::default() }
+    }
+
+    /// A store was made while an operation was under way. What the operation copies may lack it.
+    pub(super) fn late_store(&mut self, id: usize, page: u64, word: u16, value: u64) {
+        let file = self.file_page(id, page);
+        match (self.area(id, page), file) {
+            (Some(Area { backing: Backing::Shared { .. }, .. }), Some((file, index))) => {
+                let words = self.files[file].words(index);
+                self.earlier.files.entry((file, index)).or_default().push(words);
+            }
+            _ => {
+                let own = self.space(id).own.get(&page);
+                let words = own.map_or_else(|| vec![Words::default()], |own| own.candidates.clone());
+                self.earlier.own.entry((id, page)).or_default().extend(words);
+            }
+        }
+        self.store(id, page, word, value);
+    }
+
+    /// The operation has ended.
+    pub(super) fn settle(&mut self) {
+        self.earlier = Earlier::default();
+    }
+
+    /// What a copy of a file's page may hold that is made in this operation; zeros where there is no file.
+    fn file_words(&self, file: Option<(usize, u64)>) -> Vec<Words> {
+        let Some((file, index)) = file else { return vec![Words::default()] };
+        let mut all = vec![self.files[file].words(index)];
+        all.extend(self.earlier.files.get(&(file, index)).into_iter().flatten().cloned());
+        all
+    }
+
+    /// The space that fork has made of another.
+    pub(super) fn forked(&self, id: usize) -> Option<Space> {
+        let mut child = self.spaces[id].clone()?;
+        child.areas.change((0, u64::MAX), |area| area.flags.remove(VmaFlags::LOCKED));
+        for ((_, page), earlier) in self.earlier.own.range((id, 0)..(id + 1, 0)) {
+            if let Some(own) = child.own.get_mut(page) {
+                earlier.iter().for_each(|words| own.add(words.clone()));
+            }
+        }
+        Some(child)
+    }
+
     /// The space of that number, which is alive.
     pub(super) fn space(&mut self, id: usize) -> &mut Space {
         self.spaces[id].as_mut().expect("a living space")
@@ -171,16 +245,22 @@ impl Model {
     }
 
     /// Checks what a load has found, and learns from it. The error is what it should have found.
-    pub(super) fn load(&mut self, id: usize, page: u64, word: usize, found: u64) -> Result<(), u64> {
+    pub(super) fn load(&mut self, id: usize, page: u64, word: u16, found: u64) -> Result<(), u64> {
+        let found = paging::seen(page, found);
+        self.learn(id, page, |words| words.get(word) == found).map_err(|words| words.get(word))
+    }
+
+    /// Checks what is found in a page, and learns from it. The error is what should have been found.
+    pub(super) fn learn(&mut self, id: usize, page: u64, fits: impl Fn(&Words) -> bool) -> Result<(), Words> {
         let file = self.file_page(id, page);
         let files = file.map_or(Words::default(), |(file, index)| self.files[file].words(index));
         let shared = matches!(self.area(id, page), Some(Area { backing: Backing::Shared { .. }, .. }));
         let Some(own) = self.space(id).own.get_mut(&page).filter(|_| !shared) else {
-            return if files[word] == found { Ok(()) } else { Err(files[word]) };
+            return if fits(&files) { Ok(()) } else { Err(files) };
         };
-        let most_likely = own.candidates[0][word];
-        own.candidates.retain(|words| words[word] == found);
-        own.or_the_files &= files[word] == found;
+        let most_likely = own.candidates[0].clone();
+        own.candidates.retain(&fits);
+        own.or_the_files &= fits(&files);
         match (own.candidates.is_empty(), own.or_the_files) {
             (true, false) => return Err(most_likely),
             (true, true) => self.space(id).forget_page(page),
@@ -191,22 +271,23 @@ impl Model {
     }
 
     /// A store was made.
-    pub(super) fn store(&mut self, id: usize, page: u64, word: usize, value: u64) {
+    pub(super) fn store(&mut self, id: usize, page: u64, word: u16, value: u64) {
         let Some(area) = self.area(id, page) else { return };
+        let value = paging::seen(page, value);
         let file = self.file_page(id, page);
-        let files = file.map_or(Words::default(), |(file, index)| self.files[file].words(index));
         if let (Backing::Shared { .. }, Some((file, index))) = (area.backing, file) {
-            self.files[file].pages.entry(index).or_default()[word] = value;
+            self.files[file].pages.entry(index).or_default().set(word, value);
             return;
         }
-        let own = self.space(id).own.entry(page).or_insert_with(|| Own::holding(files));
+        let files = self.file_words(file);
+        let own = self.space(id).own.entry(page).or_insert_with(|| Own::copied(&files));
         if own.or_the_files {
-            own.add(files);
+            files.into_iter().for_each(|words| own.add(words));
         }
         (own.droppable, own.or_the_files) = (false, false);
         let mut known: Vec<Words> = Vec::new();
         for mut words in std::mem::take(&mut own.candidates) {
-            words[word] = value;
+            words.set(word, value);
             if !known.contains(&words) {
                 known.push(words);
             }
@@ -222,14 +303,14 @@ impl Model {
         else {
             return;
         };
-        let words = self.files[file].words(index);
+        let files = self.file_words(Some((file, index)));
         let own = self
             .space(id)
             .own
             .entry(page)
-            .or_insert_with(|| Own { or_the_files: certain == Certainty::Maybe, ..Own::holding(words) });
+            .or_insert_with(|| Own { or_the_files: certain == Certainty::Maybe, ..Own::copied(&files) });
         if own.or_the_files {
-            own.add(words);
+            files.into_iter().for_each(|words| own.add(words));
             own.or_the_files = certain == Certainty::Maybe;
         }
     }
@@ -255,12 +336,8 @@ impl Model {
     }
 
     /// The access that mlock makes.
-    pub(super) fn locking(protection: Protection) -> Option<Access> {
-        match protection {
-            Protection::None => None,
-            Protection::Read => Some(Access::Read),
-            Protection::ReadWrite => Some(Access::Write),
-        }
+    pub(super) fn locking(protection: Protection) -> Access {
+        if protection.allows(Access::Write) { Access::Write } else { Access::Read }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The memory manager's operations on areas and files, each judged.
 
 use super::areas::{Area, Backing as Backed, Run};
+use super::model::Words;
 use super::{World, address, number, run, span};
 use crate::Violation;
 use crate::lab::Verdict;
@@ -70,6 +71,7 @@ impl World {
         let placement = Placement::Fixed(address(pages.0));
         let request = MapRequest { placement, len: span(pages).len(), protection, kind };
         let found = Verdict::of(self.space(id).mmap(request));
+        self.absorb()?;
         let space = self.model.space(id);
         let aligned = pages.0.is_multiple_of(align);
         let expected = if !aligned || space.areas.cuts(pages) { Verdict::BadRange } else { Verdict::Done };
@@ -88,6 +90,7 @@ impl World {
     pub fn munmap(&mut self, id: usize, (first, count): (u64, u64)) -> Result<Verdict, Violation> {
         let pages = run(first, count);
         let found = Verdict::of(self.space(id).munmap(address(pages.0), span(pages).len()));
+        self.absorb()?;
         let expected = self.unless_cut(id, pages, Verdict::Done);
         if (expected, found) == (Verdict::Done, Verdict::Done) {
             self.model.space(id).unmap(pages);
@@ -107,11 +110,17 @@ impl World {
     ) -> Result<Verdict, Violation> {
         let pages = run(first, count);
         let found = Verdict::of(self.space(id).mprotect(address(pages.0), span(pages).len(), protection));
+        self.absorb()?;
         let expected = self.unless_cut(id, pages, self.done_or_hole(id, pages));
         if expected == found && found != Verdict::BadRange {
             let areas = &mut self.model.space(id).areas;
-            let covered = areas.covered_to(pages);
-            areas.change((pages.0, covered), |area| area.protection = protection);
+            let prefix = (pages.0, areas.covered_to(pages));
+            let read_only: Vec<_> =
+                areas.parts(prefix).filter(|(_, area)| area.protection != Protection::ReadWrite).collect();
+            areas.change(prefix, |area| area.protection = protection);
+            for (part, area) in read_only {
+                self.bring_in(id, part, &Area { protection, ..area });
+            }
         }
         self.judged(|| format!("mprotect {} {protection:?} in {id}", span(pages)), &[expected], found)
     }
@@ -123,6 +132,7 @@ impl World {
     pub fn discard(&mut self, id: usize, (first, count): (u64, u64)) -> Result<Verdict, Violation> {
         let pages = run(first, count);
         let found = Verdict::of(self.space(id).discard(address(pages.0), span(pages).len()));
+        self.absorb()?;
         let (end, verdict) = self.advised(id, pages, |_| None);
         let expected = self.unless_cut(id, pages, verdict);
         if expected == found && found != Verdict::BadRange {
@@ -163,12 +173,15 @@ impl World {
     ) -> Result<Verdict, Violation> {
         let pages = run(first, count);
         let found = Verdict::of(self.space(id).madvise(address(pages.0), span(pages).len(), advice));
+        self.absorb()?;
         let small = Backed::Anonymous(PageSize::Size4K);
         let (end, verdict) = match advice {
             Advice::Free => {
                 self.advised(id, pages, |area| (area.backing != small).then_some(Verdict::NotAnonymous))
             }
-            Advice::Cold | Advice::PageOut => self.advised(id, pages, |_| None),
+            Advice::Cold | Advice::PageOut => {
+                self.advised(id, pages, |area| area.is_hugetlb().then_some(Verdict::NotAnonymous))
+            }
             _ => (pages.1, self.done_or_hole(id, pages)),
         };
         let expected = self.unless_cut(id, pages, verdict);
@@ -203,25 +216,31 @@ impl World {
             self.cancel_failure();
             found = lock(self);
         }
+        self.absorb()?;
         let mut expected = self.unless_cut(id, pages, self.done_or_hole(id, pages));
         if expected != Verdict::BadRange {
-            flag(self.model.space(id), pages, VmaFlags::LOCKED, VmaFlags::empty());
+            self.flag_to_hole(id, pages, VmaFlags::LOCKED, VmaFlags::empty());
         }
         if expected == Verdict::Done {
             expected = self.touch_locked(id, pages);
         }
         if (expected, found) == (Verdict::Done, Verdict::Done) {
             let absent = (pages.0..pages.1).find(|&page| {
-                let area = self.model.area(id, page);
-                let lasting =
-                    |area: super::areas::Area| area.protection != Protection::None && !area.is_in_place();
-                area.is_some_and(lasting) && self.living(id).space.lookup(address(page)).is_none()
+                let in_place = self.model.area(id, page).is_some_and(|area| area.is_in_place());
+                !in_place && self.living(id).space.lookup(address(page)).is_none()
             });
             if let Some(page) = absent {
                 return self.judged(|| format!("page {page:#x}, locked in {id}"), &[], Verdict::NotResident);
             }
         }
         self.judged(|| format!("mlock of {} in {id}", span(pages)), &[expected], found)
+    }
+
+    /// Sets and clears flags up to the first hole.
+    fn flag_to_hole(&mut self, id: usize, pages: Run, set: VmaFlags, clear: VmaFlags) {
+        let space = self.model.space(id);
+        let covered = space.areas.covered_to(pages);
+        flag(space, (pages.0, covered), set, clear);
     }
 
     /// munlock.
@@ -233,7 +252,7 @@ impl World {
         let found = Verdict::of(self.space(id).munlock(address(pages.0), span(pages).len()));
         let expected = self.unless_cut(id, pages, self.done_or_hole(id, pages));
         if expected == found && found != Verdict::BadRange {
-            flag(self.model.space(id), pages, VmaFlags::empty(), VmaFlags::LOCKED);
+            self.flag_to_hole(id, pages, VmaFlags::empty(), VmaFlags::LOCKED);
         }
         self.judged(|| format!("munlock of {} in {id}", span(pages)), &[expected], found)
     }
@@ -257,14 +276,15 @@ impl World {
     pub fn write_back(&mut self, file: usize) -> Result<Verdict, Violation> {
         let found = self.mm.write_back(&self.files[file]);
         let found = found.map_or(Verdict::DeviceFailed, |()| Verdict::Done);
-        if (file, found) == (super::STORED, Verdict::Done) {
+        // What was stored while it was under way may have come too late.
+        let whole = self.absorb()? == 0;
+        if (file, found, whole) == (super::STORED, Verdict::Done, true) {
             for (&index, words) in &self.model.files[file].pages {
-                for (word, place) in [(0, 0), (1, 511)] {
-                    let (expected, found) = (words[word], self.disk.word(index, place));
-                    if expected != found {
-                        let what = format!("word {word} of page {index} in the store");
-                        return Err(Violation::Content { what, expected, found });
-                    }
+                let kept = Words::new(self.disk.words(index));
+                if let Some(place) = words.differ(&kept) {
+                    let what = format!("word {place} of page {index} in the store");
+                    let (expected, found) = (words.get(place), kept.get(place));
+                    return Err(Violation::Content { what, expected, found });
                 }
             }
         }
@@ -279,11 +299,7 @@ impl World {
     /// [`Violation`].
     pub fn truncate(&mut self, file: usize, len: u64) -> Result<Verdict, Violation> {
         self.mm.truncate(&self.files[file], len);
-        match file {
-            super::STORED => self.disk.truncate(len),
-            super::IN_PLACE => self.in_place.truncate(len),
-            _ => {}
-        }
+        self.absorb()?;
         self.model.truncate(file, len);
         self.judged(|| format!("truncation of file {file} to {len}"), &[Verdict::Done], Verdict::Done)
     }
@@ -319,6 +335,7 @@ impl World {
             Ok(()) | Err(Failed::ByTest) => Verdict::Done,
             Err(Failed::Map(error)) => error.into(),
         };
+        self.absorb()?;
         unmapped.iter().for_each(|&pages| self.model.space(id).forget(pages));
         let expected = self.unless_cut(id, pages, Verdict::Done);
         self.judged(|| format!("apply {callback:?} to {} in {id}", span(pages)), &[expected], found)
@@ -335,6 +352,7 @@ impl World {
                 break;
             }
             let found = space.fault_in(address(page), mm::Access::Write);
+            self.absorb()?;
             self.model.take_own(id, page, super::model::Certainty::Maybe);
             if found.is_err() {
                 break;
@@ -380,5 +398,6 @@ impl From<MapError> for Failed {
 }
 
 fn flag(space: &mut super::model::Space, pages: Run, set: VmaFlags, clear: VmaFlags) {
-    space.areas.change(pages, |area| area.flags = (area.flags - clear) | set);
+    let possible = |area: &Area| if area.is_mergeable() { VmaFlags::all() } else { !VmaFlags::MERGEABLE };
+    space.areas.change(pages, |area| area.flags = (area.flags - clear) | (set & possible(area)));
 }

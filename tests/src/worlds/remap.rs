@@ -1,11 +1,12 @@
 //! mremap and `remap_file_pages`, each judged.
 
 use super::areas::{Area, Backing, Run};
+use super::model::Certainty;
 use super::{ANNEX, World, address, number, run, span};
 use crate::Violation;
 use crate::lab::Verdict;
 use addr::PAGE_SHIFT;
-use mm::{Remap, VmaFlags};
+use mm::{Protection, Remap, VmaFlags};
 
 /// Where mremap may put pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,6 +46,7 @@ impl World {
         };
         let real = self.real_area(id, old.0);
         let moved = self.space(id).mremap(address(old.0), span(old).len(), span(wanted).len(), place);
+        self.absorb()?;
         let target = match to {
             Move::Fixed(page) => Some(run(page, new)),
             Move::InPlace | Move::MayMove => None,
@@ -74,24 +76,31 @@ impl World {
         (to, target): (Move, Option<Run>),
         found: Verdict,
     ) -> Result<u64, Verdict> {
-        let real = real.filter(|real| old.1 <= real.1).ok_or(Verdict::Hole)?;
+        if target.is_some_and(|target| target.0 < old.1 && old.0 < target.1) {
+            return Err(Verdict::BadRange);
+        }
         let space = self.model.space(id);
         let area = space.areas.find(old.0).ok_or(Verdict::Hole)?;
         if area.is_hugetlb() {
             return Err(Verdict::BadRange);
         }
-        if let Some(target) = target {
-            let overlap = target.0 < old.1 && old.0 < target.1;
-            if overlap || space.areas.cuts(target) {
-                return Err(Verdict::BadRange);
-            }
+        let kept = (old.0, old.1.min(wanted.1));
+        let real = real.ok_or(Verdict::Hole)?;
+        // What merely shrinks need not be in one area.
+        if kept.1 > real.1 && (target.is_some() || old.1 < wanted.1) {
+            return Err(Verdict::Hole);
+        }
+        if target.is_some_and(|target| space.areas.cuts(target)) {
+            return Err(Verdict::BadRange);
         }
         if found == Verdict::OutOfMemory {
             return Ok(old.0);
         }
-        let kept = (old.0, old.1.min(wanted.1));
         if let Some(target) = target {
             space.unmap(target);
+        }
+        if space.areas.cuts((kept.1, old.1)) {
+            return Err(Verdict::BadRange);
         }
         space.unmap((kept.1, old.1));
         let more = (old.1, wanted.1.max(old.1));
@@ -100,6 +109,7 @@ impl World {
         }
         if target.is_none() && real.1 == old.1 && space.areas.parts(more).next().is_none() {
             space.areas.insert(more, area);
+            self.bring_in(id, more, &area);
             return Ok(old.0);
         }
         if to == Move::InPlace {
@@ -112,8 +122,16 @@ impl World {
         let (behind, end) = (start + (kept.1 - kept.0), start + count);
         if behind < end {
             space.areas.insert((behind, end), area.moved(by));
+            self.bring_in(id, (behind, end), &area);
         }
         Ok(start)
+    }
+
+    /// What is added to a locked area, or becomes writable in it, is brought in, as far as that is possible.
+    pub(super) fn bring_in(&mut self, id: usize, added: Run, area: &Area) {
+        if area.flags.contains(VmaFlags::LOCKED) && area.protection == Protection::ReadWrite {
+            (added.0..added.1).for_each(|page| self.model.take_own(id, page, Certainty::Maybe));
+        }
     }
 
     /// Unmaps in the model what the product has unmapped.
@@ -140,6 +158,7 @@ impl World {
         if found == Verdict::OutOfMemory && self.cancel_failure_that_fired() {
             found = remap();
         }
+        self.absorb()?;
         let area = self.model.area(id, pages.0);
         let expected = match (whole, area) {
             (Some(whole), Some(Area { backing, .. })) if pages.1 <= whole.1 => match backing {

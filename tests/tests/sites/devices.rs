@@ -16,8 +16,21 @@ pub(crate) struct Platter {
     pub(crate) fails_reads: AtomicBool,
     pub(crate) fails_writes: AtomicBool,
     writes: AtomicU64,
-    /// Runs once, after the next page was read and before the reader goes on.
-    after_read: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    after_read: Next,
+    after_write: Next,
+}
+
+/// What runs once, after the next page was read or written and before the memory manager goes on.
+type Next = Mutex<Option<Box<dyn FnOnce() + Send>>>;
+
+fn take(next: &Next) {
+    let work = next.lock().unwrap_or_else(PoisonError::into_inner).take();
+    work.into_iter().for_each(|work| work());
+}
+
+fn set(next: &Next, work: impl FnOnce() + Send + 'static) {
+    let work = || std::thread::spawn(work).join().expect("the other thread's work");
+    *next.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(work));
 }
 
 impl Platter {
@@ -35,6 +48,7 @@ impl Platter {
             fails_writes: AtomicBool::new(false),
             writes: AtomicU64::new(0),
             after_read: Mutex::default(),
+            after_write: Mutex::default(),
         })
     }
 
@@ -57,16 +71,19 @@ impl Platter {
         let works = !self.fails_reads.load(Ordering::Relaxed);
         if works {
             self.machine.copy(self.frames[index as usize], frame);
-            let after = self.after_read.lock().unwrap_or_else(PoisonError::into_inner).take();
-            after.into_iter().for_each(|after| after());
+            take(&self.after_read);
         }
         works
     }
 
     /// Runs `work`, on another thread, once the next page was read and before the reader goes on.
     pub(crate) fn after_next_read(&self, work: impl FnOnce() + Send + 'static) {
-        let after = || std::thread::spawn(work).join().expect("the other thread's work");
-        *self.after_read.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(after));
+        set(&self.after_read, work);
+    }
+
+    /// The same, once the next page was written.
+    pub(crate) fn after_next_write(&self, work: impl FnOnce() + Send + 'static) {
+        set(&self.after_write, work);
     }
 
     fn write(&self, index: u64, frame: Pfn) -> bool {
@@ -74,6 +91,7 @@ impl Platter {
         if works {
             self.machine.copy(frame, self.frames[index as usize]);
             self.writes.fetch_add(1, Ordering::Relaxed);
+            take(&self.after_write);
         }
         works
     }
@@ -120,6 +138,11 @@ impl Store for Disk {
     fn write(&self, index: u64, frame: Pfn) -> Result<(), StoreError> {
         if self.0.write(index, frame) { Ok(()) } else { Err(StoreError { index }) }
     }
+
+    fn truncate(&self, len: u64) {
+        let behind = self.0.frames.iter().skip(len as usize);
+        behind.for_each(|&frame| self.0.machine.zero(frame, PageSize::Size4K));
+    }
 }
 
 /// First frame of execute-in-place memory: below the frames that the allocator has.
@@ -155,6 +178,9 @@ impl Store for InPlace {
     fn write(&self, index: u64, _frame: Pfn) -> Result<(), StoreError> {
         Err(StoreError { index })
     }
+
+    /// No test truncates it.
+    fn truncate(&self, _len: u64) {}
 
     fn direct(&self, index: u64) -> Option<Direct> {
         let filled = self.filled.lock().unwrap_or_else(PoisonError::into_inner)[index as usize];

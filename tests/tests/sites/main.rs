@@ -7,6 +7,7 @@ mod bench;
 mod cow;
 mod crowd;
 mod devices;
+mod dirty;
 mod every_call;
 mod exhaustion;
 mod fork;

@@ -190,7 +190,7 @@ fn a_part_of_an_area_moves_and_the_rest_stays() -> Outcome {
         b.both_read(0, index, value)?;
     }
     b.same("a guest's load", Verdict::Unmapped, b.guest_load(0, 2))?;
-    b.answers(0, "mremap", Verdict::Hole, |space| space.mremap(page(1), bytes(4), bytes(4), Remap::MayMove))?;
+    b.answers(0, "mremap", Verdict::Hole, |space| space.mremap(page(1), bytes(4), bytes(5), Remap::MayMove))?;
     b.moves(0, 8, 2, 2)?;
     b.both_read(0, 2, 12)?;
     assert_eq!(b.space(0).space.vmas().len(), 1, "whole again");

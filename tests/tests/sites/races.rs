@@ -9,7 +9,7 @@ use mm::{AddressSpace, Advice, Change, CpuIndex, Host, MapError, Protection, Spa
 use paging::FlushScope;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use tests::lab::{Verdict, page, pages};
+use tests::lab::{Verdict, gpage, page, pages};
 use tests::machine::{Event, Machine};
 
 /// Has another thread do something, once, the first time that a seam is passed that `when` knows.
@@ -141,6 +141,52 @@ fn a_page_of_a_file_that_was_read_too_early_is_read_again() -> Outcome {
     finish(b)
 }
 
+/// The disk has the page. What the guest writes now is not on it, and must not be forgotten.
+#[test]
+fn what_is_written_while_a_page_is_on_its_way_to_the_disk_is_not_lost() -> Outcome {
+    let b = Arc::new(Bench::new(SMALL));
+    let (file, platter) = b.disk_file(2);
+    b.map(0, pages(0, 2), VmaKind::Shared(Arc::clone(&file), 0))?;
+    b.guest_writes(0, 0, 10)?;
+    let (other, written) = (Arc::clone(&b), Arc::new(AtomicU64::new(10)));
+    let late = Arc::clone(&written);
+    platter.after_next_write(move || {
+        // Without the handler, which would wait for the page.
+        if other.machine.guest_store(other.space(0).guest_cpu, gpage(0), 20).is_ok() {
+            late.store(20, Ordering::Relaxed);
+        }
+    });
+    b.mm.write_back(&file).expect("a disk that works");
+    b.page_out(0, 0)?;
+    b.both_read(0, 0, written.load(Ordering::Relaxed))?;
+    b.guest_writes(0, 0, 30)?;
+    b.page_out(0, 0)?;
+    b.same("the disk", Verdict::Value(30), Verdict::Value(platter.word(0)))?;
+    drop(file);
+    finish(b)
+}
+
+/// Between the look at the entry and its clearing the CPU sets D, the only sign of a write after `MADV_FREE`.
+#[test]
+fn what_is_written_when_a_page_is_about_to_move_is_kept() -> Outcome {
+    let b = Arc::new(Bench::new(SMALL));
+    b.map_pages(0, 0, 1)?;
+    b.herald_writes(0, 0, 10)?;
+    b.does(0, "MADV_FREE", |space| space.madvise(page(0), bytes(1), Advice::Free))?;
+    meanwhile(
+        &b,
+        |event| matches!(event, Event::Change(_)),
+        |b| {
+            b.machine.store_linear(b.space(0).herald_cpu, page(0), 20).expect("is mapped");
+        },
+    );
+    b.does(0, "migration", |space| space.migrate_page(page(0)))?;
+    b.machine.clear_hook();
+    b.page_out(0, 0)?;
+    b.both_read(0, 0, 20)?;
+    finish(b)
+}
+
 /// The page was found in the cache. Before it is mapped it is cut off.
 #[test]
 fn a_page_of_a_file_that_is_cut_off_while_it_is_mapped_is_refused() -> Outcome {
@@ -177,6 +223,19 @@ fn nothing_is_written_to_base_pages_that_have_been_copied_to_a_huge_one() -> Out
     assert_eq!(b.space(0).space.collapse(page(0)), Ok(true));
     b.machine.clear_hook();
     b.both_read(0, 0, written.load(Ordering::Relaxed))?;
+    finish(b)
+}
+
+/// While the pages are copied a CPU walks the table that is about to go, and remembers the way to it.
+#[test]
+fn the_table_of_pages_that_are_collapsed_is_not_freed_under_a_cpu_that_has_cached_the_way() -> Outcome {
+    let b = Arc::new(Bench::new(LARGE));
+    b.map_pages(0, 0, 512)?;
+    (0..512).for_each(|index| assert_eq!(b.store(0, index, index), Verdict::Done));
+    meanwhile(&b, |event| event == Event::Copy, |b| b.machine.speculate(CpuIndex(1), page(7).as_u64()));
+    assert_eq!(b.space(0).space.collapse(page(0)), Ok(true));
+    b.machine.clear_hook();
+    b.both_read(0, 7, 7)?;
     finish(b)
 }
 

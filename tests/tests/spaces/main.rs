@@ -1,9 +1,15 @@
 //! Several address spaces at once: forks, files, swap, huge pages, guests in each. After every step of the bench the
 //! oracle looks at everything, and the model at what was read.
 
+mod by_hand;
+mod combined;
 mod exhaustion;
+mod late;
+mod like_linux;
 mod random;
 mod regressions;
+mod replays;
+mod scenes;
 mod sparse;
 mod threads;
 

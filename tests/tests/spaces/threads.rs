@@ -25,6 +25,13 @@ struct Program {
     guest: bool,
 }
 
+impl Program {
+    /// Its own word of each page.
+    const fn word(self) -> u16 {
+        8 + self.cpu as u16
+    }
+}
+
 const PROGRAMS: [Program; 3] = [
     Program { cpu: 0, space: 0, guest: false },
     Program { cpu: 1, space: 0, guest: true },
@@ -34,7 +41,7 @@ const PROGRAMS: [Program; 3] = [
 /// One access to a program's own word of a page, tried until it goes through; `None` where it is refused now.
 fn access(world: &World, program: Program, index: u64, store: Option<u64>) -> Option<u64> {
     let (machine, cpu) = (&world.machine, CpuIndex(program.cpu));
-    let word = (8 + program.cpu as u64) * 8;
+    let word = u64::from(program.word()) * 8;
     let (hva, gpa) = (page(index).add(word), Gfn::new(index).base().add(word));
     loop {
         let done = match (program.guest, store) {
@@ -56,7 +63,8 @@ fn access(world: &World, program: Program, index: u64, store: Option<u64>) -> Op
     }
 }
 
-fn run_program(world: &World, program: Program, host_works: &AtomicBool) {
+/// Works until the host has worked; returns what the program's words hold then.
+fn run_program(world: &World, program: Program, host_works: &AtomicBool) -> [u64; PAGES as usize] {
     let mut random = Random(0x9e37_79b9 + program.cpu as u64);
     let mut written = [0; PAGES as usize];
     let mut count = 0;
@@ -72,6 +80,7 @@ fn run_program(world: &World, program: Program, host_works: &AtomicBool) {
             assert_eq!(found, *expected, "{program:?} reads page {index}");
         }
     }
+    written
 }
 
 /// Clears a flag when dropped, also by a panic: nobody waits for a thread that has failed.
@@ -148,6 +157,7 @@ fn crowd(speculation: Speculation) -> Outcome {
     let options = Options { cpus: 4, quarantine: 256, speculation, ..Options::default() };
     let mut world = World::new(options, 12);
     world.machine.excuse_unaged_guests();
+    world.machine.ignore_writes();
     world.spawn(0, With::Guest)?;
     world.mmap(0, (0, 6), RW, SMALL)?;
     world.mmap(0, (6, 6), RW, Backing::Shared { file: STORED, index: 0 })?;
@@ -161,16 +171,21 @@ fn crowd(speculation: Speculation) -> Outcome {
     }
     world.machine.limit_table_accesses(u64::MAX >> 1);
     let host_works = AtomicBool::new(true);
-    std::thread::scope(|scope| {
+    let written = std::thread::scope(|scope| {
         let (world, host_works) = (&world, &host_works);
-        for program in PROGRAMS {
-            scope.spawn(move || run_program(world, program, host_works));
-        }
-        let _ending = Ending(host_works);
+        let programs = PROGRAMS.map(|program| scope.spawn(move || run_program(world, program, host_works)));
+        let ending = Ending(host_works);
         let second = scope.spawn(move || run_host(world, Host::Frames, 0x1234_5678));
         run_host(world, Host::Areas, 0x8765_4321);
         second.join().expect("the second host thread is content");
+        drop(ending);
+        programs.map(|program| program.join().expect("the program reads what it wrote"))
     });
+    for (program, words) in PROGRAMS.into_iter().zip(written) {
+        for (index, value) in words.into_iter().enumerate().filter(|(_, value)| *value != 0) {
+            world.note_store(program.space, (index as u64, program.word()), value);
+        }
+    }
     world.check()?;
     world.finish()
 }

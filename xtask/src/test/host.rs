@@ -1,4 +1,4 @@
-//! Tests of the pure crates and the tools: `cargo test` with the stable toolchain.
+//! Tests of the pure crates and the tools, and models of concurrency: `cargo test` with the stable toolchain.
 
 use super::Tally;
 use crate::workspace;
@@ -6,12 +6,27 @@ use anyhow::{Context, Result};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
+/// What is run, one after the other. Models stand apart: their features change what other crates are made of.
+const RUNS: [&[&str]; 3] = [
+    &["test", "--quiet", "--no-fail-fast"],
+    &["test", "--quiet", "--no-fail-fast", "--package", "models"],
+    &["test", "--quiet", "--no-fail-fast", "--package", "sync", "--features", "loom", "--lib"],
+];
+
 /// Runs them, passing their output on.
 ///
 /// # Errors
 /// Cargo cannot be started.
 pub(super) fn run() -> Result<Tally> {
-    let mut command = command(&["test", "--quiet", "--no-fail-fast"]);
+    let mut tally = Tally::default();
+    for arguments in RUNS {
+        tally.add(run_one(arguments)?);
+    }
+    Ok(tally)
+}
+
+fn run_one(arguments: &[&str]) -> Result<Tally> {
+    let mut command = command(arguments);
     let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
     let stdout = child.stdout.take().context("cargo has no standard output")?;
     let mut tally = Tally::default();

@@ -19,6 +19,10 @@ const DENY: [&str; 4] = ["--quiet", "--", "-D", "warnings"];
 const METAL_CLIPPY: [&str; 8] =
     ["clippy", "--bins", "--package", "herald", "--package", "loader", "--package", "guest"];
 
+/// The models of concurrency, and what they are made of: no default members.
+const MODEL_CLIPPY: [&str; 4] = ["clippy", "--all-targets", "--package", "models"];
+const LOOM_CLIPPY: [&str; 6] = ["clippy", "--all-targets", "--package", "sync", "--features", "loom"];
+
 /// Herald without the notifier chain.
 const UNNOTIFIED_CLIPPY: [&str; 5] = ["clippy", "--bins", "--package", "herald", "--no-default-features"];
 
@@ -100,6 +104,8 @@ pub(crate) fn ci() -> Result<u8> {
         ("fmt, fuzz targets", host::cargo(&["fmt", "--manifest-path", fuzz::MANIFEST, "--check"])?),
         ("clippy", host::cargo(&[&["clippy", "--all-targets"], &DENY[..]].concat())?),
         ("clippy, bare metal", host::cargo(&[&METAL_CLIPPY[..], &DENY].concat())?),
+        ("clippy, models", host::cargo(&[&MODEL_CLIPPY[..], &DENY].concat())?),
+        ("clippy, loom", host::cargo(&[&LOOM_CLIPPY[..], &DENY].concat())?),
         ("clippy, fuzz targets", host::cargo(&[&FUZZ_CLIPPY[..], &DENY].concat())?),
         ("clippy, no notifiers", host::cargo(&[&UNNOTIFIED_CLIPPY[..], &DENY].concat())?),
     ];

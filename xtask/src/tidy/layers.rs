@@ -7,8 +7,11 @@ use super::source::File;
 const HERALD: [&str; 11] =
     ["addr", "mutants", "sync", "abi", "paging", "mm", "mmu", "devices", "vmxdefs", "firmware", "emulate"];
 
+/// Models work on the product through the simulated machine.
+const MODELS: [&str; 5] = ["addr", "sync", "mm", "mmu", "tests"];
+
 /// Crates of the tree that each crate may depend on. `herald` is the composition root.
-const ALLOWED: [(&str, &[&str]); 19] = [
+const ALLOWED: [(&str, &[&str]); 21] = [
     ("addr", &[]),
     ("mutants", &[]),
     ("sync", &["addr", "mutants"]),
@@ -25,7 +28,9 @@ const ALLOWED: [(&str, &[&str]); 19] = [
     ("guest", &["abi", "addr"]),
     ("tests", &HERALD),
     ("costs", &["addr", "mm", "paging"]),
+    ("linux", &["addr", "mm", "paging", "tests"]),
     ("sequences", &["tests"]),
+    ("models", &MODELS),
     ("fuzz", &["addr", "abi", "mm", "mmu", "devices", "firmware", "emulate", "tests"]),
     ("xtask", &["abi", "mutants"]),
 ];

@@ -6,10 +6,12 @@
 //! | `safety` | every unsafe block says why it is sound |
 //! | `purity` | pure crates forbid unsafe code and know no processor |
 //! | `layers` | crates depend only downwards |
+//! | `mutable` | the mutation kit can leave out every step that coherence rests on |
 //! | `unsafe_list` | `docs/unsafe.md` lists every such block, with its reason |
 //! | `text` | nothing in the tree names the machine it was written on |
 
 mod layers;
+mod mutable;
 mod purity;
 mod safety;
 mod shape;
@@ -64,6 +66,7 @@ fn check(files: &[File]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for file in files {
         findings.extend(text::check(file));
+        findings.extend(mutable::check_list(file));
         if file.path.ends_with("Cargo.toml") {
             findings.extend(layers::check(file));
         }
@@ -75,6 +78,7 @@ fn check(files: &[File]) -> Vec<Finding> {
                 findings.extend(shape::check(&rust));
                 findings.extend(safety::check(&rust));
                 findings.extend(purity::check(&rust));
+                findings.extend(mutable::check(&rust));
             }
             Err(finding) => findings.push(finding),
         }

@@ -64,6 +64,10 @@ pub trait Store: Send + Sync {
     /// [`StoreError`]; the page stays dirty.
     fn write(&self, index: u64, frame: Pfn) -> Result<(), StoreError>;
 
+    /// The file ends with page `len` now: what was kept from there on reads as zeros if the file grows again. Called when
+    /// no page from there on is cached any more.
+    fn truncate(&self, len: u64);
+
     /// Whether pages are kept at all; else write-back has nothing to do, and dirty pages stay in the cache.
     fn keeps_pages(&self) -> bool {
         true
@@ -97,6 +101,8 @@ impl Store for Zeros {
     fn write(&self, index: u64, _frame: Pfn) -> Result<(), StoreError> {
         Err(StoreError { index })
     }
+
+    fn truncate(&self, _len: u64) {}
 
     fn keeps_pages(&self) -> bool {
         false

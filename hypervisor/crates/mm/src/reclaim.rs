@@ -334,6 +334,7 @@ impl<H: Host> Mm<H> {
             // A private copy of one of those pages may have been mapped after the first look, and no more after this.
             zap();
         }
+        file.store().truncate(len);
         self.drop_orphans();
     }
 }

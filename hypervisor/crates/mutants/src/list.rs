@@ -58,8 +58,8 @@ mutants! {
     RegisterWithoutRegistrationLock,
 
     // Order.
-    /// discard: the end is called before the primary translations are flushed
-    ZapEndsBeforeFlush,
+    /// discard, munmap: entries are flushed after the page-table lock was dropped, when others have found them empty
+    FlushesAfterLock,
     /// an operation's frames and tables are freed before they are flushed (I6)
     FreesBeforeFlush,
     /// swap-out: the page is written before it is unmapped (I14)
@@ -78,8 +78,6 @@ mutants! {
     NoFlushOfCold,
     /// collapse does not flush between write-protecting and copying
     NoFlushBeforeCollapse,
-    /// collapse does not flush what was cached of the table it unlinks
-    NoFlushOfCollapsed,
 
     // Flushes of secondary translations.
     /// zapped EPT entries are not flushed: invalidation, release, slot removal
@@ -226,13 +224,29 @@ impl Mutant {
     /// Why no test can notice it, where that is proved.
     #[must_use]
     pub const fn equivalent(self) -> Option<&'static str> {
-        None
+        match self {
+            Self::HugeLeafCheckedInPart => Some(
+                "what works on a part of a huge primary page splits it first, which raises the sequence: a huge leaf \
+                 that was resolved lies in a range in progress with all its pages or with none",
+            ),
+            Self::NoDirtyOnSlot => Some(
+                "an anonymous frame without a slot is dirty: from its birth, from the moment it left its last slot, or, \
+                 after `MADV_FREE`, because only a dirty one is not dropped",
+            ),
+            Self::NoDirtyOnMapShared => Some(
+                "a clean frame is installed read-only, and the fault goes on as one on a present page, which marks it",
+            ),
+            _ => None,
+        }
     }
 
     /// Every mutant.
     pub fn all() -> impl Iterator<Item = Self> {
         let ranges = RangeSite::ALL.iter();
-        let ranges = ranges.flat_map(|&site| [Self::NoBegin(site), Self::NoEnd(site), Self::NoFlush(site)]);
+        let ranges = ranges.flat_map(|&site| {
+            let flush = site.owes_flush().then_some(Self::NoFlush(site));
+            [Some(Self::NoBegin(site)), Some(Self::NoEnd(site)), flush].into_iter().flatten()
+        });
         let pages = PageSite::ALL.iter().map(|&site| Self::NoInvalidatePage(site));
         let young = YoungSite::ALL.iter().map(|&site| Self::NoClearFlushYoung(site));
         ranges.chain(pages).chain(young).chain(PLAIN.iter().copied())

@@ -49,6 +49,15 @@ sites! {
     }
 }
 
+impl RangeSite {
+    /// Whether a flush of primary translations is gathered there. A split needs none (I9), the copy of a hugetlb page
+    /// clears and flushes one entry.
+    #[must_use]
+    pub const fn owes_flush(self) -> bool {
+        !matches!(self, Self::Split | Self::HugetlbCow)
+    }
+}
+
 sites! {
     /// A site that calls `invalidate_page`, under the page-table lock.
     PageSite {

@@ -1,4 +1,4 @@
-//! Locks with ranks, and the invalidation sequence of the fault path.
+//! Locks with ranks, the invalidation sequence of the fault path, and the handshake before a guest is entered.
 //!
 //! A lock may be taken only while all locks that its CPU holds have a *smaller* rank (I4). Debug builds
 //! check that at each acquisition and panic with both names. The order itself is [`Rank`]'s.
@@ -13,6 +13,7 @@
 extern crate std;
 
 pub mod atomic;
+mod guest_mode;
 mod held;
 mod lock;
 #[cfg(feature = "shuttle")]
@@ -22,6 +23,7 @@ mod raw;
 mod sequence;
 mod switch;
 
+pub use guest_mode::{GuestMode, Requested};
 pub use held::{Held, MAX_CPUS, set_current_cpu};
 pub use lock::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use rank::Rank;
@@ -29,5 +31,7 @@ pub use raw::Once;
 pub use sequence::{InProgress, InvalidationSequence, Snapshot, Stale};
 pub use switch::{relax, switch_point, undisturbed};
 
-#[cfg(test)]
+#[cfg(all(test, feature = "loom"))]
+mod loom_tests;
+#[cfg(all(test, not(feature = "loom")))]
 mod tests;

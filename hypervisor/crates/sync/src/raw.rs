@@ -107,6 +107,12 @@ mod modelled {
         making: Mutex<()>,
     }
 
+    impl<T> Default for Once<T> {
+        fn default() -> Self {
+            Self::new()
+        }
+    }
+
     impl<T> Once<T> {
         /// No value yet.
         #[must_use]

@@ -56,13 +56,23 @@ impl InvalidationSequence {
     pub fn snapshot(&self) -> Snapshot {
         // Acquire pairs with the Release in `raise`: whoever sees the new value also sees the primary
         // entries as the invalidation left them.
-        Snapshot(self.value.load(Ordering::Acquire))
+        self.snapshot_as(Ordering::Acquire)
+    }
+
+    /// [`Self::snapshot`], with this ordering.
+    pub(crate) fn snapshot_as(&self, ordering: Ordering) -> Snapshot {
+        Snapshot(self.value.load(ordering))
     }
 
     /// Raises the sequence for a single page, before it is zapped. The caller holds the mmu lock and has
     /// cleared the primary entry before (I3).
-    pub fn raise(&self, _lock_held: &mut InProgress) {
-        self.value.fetch_add(1, Ordering::Release);
+    pub fn raise(&self, lock_held: &mut InProgress) {
+        self.raise_as(lock_held, Ordering::Release);
+    }
+
+    /// [`Self::raise`], with this ordering.
+    pub(crate) fn raise_as(&self, _lock_held: &mut InProgress, ordering: Ordering) {
+        self.value.fetch_add(1, ordering);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The lock order and the sequence protocol, step by step.
 
-use crate::{InProgress, InvalidationSequence, Mutex, Rank, RwLock, Stale};
+use crate::{GuestMode, InProgress, InvalidationSequence, Mutex, Rank, RwLock, Stale};
+use std::vec::Vec;
 
 #[test]
 fn ranks_rise() {
@@ -65,4 +66,34 @@ fn a_stray_end_only_costs_a_retry() {
     active.end(&sequence);
     assert!(!active.is_active());
     assert_eq!(active.permits(&sequence, before, 0, 1), Err(Stale));
+}
+
+/// CPU 0 is in guest mode, CPU 1 is not: only the one is interrupted, the other flushes when it enters.
+#[test]
+fn only_cpus_in_guest_mode_are_interrupted() {
+    let mode = GuestMode::<2>::new();
+    mode.enter(0, || panic!("nothing was asked for"));
+    let mut interrupted = Vec::new();
+    let requested = mode.request(|cpu| interrupted.push(cpu));
+    assert_eq!(interrupted, [0]);
+    let mut flushes = 0;
+    mode.acknowledge(0, || flushes += 1);
+    mode.acknowledge(0, || flushes += 1);
+    mode.wait(requested);
+    mode.enter(1, || flushes += 10);
+    assert_eq!(flushes, 11);
+}
+
+#[test]
+fn a_cpu_that_has_left_its_guest_is_not_waited_for() {
+    let mode = GuestMode::<2>::new();
+    mode.enter(0, || ());
+    mode.exit(0);
+    let requested = mode.request(|cpu| panic!("CPU {cpu} is in root mode"));
+    mode.wait(requested);
+    let mut flushes = 0;
+    mode.enter(0, || flushes += 1);
+    mode.exit(0);
+    mode.enter(0, || flushes += 1);
+    assert_eq!(flushes, 1);
 }

@@ -1,6 +1,6 @@
 //! madvise and mlock.
 
-use super::map::{checked_range, refuse_locked, refuse_too_many};
+use super::map::{named_range, named_range_or_hole, refuse_locked, refuse_too_many};
 use super::{AddressSpace, FaultError, MapError};
 use crate::frames::PageFlags;
 use crate::host::Host;
@@ -29,6 +29,15 @@ pub enum Advice {
     Unmergeable,
 }
 
+/// What comes of areas behind a hole in the range of a call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Holes {
+    /// They change like those before.
+    Skipped,
+    /// The first hole ends the call.
+    Final,
+}
+
 impl<H: Host> AddressSpace<H> {
     /// Takes advice on a range. Takes the mmap lock, for writing where areas change.
     ///
@@ -37,27 +46,28 @@ impl<H: Host> AddressSpace<H> {
     /// what has an area took the advice; [`MapError::Locked`], [`MapError::NotAnonymous`]: what lies before took it;
     /// [`MapError::TooManyAreas`], where areas change.
     pub fn madvise(&self, start: Hva, len: u64, advice: Advice) -> Result<(), MapError> {
-        let range = checked_range(start, len, PageSize::Size4K)?;
-        let none = VmaFlags::empty();
+        let Some(range) = named_range(start, len)? else { return Ok(()) };
+        let (none, skipped) = (VmaFlags::empty(), Holes::Skipped);
         match advice {
             Advice::Free => self.for_parts(range, |part, vma| self.free_lazily(part, vma)),
             Advice::Cold => self.for_parts(range, |part, vma| self.make_cold(part, vma)),
             Advice::PageOut => self.page_out(range),
-            Advice::HugePage => self.flag(range, VmaFlags::HUGE, VmaFlags::NO_HUGE),
-            Advice::NoHugePage => self.flag(range, VmaFlags::NO_HUGE, VmaFlags::HUGE),
-            Advice::Mergeable => self.flag(range, VmaFlags::MERGEABLE, none),
-            Advice::Unmergeable => self.flag(range, none, VmaFlags::MERGEABLE),
+            Advice::HugePage => self.flag(range, skipped, VmaFlags::HUGE, VmaFlags::NO_HUGE),
+            Advice::NoHugePage => self.flag(range, skipped, VmaFlags::NO_HUGE, VmaFlags::HUGE),
+            Advice::Mergeable => self.flag(range, skipped, VmaFlags::MERGEABLE, none),
+            Advice::Unmergeable => self.flag(range, skipped, none, VmaFlags::MERGEABLE),
         }
     }
 
-    fn flag(&self, range: HvaRange, set: VmaFlags, clear: VmaFlags) -> Result<(), MapError> {
+    fn flag(&self, range: HvaRange, holes: Holes, set: VmaFlags, clear: VmaFlags) -> Result<(), MapError> {
         let mut vmas = self.vmas.write();
         refuse_too_many(&vmas, Some(range), 0)?;
         // The areas are cut at the bounds, and no page may lie across two of them.
         self.prepare_bounds(&vmas, range)?;
-        let covered = vmas.covered_to(range) == range.end();
-        vmas.flag(range, set, clear);
-        if covered { Ok(()) } else { Err(MapError::Hole(range)) }
+        let covered = vmas.covered_to(range);
+        let end = if holes == Holes::Skipped { range.end() } else { covered };
+        vmas.flag(HvaRange::new(range.start(), end), set, clear);
+        if covered == range.end() { Ok(()) } else { Err(MapError::Hole(range)) }
     }
 
     fn for_parts(
@@ -103,7 +113,7 @@ impl<H: Host> AddressSpace<H> {
 
     /// Pages become old, for all who use them.
     fn make_cold(&self, range: HvaRange, vma: &Vma<H>) -> Result<(), MapError> {
-        refuse_locked(range, vma)?;
+        refuse_unlisted(range, vma)?;
         let _tables = self.tables.lock();
         for visit in self.cursor(range) {
             if visit.found.leaf().is_some() {
@@ -119,7 +129,7 @@ impl<H: Host> AddressSpace<H> {
 
     fn page_out(&self, range: HvaRange) -> Result<(), MapError> {
         self.for_parts(range, |part, vma| {
-            refuse_locked(part, vma)?;
+            refuse_unlisted(part, vma)?;
             self.split_all(vma, part).map_err(|_| MapError::OutOfTables)?;
             let mut next = part.start();
             while let Some((page, frame)) = self.next_frame(HvaRange::new(next, part.end())) {
@@ -142,38 +152,36 @@ impl<H: Host> AddressSpace<H> {
         })
     }
 
-    /// `mlock`: the pages of a range are there, and stay. Takes the mmap lock.
+    /// `mlock`: the pages of a range are there, and stay. As in Linux, what a bound cuts counts in whole, and areas before
+    /// the first hole are locked even where there is one. Takes the mmap lock.
     ///
     /// # Errors
     /// [`MapError::BadRange`], also where the range cuts a hugetlb page, [`MapError::OutOfTables`], [`MapError::Hole`],
-    /// [`MapError::TooManyAreas`]; [`MapError::Fault`]: the area is locked, and a page could not be brought in.
+    /// [`MapError::TooManyAreas`]; [`MapError::Fault`]: the area is locked, and a page could not be brought in, or may
+    /// not be touched.
     pub fn mlock(&self, start: Hva, len: u64) -> Result<(), MapError> {
-        let range = checked_range(start, len, PageSize::Size4K)?;
-        self.flag(range, VmaFlags::LOCKED, VmaFlags::empty())?;
-        for page in range.pages() {
-            self.lock_page(page).map_err(MapError::Fault)?;
-        }
-        Ok(())
+        let Some(range) = touched_range(start, len)? else { return Ok(()) };
+        self.flag(range, Holes::Final, VmaFlags::LOCKED, VmaFlags::empty())?;
+        self.bring_in(range).map_err(MapError::Fault)
     }
 
-    fn lock_page(&self, page: Hva) -> Result<(), FaultError> {
-        let protection = self.vmas.read().find(page).map_or(Protection::None, |vma| vma.protection);
-        let access = match protection {
-            Protection::None => return Ok(()),
-            Protection::Read => Access::Read,
-            Protection::ReadWrite => Access::Write,
-        };
-        self.fault_in(page, access).map(|_| ())
+    /// Touches each page of a range, as its area allows, up to the first that cannot be brought in.
+    pub(super) fn bring_in(&self, range: HvaRange) -> Result<(), FaultError> {
+        range.pages().try_for_each(|page| {
+            let protection = self.vmas.read().find(page).map_or(Protection::None, |vma| vma.protection);
+            let access = if protection.allows(Access::Write) { Access::Write } else { Access::Read };
+            self.fault_in(page, access).map(|_| ())
+        })
     }
 
     /// `munlock`. Takes the mmap lock.
     ///
     /// # Errors
-    /// [`MapError::BadRange`], [`MapError::OutOfTables`], [`MapError::TooManyAreas`]; [`MapError::Hole`]: what has an
-    /// area is unlocked.
+    /// [`MapError::BadRange`], [`MapError::OutOfTables`], [`MapError::TooManyAreas`]; [`MapError::Hole`]: what lies before
+    /// it is unlocked.
     pub fn munlock(&self, start: Hva, len: u64) -> Result<(), MapError> {
-        let range = checked_range(start, len, PageSize::Size4K)?;
-        self.flag(range, VmaFlags::empty(), VmaFlags::LOCKED)
+        let Some(range) = touched_range(start, len)? else { return Ok(()) };
+        self.flag(range, Holes::Final, VmaFlags::empty(), VmaFlags::LOCKED)
     }
 
     /// `msync(MS_SYNC)`: pages of shared files that are mapped in a range are written back. Takes the mmap lock for
@@ -183,7 +191,7 @@ impl<H: Host> AddressSpace<H> {
     /// [`MapError::BadRange`], [`MapError::Hole`]: what has an area was written; [`MapError::Store`]: a page stays
     /// dirty.
     pub fn msync(&self, start: Hva, len: u64) -> Result<(), MapError> {
-        let range = checked_range(start, len, PageSize::Size4K)?;
+        let Some(range) = named_range_or_hole(start, len)? else { return Ok(()) };
         let (files, covered) = {
             let vmas = self.vmas.read();
             let shared = vmas.overlapping(range).filter(|(_, vma)| !vma.kind.is_private());
@@ -195,4 +203,17 @@ impl<H: Host> AddressSpace<H> {
         }
         if covered { Ok(()) } else { Err(MapError::Hole(range)) }
     }
+}
+
+/// The pages that a range touches.
+fn touched_range(start: Hva, len: u64) -> Result<Option<HvaRange>, MapError> {
+    let offset = start.offset_in(PageSize::Size4K);
+    let bad = MapError::BadRange { start, len, align: PageSize::Size4K };
+    named_range(start.align_down(PageSize::Size4K), len.checked_add(offset).ok_or(bad)?)
+}
+
+/// Pages that reclaim never looks at have no age, and do not go.
+fn refuse_unlisted<H: Host>(part: HvaRange, vma: &Vma<H>) -> Result<(), MapError> {
+    refuse_locked(part, vma)?;
+    if vma.kind.page_size() == PageSize::Size4K { Ok(()) } else { Err(MapError::NotAnonymous(part)) }
 }

@@ -42,7 +42,6 @@ impl<H: Host> AddressSpace<H> {
             self.split_all(vma, part).map_err(|_| MapError::OutOfTables)?;
         }
         let _invalidation = self.chain.invalidate(RangeSite::ApplyToPageRange, range);
-        // Dropped first: flushed before the end.
         let mut gather = self.gather(RangeSite::ApplyToPageRange);
         vmas.overlapping(range)
             .try_for_each(|(part, vma)| self.apply_changes(part, Keep::of(vma), &mut gather, &mut change))
@@ -56,9 +55,9 @@ impl<H: Host> AddressSpace<H> {
         change: &mut impl FnMut(Hva, &Leaf) -> Result<Change, E>,
     ) -> Result<(), E> {
         let _tables = self.tables.lock();
-        for visit in self.cursor(range) {
+        let outcome = self.cursor(range).try_for_each(|visit| {
             let address = Hva::new(visit.address);
-            let Some(leaf) = visit.found.leaf() else { continue };
+            let Some(leaf) = visit.found.leaf() else { return Ok(()) };
             match change(address, &leaf)? {
                 Change::WriteProtect if leaf.rights.write => {
                     self.replace(visit.found.at, visit.found.entry, |entry| entry.with_rights(Rights::READ));
@@ -67,7 +66,10 @@ impl<H: Host> AddressSpace<H> {
                 Change::Keep | Change::WriteProtect => {}
                 Change::Unmap => self.clear_leaf(&visit, gather, keep),
             }
-        }
-        Ok(())
+            Ok(())
+        });
+        // Before the lock is dropped: whoever finds an entry changed owes nothing for it (I6).
+        gather.flush();
+        outcome
     }
 }

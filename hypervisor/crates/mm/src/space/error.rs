@@ -65,7 +65,7 @@ impl From<OutOfTables> for FaultError {
 /// Why mmap, munmap, mprotect or madvise was refused, or stopped half-way where Linux does too.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MapError {
-    /// Empty, unaligned for the page size, or outside the lower half (EINVAL).
+    /// Unaligned for the page size, too long, or empty where that is not nothing to do (EINVAL).
     BadRange {
         /// First address.
         start: Hva,
@@ -74,17 +74,18 @@ pub enum MapError {
         /// Required alignment.
         align: PageSize,
     },
-    /// No gap is large enough (ENOMEM).
+    /// No gap is large enough, or a fixed place does not fit into the lower half (ENOMEM).
     NoRoom {
         /// Bytes wanted.
         len: u64,
     },
-    /// Part of the range has no area (ENOMEM). mprotect has changed what lies before the first hole,
-    /// madvise everything that has an area.
+    /// Part of the range has no area (ENOMEM; from mremap EFAULT, from remap_file_pages EINVAL). mprotect, mlock and
+    /// munlock have changed what lies before the first hole, madvise everything that has an area.
     Hole(HvaRange),
     /// Only shared mappings of files can be rearranged, and not of execute-in-place ones (EINVAL).
     NotShared(HvaRange),
-    /// Only private anonymous pages can be freed lazily (EINVAL).
+    /// Only private anonymous memory can be freed lazily, and nothing from the huge-page pools; that is neither made
+    /// cold nor paged out (EINVAL).
     NotAnonymous(HvaRange),
     /// This part is locked in memory, and not given up (EINVAL). What lies before it was done.
     Locked(HvaRange),
@@ -92,7 +93,7 @@ pub enum MapError {
     OutOfTables,
     /// The address space would have more than [`crate::MOST_AREAS`] (ENOMEM).
     TooManyAreas,
-    /// A page could not be brought in (EAGAIN, ENOMEM).
+    /// A page could not be brought in (ENOMEM).
     Fault(FaultError),
     /// A page could not be written back (EIO).
     Store(StoreError),

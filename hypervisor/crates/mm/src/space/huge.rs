@@ -291,11 +291,9 @@ impl<H: Host> AddressSpace<H> {
             Level::of_leaf(HUGE),
         );
         let View::Table(table) = at.view() else { return };
-        // The table is unlinked before its entries are read: nobody finds them any more.
+        // The table is unlinked before its entries are read: nobody finds them any more. A CPU that has cached the way to
+        // it finds entries without rights, and faults, until the gather's flush.
         self.host().store(at.at, HostEntry::EMPTY.bits());
-        if intact(Mutant::NoFlushOfCollapsed) {
-            self.flush_primary(range);
-        }
         for index in 0..HUGE.base_pages() as u16 {
             let entry = HostEntry::from_bits(self.host().load(paging::EntryRef::new(table, index)));
             if let View::Leaf(leaf) = entry.view(Level::Pt)

@@ -39,13 +39,13 @@ impl<H: Host> AddressSpace<H> {
     /// changed then.
     pub fn mmap(&self, request: MapRequest<H>) -> Result<HvaRange, MapError> {
         let size = request.kind.page_size();
-        let len = request.len.checked_next_multiple_of(size.bytes()).unwrap_or(u64::MAX);
+        let no_room = MapError::NoRoom { len: request.len };
+        let len = request.len.checked_next_multiple_of(size.bytes()).ok_or(no_room)?;
+        let last_start = USER_END.as_u64().checked_sub(len).ok_or(no_room)?;
         let wanted = match request.placement {
+            _ if len == 0 => return Err(MapError::BadRange { start: MAP_BASE, len, align: size }),
+            Placement::Fixed(start) if start.as_u64() > last_start => return Err(no_room),
             Placement::Fixed(start) => Some(checked_range(start, len, size)?),
-            Placement::Anywhere if len == 0 => {
-                return Err(MapError::BadRange { start: MAP_BASE, len, align: size });
-            }
-            // Whatever is too long for the address space finds no gap in it.
             Placement::Anywhere => None,
         };
         let mut vmas = self.vmas.write();
@@ -58,7 +58,7 @@ impl<H: Host> AddressSpace<H> {
             }
             None => {
                 let within = HvaRange::new(MAP_BASE, USER_END);
-                vmas.gap(within, len, size).ok_or(MapError::NoRoom { len })?
+                vmas.gap(within, len, size).ok_or(no_room)?
             }
         };
         vmas.insert(Vma::new(range, request.protection, request.kind));
@@ -120,7 +120,7 @@ impl<H: Host> AddressSpace<H> {
     /// [`MapError::BadRange`], also where the range cuts a hugetlb page. [`MapError::Hole`]: what has an area
     /// was dropped all the same, as in Linux. [`MapError::Locked`]: what lies before was dropped.
     pub fn discard(&self, start: Hva, len: u64) -> Result<(), MapError> {
-        let range = checked_range(start, len, PageSize::Size4K)?;
+        let Some(range) = named_range(start, len)? else { return Ok(()) };
         let vmas = self.vmas.read();
         let _small = self.bar_huge_pages();
         self.prepare_bounds(&vmas, range)?;
@@ -170,10 +170,29 @@ pub(super) fn refuse_locked<H: Host>(part: HvaRange, vma: &Vma<H>) -> Result<(),
     if vma.flags.contains(VmaFlags::LOCKED) { Err(MapError::Locked(part)) } else { Ok(()) }
 }
 
+/// The range of a call that creates or removes areas.
 pub(super) fn checked_range(start: Hva, len: u64, align: PageSize) -> Result<HvaRange, MapError> {
     let bad = MapError::BadRange { start, len, align };
     let len = len.checked_next_multiple_of(PageSize::Size4K.bytes()).ok_or(bad)?;
     let range = HvaRange::sized(start, len).ok_or(bad)?;
     let inside = !range.is_empty() && range.end() <= USER_END && range.is_aligned(align);
     if inside { Ok(range) } else { Err(bad) }
+}
+
+/// The range of a call that takes any, and answers for its holes: what lies behind every area is one. `None`: it names
+/// nothing, and nothing is to be done. One that wraps around is a bad one.
+pub(super) fn named_range(start: Hva, len: u64) -> Result<Option<HvaRange>, MapError> {
+    let bad = MapError::BadRange { start, len, align: PageSize::Size4K };
+    let pages = len.checked_next_multiple_of(PageSize::Size4K.bytes()).ok_or(bad)?;
+    let end = start.as_u64().checked_add(pages).filter(|_| start.is_aligned(PageSize::Size4K)).ok_or(bad)?;
+    // Between the halves there are no addresses; no area reaches that far.
+    let end = Hva::try_new(end).unwrap_or(Hva::new(LOWER_HALF_END - 1));
+    let range = HvaRange::try_new(start, end).ok_or(bad)?;
+    Ok((!range.is_empty()).then_some(range))
+}
+
+/// The same for calls to which a range that wraps around is one with a hole.
+pub(super) fn named_range_or_hole(start: Hva, len: u64) -> Result<Option<HvaRange>, MapError> {
+    let hole = MapError::Hole(HvaRange::new(start, start));
+    named_range(start, len).map_err(|bad| if start.is_aligned(PageSize::Size4K) { hole } else { bad })
 }

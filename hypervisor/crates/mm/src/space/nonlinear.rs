@@ -41,7 +41,6 @@ impl<H: Host> AddressSpace<H> {
     /// Begin and end around the re-population, as in the patch. Each entry becomes a note; touches bring the pages.
     fn populate_range(&self, range: HvaRange, index: u64) -> Result<(), MapError> {
         let _invalidation = self.chain.invalidate(RangeSite::RemapFilePages, range);
-        // Dropped first: flushed before the end.
         let mut gather = self.gather(RangeSite::RemapFilePages);
         for (offset, page) in range.pages().enumerate() {
             let mut reserve = TableReserve::new(&**self.host());
@@ -68,6 +67,8 @@ impl<H: Host> AddressSpace<H> {
             if self.uncount_leaf(&leaf) {
                 gather.frame(leaf.pfn, leaf.size);
             }
+            // Before the lock is dropped: write-back finds no entry here any more (I6).
+            gather.flush();
         }
     }
 }

@@ -1,32 +1,46 @@
 //! mprotect.
 
-use super::map::{checked_range, refuse_too_many};
+use super::map::{named_range_or_hole, refuse_too_many};
 use super::{AddressSpace, MapError};
 use crate::host::Host;
-use crate::vma::{Protection, Vma};
-use addr::{Hva, HvaRange, PageSize};
+use crate::vma::{Access, Protection, Vma, VmaFlags};
+use addr::{Hva, HvaRange};
+use alloc::vec::Vec;
 use mutants::{Mutant, RangeSite, intact};
 use paging::{Found, Leaf, Rights};
 
 impl<H: Host> AddressSpace<H> {
     /// Changes the protection of a range. As in Linux, areas before the first hole change even where there
-    /// is one. Takes the mmap lock for writing.
+    /// is one, and private pages that are locked and become writable are brought in, as far as that is possible: their
+    /// first write is not to wait for a copy. Takes the mmap lock for writing.
     ///
     /// # Errors
     /// [`MapError::BadRange`], also where the range cuts a hugetlb page, [`MapError::OutOfTables`] where a huge page
     /// could not be split, [`MapError::TooManyAreas`]: nothing has changed. [`MapError::Hole`].
     pub fn mprotect(&self, start: Hva, len: u64, protection: Protection) -> Result<(), MapError> {
-        let range = checked_range(start, len, PageSize::Size4K)?;
+        let Some(range) = named_range_or_hole(start, len)? else { return Ok(()) };
         let mut vmas = self.vmas.write();
         refuse_too_many(&vmas, Some(range), 0)?;
         self.prepare_bounds(&vmas, range)?;
         let covered = vmas.covered_to(range);
         let prefix = HvaRange::new(range.start(), covered);
+        let becomes_writable = |vma: &Vma<H>| {
+            vma.flags.contains(VmaFlags::LOCKED)
+                && vma.kind.is_private()
+                && !vma.protection.allows(Access::Write)
+                && protection.allows(Access::Write)
+        };
+        let parts = vmas.overlapping(prefix).filter(|(_, vma)| becomes_writable(vma));
+        let wanted: Vec<_> = parts.map(|(part, _)| part).collect();
         if !prefix.is_empty() {
             vmas.protect(prefix, protection);
             for (part, vma) in vmas.overlapping(prefix) {
                 self.mprotect_fixup(part, vma);
             }
+        }
+        drop(vmas);
+        for part in wanted {
+            let _ = self.bring_in(part);
         }
         if covered == range.end() { Ok(()) } else { Err(MapError::Hole(range)) }
     }
@@ -46,8 +60,8 @@ impl<H: Host> AddressSpace<H> {
                 gather.touch(Hva::new(visit.address), leaf.size);
             }
         }
-        drop(tables);
         gather.flush();
+        drop(tables);
         drop(invalidation);
     }
 

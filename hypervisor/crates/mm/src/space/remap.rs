@@ -12,7 +12,7 @@
 use super::map::{checked_range, refuse_too_many};
 use super::{AddressSpace, MAP_BASE, MapError, USER_END};
 use crate::host::Host;
-use crate::vma::{Vma, VmaTree};
+use crate::vma::{Vma, VmaFlags, VmaTree};
 use addr::{Hva, HvaRange, PageSize};
 use mutants::{Mutant, RangeSite, intact};
 use paging::{HostEntry, Level, TableEntry, TableReserve, walk_or_grow};
@@ -29,77 +29,99 @@ pub enum Remap {
 }
 
 impl<H: Host> AddressSpace<H> {
-    /// Grows, shrinks or moves the part of one area in `start..start + old_len`; its new start. Takes the mmap lock
-    /// for writing.
+    /// Grows, shrinks or moves what lies in `start..start + old_len`; its new start. What is grown or moved must be in
+    /// one area; what merely shrinks need not. What is added to a locked area is brought in, as far as that is possible.
+    /// Takes the mmap lock for writing.
     ///
     /// # Errors
-    /// [`MapError::BadRange`], also for hugetlb areas, [`MapError::Hole`] where the old range is not in one area,
-    /// [`MapError::NoRoom`], [`MapError::OutOfTables`], [`MapError::TooManyAreas`]. Nothing has changed then, but what
-    /// a fixed target replaces may be gone, and so may the tail of an area that shrinks, as in Linux.
+    /// [`MapError::BadRange`], also for hugetlb areas, and for no pages at all: shared memory is not mapped a second time.
+    /// [`MapError::Hole`] where `start` is in no area, or the part to be moved or grown not in one; [`MapError::NoRoom`],
+    /// [`MapError::OutOfTables`], [`MapError::TooManyAreas`]. Nothing has changed then, but what a fixed target replaces
+    /// may be gone, and so may the tail of what shrinks, as in Linux.
     pub fn mremap(&self, start: Hva, old_len: u64, new_len: u64, to: Remap) -> Result<Hva, MapError> {
-        let old = checked_range(start, old_len, PageSize::Size4K)?;
-        let wanted = checked_range(start, new_len, PageSize::Size4K)?;
+        let size = PageSize::Size4K;
+        let bad = MapError::BadRange { start, len: new_len, align: size };
+        let whole = |len: u64| len.checked_next_multiple_of(size.bytes());
+        let new_len = whole(new_len).filter(|&len| 0 < len && len <= USER_END.as_u64()).ok_or(bad)?;
+        // What is too long wraps to nothing.
+        let old_len = whole(old_len).unwrap_or(0);
+        let target = match to {
+            Remap::Fixed(target) => Some(checked_range(target, new_len, size)?),
+            Remap::InPlace | Remap::MayMove => None,
+        };
+        let old_end = start.as_u64().saturating_add(old_len);
+        let overlaps = |target: HvaRange| target.start().as_u64() < old_end && start < target.end();
+        if !start.is_aligned(size) || target.is_some_and(overlaps) {
+            return Err(bad);
+        }
         let mut vmas = self.vmas.write();
-        let vma = vmas.find(start).filter(|vma| vma.range.contains_span(&old)).ok_or(MapError::Hole(old))?;
+        let hole = MapError::Hole(HvaRange::new(start, start));
+        let vma = vmas.find(start).ok_or(hole)?;
         let align = vma.kind.page_size();
-        if align != PageSize::Size4K {
+        if align != size {
             return Err(MapError::BadRange { start, len: old_len, align });
         }
+        let looked_at = if target.is_some() || old_len < new_len { old_len.min(new_len) } else { 0 };
+        if looked_at > vma.range.end().as_u64() - start.as_u64() {
+            return Err(hole);
+        }
+        let old = checked_range(start, old_len, size)?;
         // The target's bounds, and the area there.
         refuse_too_many(&vmas, Some(old), 3)?;
-        let result = self.remap_area(&mut vmas, old, wanted, to);
+        let locked = vma.flags.contains(VmaFlags::LOCKED);
+        let result = self.remap_area(&mut vmas, old, new_len, (to, target));
         drop(vmas);
         self.mm.drop_orphans();
-        result
+        let now = result?;
+        if locked && old_len < new_len {
+            // A page that cannot be brought in now is another call's failure.
+            let _ = self.bring_in(HvaRange::new(now.add(old_len), now.add(new_len)));
+        }
+        Ok(now)
     }
 
     fn remap_area(
         &self,
         vmas: &mut VmaTree<H>,
         old: HvaRange,
-        wanted: HvaRange,
-        to: Remap,
+        new_len: u64,
+        (to, target): (Remap, Option<HvaRange>),
     ) -> Result<Hva, MapError> {
-        let bad = MapError::BadRange { start: old.start(), len: wanted.len(), align: PageSize::Size4K };
-        if let Remap::Fixed(target) = to {
-            let target = checked_range(target, wanted.len(), PageSize::Size4K)?;
-            if target.overlaps(&old) {
-                return Err(bad);
-            }
+        if let Some(target) = target {
             self.prepare_bounds(vmas, target)?;
             self.unmap_region(vmas, target);
-            let kept = self.shrink(vmas, old, wanted)?;
+            let kept = self.shrink(vmas, old, new_len)?;
             return self.move_area(vmas, kept, target);
         }
-        let kept = self.shrink(vmas, old, wanted)?;
-        if kept == wanted {
+        let kept = self.shrink(vmas, old, new_len)?;
+        if kept.len() == new_len || self.grow(vmas, old, new_len) {
             return Ok(old.start());
         }
-        if self.grow(vmas, old, wanted) {
-            return Ok(old.start());
-        }
+        let no_room = MapError::NoRoom { len: new_len };
         if to == Remap::InPlace {
-            return Err(MapError::NoRoom { len: wanted.len() });
+            return Err(no_room);
         }
         let within = HvaRange::new(MAP_BASE, USER_END);
-        let target = vmas.gap(within, wanted.len(), PageSize::Size4K);
-        let target = target.ok_or(MapError::NoRoom { len: wanted.len() })?;
+        let target = vmas.gap(within, new_len, PageSize::Size4K).ok_or(no_room)?;
         self.move_area(vmas, kept, target)
     }
 
     /// Unmaps what is more than wanted; what is left of the old range.
-    fn shrink(&self, vmas: &mut VmaTree<H>, old: HvaRange, wanted: HvaRange) -> Result<HvaRange, MapError> {
-        if wanted.len() >= old.len() {
+    fn shrink(&self, vmas: &mut VmaTree<H>, old: HvaRange, new_len: u64) -> Result<HvaRange, MapError> {
+        if new_len >= old.len() {
             return Ok(old);
         }
-        let tail = HvaRange::new(wanted.end(), old.end());
+        let kept = HvaRange::new(old.start(), old.start().add(new_len));
+        let tail = HvaRange::new(kept.end(), old.end());
         self.prepare_bounds(vmas, tail)?;
         self.unmap_region(vmas, tail);
-        Ok(wanted)
+        Ok(kept)
     }
 
     /// Enlarges the area where it is, if it ends with the old range and nothing follows.
-    fn grow(&self, vmas: &mut VmaTree<H>, old: HvaRange, wanted: HvaRange) -> bool {
+    fn grow(&self, vmas: &mut VmaTree<H>, old: HvaRange, new_len: u64) -> bool {
+        let wanted = HvaRange::sized(old.start(), new_len).filter(|wanted| wanted.end() <= USER_END);
+        let Some(wanted) = wanted else { return false };
         let more = HvaRange::new(old.end(), wanted.end());
         let Some(vma) = vmas.find(old.start()).filter(|vma| vma.range.end() == old.end()) else {
             return false;

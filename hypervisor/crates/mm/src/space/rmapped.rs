@@ -208,7 +208,6 @@ impl<H: Host> AddressSpace<H> {
         let invalidation = self.chain.invalidate(RangeSite::ZapNonlinear, range);
         let mut gather = self.gather(RangeSite::ZapNonlinear);
         self.clear_offsets_behind(range, len, &mut gather);
-        gather.flush();
         drop(invalidation);
         gather.settle();
     }

@@ -26,18 +26,15 @@ impl Keep {
 
 impl<H: Host> AddressSpace<H> {
     /// Patch site `zap_page_range`: begin before the walk, end before the frames are freed. Primary
-    /// translations are flushed before the end, earlier than in v8: a fault after the end may map a new
-    /// frame, and no CPU may then still use the old one. (A full batch is freed before the end, as in v8:
-    /// the begin has left nothing that could reach it.)
+    /// translations are flushed before the end, and before the page-table lock is dropped, earlier than in v8: a
+    /// fault after the end may map a new frame, and no CPU may then still use the old one. (A full batch is freed
+    /// before the end, as in v8: the begin has left nothing that could reach it.)
     ///
     /// The caller holds the mmap lock, or the lock of the reverse map that led here.
     pub(super) fn zap_page_range(&self, range: HvaRange, keep: Keep) {
         let invalidation = self.chain.invalidate(RangeSite::ZapPageRange, range);
         let mut gather = self.gather(RangeSite::ZapPageRange);
         self.clear_range(range, &mut gather, keep);
-        if intact(Mutant::ZapEndsBeforeFlush) {
-            gather.flush();
-        }
         drop(invalidation);
         gather.settle();
     }
@@ -55,7 +52,9 @@ impl<H: Host> AddressSpace<H> {
         self.zap_page_range(range, Keep::of(vma));
     }
 
-    /// Clears every entry in `range`; the entries' references pass to the gather.
+    /// Clears every entry in `range` and flushes; the entries' references pass to the gather. Whoever finds an entry
+    /// empty under the page-table lock owes nothing for it (I6): not another discard that returns, not a write-back
+    /// that takes the page for clean.
     pub(super) fn clear_range(&self, range: HvaRange, gather: &mut Gather<'_, H>, keep: Keep) {
         let _tables = self.tables.lock();
         for visit in self.cursor(range) {
@@ -71,10 +70,13 @@ impl<H: Host> AddressSpace<H> {
                 View::Note(Note::Offset(_)) | View::Empty | View::Table(_) => {}
             }
         }
+        if intact(Mutant::FlushesAfterLock) {
+            gather.flush();
+        }
     }
 
-    /// Unmaps the pages of a non-linear area that lie behind the end of the file. Their notes stay: a touch is refused
-    /// there, and not sent to another page.
+    /// Unmaps the pages of a non-linear area that lie behind the end of the file, and flushes. Their notes stay: a touch
+    /// is refused there, and not sent to another page.
     pub(super) fn clear_offsets_behind(&self, range: HvaRange, len: u64, gather: &mut Gather<'_, H>) {
         let _tables = self.tables.lock();
         for visit in self.cursor(range) {
@@ -83,6 +85,7 @@ impl<H: Host> AddressSpace<H> {
                 self.clear_leaf(&visit, gather, Keep::Offsets);
             }
         }
+        gather.flush();
     }
 
     pub(super) fn clear_leaf(&self, visit: &Visit<HostEntry>, gather: &mut Gather<'_, H>, keep: Keep) {

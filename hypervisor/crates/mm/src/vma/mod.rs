@@ -201,6 +201,14 @@ impl<H: Host> Vma<H> {
         Self { range, kind, first, anon: clone_once(&self.anon), ..*self }
     }
 
+    /// What can be said of such an area: what is shared, or huge, is not merged, and advice to do so is ignored.
+    pub(crate) const fn possible_flags(&self) -> VmaFlags {
+        match self.kind {
+            VmaKind::Anonymous(PageSize::Size4K) | VmaKind::Private(..) => VmaFlags::all(),
+            VmaKind::Anonymous(_) | VmaKind::Shared(..) => VmaFlags::all().difference(VmaFlags::MERGEABLE),
+        }
+    }
+
     /// Whether pages of it may be copied before they are written (patch: "COW mapping"): fork write-protects them.
     pub(crate) const fn is_cow(&self) -> bool {
         self.kind.is_private()

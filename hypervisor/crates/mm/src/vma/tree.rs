@@ -120,9 +120,9 @@ impl<H: Host> VmaTree<H> {
         self.change(range, |vma| vma.protection = protection);
     }
 
-    /// Sets and clears flags of all areas in `range`.
+    /// Sets and clears flags of all areas in `range`, as far as they can have them.
     pub(crate) fn flag(&mut self, range: HvaRange, set: VmaFlags, clear: VmaFlags) {
-        self.change(range, |vma| vma.flags = (vma.flags - clear) | set);
+        self.change(range, |vma| vma.flags = (vma.flags - clear) | (set & vma.possible_flags()));
     }
 
     fn change(&mut self, range: HvaRange, change: impl Fn(&mut Vma<H>)) {

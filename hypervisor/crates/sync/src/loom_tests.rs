@@ -1,0 +1,163 @@
+//! Models under loom: every order of a few threads' steps, and everything that weak memory may add to it. Each protocol
+//! is also run with one of its orderings missing: then loom must find what goes wrong.
+//!
+//! Frames are loom's cells: it reports two accesses that nothing orders, if one of them is a write.
+
+use crate::atomic::{AtomicU64, Ordering, fence};
+use crate::{GuestMode, InProgress, InvalidationSequence};
+use loom::cell::UnsafeCell;
+use loom::sync::{Arc, Mutex};
+use loom::thread;
+
+/// Both fences are there.
+fn full() {
+    fence(Ordering::SeqCst);
+}
+
+/// One is missing.
+fn none() {}
+
+/// A guest's entry, the frame that it maps at first, and the interrupt line of CPU 0.
+struct Machine {
+    mode: GuestMode<2>,
+    entry: AtomicU64,
+    frame: UnsafeCell<u64>,
+    interrupt: AtomicU64,
+}
+
+impl Machine {
+    /// What a guest does on CPU 0, with a translation cached since it last ran there.
+    fn run_guest(&self, fence: fn()) {
+        let mut cached = Some(1);
+        self.mode.enter_behind(0, fence, || cached = None);
+        for _ in 0..2 {
+            if self.interrupt.swap(0, Ordering::Acquire) != 0 {
+                self.mode.acknowledge(0, || cached = None);
+            }
+            let translation = cached.unwrap_or_else(|| self.entry.load(Ordering::Relaxed));
+            cached = Some(translation);
+            if translation != 0 {
+                self.frame.with(|_| ());
+            }
+        }
+        self.mode.exit(0);
+    }
+
+    /// Takes the frame away from the guest, and uses it for something else.
+    fn take_frame(&self, fence: fn()) {
+        self.entry.store(0, Ordering::Relaxed);
+        let requested = self.mode.request_behind(fence, |_| self.interrupt.store(1, Ordering::Release));
+        self.mode.wait(requested);
+        self.frame.with_mut(|_| ());
+    }
+}
+
+fn handshake(guests: fn(), invalidators: fn()) {
+    loom::model(move || {
+        let machine = Arc::new(Machine {
+            mode: GuestMode::new(),
+            entry: AtomicU64::new(1),
+            frame: UnsafeCell::new(0),
+            interrupt: AtomicU64::new(0),
+        });
+        let other = Arc::clone(&machine);
+        let guest = thread::spawn(move || other.run_guest(guests));
+        machine.take_frame(invalidators);
+        guest.join().expect("no panic");
+    });
+}
+
+#[test]
+fn a_guest_never_uses_a_frame_that_was_taken() {
+    handshake(full, full);
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn without_the_fence_on_the_way_into_the_guest_it_does() {
+    handshake(none, full);
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn without_the_invalidators_fence_it_does() {
+    handshake(full, none);
+}
+
+/// The primary entry names a frame; the secondary entry lies under the mmu lock, with "in progress".
+struct Entries {
+    sequence: InvalidationSequence,
+    primary: AtomicU64,
+    locked: Mutex<(InProgress, Option<u64>)>,
+}
+
+const OLD: u64 = 1;
+const NEW: u64 = 2;
+
+impl Entries {
+    fn fault(&self, snapshot: Ordering) {
+        let snapshot = self.sequence.snapshot_as(snapshot);
+        let frame = self.primary.load(Ordering::Relaxed);
+        let mut locked = self.locked.lock().expect("no panic");
+        if locked.0.permits(&self.sequence, snapshot, 0, 1).is_ok() {
+            locked.1 = Some(frame);
+        }
+    }
+
+    /// `invalidate_page`: the primary entry has changed before.
+    fn change_page(&self, raise: Ordering) {
+        self.primary.store(NEW, Ordering::Relaxed);
+        let mut locked = self.locked.lock().expect("no panic");
+        self.sequence.raise_as(&mut locked.0, raise);
+        locked.1 = None;
+    }
+
+    /// A range: the primary entry changes between the begin and the end.
+    fn change_range(&self) {
+        {
+            let mut locked = self.locked.lock().expect("no panic");
+            locked.0.begin(0, 1);
+            locked.1 = None;
+        }
+        self.primary.store(NEW, Ordering::Relaxed);
+        self.locked.lock().expect("no panic").0.end(&self.sequence);
+    }
+}
+
+fn fault_against(snapshot: Ordering, change: fn(&Entries)) {
+    loom::model(move || {
+        let entries = Arc::new(Entries {
+            sequence: InvalidationSequence::new(),
+            primary: AtomicU64::new(OLD),
+            locked: Mutex::new((InProgress::new(), None)),
+        });
+        let other = Arc::clone(&entries);
+        let fault = thread::spawn(move || other.fault(snapshot));
+        change(&entries);
+        fault.join().expect("no panic");
+        let installed = entries.locked.lock().expect("no panic").1;
+        assert_ne!(installed, Some(OLD), "a frame that has gone was installed");
+    });
+}
+
+#[test]
+fn a_fault_never_installs_a_page_that_has_gone() {
+    fault_against(Ordering::Acquire, |entries| entries.change_page(Ordering::Release));
+}
+
+#[test]
+fn a_fault_never_installs_from_a_range_that_has_gone() {
+    fault_against(Ordering::Acquire, Entries::change_range);
+}
+
+#[test]
+#[should_panic(expected = "a frame that has gone was installed")]
+fn a_snapshot_that_acquires_nothing_does() {
+    fault_against(Ordering::Relaxed, |entries| entries.change_page(Ordering::Release));
+}
+
+#[test]
+#[should_panic(expected = "a frame that has gone was installed")]
+fn a_raise_that_releases_nothing_does() {
+    fault_against(Ordering::Acquire, |entries| entries.change_page(Ordering::Relaxed));
+}

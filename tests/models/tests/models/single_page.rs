@@ -1,0 +1,192 @@
+//! A fault, and `invalidate_page`: the sequence rises there, too (I3).
+
+use crate::{
+    Bench, NEW, OLD, PAGE, TWO, WORD, busy_lab, evict, file_world, guests_read, lab, note_stores,
+    private_world, world_ends_well,
+};
+use mm::Advice;
+use models::{Bounds, Model, Program, Touch, Word, by_device, ends_well, everybody_reads, in_memory};
+use tests::lab::{Lab, Verdict, page};
+use tests::worlds::{STORED, World};
+
+/// Migration leaves a page alone that somebody works on.
+fn migrate(lab: &Lab) {
+    if let Err(error) = lab.space.migrate_page(page(0)) {
+        assert_eq!(Verdict::from(error), Verdict::Shared);
+    }
+}
+
+#[test]
+fn fault_against_migration() {
+    Model::new(lab)
+        .thread("guest", |lab| {
+            let guest = Program::guest(lab, 0);
+            assert_eq!(guest.load(WORD), Ok(OLD));
+            guest.store(WORD, NEW).expect("memory");
+            assert_eq!(guest.load(WORD), Ok(NEW));
+        })
+        .thread("host", migrate)
+        .end(|lab| {
+            assert_eq!(everybody_reads(&lab, WORD), Ok(NEW));
+            ends_well(lab);
+        })
+        .holds(TWO);
+}
+
+/// A guest that needs no fault stores on: nothing is lost between the copy and the new entry (I8).
+#[test]
+fn running_guest_against_migration() {
+    Model::new(busy_lab)
+        .thread("guest", |lab| {
+            let guest = Program::guest(lab, 0);
+            for value in [NEW, NEW + 1] {
+                guest.store(WORD, value).expect("memory");
+                assert_eq!(guest.load(WORD), Ok(value));
+            }
+        })
+        .thread("host", migrate)
+        .end(|lab| {
+            assert_eq!(everybody_reads(&lab, WORD), Ok(NEW + 1));
+            ends_well(lab);
+        })
+        .holds(TWO);
+}
+
+#[test]
+fn device_against_migration() {
+    Model::new(lab)
+        .thread("device", |lab| {
+            assert_eq!(by_device(lab, WORD, Touch::Load), Ok(OLD));
+            by_device(lab, WORD, Touch::Store(NEW)).expect("memory");
+            assert_eq!(by_device(lab, WORD, Touch::Load), Ok(NEW));
+        })
+        .thread("host", migrate)
+        .end(|lab| {
+            assert_eq!(everybody_reads(&lab, WORD), Ok(NEW));
+            ends_well(lab);
+        })
+        .holds(TWO);
+}
+
+/// A space whose page a child shares: Herald's store copies it.
+fn shared_with_a_child() -> Bench<(Lab, std::sync::Arc<mm::AddressSpace<tests::machine::Machine>>)> {
+    let lab = lab();
+    let child = lab.space.fork().expect("frames for tables");
+    Bench::new((lab, child))
+}
+
+fn copies_on_write(name: &'static str, other: impl Fn(&Lab) -> models::Found + Send + Sync + 'static) {
+    Model::new(shared_with_a_child)
+        .thread(name, move |b| {
+            let late = b.is_finished();
+            let found = other(&b.bed.0);
+            assert!(found == Ok(NEW) || found == Ok(OLD) && !late, "{found:?}, after the store: {late}");
+        })
+        .thread("herald", |b| {
+            Program::herald(&b.bed.0, 1).store(WORD, NEW).expect("memory");
+            b.finish();
+        })
+        .end(|b| {
+            let (lab, child) = b.bed;
+            assert_eq!(everybody_reads(&lab, WORD), Ok(NEW));
+            assert_eq!(in_memory(&child, WORD), Some(OLD), "the child's page");
+            drop(child);
+            ends_well(lab);
+        })
+        .holds(TWO);
+}
+
+#[test]
+fn fault_against_copy_on_write_by_herald() {
+    copies_on_write("guest", |lab| Program::guest(lab, 0).load(WORD));
+}
+
+#[test]
+fn device_against_copy_on_write_by_herald() {
+    copies_on_write("device", |lab| by_device(lab, WORD, Touch::Load));
+}
+
+/// Pages the page out, if nobody is at work on it.
+fn page_out(world: &World) {
+    let space = world.space(0);
+    if space.lookup(page(0)).is_some() {
+        space.madvise(page(0), PAGE, Advice::PageOut).expect("is mapped");
+    }
+}
+
+fn guest_stores(world: &World) {
+    let space = world.space(0);
+    let guest = Program::guest_of(world, &space, 0, 0);
+    assert_eq!(guest.load(WORD), Ok(OLD));
+    guest.store(WORD, NEW).expect("memory");
+    assert_eq!(guest.load(WORD), Ok(NEW));
+}
+
+#[test]
+fn fault_against_swap_out() {
+    Model::new(private_world)
+        .thread("guest", guest_stores)
+        .thread("reclaim", page_out)
+        .end(|world| {
+            assert_eq!(guests_read(&world), Ok(NEW));
+            world_ends_well(world);
+        })
+        .holds(TWO);
+}
+
+/// What is in the file in the end: the page is written, dropped, and read again.
+fn reads_back(mut world: World) {
+    assert_eq!(guests_read(&world), Ok(NEW));
+    note_stores(&mut world);
+    world.write_back(STORED).expect("the store works");
+    evict(&world, 0);
+    assert_eq!(guests_read(&world), Ok(NEW), "the page that was read again");
+    world_ends_well(world);
+}
+
+#[test]
+fn fault_against_write_back() {
+    Model::new(file_world)
+        .thread("guest", guest_stores)
+        .thread("write-back", |world| world.mm.write_back(world.file(STORED)).expect("the store works"))
+        .end(reads_back)
+        .holds(TWO);
+}
+
+#[test]
+fn fault_against_reclaim_of_a_file_page() {
+    Model::new(file_world)
+        .thread("guest", guest_stores)
+        .thread("reclaim", page_out)
+        .end(reads_back)
+        .holds(TWO);
+}
+
+/// What two guests have stored since MADV_FREE, each in its word, is not dropped with the page: the frame is dirty before
+/// anybody can store through the entry that one fault has made for both (I7).
+#[test]
+fn two_stores_against_reclaim_of_a_page_that_may_be_dropped() {
+    let freed = || {
+        let mut world = private_world();
+        world.madvise(0, (0, 1), Advice::Free).expect("is mapped");
+        world
+    };
+    let store = |cpu: usize, word: Word| {
+        move |world: &World| {
+            let space = world.space(0);
+            Program::guest_of(world, &space, 0, cpu).store(word, NEW).expect("memory");
+        }
+    };
+    Model::new(freed)
+        .thread("guest", store(0, WORD))
+        .thread("other guest", store(1, WORD.next()))
+        .thread("reclaim", page_out)
+        .end(|world| {
+            let space = world.space(0);
+            let found = [WORD, WORD.next()].map(|word| Program::guest_of(&world, &space, 0, 0).load(word));
+            assert_eq!(found, [Ok(NEW), Ok(NEW)]);
+            drop(space);
+            world_ends_well(world);
+        })
+        .holds(Bounds::preemptions(1));
+}
