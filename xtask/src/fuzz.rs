@@ -51,7 +51,7 @@ const TARGETS: [Target; 7] = [
     Target { name: "images", runs: 600_000, longest: 4096 },
     Target { name: "instructions", runs: 2_000_000, longest: 512 },
     Target { name: "memory_map", runs: 400_000, longest: 2048 },
-    Target { name: "operations", runs: 3_000, longest: 1024 },
+    Target { name: "operations", runs: 2_000, longest: 1024 },
     Target { name: "package", runs: 1_500_000, longest: 4608 },
     Target { name: "page_walk", runs: 1_500_000, longest: 1024 },
 ];
