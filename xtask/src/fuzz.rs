@@ -153,8 +153,13 @@ fn search_all(targets: &[&Target], extent: &Extent) -> Tally {
     tally
 }
 
-/// Runs one input; what the target prints is passed on.
+/// Runs one input. What the target prints is passed on, after what it makes of the input.
 fn again(target: &Target, input: &Path) -> Result<u8> {
+    let decoded = workspace::fuzz().join("decoded");
+    // With this variable a target writes the input down as it is decoded, and does not use it.
+    let status = target.command().arg(input).env("RUST_LIBFUZZER_DEBUG_PATH", &decoded).output();
+    status.context("cannot start the target")?;
+    println!("{}", std::fs::read_to_string(&decoded).with_context(|| format!("{}", decoded.display()))?);
     let status = target.command().arg(input).status().context("cannot start the target")?;
     println!("{} {}", input.display(), if status.success() { "is harmless" } else { "breaks something" });
     Ok(u8::from(!status.success()))
@@ -183,7 +188,8 @@ impl Target {
             (None, None) => drop(command.arg(format!("-runs={}", self.runs))),
             (None, Some(_)) => {}
         }
-        command.arg(self.corpus(extent)?);
+        // The end of the output has to hold what was wrong.
+        command.arg(self.corpus(extent)?).env("RUST_BACKTRACE", "0");
         let (status, output) = progress::follow(&format!("fuzzing {}", self.name), &mut command)?;
         if !status.success() {
             bail!("{status}\n{}\n{}", progress::tail(&output), self.hint(&output));
