@@ -47,12 +47,12 @@ struct Target {
 }
 
 const TARGETS: [Target; 7] = [
-    Target { name: "devices", runs: 300_000, longest: 4096 },
+    Target { name: "devices", runs: 150_000, longest: 4096 },
     Target { name: "images", runs: 600_000, longest: 4096 },
     Target { name: "instructions", runs: 2_000_000, longest: 512 },
     Target { name: "memory_map", runs: 400_000, longest: 2048 },
-    Target { name: "operations", runs: 4_000, longest: 1024 },
-    Target { name: "package", runs: 1_500_000, longest: 4096 },
+    Target { name: "operations", runs: 2_000, longest: 1024 },
+    Target { name: "package", runs: 1_500_000, longest: 4608 },
     Target { name: "page_walk", runs: 1_500_000, longest: 1024 },
 ];
 
@@ -153,8 +153,13 @@ fn search_all(targets: &[&Target], extent: &Extent) -> Tally {
     tally
 }
 
-/// Runs one input; what the target prints is passed on.
+/// Runs one input. What the target prints is passed on, after what it makes of the input.
 fn again(target: &Target, input: &Path) -> Result<u8> {
+    let decoded = workspace::fuzz().join("decoded");
+    // With this variable a target writes the input down as it is decoded, and does not use it.
+    let status = target.command().arg(input).env("RUST_LIBFUZZER_DEBUG_PATH", &decoded).output();
+    status.context("cannot start the target")?;
+    println!("{}", std::fs::read_to_string(&decoded).with_context(|| format!("{}", decoded.display()))?);
     let status = target.command().arg(input).status().context("cannot start the target")?;
     println!("{} {}", input.display(), if status.success() { "is harmless" } else { "breaks something" });
     Ok(u8::from(!status.success()))
@@ -183,7 +188,8 @@ impl Target {
             (None, None) => drop(command.arg(format!("-runs={}", self.runs))),
             (None, Some(_)) => {}
         }
-        command.arg(self.corpus(extent)?);
+        // The end of the output has to hold what was wrong.
+        command.arg(self.corpus(extent)?).env("RUST_BACKTRACE", "0");
         let (status, output) = progress::follow(&format!("fuzzing {}", self.name), &mut command)?;
         if !status.success() {
             bail!("{status}\n{}\n{}", progress::tail(&output), self.hint(&output));

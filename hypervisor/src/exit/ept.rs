@@ -67,8 +67,15 @@ fn device(vcpu: &mut Vcpu, vm: &mut Vm, violation: &EptViolation) -> Flow {
 
 /// Reads the bytes at RIP; how many there are before a page that is not mapped.
 fn fetch(vcpu: &Vcpu, vm: &Vm, code: &mut [u8; LONGEST]) -> Option<usize> {
-    let base = vcpu.vmcs.read(Segment::Cs.fields()[1]);
-    let linear = Gva::try_new(base.wrapping_add(vcpu.vmcs.read(Field::GuestRip)))?;
+    let rip = vcpu.vmcs.read(Field::GuestRip);
+    // 64-bit code takes the base as 0, whatever the descriptor said; other code wraps at 4 GiB (SDM vol. 1 3.3.7).
+    let linear = match code_size(vcpu) {
+        CodeSize::Bits64 => rip,
+        CodeSize::Bits16 | CodeSize::Bits32 => {
+            vcpu.vmcs.read(Segment::Cs.fields()[1]).wrapping_add(rip) & 0xffff_ffff
+        }
+    };
+    let linear = Gva::try_new(linear)?;
     let first = ((PAGE_SIZE - linear.offset_in(PageSize::Size4K)) as usize).min(LONGEST);
     read_linear(vcpu, vm, linear, &mut code[..first]).then_some(())?;
     let rest = linear.checked_add(first as u64).filter(|_| first < LONGEST);

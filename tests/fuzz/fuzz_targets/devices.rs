@@ -47,6 +47,7 @@ const TSC_DEADLINE: u32 = 0x6e0;
 const X2APIC: u32 = 0x800;
 /// Registers of the local APIC, by number.
 const PPR: u8 = 0x0a;
+const ISR: u8 = 0x10;
 const IRR: u8 = 0x20;
 /// IA32_APIC_BASE: enabled, and as x2APIC.
 const ENABLED: u64 = 1 << 11;
@@ -199,10 +200,7 @@ impl Bench {
                 self.board.set_tpr(self.cpu(cpu), *cr8);
                 assert_eq!(self.board.tpr(self.cpu(cpu)), cr8 & 0xf);
             }
-            Step::Acknowledge(cpu) => {
-                let (cpu, expected) = (self.cpu(cpu), self.board.pending_interrupt(self.cpu(cpu)));
-                assert_eq!(self.board.acknowledge(cpu), expected);
-            }
+            Step::Acknowledge(cpu) => self.acknowledge(self.cpu(cpu)),
             Step::TakeNmi(cpu) => {
                 let _ = self.board.take_nmi(self.cpu(cpu));
                 assert!(!self.board.take_nmi(self.cpu(cpu)), "an NMI was taken");
@@ -243,6 +241,21 @@ impl Bench {
         assert!(next.is_none_or(|next| next > self.time()), "at {} due at {next:?} again", self.now);
     }
 
+    /// What is pending is taken; the local APIC puts it in service if it was its own, and else notices nothing.
+    fn acknowledge(&mut self, cpu: VcpuId) {
+        let (expected, own) = (self.board.pending_interrupt(cpu), self.wanted(cpu));
+        let before = (self.vectors(cpu, IRR), self.vectors(cpu, ISR));
+        assert_eq!(self.board.acknowledge(cpu), expected);
+        let (Some(mut requested), Some(mut served)) = before else { return };
+        if let Some(vector) = own {
+            let (word, bit) = (usize::from(vector / 32), 1 << (vector % 32));
+            requested[word] &= !bit;
+            served[word] |= bit;
+        }
+        let after = (self.vectors(cpu, IRR), self.vectors(cpu, ISR));
+        assert_eq!(after, (Some(requested), Some(served)), "of {own:?}");
+    }
+
     fn input(&mut self, byte: u8, count: usize) {
         let room = self.board.console_room();
         let bytes = vec![byte; count % 8192];
@@ -269,12 +282,17 @@ impl Bench {
     /// What a local APIC's registers say that it asks for: the highest vector requested, if it is of a higher class
     /// than the processor's priority (SDM vol. 3A 11.8.3).
     fn wanted(&mut self, cpu: VcpuId) -> Option<u8> {
-        let words: Vec<u32> = (0..8).map(|word| self.register(cpu, IRR + word)).collect::<Option<_>>()?;
+        let words = self.vectors(cpu, IRR)?;
         let highest =
             (0..=255u8).rev().find(|vector| words[usize::from(vector / 32)] >> (vector % 32) & 1 != 0)?;
         assert!(highest >= 16, "vector {highest} was accepted");
         let priority = self.register(cpu, PPR)? as u8;
         (highest >> 4 > priority >> 4).then_some(highest)
+    }
+
+    /// A set of vectors, by words of 32.
+    fn vectors(&mut self, cpu: VcpuId, first: u8) -> Option<Vec<u32>> {
+        (0..8).map(|word| self.register(cpu, first + word)).collect()
     }
 
     fn register(&mut self, cpu: VcpuId, number: u8) -> Option<u32> {

@@ -36,7 +36,7 @@ fn draw(u: &mut Unstructured<'_>) -> Result<Case> {
     let quarantine = if u.arbitrary()? { 600 } else { 0 };
     let options = Options { frames: 10 * 1024, cpus: 4, quarantine, accessed_dirty, speculation };
     let slots = *u.choose(&[3, 40])?;
-    let late = if u.ratio(1, 4)? { Some(u.int_in_range(1..=u64::MAX)?) } else { None };
+    let late = if u.arbitrary()? { Some(1 + u64::from(u.arbitrary::<u16>()?)) } else { None };
     let mut steps = Vec::new();
     while !u.is_empty() && steps.len() < STEPS {
         steps.push(step(u)?);
@@ -87,14 +87,10 @@ fn target(u: &mut Unstructured<'_>) -> Result<Move> {
 fn frames(u: &mut Unstructured<'_>) -> Result<What> {
     Ok(match u.int_in_range(0..=15u8)? {
         0..=4 => What::Madvise(range(u)?, advice(u)?),
-        5..=8 => What::Reclaim(page(u)?, if u.ratio(1, 4)? { Reclaim::Old } else { Reclaim::Any }),
-        9 => What::Migrate(if u.ratio(1, 4)? {
-            TABLES.0 + u.int_in_range(0..=TABLES.1 - 1)?
-        } else {
-            page(u)?
-        }),
-        10 => What::Referenced(page(u)?),
-        11 => What::Age(page(u)?),
+        5..=8 => What::Reclaim(any_page(u)?, if u.ratio(1, 4)? { Reclaim::Old } else { Reclaim::Any }),
+        9 => What::Migrate(any_page(u)?),
+        10 => What::Referenced(any_page(u)?),
+        11 => What::Age(any_page(u)?),
         12 => What::UseAndAge(small(u, 0..=3)?, page(u)?),
         13 | 14 => What::Collapse(REGION * u.int_in_range(0..=2)?),
         _ => What::Populate(REGION * u.int_in_range(0..=2)?),
@@ -102,18 +98,32 @@ fn frames(u: &mut Unstructured<'_>) -> Result<What> {
 }
 
 fn access(u: &mut Unstructured<'_>) -> Result<What> {
-    let (cpu, word, value) = (small(u, 0..=3)?, u.int_in_range(0..=1)?, u.arbitrary::<u16>()?.into());
-    Ok(match u.int_in_range(0..=11u8)? {
+    let (cpu, word, value) = (small(u, 0..=3)?, word(u)?, u.arbitrary::<u16>()?.into());
+    Ok(match u.int_in_range(0..=15u8)? {
         0 | 1 => What::GuestLoad { cpu, page: guest_page(u)?, word },
-        2 | 3 => What::GuestStore { cpu, page: guest_page(u)?, word, value },
-        4 => What::Load { cpu, page: page(u)?, word },
-        5 | 6 => What::Store { cpu, page: page(u)?, word, value },
-        7 => What::GuestLoadLinear { cpu, page: guest_page(u)?, word },
-        8 => What::GuestStoreLinear { cpu, page: guest_page(u)?, word, value },
-        9 => What::Lose { cpu, what: Lost::GuestPhysical },
-        10 => What::ProtectTables(protection(u)?),
-        _ => What::Speculate { cpu, page: page(u)?, guest: u.arbitrary()? },
+        2..=4 => What::GuestStore { cpu, page: guest_page(u)?, word, value },
+        5 | 6 => What::Load { cpu, page: page(u)?, word },
+        7..=9 => What::Store { cpu, page: page(u)?, word, value },
+        10 => What::GuestLoadLinear { cpu, page: guest_page(u)?, word },
+        11 | 12 => What::GuestStoreLinear { cpu, page: guest_page(u)?, word, value },
+        13 => What::Speculate { cpu, page: page(u)?, guest: u.arbitrary()? },
+        14 => What::SpeculateLinear { cpu, page: guest_page(u)? },
+        _ if u.arbitrary()? => What::ProtectTables(protection(u)?),
+        _ => What::Lose { cpu, what: lost(u)? },
     })
+}
+
+fn lost(u: &mut Unstructured<'_>) -> Result<Lost> {
+    Ok(match u.int_in_range(0..=3u8)? {
+        0 | 1 => Lost::GuestPhysical,
+        2 => Lost::GuestsAll,
+        _ => Lost::GuestsPage(guest_page(u)?),
+    })
+}
+
+/// The same few often enough to be read again.
+fn word(u: &mut Unstructured<'_>) -> Result<u16> {
+    Ok(if u.ratio(3, 4)? { u.int_in_range(0..=1)? } else { *u.choose(&[511, 100])? })
 }
 
 fn page(u: &mut Unstructured<'_>) -> Result<u64> {
@@ -124,6 +134,11 @@ fn page(u: &mut Unstructured<'_>) -> Result<u64> {
         9 => REGION * u.int_in_range(1..=3)? - u.int_in_range(1..=4)?,
         _ => REGION * u.int_in_range(0..=2)? + u.int_in_range(0..=9)?,
     })
+}
+
+/// Also one of the guest's tables.
+fn any_page(u: &mut Unstructured<'_>) -> Result<u64> {
+    if u.ratio(1, 8)? { Ok(TABLES.0 + u.int_in_range(0..=TABLES.1 - 1)?) } else { page(u) }
 }
 
 /// Through the slots in step, through the one out of step, or beside all.

@@ -113,6 +113,18 @@ fn follow_link(bytes: &[u8], piece: usize) {
     assert_eq!((whole, rest), (pieces, held));
 }
 
+/// Whether more bytes could make this a frame.
+fn is_begun(bytes: &[u8]) -> bool {
+    match *bytes {
+        [sync, _, low, high, ..] => {
+            let len = usize::from(u16::from_le_bytes([low, high]));
+            sync == link::SYNC && len <= link::MAX_PAYLOAD && bytes.len() < 4 + len
+        }
+        [sync, ..] => sync == link::SYNC,
+        [] => false,
+    }
+}
+
 /// Takes whole frames out of the front; what is left for when more has come.
 fn take_frames(mut bytes: &[u8], frames: &mut Vec<(u8, Vec<u8>)>) -> Vec<u8> {
     loop {
@@ -123,6 +135,7 @@ fn take_frames(mut bytes: &[u8], frames: &mut Vec<(u8, Vec<u8>)>) -> Vec<u8> {
         }
         bytes = &bytes[used..];
         if used == 0 {
+            assert!(bytes.is_empty() || is_begun(bytes), "{bytes:02x?} is never done with");
             return bytes.to_vec();
         }
     }

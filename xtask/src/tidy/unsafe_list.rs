@@ -19,10 +19,10 @@ const FUNCTION: &str = "unsafe fn ";
 const HEAD: &str = "# Unsafe code
 
 Made by `cargo xtask tidy --bless` from the `SAFETY:` comments; do not edit. The crates below `hypervisor/crates` forbid
-unsafe code, as do the simulated machine and its tests. What is left is here: what Herald, its loader and its guests do
-that the compiler does not check, and why it is sound. (Start-up code in assembly, `*.s` and `global_asm!`, lies outside
-of Rust altogether.) Invariants (I5, I10, ...) are those of `invariants.md`. Where the argument is the caller's promise,
-the function is unsafe itself, and its row says what the caller promises.
+unsafe code, as do the simulated machine and its tests. What is left is here: what Herald, its loader, its guests and the
+comparison with Linux do that the compiler does not check, and why it is sound. (Start-up code in assembly, `*.s` and
+`global_asm!`, lies outside of Rust altogether.) Invariants (I5, I10, ...) are those of `invariants.md`. Where the argument
+is the caller's promise, the function is unsafe itself, and its row says what the caller promises.
 ";
 
 /// Whether the list is what the sources say, and every unsafe function says what it asks of its callers.
