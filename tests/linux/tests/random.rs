@@ -31,7 +31,7 @@ enum Huge {
 
 /// The number of a page: few, and near each other.
 fn number() -> impl Strategy<Value = u64> {
-    let near = prop_oneof![6 => 0..10u64, 2 => 508..512u64, 1 => 10..508u64];
+    let near = prop_oneof![18 => 0..10u64, 4 => 508..512u64, 1 => 10..508u64];
     prop_oneof![
         8 => 0..3u64,
         8 => (0..REGIONS, near).prop_map(|(region, near)| region * 512 + near),
@@ -192,12 +192,12 @@ fn step(huge: Huge) -> BoxedStrategy<Step> {
         1 => asides(huge),
     ];
     prop_oneof![
-        40 => (0..SPACES, what).prop_map(|(space, what)| Step::In { space, what }),
+        80 => (0..SPACES, what).prop_map(|(space, what)| Step::In { space, what }),
         1 => Just(Step::Spawn),
-        2 => (0..SPACES).prop_map(|space| Step::Fork { space }),
-        1 => (0..SPACES).prop_map(|space| Step::Exit { space }),
-        1 => (0..FILE_PAGES.len(), 0..26u64).prop_map(|(file, len)| Step::Truncate { file, len }),
-        1 => Just(Step::WriteBack),
+        5 => (0..SPACES).prop_map(|space| Step::Fork { space }),
+        2 => (0..SPACES).prop_map(|space| Step::Exit { space }),
+        2 => (0..FILE_PAGES.len(), 0..26u64).prop_map(|(file, len)| Step::Truncate { file, len }),
+        2 => Just(Step::WriteBack),
     ]
     .boxed()
 }
@@ -224,6 +224,7 @@ fn run(kernel: &mut Kernel, frames: u64, steps: &[Step]) -> Result<Report, linux
     let before = [
         Step::Spawn,
         mapped(0, 12, Backing::Anonymous),
+        mapped(508, 4, Backing::Anonymous),
         mapped(512, 6, Backing::Shared { file: STORED, index: 0 }),
         mapped(518, 4, Backing::Private { file: STORED, index: 2 }),
         mapped(1024, 6, Backing::Shared { file: SHARED, index: 0 }),
