@@ -71,9 +71,8 @@ impl<H: Host> Store for FrameStore<H> {
     }
 
     fn truncate(&self, len: u64) {
-        for (_, copy) in self.copies.lock().split_off(&len) {
-            self.free(copy);
-        }
+        let behind = self.copies.lock().split_off(&len);
+        behind.into_values().for_each(|copy| self.free(copy));
     }
 }
 

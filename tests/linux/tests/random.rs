@@ -19,7 +19,7 @@ const STEPS: u64 = 100_000;
 /// Most steps of a sequence.
 const LONGEST: usize = 160;
 /// Regions of 512 pages that are used.
-const REGIONS: u64 = 3;
+const REGIONS: u64 = 4;
 const PAGE: u64 = addr::PAGE_SIZE;
 
 /// Whether there are huge pages in a sequence.
@@ -31,7 +31,7 @@ enum Huge {
 
 /// The number of a page: few, and near each other.
 fn number() -> impl Strategy<Value = u64> {
-    let near = prop_oneof![6 => 0..10u64, 2 => 508..512u64, 1 => 10..508u64];
+    let near = prop_oneof![18 => 0..10u64, 4 => 508..512u64, 1 => 10..508u64];
     prop_oneof![
         8 => 0..3u64,
         8 => (0..REGIONS, near).prop_map(|(region, near)| region * 512 + near),
@@ -192,44 +192,47 @@ fn step(huge: Huge) -> BoxedStrategy<Step> {
         1 => asides(huge),
     ];
     prop_oneof![
-        40 => (0..SPACES, what).prop_map(|(space, what)| Step::In { space, what }),
+        80 => (0..SPACES, what).prop_map(|(space, what)| Step::In { space, what }),
         1 => Just(Step::Spawn),
-        2 => (0..SPACES).prop_map(|space| Step::Fork { space }),
-        1 => (0..SPACES).prop_map(|space| Step::Exit { space }),
-        1 => (0..FILE_PAGES.len(), 0..26u64).prop_map(|(file, len)| Step::Truncate { file, len }),
-        1 => Just(Step::WriteBack),
+        5 => (0..SPACES).prop_map(|space| Step::Fork { space }),
+        2 => (0..SPACES).prop_map(|space| Step::Exit { space }),
+        2 => (0..FILE_PAGES.len(), 0..26u64).prop_map(|(file, len)| Step::Truncate { file, len }),
+        2 => Just(Step::WriteBack),
     ]
     .boxed()
 }
 
-fn sequence() -> impl Strategy<Value = (u64, Vec<Step>)> {
-    prop_oneof![Just(Huge::Never), Just(Huge::Often)].prop_flat_map(|huge| {
-        let frames = if huge == Huge::Often { 12 * 1024 } else { 6 * 1024 };
-        (Just(frames), proptest::collection::vec(step(huge), 1..LONGEST))
-    })
+fn sequence() -> impl Strategy<Value = (Huge, Vec<Step>)> {
+    prop_oneof![Just(Huge::Never), Just(Huge::Often)]
+        .prop_flat_map(|huge| (Just(huge), proptest::collection::vec(step(huge), 1..LONGEST)))
 }
 
 /// A space with some memory of each kind, and the steps.
-fn run(kernel: &mut Kernel, frames: u64, steps: &[Step]) -> Result<Report, linux::Difference> {
+fn run(kernel: &mut Kernel, huge: Huge, steps: &[Step]) -> Result<Report, linux::Difference> {
+    let frames = if huge == Huge::Often { 16 * 1024 } else { 6 * 1024 };
     let mut bench = Bench::new(kernel, Herald::new(frames));
-    let mapped = |number: u64, pages: u64, backing: Backing| Step::In {
-        space: 0,
-        what: What::Mmap {
-            place: Place::Fixed(Raw(page(number))),
-            len: Raw(pages * PAGE),
-            protection: Protection::ReadWrite,
-            backing,
-        },
+    let pages = |number: u64, pages: u64| Range { start: Raw(page(number)), len: Raw(pages * PAGE) };
+    let map = |range: Range, backing: Backing| What::Mmap {
+        place: Place::Fixed(range.start),
+        len: range.len,
+        protection: Protection::ReadWrite,
+        backing,
     };
-    let before = [
-        Step::Spawn,
-        mapped(0, 12, Backing::Anonymous),
-        mapped(512, 6, Backing::Shared { file: STORED, index: 0 }),
-        mapped(518, 4, Backing::Private { file: STORED, index: 2 }),
-        mapped(1024, 6, Backing::Shared { file: SHARED, index: 0 }),
-        mapped(1030, 4, Backing::SharedAnonymous),
+    let mut before = vec![
+        map(pages(0, 12), Backing::Anonymous),
+        map(pages(508, 4), Backing::Anonymous),
+        map(pages(512, 6), Backing::Shared { file: STORED, index: 0 }),
+        map(pages(518, 4), Backing::Private { file: STORED, index: 2 }),
+        map(pages(1024, 6), Backing::Shared { file: SHARED, index: 0 }),
+        map(pages(1030, 4), Backing::SharedAnonymous),
     ];
-    for &step in before.iter().chain(steps) {
+    if huge == Huge::Often {
+        let whole = pages(1536, 512);
+        before.push(map(whole, Backing::Anonymous));
+        before.push(What::Madvise(whole, Advised::Other(Advice::HugePage)));
+    }
+    let before = before.into_iter().map(|what| Step::In { space: 0, what });
+    for step in std::iter::once(Step::Spawn).chain(before).chain(steps.iter().copied()) {
         bench.take(step)?;
     }
     bench.finish()
@@ -255,11 +258,11 @@ fn any_sequence_ends_as_it_does_on_linux() {
         ..ProptestConfig::default()
     };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
-    let result = runner.run(&sequence(), |(frames, steps)| {
+    let result = runner.run(&sequence(), |(huge, steps)| {
         if total.borrow().steps >= wanted {
             return Ok(());
         }
-        let report = run(&mut kernel.borrow_mut(), frames, &steps)
+        let report = run(&mut kernel.borrow_mut(), huge, &steps)
             .map_err(|difference| TestCaseError::fail(format!("{difference:#?}")))?;
         *total.borrow_mut() += report;
         Ok(())

@@ -102,7 +102,9 @@ impl World {
         if space.areas.cuts((kept.1, old.1)) {
             return Err(Verdict::BadRange);
         }
-        space.unmap((kept.1, old.1));
+        if kept.1 < old.1 {
+            space.unmap((kept.1, old.1));
+        }
         let more = (old.1, wanted.1.max(old.1));
         if target.is_none() && more.0 == more.1 {
             return Ok(old.0);

@@ -58,6 +58,10 @@ impl Notes {
     }
 }
 
+fn can_be_freed(area: &Area) -> bool {
+    area.backed == Backed::Anonymous && !area.flags.contains(VmaFlags::LOCKED)
+}
+
 fn take(set: &mut BTreeSet<u64>, range: &std::ops::Range<u64>) -> BTreeSet<u64> {
     let mut taken = set.split_off(&range.start);
     let mut rest = taken.split_off(&range.end);
@@ -84,12 +88,12 @@ impl Bench<'_> {
             }
             (What::Madvise(range, Advised::Discard), Ok(_)) => notes.forget(pages(range)),
             (What::Madvise(range, Advised::Other(advice)), _) => {
-                let inside = before.iter().flat_map(Area::pages).filter(|page| pages(range).contains(page));
-                let inside: Vec<_> = inside.collect();
+                let inside: Vec<_> =
+                    before.iter().flat_map(Area::pages).filter(|page| pages(range).contains(page)).collect();
                 if advice == Advice::Free {
-                    let anonymous =
-                        |page: &u64| find(before, *page).is_some_and(|area| area.backed == Backed::Anonymous);
-                    notes.freed.extend(inside.iter().copied().filter(anonymous));
+                    // The first area that refuses ends it.
+                    let frees = |page: &&u64| find(before, **page).is_some_and(can_be_freed);
+                    notes.freed.extend(inside.iter().take_while(frees));
                 }
                 notes.open(inside);
             }
@@ -149,9 +153,15 @@ impl Bench<'_> {
     /// A page that `MADV_FREE` has given up, and that one side has dropped: the other may drop it, too, and does.
     pub(super) fn settle_freed(&mut self) -> Outcome {
         for id in 0..SPACES {
-            let freed: Vec<_> = self.notes[id].freed.iter().copied().collect();
+            if self.notes[id].freed.is_empty() {
+                continue;
+            }
+            // What is locked since is not dropped any more.
+            let areas = joined(&self.herald.areas(id));
+            let freed = self.notes[id].freed.iter().copied();
+            let freed: Vec<_> = freed.filter(|&page| find(&areas, page).is_some_and(can_be_freed)).collect();
             // Without a word on presence nothing is known to have gone.
-            let present = if freed.is_empty() { None } else { self.kernel.presence(id, &freed) };
+            let present = self.kernel.presence(id, &freed);
             for (page, linux) in freed.into_iter().zip(present.into_iter().flatten()) {
                 let herald = self.herald.presence(id, page) != Presence::Absent;
                 let what = What::Madvise(Range { start: Raw(page), len: Raw(PAGE_SIZE) }, Advised::Discard);
