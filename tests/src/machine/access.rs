@@ -86,7 +86,9 @@ impl Machine {
 
     /// Whether a store through this translation looks at no table.
     pub fn stores_blindly(&self, kind: Kind, cached: &Cached) -> bool {
-        cached.write && (cached.dirty || self.format(kind).dirty() == 0)
+        // A guest's own tables always have D bits.
+        let clean_suffices = kind != Kind::Combined && self.format(kind).dirty() == 0;
+        cached.write && (cached.dirty || clean_suffices)
     }
 
     /// Walks an address that no program has touched, in the tables that the CPU uses now, as hardware may at any

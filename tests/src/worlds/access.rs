@@ -42,6 +42,7 @@ pub(super) struct Word {
 impl World {
     /// Has the CPU use a space, in root mode.
     pub(super) fn enter_space(&mut self, id: usize, cpu: CpuIndex) {
+        self.machine.settle();
         if self.machine.guest_root(cpu).is_some() {
             self.machine.exit(cpu);
         }

@@ -18,6 +18,7 @@ pub enum Reclaim {
 impl World {
     /// The counted frame that a page maps, with a reference, and the size of its mapping.
     fn frame_at(&self, id: usize, page: u64) -> Option<(Pfn, PageSize)> {
+        self.machine.settle();
         let hva = address(number(page));
         let mapping = self.living(id).space.lookup(hva)?;
         let frame = mapping.pfn.add(hva.offset_in(mapping.size) >> PAGE_SHIFT);

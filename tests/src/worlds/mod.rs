@@ -8,6 +8,7 @@ mod access;
 mod areas;
 mod check;
 mod devices;
+mod files;
 mod frames;
 mod late;
 mod model;
@@ -167,12 +168,13 @@ impl World {
         self.spaces[id].as_ref().expect("a living space")
     }
 
-    /// A space.
+    /// A space. Whoever asks for it begins an operation: what was done to another before has ended.
     ///
     /// # Panics
     /// If there is none of that number.
     #[must_use]
     pub fn space(&self, id: usize) -> Arc<AddressSpace<Machine>> {
+        self.machine.settle();
         Arc::clone(&self.living(id).space)
     }
 

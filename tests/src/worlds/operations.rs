@@ -1,7 +1,6 @@
-//! The memory manager's operations on areas and files, each judged.
+//! The memory manager's operations on areas, each judged.
 
 use super::areas::{Area, Backing as Backed, Run};
-use super::model::Words;
 use super::{World, address, number, run, span};
 use crate::Violation;
 use crate::lab::Verdict;
@@ -267,41 +266,6 @@ impl World {
         let mut expected = vec![self.done_or_hole(id, pages)];
         expected.extend(self.disk.is_failing().then_some(Verdict::DeviceFailed));
         self.judged(|| format!("msync of {} in {id}", span(pages)), &expected, found)
-    }
-
-    /// Writes a file back, and compares what its store has then.
-    ///
-    /// # Errors
-    /// [`Violation`].
-    pub fn write_back(&mut self, file: usize) -> Result<Verdict, Violation> {
-        let found = self.mm.write_back(&self.files[file]);
-        let found = found.map_or(Verdict::DeviceFailed, |()| Verdict::Done);
-        // What was stored while it was under way may have come too late.
-        let whole = self.absorb()? == 0;
-        if (file, found, whole) == (super::STORED, Verdict::Done, true) {
-            for (&index, words) in &self.model.files[file].pages {
-                let kept = Words::new(self.disk.words(index));
-                if let Some(place) = words.differ(&kept) {
-                    let what = format!("word {place} of page {index} in the store");
-                    let (expected, found) = (words.get(place), kept.get(place));
-                    return Err(Violation::Content { what, expected, found });
-                }
-            }
-        }
-        let mut expected = vec![Verdict::Done];
-        expected.extend((file == super::STORED && self.disk.is_failing()).then_some(Verdict::DeviceFailed));
-        self.judged(|| format!("write-back of file {file}"), &expected, found)
-    }
-
-    /// truncate, to more or to less.
-    ///
-    /// # Errors
-    /// [`Violation`].
-    pub fn truncate(&mut self, file: usize, len: u64) -> Result<Verdict, Violation> {
-        self.mm.truncate(&self.files[file], len);
-        self.absorb()?;
-        self.model.truncate(file, len);
-        self.judged(|| format!("truncation of file {file} to {len}"), &[Verdict::Done], Verdict::Done)
     }
 
     /// `apply_to_page_range`.

@@ -3,7 +3,7 @@
 use crate::Outcome;
 use crate::bench::{Bench, SMALL, bytes};
 use crate::scenario::Scenario;
-use mm::{Advice, Spared};
+use mm::{Advice, Host, Spared};
 use std::sync::atomic::Ordering;
 use tests::lab::{Verdict, page};
 
@@ -263,5 +263,29 @@ fn a_page_that_waits_in_the_swap_cache_is_shared_by_a_fork() -> Outcome {
     b.both_read(child, 0, 10)?;
     b.herald_writes(child, 1, 31)?;
     b.both_read(0, 1, 11)?;
+    b.finish()
+}
+
+/// Its last entry went before reclaim came to it: no note will ever bring the frame back from the swap cache.
+#[test]
+fn a_page_that_nobody_maps_any_more_leaves_no_slot_behind_where_it_cannot_be_written() -> Outcome {
+    let b = Bench::new(SMALL);
+    b.map_pages(0, 0, 2)?;
+    b.fill(0, 0..2, 10)?;
+    b.holding(0, 0, |frame| {
+        b.space(0).space.discard(page(0), bytes(1)).expect("is mapped");
+        b.swap.fails_writes.store(true, Ordering::Relaxed);
+        assert!(matches!(b.mm.page_out(frame), Err(Spared::Swap(_))));
+        b.swap.fails_writes.store(false, Ordering::Relaxed);
+    })?;
+    assert_eq!(b.mm.swap_used(), 0);
+    b.holding(0, 1, |frame| {
+        b.space(0).space.discard(page(1), bytes(1)).expect("is mapped");
+        let meta = b.machine.frames().meta(frame);
+        meta.get();
+        assert_eq!(b.mm.page_out(frame), Err(Spared::Busy));
+        assert!(!meta.put());
+    })?;
+    assert_eq!(b.mm.swap_used(), 0);
     b.finish()
 }

@@ -188,14 +188,13 @@ impl<H: Host> Mm<H> {
             self.write_dirty(frame, slot)?;
         }
         let unmapped = self.try_to_unmap(rmap, frame, index, Instead::Slot(slot), youth);
-        if unmapped.is_err() {
-            // Entries that went are notes of a cached slot: they come back by a fault.
-            if self.swap().is_unnoted(slot) {
-                self.leave_swap_cache(frame, slot);
-            }
-            return unmapped;
+        let evicted = unmapped.and_then(|()| self.write_to_slot(frame, slot));
+        // Entries that went are notes of a cached slot: they come back by a fault. Where none went, because others had
+        // unmapped the page before, nobody else would ever take the frame out of the cache.
+        if evicted.is_err() && self.swap().is_unnoted(slot) {
+            self.leave_swap_cache(frame, slot);
         }
-        self.write_to_slot(frame, slot)
+        evicted
     }
 
     /// The slot that the frame caches, a new one if it has none. The page lock is held.

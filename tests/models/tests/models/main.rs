@@ -11,6 +11,7 @@
 //! | `release` | the end of an address space, and reclaim |
 //! | `registration` | subscribing and unsubscribing, and everything else |
 //! | `slots` | the removal of a slot, a fault, and a notifier |
+//! | `truncation` | truncation, and a private copy that is being made |
 //! | `flushes` | a flush that one operation owes and another needs |
 //! | `broken` | rules broken on purpose: models can fail |
 
@@ -24,6 +25,7 @@ mod registration;
 mod release;
 mod single_page;
 mod slots;
+mod truncation;
 mod two_faults;
 
 use mm::Protection;

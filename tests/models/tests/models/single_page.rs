@@ -4,10 +4,10 @@ use crate::{
     Bench, NEW, OLD, PAGE, TWO, WORD, busy_lab, evict, file_world, guests_read, lab, note_stores,
     private_world, world_ends_well,
 };
-use mm::Advice;
+use mm::{Advice, Change, MapError};
 use models::{Bounds, Model, Program, Touch, Word, by_device, ends_well, everybody_reads, in_memory};
 use tests::lab::{Lab, Verdict, page};
-use tests::worlds::{STORED, World};
+use tests::worlds::{STORED, With, World};
 
 /// Migration leaves a page alone that somebody works on.
 fn migrate(lab: &Lab) {
@@ -189,4 +189,46 @@ fn two_stores_against_reclaim_of_a_page_that_may_be_dropped() {
             world_ends_well(world);
         })
         .holds(Bounds::preemptions(1));
+}
+
+/// A page that fork has shared is copied for a store. Meanwhile the child gives it up, it goes half-way to swap and comes
+/// back as the space's own, is stored to, and protected again: it looks as before, and is not.
+#[test]
+fn copy_on_write_against_a_page_that_becomes_the_spaces_own() {
+    let shared = || {
+        let mut world = private_world();
+        world.fork(0, 1, With::Nothing).expect("a child");
+        world
+    };
+    let protect = |world: &World| {
+        let protected = world.space(0).apply_to_page_range(page(0), PAGE, |_, _| Ok(Change::WriteProtect));
+        protected.unwrap_or_else(|error: MapError| panic!("{error}"));
+    };
+    Model::new(shared)
+        .thread("Herald", |world: &World| {
+            let space = world.space(0);
+            assert_eq!(Program::herald_in(world, &space, 0).store(WORD, NEW), Ok(NEW));
+        })
+        .thread("host", move |world| {
+            world.space(1).discard(page(0), PAGE).expect("is mapped");
+            world.swap.set_failing(true);
+            let space = world.space(0);
+            space.madvise(page(0), PAGE, Advice::PageOut).expect("is mapped");
+            world.swap.set_failing(false);
+            let _ = Program::herald_in(world, &space, 1).load(WORD);
+            protect(world);
+        })
+        .thread("Herald elsewhere", move |world| {
+            let space = world.space(0);
+            assert_eq!(Program::herald_in(world, &space, 1).store(WORD.next(), NEW), Ok(NEW));
+            protect(world);
+        })
+        .end(|world| {
+            let space = world.space(0);
+            let found = [WORD, WORD.next()].map(|word| Program::herald_in(&world, &space, 0).load(word));
+            assert_eq!(found, [Ok(NEW), Ok(NEW)]);
+            drop(space);
+            world_ends_well(world);
+        })
+        .holds(TWO.with_passes(1));
 }

@@ -98,7 +98,11 @@ impl<H: Host> AddressSpace<H> {
     /// Brings a page back. The swap cache is asked first: while a frame caches the slot, the device may hold an
     /// older copy (I14).
     pub(super) fn swap_in(&self, fault: &Fault<'_, H>, seen: HostEntry, slot: u64) -> Result<(), FaultError> {
-        let Some(frame) = self.swapped_frame(slot)? else { return Ok(()) };
+        let Some(frame) = self.swapped_frame(slot)? else {
+            // Whoever was faster may be about to change the entry: his turn comes first.
+            drop(self.tables.lock());
+            return Ok(());
+        };
         let meta = self.host().frames().meta(frame);
         let lock = meta.lock();
         let still_cached = meta.swap_slot() == Some(slot);
