@@ -17,7 +17,7 @@ use super::{Kind, Machine};
 use crate::{Violation, lock};
 use addr::Pfn;
 use paging::EntryRef;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -57,12 +57,12 @@ type Mapped = BTreeMap<u64, (Pfn, bool)>;
 #[derive(Debug, Default)]
 struct Running {
     /// Linked tables of the roots that are watched.
-    tables: HashMap<Pfn, Place>,
+    tables: BTreeMap<Pfn, Place>,
     traces: BTreeMap<Page, Trace>,
     /// Frames that a trace names.
     sighted: BTreeSet<Pfn>,
     /// What frames held before the operation, where it has changed that.
-    before: HashMap<Pfn, u64>,
+    before: BTreeMap<Pfn, u64>,
     /// What stores by CPUs made of contents: before and after.
     stored: Vec<(u64, u64)>,
 }
