@@ -3,6 +3,7 @@
 
 use crate::TASK_SIZE;
 use crate::areas::{Area, Backed, find, joined};
+use crate::probe::Abilities;
 use crate::step::{Range, Raw, To, What};
 use addr::PAGE_SIZE;
 
@@ -13,6 +14,8 @@ pub enum Deviation {
     JoinedDifferently,
     /// Linux moves several areas at once since 6.17, if none changes its size.
     SeveralAreas,
+    /// What mremap does of what it refuses, before Linux 6.17.
+    OlderMremap,
     /// mremap of nothing shows shared memory a second time.
     Duplicate,
     /// Linux takes a length for nothing that wraps around when it is rounded up to pages.
@@ -22,7 +25,12 @@ pub enum Deviation {
 }
 
 /// Why a call is left out, if it is; `linux` and `herald` are the areas before it.
-pub(crate) fn left_out(what: What, linux: &[Area], herald: &[Area]) -> Option<Deviation> {
+pub(crate) fn left_out(
+    what: What,
+    linux: &[Area],
+    herald: &[Area],
+    abilities: &Abilities,
+) -> Option<Deviation> {
     match what {
         What::Mlock(range) | What::Munlock(range) | What::Msync(range) => {
             let slack = range.start.0 % PAGE_SIZE;
@@ -30,10 +38,29 @@ pub(crate) fn left_out(what: What, linux: &[Area], herald: &[Area]) -> Option<De
             wraps.then_some(Deviation::WrappingLength)
         }
         What::Mremap { range, new_len: Raw(new_len), to } => {
+            let plain = || is_plain(range, rounded(new_len), to, linux, herald);
+            if !abilities.mremap_looks_first && !plain() {
+                return Some(Deviation::OlderMremap);
+            }
             mremap(range, rounded(new_len), to, (linux, herald))
         }
         _ => None,
     }
+}
+
+/// Whether there is nothing about a call that mremap could refuse: one area, a place that is free of the old one.
+fn is_plain(range: Range, new_len: u64, to: To, linux: &[Area], herald: &[Area]) -> bool {
+    let (start, old_len) = (range.start.0, rounded(range.len.0));
+    let ends = |start: u64, len: u64| start.checked_add(len).filter(|&end| len > 0 && end <= TASK_SIZE);
+    let (Some(end), Some(_)) = (ends(start, old_len), ends(start, new_len)) else { return false };
+    let one = |areas: &[Area]| find(areas, start).is_some_and(|area| end <= area.end);
+    let fits = match to {
+        To::InPlace | To::MayMove => true,
+        To::Fixed(Raw(target)) => {
+            ends(target, new_len).is_some_and(|target_end| target_end <= start || end <= target)
+        }
+    };
+    start.is_multiple_of(PAGE_SIZE) && one(linux) && one(&joined(herald)) && fits
 }
 
 fn mremap(range: Range, new_len: u64, to: To, (linux, herald): (&[Area], &[Area])) -> Option<Deviation> {

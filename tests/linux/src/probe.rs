@@ -4,6 +4,7 @@ use crate::kernel::Kernel;
 use crate::step::{Advised, Range, Raw};
 use crate::{SPACES, page};
 use mm::Advice;
+use rustix::process::{Resource, geteuid, getrlimit};
 use std::fs;
 use std::io::Write;
 
@@ -17,6 +18,8 @@ const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
 pub struct Abilities {
     /// Whether mlock works for as much as a test locks.
     pub lock: bool,
+    /// Whether mremap looks at what it shall move before it unmaps the target (since Linux 6.17).
+    pub mremap_looks_first: bool,
     /// Whether areas that ask for huge pages may have them.
     pub huge: bool,
     /// Whether the kernel tells which pages are there.
@@ -40,6 +43,11 @@ impl Abilities {
     }
 }
 
+/// Whether locked memory is not limited: a limit refuses what is too long before it is looked at.
+fn is_unlimited() -> bool {
+    geteuid().is_root() || getrlimit(Resource::Memlock).current.is_none()
+}
+
 /// Finds out, in a space of its own.
 pub(crate) fn probe(kernel: &mut Kernel) -> Abilities {
     let mut left_out = Vec::new();
@@ -60,8 +68,12 @@ pub(crate) fn probe(kernel: &mut Kernel) -> Abilities {
     let space = SPACES - 1;
     kernel.spawn(space);
     let whole = Range { start: Raw(page(0)), len: Raw(LOCKED) };
-    let lock = kernel.can_lock(space, whole);
-    let lock = has("mlock and munlock: the limit on locked memory is too low", lock);
+    let lock = is_unlimited() && kernel.can_lock(space, whole);
+    let lock = has("mlock and munlock: there is a limit on locked memory", lock);
+    let mremap_looks_first = has(
+        "mremap that is refused or meets several areas: before 6.17 Linux unmaps the target first",
+        kernel.mremap_looks_first(space),
+    );
     let presence =
         has("presence: /proc/PID/pagemap cannot be read", kernel.presence(space, &[page(0)]).is_some());
     let flags = has("flags of areas: /proc/PID/smaps has none", kernel.tells_flags(space));
@@ -83,5 +95,5 @@ pub(crate) fn probe(kernel: &mut Kernel) -> Abilities {
     }
     kernel.exit(space);
     has("hugetlb: not compared", false);
-    Abilities { lock, huge, presence, flags, advice, left_out }
+    Abilities { lock, mremap_looks_first, huge, presence, flags, advice, left_out }
 }

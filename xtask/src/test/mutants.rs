@@ -134,8 +134,9 @@ fn try_all(suites: &[PathBuf], wanted: &[Mutant]) -> Result<Vec<Fate>> {
     let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let fates: Vec<Mutex<Option<Result<Fate>>>> = wanted.iter().map(|_| Mutex::default()).collect();
     let work = || {
-        while let Some(&mutant) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let place = wanted.iter().position(|other| *other == mutant).unwrap_or_default();
+        loop {
+            let place = next.fetch_add(1, Ordering::Relaxed);
+            let Some(&mutant) = wanted.get(place) else { return };
             let fate = fate(suites, Some(mutant));
             if let Ok(mut slot) = fates[place].lock() {
                 *slot = Some(fate);

@@ -63,10 +63,9 @@ pub(crate) fn run(args: &TidyArgs) -> Result<u8> {
 }
 
 fn check(files: &[File]) -> Vec<Finding> {
-    let mut findings = Vec::new();
+    let mut findings = mutable::check_list(files);
     for file in files {
         findings.extend(text::check(file));
-        findings.extend(mutable::check_list(file));
         if file.path.ends_with("Cargo.toml") {
             findings.extend(layers::check(file));
         }

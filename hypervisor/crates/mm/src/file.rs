@@ -122,7 +122,8 @@ struct Cache {
     pages: BTreeMap<u64, Pfn>,
     /// Length in pages.
     len: u64,
-    /// Pages ever evicted: a page read while this changed may be older than what was written back.
+    /// Pages ever evicted, and times that the file shrank: a page read while this changed may be older than what was
+    /// written back, or cut off.
     evictions: u64,
 }
 
@@ -243,6 +244,8 @@ impl<H: Host> File<H> {
     /// Sets the length, and returns the pages that lie behind it now, each with a reference for the caller.
     pub(crate) fn set_len(&self, len: u64) -> Vec<(u64, Pfn)> {
         let mut cache = self.cache.lock();
+        // Who is reading a page behind the new end shall not cache it, though the file may have grown again by then.
+        cache.evictions += u64::from(len < cache.len);
         cache.len = len;
         let behind: Vec<_> = cache.pages.range(len..).map(|(&index, &frame)| (index, frame)).collect();
         behind.iter().for_each(|&(_, frame)| self.meta(frame).get());

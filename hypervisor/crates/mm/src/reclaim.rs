@@ -307,7 +307,8 @@ impl<H: Host> Mm<H> {
     }
 
     /// Changes the length of a file, in pages: what lies behind it is unmapped everywhere, private copies too
-    /// (patch site `zap_page_range`), and forgotten. Takes page locks and the file's reverse map.
+    /// (patch site `zap_page_range`), and forgotten. Takes page locks and the file's reverse map. The caller lets no other
+    /// change of the file's length run meanwhile (Linux: the inode's lock).
     pub fn truncate(&self, file: &Arc<File<H>>, len: u64) {
         let behind = file.set_len(len);
         let zap = || {

@@ -127,7 +127,7 @@ impl<'k> Bench<'k> {
             _ => {}
         }
         let (linux, before) = (self.kernel.areas(id, Flags::Unknown), self.herald.areas(id));
-        if let Some(deviation) = left_out(what, &linux, &before) {
+        if let Some(deviation) = left_out(what, &linux, &before, self.kernel.abilities()) {
             *self.report.left_out.entry(deviation).or_default() += 1;
             return Ok(());
         }

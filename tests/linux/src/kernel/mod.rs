@@ -16,7 +16,7 @@ pub(crate) use proc::Flags;
 use crate::answer::{Answer, Errno};
 use crate::areas::Area;
 use crate::probe::{self, Abilities};
-use crate::step::{Advised, Place, Range, Raw, What};
+use crate::step::{Advised, Place, Range, Raw, To, What};
 use crate::wire::{self, Call};
 use crate::{FILE_PAGES, SPACES, STORED, first_word};
 use addr::PAGE_SIZE;
@@ -259,6 +259,23 @@ impl Kernel {
         let backing = crate::step::Backing::Anonymous;
         let map = What::Mmap { place, len: range.len, protection, backing };
         [map, What::Mlock(range), What::Munmap(range)].into_iter().all(|what| self.call(id, what).is_ok())
+    }
+
+    /// Whether a move of nothing leaves alone what lies at its target.
+    pub(crate) fn mremap_looks_first(&mut self, id: usize) -> bool {
+        let one = |number| Range { start: Raw(crate::page(number)), len: Raw(PAGE_SIZE) };
+        let backing = crate::step::Backing::Anonymous;
+        let (place, protection) = (Place::Fixed(one(4).start), Protection::Read);
+        let map = What::Mmap { place, len: one(4).len, protection, backing };
+        let unmap = |range| What::Munmap(range);
+        let mapped = [unmap(one(2)), map].into_iter().all(|what| self.call(id, what).is_ok());
+        let moved = self
+            .call(id, What::Mremap { range: one(2), new_len: Raw(PAGE_SIZE), to: To::Fixed(one(4).start) });
+        let lasts = self
+            .areas(id, Flags::Unknown)
+            .iter()
+            .any(|area| area.start <= one(4).start.0 && one(4).start.0 < area.end);
+        mapped && moved.is_err() && lasts
     }
 
     /// Whether the kernel knows some advice: it says so of no memory at all.
