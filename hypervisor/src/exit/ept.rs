@@ -69,16 +69,15 @@ fn device(vcpu: &mut Vcpu, vm: &mut Vm, violation: &EptViolation) -> Flow {
 fn fetch(vcpu: &Vcpu, vm: &Vm, code: &mut [u8; LONGEST]) -> Option<usize> {
     let rip = vcpu.vmcs.read(Field::GuestRip);
     // 64-bit code takes the base as 0, whatever the descriptor said; other code wraps at 4 GiB (SDM vol. 1 3.3.7).
-    let linear = match code_size(vcpu) {
-        CodeSize::Bits64 => rip,
-        CodeSize::Bits16 | CodeSize::Bits32 => {
-            vcpu.vmcs.read(Segment::Cs.fields()[1]).wrapping_add(rip) & 0xffff_ffff
-        }
+    let (base, last) = match code_size(vcpu) {
+        CodeSize::Bits64 => (0, u64::MAX),
+        CodeSize::Bits16 | CodeSize::Bits32 => (vcpu.vmcs.read(Segment::Cs.fields()[1]), u64::from(u32::MAX)),
     };
-    let linear = Gva::try_new(linear)?;
+    let byte = |index: u64| Gva::try_new(base.wrapping_add(rip).wrapping_add(index) & last);
+    let linear = byte(0)?;
     let first = ((PAGE_SIZE - linear.offset_in(PageSize::Size4K)) as usize).min(LONGEST);
     read_linear(vcpu, vm, linear, &mut code[..first]).then_some(())?;
-    let rest = linear.checked_add(first as u64).filter(|_| first < LONGEST);
+    let rest = byte(first as u64).filter(|_| first < LONGEST);
     match rest {
         Some(rest) if read_linear(vcpu, vm, rest, &mut code[first..]) => Some(LONGEST),
         _ => Some(first),

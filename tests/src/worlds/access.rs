@@ -273,7 +273,7 @@ impl World {
     pub(super) fn touch_locked(&mut self, id: usize, run: (u64, u64)) -> Verdict {
         for page in run.0..run.1 {
             let Some(area) = self.model.area(id, page) else { return Verdict::Hole };
-            let access = Model::locking(area.protection);
+            let access = Model::locking(area);
             let verdict = self.model.access(id, page, access);
             if verdict != Verdict::Done {
                 return verdict;

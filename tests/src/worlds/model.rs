@@ -12,7 +12,7 @@
 use super::areas::{Area, Areas, Backing, Run};
 use super::paging;
 use crate::lab::Verdict;
-use mm::{Access, Protection, VmaFlags};
+use mm::{Access, VmaFlags};
 use std::collections::BTreeMap;
 
 /// What a page holds: its words that are not zero, by place.
@@ -336,8 +336,9 @@ impl Model {
     }
 
     /// The access that mlock makes.
-    pub(super) fn locking(protection: Protection) -> Access {
-        if protection.allows(Access::Write) { Access::Write } else { Access::Read }
+    pub(super) fn locking(area: Area) -> Access {
+        let copies = !matches!(area.backing, Backing::Shared { .. }) && area.protection.allows(Access::Write);
+        if copies { Access::Write } else { Access::Read }
     }
 }
 

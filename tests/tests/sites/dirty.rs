@@ -4,7 +4,7 @@
 use crate::Outcome;
 use crate::bench::{Bench, LARGE, SMALL, SpaceId, bytes};
 use mm::notifier::MmuNotifier;
-use mm::{Advice, Remap};
+use mm::{Advice, Remap, VmaKind};
 use mmu::DeviceTlb;
 use std::sync::Arc;
 use tests::lab::{Verdict, page, pages};
@@ -129,5 +129,18 @@ fn the_table_of_pages_in_swap_is_not_freed_under_a_cpu_that_has_cached_the_way()
     b.does(0, "mremap", |space| space.mremap(page(0), bytes(2), bytes(2), Remap::Fixed(page(far))))?;
     b.herald_reads(0, far + 1, 11)?;
     assert!(b.space(0).space.lookup(pages(0, 1).start()).is_none());
+    b.finish()
+}
+
+#[test]
+fn pages_of_a_file_that_are_locked_in_memory_are_not_written_back_for_it() -> Outcome {
+    let b = Bench::new(SMALL);
+    let (file, platter) = b.disk_file(2);
+    b.map(0, pages(0, 2), VmaKind::Shared(Arc::clone(&file), 0))?;
+    b.does(0, "mlock", |space| space.mlock(page(0), bytes(2)))?;
+    assert!(b.frame(0, 0).is_some() && b.frame(0, 1).is_some());
+    b.mm.write_back(&file).expect("a disk that works");
+    assert_eq!(platter.writes(), 0);
+    drop(file);
     b.finish()
 }

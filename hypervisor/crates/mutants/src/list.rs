@@ -56,6 +56,8 @@ mutants! {
     RegisterWithoutMmapLock,
     /// registration does not keep out range operations that come by a reverse map
     RegisterWithoutRegistrationLock,
+    /// the end of a subscription does not keep them out
+    UnregisterWithoutRegistrationLock,
 
     // Order.
     /// discard, munmap: entries are flushed after the page-table lock was dropped, when others have found them empty

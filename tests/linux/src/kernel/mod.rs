@@ -144,7 +144,9 @@ impl Kernel {
         let channel = self.theirs[to].as_raw_fd() as u64;
         let pid = self.make(of, Call::new(libc::SYS_fork, [channel, 0, 0, 0, 0, 0])).expect("fork");
         let open = |name: &str| File::open(format!("/proc/{pid}/{name}"));
-        let (maps, smaps) = (open("maps").expect("maps"), open("smaps").expect("smaps"));
+        let maps = open("maps").expect("maps");
+        // Without smaps there are no flags, which is found out and said.
+        let smaps = open("smaps").or_else(|_| open("maps")).expect("maps");
         self.spaces[to] = Some(Puppet { maps, smaps, pagemap: open("pagemap").ok() });
     }
 

@@ -15,51 +15,66 @@ fn bed() -> Bench<Lab> {
     Bench::new(busy_lab())
 }
 
-/// After its own discard the guest finds zeros, whoever was faster.
-#[test]
-fn two_discards_and_a_guest() {
+/// A discard beside something else that the host does: when it returns, `look` finds zeros, and so does everybody later.
+fn discard_beside(name: &'static str, other: fn(&Lab), look: fn(&Lab)) {
     Model::new(bed)
-        .thread("host", |b: &Bench<Lab>| discard(&b.bed))
-        .thread("other host", |b| {
+        .thread(name, move |b: &Bench<Lab>| other(&b.bed))
+        .thread("host", move |b| {
             discard(&b.bed);
-            assert_eq!(Program::guest(&b.bed, 0).load(WORD), Ok(0), "after a discard");
+            look(&b.bed);
         })
         .end(|b| {
             assert_eq!(everybody_reads(&b.bed, WORD), Ok(0));
             ends_well(b.bed);
         })
         .holds(TWO);
+}
+
+fn guest_finds_zeros(lab: &Lab) {
+    assert_eq!(Program::guest(lab, 0).load(WORD), Ok(0), "after a discard");
+}
+
+fn herald_finds_zeros(lab: &Lab) {
+    assert_eq!(Program::herald(lab, 1).load(WORD), Ok(0), "after a discard");
+}
+
+fn both_find_zeros(lab: &Lab) {
+    guest_finds_zeros(lab);
+    herald_finds_zeros(lab);
+}
+
+/// After its own discard the guest finds zeros, whoever was faster.
+#[test]
+fn two_discards_and_a_guest() {
+    discard_beside("other host", discard, guest_finds_zeros);
 }
 
 /// The same by hva, where the flush is that of the primary translations.
 #[test]
 fn two_discards_and_herald() {
-    Model::new(bed)
-        .thread("host", |b: &Bench<Lab>| discard(&b.bed))
-        .thread("other host", |b| {
-            discard(&b.bed);
-            assert_eq!(Program::herald(&b.bed, 1).load(WORD), Ok(0), "after a discard");
-        })
-        .end(|b| {
-            assert_eq!(everybody_reads(&b.bed, WORD), Ok(0));
-            ends_well(b.bed);
-        })
-        .holds(TWO);
+    discard_beside("other host", discard, herald_finds_zeros);
 }
 
 #[test]
 fn two_discards_and_a_device() {
-    Model::new(bed)
-        .thread("host", |b: &Bench<Lab>| discard(&b.bed))
-        .thread("other host", |b| {
-            discard(&b.bed);
-            assert_eq!(by_device(&b.bed, WORD, Touch::Load), Ok(0), "after a discard");
-        })
-        .end(|b| {
-            assert_eq!(everybody_reads(&b.bed, WORD), Ok(0));
-            ends_well(b.bed);
-        })
-        .holds(TWO);
+    let device = |lab: &Lab| assert_eq!(by_device(lab, WORD, Touch::Load), Ok(0), "after a discard");
+    discard_beside("other host", discard, device);
+}
+
+/// The frame that a migration has left is not used by whoever comes after the discard.
+#[test]
+fn a_discard_and_a_migration() {
+    let migrate = |lab: &Lab| drop(lab.space.migrate_page(page(0)));
+    discard_beside("migration", migrate, both_find_zeros);
+}
+
+/// Aging that finds nothing young leaves no flush, but a discard beside it is complete.
+#[test]
+fn a_discard_and_aging() {
+    let age = |lab: &Lab| {
+        let _young = lab.space.test_and_clear_young(page(0));
+    };
+    discard_beside("aging", age, both_find_zeros);
 }
 
 /// A discard clears an entry, and a fault that finds it empty maps another frame: afterwards nobody stores to the old.
@@ -77,44 +92,6 @@ fn a_discard_and_a_fault_by_herald() {
         })
         .end(|b| {
             assert!(matches!(everybody_reads(&b.bed, WORD), Ok(0 | NEW)));
-            ends_well(b.bed);
-        })
-        .holds(TWO);
-}
-
-/// Two migrations: the frame that the first has left is not used by whoever waits for the second.
-#[test]
-fn a_discard_and_a_migration() {
-    Model::new(bed)
-        .thread("host", |b: &Bench<Lab>| {
-            let _ = b.bed.space.migrate_page(page(0));
-        })
-        .thread("other host", |b| {
-            discard(&b.bed);
-            assert_eq!(Program::guest(&b.bed, 0).load(WORD), Ok(0), "after a discard");
-            assert_eq!(Program::herald(&b.bed, 1).load(WORD), Ok(0), "after a discard");
-        })
-        .end(|b| {
-            assert_eq!(everybody_reads(&b.bed, WORD), Ok(0));
-            ends_well(b.bed);
-        })
-        .holds(TWO);
-}
-
-/// Aging that finds nothing young leaves no flush, but a discard beside it is complete.
-#[test]
-fn a_discard_and_aging() {
-    Model::new(bed)
-        .thread("aging", |b: &Bench<Lab>| {
-            let _ = b.bed.space.test_and_clear_young(page(0));
-        })
-        .thread("other host", |b| {
-            discard(&b.bed);
-            assert_eq!(Program::guest(&b.bed, 0).load(WORD), Ok(0), "after a discard");
-            assert_eq!(Program::herald(&b.bed, 1).load(WORD), Ok(0), "after a discard");
-        })
-        .end(|b| {
-            assert_eq!(everybody_reads(&b.bed, WORD), Ok(0));
             ends_well(b.bed);
         })
         .holds(TWO);

@@ -2,7 +2,7 @@
 
 use crate::{Bench, NEW, OLD, PAGE, TWO, WORD, lab};
 use mm::Protection;
-use models::{Bounds, Model, Program, Touch, by_device, ends_well, everybody_reads, map};
+use models::{Bounds, Found, Model, Program, Touch, by_device, ends_well, everybody_reads, map};
 use tests::lab::{Lab, Verdict, page};
 
 fn discard(lab: &Lab) {
@@ -74,18 +74,26 @@ fn fault_against_mprotect() {
         .holds(TWO);
 }
 
-#[test]
-fn fault_against_munmap() {
+/// Somebody who reads a page finds what was there, or is refused; afterwards everybody is.
+fn against_munmap(name: &'static str, read: fn(&Lab) -> Found) {
     Model::new(lab)
-        .thread("guest", |lab| {
-            assert!(matches!(Program::guest(lab, 0).load(WORD), Ok(OLD) | Err(Verdict::Unmapped)));
-        })
+        .thread(name, move |lab: &Lab| assert!(matches!(read(lab), Ok(OLD) | Err(Verdict::Unmapped))))
         .thread("host", |lab| lab.space.munmap(page(0), PAGE).expect("whole pages"))
         .end(|lab| {
             assert_eq!(everybody_reads(&lab, WORD), Err(Verdict::Unmapped));
             ends_well(lab);
         })
         .holds(TWO.with_passes(4));
+}
+
+#[test]
+fn fault_against_munmap() {
+    against_munmap("guest", |lab| Program::guest(lab, 0).load(WORD));
+}
+
+#[test]
+fn device_against_munmap() {
+    against_munmap("device", |lab| by_device(lab, WORD, Touch::Load));
 }
 
 #[test]
@@ -116,20 +124,6 @@ fn device_against_discard() {
             ends_well(lab);
         })
         .holds(TWO);
-}
-
-#[test]
-fn device_against_munmap() {
-    Model::new(lab)
-        .thread("device", |lab| {
-            assert!(matches!(by_device(lab, WORD, Touch::Load), Ok(OLD) | Err(Verdict::Unmapped)));
-        })
-        .thread("host", |lab| lab.space.munmap(page(0), PAGE).expect("whole pages"))
-        .end(|lab| {
-            assert_eq!(everybody_reads(&lab, WORD), Err(Verdict::Unmapped));
-            ends_well(lab);
-        })
-        .holds(TWO.with_passes(4));
 }
 
 /// Two ranges over one page at a time: a fault waits for the end of both.

@@ -4,7 +4,7 @@ use super::map::{named_range, named_range_or_hole, refuse_locked, refuse_too_man
 use super::{AddressSpace, FaultError, MapError};
 use crate::frames::PageFlags;
 use crate::host::Host;
-use crate::vma::{Access, Protection, Vma, VmaFlags};
+use crate::vma::{Access, Vma, VmaFlags};
 use addr::{Hva, HvaRange, PageSize, Pfn};
 use alloc::vec::Vec;
 use mutants::{Mutant, RangeSite, intact};
@@ -165,11 +165,13 @@ impl<H: Host> AddressSpace<H> {
         self.bring_in(range).map_err(MapError::Fault)
     }
 
-    /// Touches each page of a range, as its area allows, up to the first that cannot be brought in.
+    /// Touches each page of a range up to the first that cannot be brought in: private pages that may be written by a
+    /// write, which makes them the area's own; shared ones by a read, which makes none dirty for nothing.
     pub(super) fn bring_in(&self, range: HvaRange) -> Result<(), FaultError> {
         range.pages().try_for_each(|page| {
-            let protection = self.vmas.read().find(page).map_or(Protection::None, |vma| vma.protection);
-            let access = if protection.allows(Access::Write) { Access::Write } else { Access::Read };
+            let copies = |vma: &Vma<H>| vma.kind.is_private() && vma.protection.allows(Access::Write);
+            let own = self.vmas.read().find(page).is_some_and(copies);
+            let access = if own { Access::Write } else { Access::Read };
             self.fault_in(page, access).map(|_| ())
         })
     }

@@ -144,10 +144,12 @@ impl<H: Host> AddressSpace<H> {
     }
 
     /// Ends a subscription; on return none of the subscriber's operations runs or will run, and none of its begins has
-    /// lost its end. Takes the mmap lock and the registration lock for writing. `false` where it was not subscribed, or the address space has been released.
+    /// lost its end. Takes the mmap lock and the registration lock for writing. `false` where it was not subscribed, or
+    /// the address space has been released.
     pub fn unregister(&self, subscriber: &Arc<dyn MmuNotifier>) -> bool {
         let _no_operation = self.vmas.write();
-        let _nor_by_reverse_map = self.registration.write();
+        let _nor_by_reverse_map =
+            intact(Mutant::UnregisterWithoutRegistrationLock).then(|| self.registration.write());
         self.chain.unregister(subscriber)
     }
 
