@@ -64,7 +64,9 @@ fn two_discards_and_a_device() {
 /// The frame that a migration has left is not used by whoever comes after the discard.
 #[test]
 fn a_discard_and_a_migration() {
-    let migrate = |lab: &Lab| drop(lab.space.migrate_page(page(0)));
+    let migrate = |lab: &Lab| {
+        let _ = lab.space.migrate_page(page(0));
+    };
     discard_beside("migration", migrate, both_find_zeros);
 }
 
