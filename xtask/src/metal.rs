@@ -39,6 +39,7 @@ pub(crate) fn build() -> Result<Binaries> {
     for package in PACKAGES {
         command.args(["--package", package]);
     }
+    command.args(["--features", "loader/metal"]);
     if toolchain.library == Library::BuildStd {
         command.arg("-Zbuild-std=core,alloc,compiler_builtins");
         command.arg("-Zbuild-std-features=compiler-builtins-mem");

@@ -54,7 +54,7 @@ pub(super) fn take_over(handoff: &HandOff, handoff_at: Hpa) -> Result<Arc<Physic
     let own = map.highest_fit(wanted, PageSize::Size4K, REACHED).ok_or(BootError::Memory { wanted })?;
     map.reserve(own);
     let early = EarlyMemory::new(own);
-    let root = pages::build(&early, handoff.regions()).map_err(BootError::Tables)?;
+    let root = pages::build(&early, handoff).map_err(BootError::Tables)?;
     add_heap(early.take(heap_bytes).map_err(BootError::Tables)?);
     let frames = frames(frame_count);
     for range in map.ranges().iter().chain([&early.rest()]) {

@@ -4,7 +4,7 @@
 
 use super::{descriptors, timer};
 use crate::layout;
-use abi::handoff::Region;
+use abi::handoff::{HandOff, Region};
 use addr::{Hpa, HpaRange, Hva, HvaRange, PAGE_SIZE, PageSize, Pfn};
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -91,12 +91,12 @@ impl TableMemory for EarlyMemory {
 ///
 /// # Errors
 /// [`OutOfTables`].
-pub(crate) fn build(early: &EarlyMemory, regions: &[Region]) -> Result<Pfn, OutOfTables> {
+pub(crate) fn build(early: &EarlyMemory, handoff: &HandOff) -> Result<Pfn, OutOfTables> {
     let builder = Builder { early, root: early.allocate_table()? };
-    for region in regions {
+    for region in handoff.regions() {
         builder.direct_map(region)?;
     }
-    builder.image()?;
+    builder.image(Hpa::new(handoff.image_start))?;
     let apic = HvaRange::new(timer::mapped_at(), timer::mapped_at().add(PAGE_SIZE));
     builder.map(apic, timer::base(), PageSize::Size4K, Rights::READ_WRITE, UNCACHED)?;
     // An entry of the root for each half-terabyte that Herald may ever use: address spaces copy the root.
@@ -131,8 +131,9 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// W^X: no section is both writable and executable. Guard pages are left out.
-    fn image(&self) -> Result<(), OutOfTables> {
+    /// The image, loaded from physical `start` on. W^X: no section is both writable and executable. Guard pages are left
+    /// out.
+    fn image(&self, start: Hpa) -> Result<(), OutOfTables> {
         let guards = descriptors::guard_pages();
         for (range, rights) in [
             (layout::text(), READ_EXECUTE),
@@ -142,7 +143,8 @@ impl Builder<'_> {
         ] {
             for page in range.pages().filter(|page| !guards.contains(&page.as_u64())) {
                 let one = HvaRange::new(page, page.add(PAGE_SIZE));
-                self.map(one, layout::image_physical(page), PageSize::Size4K, rights, 0)?;
+                let target = start.add(page.as_u64() - layout::text().start().as_u64());
+                self.map(one, target, PageSize::Size4K, rights, 0)?;
             }
         }
         Ok(())

@@ -16,8 +16,18 @@ use anyhow::Result;
 /// Any warning is an error.
 const DENY: [&str; 4] = ["--quiet", "--", "-D", "warnings"];
 /// Checked as if for the host, whose toolchain has the lints: nothing is linked.
-const METAL_CLIPPY: [&str; 8] =
-    ["clippy", "--bins", "--package", "herald", "--package", "loader", "--package", "guest"];
+const METAL_CLIPPY: [&str; 10] = [
+    "clippy",
+    "--bins",
+    "--package",
+    "herald",
+    "--package",
+    "loader",
+    "--package",
+    "guest",
+    "--features",
+    "loader/metal",
+];
 
 /// The models of concurrency, and what they are made of: no default members.
 const MODEL_CLIPPY: [&str; 4] = ["clippy", "--all-targets", "--package", "models"];
