@@ -3,6 +3,7 @@
 //! ```text
 //!  0xffff_8880_0000_0000   direct map of all memory, 512 GiB at most
 //!  0xffff_8900_0000_0000   registers of devices (local APIC), not cached
+//!  0xffff_fe80_0000_0000   the screen
 //!  0xffff_ffff_8020_0000   the image: text, rodata, data and bss, stacks above guard pages
 //! ```
 
@@ -28,6 +29,8 @@ pub(crate) fn direct_frame(address: Hva) -> Option<Pfn> {
         address.as_u64().checked_sub(DIRECT_MAP.as_u64()).filter(|&offset| offset < DIRECT_MAP_BYTES)?;
     (offset % PAGE_SIZE == 0).then(|| Pfn::new(offset >> PAGE_SHIFT))
 }
+/// Where the screen's memory is mapped, from its first page on.
+pub(crate) const SCREEN: Hva = Hva::new(0xffff_fe80_0000_0000);
 
 unsafe extern "C" {
     static __image_start: u8;

@@ -78,7 +78,9 @@ fn prepare(handoff: Hpa) -> Result<Machine, BootError> {
     // copied here, and checked before anything in it is believed.
     let handoff = unsafe { *(handoff.as_u64() as *const HandOff) };
     handoff.check().map_err(BootError::HandOff)?;
+    cpu::screen::init(&handoff.screen);
     let memory = memory::take_over(&handoff, handoff_at)?;
+    cpu::screen::use_own_mapping(&handoff.screen);
     cpu::enable_features();
     cpu::descriptors::init();
     cpu::traps::init();

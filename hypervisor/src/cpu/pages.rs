@@ -4,7 +4,7 @@
 
 use super::{descriptors, timer};
 use crate::layout;
-use abi::handoff::{HandOff, Region};
+use abi::handoff::{HandOff, Region, Screen};
 use addr::{Hpa, HpaRange, Hva, HvaRange, PAGE_SIZE, PageSize, Pfn};
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +17,8 @@ use x86::msr::{IA32_EFER, rdmsr, wrmsr};
 
 /// PWT and PCD: uncached, whatever the PAT's first entries are (SDM vol. 3A table 12-10: entry 3).
 const UNCACHED: u64 = 0b11 << 3;
+/// PCD alone: uncached, unless an MTRR makes it write-combining (the same table: entry 2, UC-).
+const MOSTLY_UNCACHED: u64 = 0b10 << 3;
 /// IA32_EFER.NXE.
 const NO_EXECUTE_ENABLE: u64 = 1 << 11;
 const READ_EXECUTE: Rights = Rights { read: true, write: false, execute: true };
@@ -99,6 +101,7 @@ pub(crate) fn build(early: &EarlyMemory, handoff: &HandOff) -> Result<Pfn, OutOf
     builder.image(Hpa::new(handoff.image_start))?;
     let apic = HvaRange::new(timer::mapped_at(), timer::mapped_at().add(PAGE_SIZE));
     builder.map(apic, timer::base(), PageSize::Size4K, Rights::READ_WRITE, UNCACHED)?;
+    builder.screen(&handoff.screen)?;
     // An entry of the root for each half-terabyte that Herald may ever use: address spaces copy the root.
     // SAFETY: NXE before any entry with XD is used; the tables map the image, this stack and the hand-off's
     // memory where they are mapped now, or Herald reaches them through the direct map from here on.
@@ -146,6 +149,17 @@ impl Builder<'_> {
                 let target = start.add(page.as_u64() - layout::text().start().as_u64());
                 self.map(one, target, PageSize::Size4K, rights, 0)?;
             }
+        }
+        Ok(())
+    }
+
+    /// The screen's memory. One that makes no sense is not mapped.
+    fn screen(&self, screen: &Screen) -> Result<(), OutOfTables> {
+        let Ok(Some(pages)) = super::screen::pages(screen) else { return Ok(()) };
+        for (index, target) in pages.pages().enumerate() {
+            let at = layout::SCREEN.add(index as u64 * PAGE_SIZE);
+            let page = HvaRange::new(at, at.add(PAGE_SIZE));
+            self.map(page, target, PageSize::Size4K, Rights::READ_WRITE, MOSTLY_UNCACHED)?;
         }
         Ok(())
     }
