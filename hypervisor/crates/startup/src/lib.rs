@@ -13,5 +13,6 @@
 
 extern crate alloc;
 
+pub mod acpi;
 pub mod config;
 pub mod size;
