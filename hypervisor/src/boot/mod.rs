@@ -4,6 +4,7 @@
 //!   _start ─► start(hand-off) ─► memory map ─► own tables ─► heap ─► frames ─► traps ─► run
 //! ```
 
+mod acpi;
 mod clock;
 mod entry;
 mod memory;
@@ -18,6 +19,7 @@ use alloc::sync::Arc;
 use core::fmt;
 use mm::Host;
 use paging::OutOfTables;
+use startup::memory::PlanError;
 
 pub(crate) use clock::boot_seconds;
 
@@ -32,10 +34,14 @@ pub(crate) enum BootError {
     NoConfig,
     /// The configuration cannot be read.
     Config(postcard::Error),
-    /// There is not enough memory below 4 GiB.
-    Memory {
-        /// Bytes wanted.
-        wanted: u64,
+    /// There is not enough memory.
+    Memory(PlanError),
+    /// The boot package is not in usable memory.
+    PackagePlace {
+        /// First byte, host physical.
+        start: u64,
+        /// Bytes.
+        len: u64,
     },
     /// Tables ran out.
     Tables(OutOfTables),
@@ -48,7 +54,10 @@ impl fmt::Display for BootError {
             Self::Package(error) => error.fmt(f),
             Self::NoConfig => f.write_str("the boot package holds no configuration"),
             Self::Config(error) => write!(f, "the configuration cannot be read: {error}"),
-            Self::Memory { wanted } => write!(f, "no {wanted} bytes of memory below 4 GiB for Herald itself"),
+            Self::Memory(error) => error.fmt(f),
+            Self::PackagePlace { start, len } => {
+                write!(f, "the boot package, {len} bytes at {start:#x}, is not in usable memory")
+            }
             Self::Tables(error) => write!(f, "not enough memory for Herald itself: {error}"),
         }
     }
@@ -92,6 +101,7 @@ fn prepare(handoff: Hpa) -> Result<Machine, BootError> {
     let config = payload(Kind::Config).ok_or(BootError::NoConfig)?;
     let config: BootConfig<'static> = postcard::from_bytes(config).map_err(BootError::Config)?;
     logger::set_level(config.log);
+    acpi::read(&memory, &handoff, handoff_at);
     cpu::interrupts::init_pic();
     cpu::timer::init();
     cpu::serial::listen();

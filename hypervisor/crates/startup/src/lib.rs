@@ -15,4 +15,5 @@ extern crate alloc;
 
 pub mod acpi;
 pub mod config;
+pub mod memory;
 pub mod size;
