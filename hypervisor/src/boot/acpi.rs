@@ -51,6 +51,10 @@ pub(super) fn read(memory: &PhysicalMemory, handoff: &HandOff, handoff_at: Hpa) 
     }
     let count = machine.enabled_processors();
     log::info!("ACPI: {count} {}", if count == 1 { "processor" } else { "processors" });
-    log::debug!("ACPI: {machine:x?}");
+    let Machine { processors, local_apic, io_apics, legacy, .. } = &machine;
+    log::debug!(
+        "ACPI: {} processors with those that may come, local APIC {local_apic:?}, {io_apics:x?}, {legacy:?}",
+        processors.len()
+    );
     Some(machine)
 }

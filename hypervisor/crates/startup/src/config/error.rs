@@ -1,6 +1,6 @@
 //! Why a configuration file was refused: the line, what stands there, what is wrong with it.
 
-use super::text::{self, Text};
+use super::text::{self, Printable, Text};
 use super::{MAX_FILE_BYTES, MAX_NAME_BYTES};
 use abi::config::MAX_VMS;
 use alloc::borrow::ToOwned;
@@ -68,9 +68,11 @@ impl ConfigError {
         let offset = error.span().map_or(0, |span| span.start.min(source.len()));
         let line = text::line_of(source.as_bytes(), offset);
         let whole = source.lines().nth(line - 1).unwrap_or("").trim();
-        // What is shown goes to a log.
-        let source = whole.chars().filter(|c| !c.is_control()).take(QUOTED).collect();
-        Self::Line { line, source, what: error.message().trim().to_owned() }
+        Self::Line {
+            line,
+            source: whole.chars().take(QUOTED).collect(),
+            what: error.message().trim().to_owned(),
+        }
     }
 }
 
@@ -81,30 +83,29 @@ impl fmt::Display for ConfigError {
                 write!(f, "the configuration has {bytes} bytes, more than {MAX_FILE_BYTES}")
             }
             Self::NotText { line } => write!(f, "the configuration is not UTF-8 text: line {line}"),
-            Self::Line { line, source, what } => write!(f, "configuration, line {line} `{source}`: {what}"),
+            Self::Line { line, source, what } => {
+                write!(f, "configuration, line {line} `{}`: {}", Printable(source), Printable(what))
+            }
             Self::NoVm => f.write_str("the configuration has no guest: no [[vm]]"),
             Self::TooManyVms { count } => {
                 write!(f, "the configuration has {count} guests, more than {MAX_VMS}")
             }
             Self::Name { name } => write!(
                 f,
-                "configuration{}: name {:?} is longer than {MAX_NAME_BYTES} bytes, or not printable",
+                "configuration{}: name `{name}` is longer than {MAX_NAME_BYTES} bytes, or not printable",
                 Line(name),
-                name.as_str(),
             ),
             Self::SameName { first, second } => write!(
                 f,
-                "configuration{}: a guest is called `{}` already{}",
+                "configuration{}: a guest is called `{second}` already{}",
                 Line(second),
-                second.as_str(),
                 Line(first)
             ),
             Self::NoModule { key, file, modules } => write!(
                 f,
-                "configuration{}: it names {key} `{}`, which is not among the boot modules: {}",
+                "configuration{}: it names {key} `{file}`, which is not among the boot modules: {}",
                 Line(file),
-                file.as_str(),
-                if modules.is_empty() { "there are none" } else { modules }
+                Printable(if modules.is_empty() { "there are none" } else { modules })
             ),
         }
     }

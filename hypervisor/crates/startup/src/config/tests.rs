@@ -121,8 +121,9 @@ fn mistakes_of_the_whole_file() {
     let given = format!("{vm}name = \"vm2\"\n{vm}");
     assert_eq!(refusal(&given), "configuration: a guest is called `vm2` already, line 3");
     let long = format!("{vm}name = \"{}\"\n", "n".repeat(41));
-    assert!(refusal(&long).starts_with("configuration, line 3: name \"nnn"), "{}", refusal(&long));
-    assert!(refusal(&format!("{vm}name = \"\\u0007\"\n")).contains("\"\\u{7}\" is longer"));
+    assert!(refusal(&long).starts_with("configuration, line 3: name `nnn"), "{}", refusal(&long));
+    assert!(refusal(&format!("{vm}name = \"\\u0007\"\n")).contains("`\\u{7}` is longer"));
+    assert!(refusal("[[vm]]\nkernel = \"\\bx\"").contains("names kernel `\\u{8}x`"));
     let missing = format!("{vm}initrd = \"x\"\n");
     assert_eq!(
         refusal(&missing),

@@ -2,6 +2,7 @@
 
 use alloc::borrow::ToOwned;
 use alloc::string::String;
+use core::fmt::{self, Write};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::Spanned;
 
@@ -56,6 +57,23 @@ impl Text {
 /// The line, from 1, of a byte of the source.
 pub(super) fn line_of(source: &[u8], offset: usize) -> usize {
     source.iter().take(offset).filter(|&&byte| byte == b'\n').count() + 1
+}
+
+/// Text for a log: control characters are escaped.
+pub(super) struct Printable<'a>(pub(super) &'a str);
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0
+            .chars()
+            .try_for_each(|c| if c.is_control() { c.escape_default().fmt(f) } else { f.write_char(c) })
+    }
+}
+
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Printable(&self.text).fmt(f)
+    }
 }
 
 impl PartialEq for Text {
