@@ -43,5 +43,10 @@ fn check_error(error: &ConfigError, bytes: &[u8]) {
         _ => 1,
     };
     assert!((1..=lines).contains(&line), "{error}");
+    if let ConfigError::Line { source, .. } = error {
+        let text = std::str::from_utf8(bytes).expect("it was text");
+        let there = text.lines().nth(line - 1).unwrap_or("").trim();
+        assert!(there.starts_with(source) && (source.is_empty() == there.is_empty()), "{error:?}");
+    }
     assert!(!error.to_string().contains(char::is_control), "{error:?}");
 }

@@ -70,6 +70,7 @@ fuzz_target!(|input: Input| {
             check_own(&request, &plan, &free);
             check_map(&request, &plan, &usable);
             check_left_out(&plan, &free);
+            check_fair(&plan, &free);
             check_tables(&request, &plan);
         }
         Err(error) => check_refusal(&request, &free, error),
@@ -118,6 +119,24 @@ fn check_left_out(plan: &Plan, free: &MemoryMap) {
         if let Why::Sparse(cost) = left_out.why {
             assert!(cost > (used + left_out.bytes) / FAIR_PART, "{left_out:?}");
         }
+    }
+}
+
+/// More than the fair part is only paid where no end of memory that has room for all would be fair.
+fn check_fair(plan: &Plan, free: &MemoryMap) {
+    let used = plan.free.len() + plan.tables.len() + plan.heap.len();
+    if plan.frames * META * FAIR_PART <= used {
+        return;
+    }
+    let (mut memory, mut room) = (0, 0);
+    for range in free.ranges().iter().filter(|range| range.end().as_u64() <= FRAMES * PAGE_SIZE) {
+        memory += range.len();
+        let metadata = range.end().as_u64() / PAGE_SIZE * META;
+        if range.end().as_u64() <= 1 << 32 {
+            room = room.max(range.len());
+        }
+        let fits = room >= metadata + LEAST_HEAP + plan.tables.len() + (8 << 20);
+        assert!(!fits || metadata * FAIR_PART > memory, "{plan:?} is less fair than up to {range:?}");
     }
 }
 
