@@ -8,21 +8,24 @@ use abi::memmap::MemoryMap;
 use addr::{Hpa, HpaRange, PageSize};
 use startup::acpi::{Machine, PhysicalBytes};
 
-/// Memory that firmware has kept, mapped for reading where it is asked for.
+/// Memory that firmware has kept, mapped for reading where it is asked for; and the hand-off, where a loader may have put
+/// a copy of the root pointer.
 struct Firmware<'a> {
     memory: &'a PhysicalMemory,
     pages: MemoryMap,
+    handoff: Option<HpaRange>,
 }
 
 impl PhysicalBytes for Firmware<'_> {
     fn bytes(&self, range: HpaRange) -> Option<&[u8]> {
-        if !self.pages.contains(&range) {
+        let in_handoff = self.handoff.is_some_and(|handoff| handoff.contains_span(&range));
+        if !in_handoff && !self.pages.contains(&range) {
             return None;
         }
         for page in range.pages() {
             pages::map_readable(self.memory, self.memory.root(), page.align_down(PageSize::Size4K)).ok()?;
         }
-        // SAFETY: mapped just now, and firmware's: Herald neither allocates nor writes such a page.
+        // SAFETY: mapped just now, and firmware's or the loader's: Herald neither allocates nor writes such a page.
         Some(unsafe { fixed_bytes(range.start(), range.len()) })
     }
 }
@@ -35,7 +38,11 @@ pub(super) fn read(memory: &PhysicalMemory, handoff: &HandOff, handoff_at: Hpa) 
         log::debug!("ACPI: the loader knows no root pointer");
         return None;
     }
-    let firmware = Firmware { memory, pages: memory::firmware_pages(handoff, handoff_at) };
+    let firmware = Firmware {
+        memory,
+        pages: memory::firmware_pages(handoff, handoff_at),
+        handoff: HpaRange::sized(handoff_at, size_of::<HandOff>() as u64),
+    };
     let machine = match Machine::read(&firmware, handoff.rsdp) {
         Ok(machine) => machine,
         Err(error) => {
