@@ -14,8 +14,6 @@ pub(crate) const DIRECT_MAP: Hva = Hva::new(0xffff_8880_0000_0000);
 pub(crate) const DIRECT_MAP_BYTES: u64 = 1 << 46;
 /// Where device registers are mapped, at their physical address.
 pub(crate) const DEVICES: Hva = Hva::new(0xffff_c900_0000_0000);
-/// From an image address to its physical address.
-const IMAGE_OFFSET: u64 = 0xffff_ffff_8000_0000;
 
 const _: () = assert!(DIRECT_MAP.as_u64() + DIRECT_MAP_BYTES <= DEVICES.as_u64());
 
@@ -31,12 +29,6 @@ pub(crate) fn direct_frame(address: Hva) -> Option<Pfn> {
     let offset =
         address.as_u64().checked_sub(DIRECT_MAP.as_u64()).filter(|&offset| offset < DIRECT_MAP_BYTES)?;
     (offset % PAGE_SIZE == 0).then(|| Pfn::new(offset >> PAGE_SHIFT))
-}
-
-/// The physical address of an address in the image.
-#[must_use]
-pub(crate) fn image_physical(address: Hva) -> Hpa {
-    Hpa::new(address.as_u64() - IMAGE_OFFSET)
 }
 
 unsafe extern "C" {

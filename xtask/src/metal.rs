@@ -12,7 +12,9 @@ use std::process::Command;
 
 const FLAGS: [&str; 6] =
     ["-C", "relocation-model=static", "-C", "code-model=kernel", "-C", "force-frame-pointers=yes"];
-const BUILDS: [&[&str]; 2] = [&["loader", "guest"], &["herald"]];
+/// Packages of an invocation, and the features that they need.
+const BUILDS: [(&[&str], &[&str]); 2] =
+    [(&["loader", "guest"], &["--features", "loader/metal"]), (&["herald"], &[])];
 
 /// The programs, as ELF files.
 #[derive(Clone, Debug)]
@@ -34,8 +36,9 @@ pub(crate) struct Binaries {
 pub(crate) fn build() -> Result<Binaries> {
     setup::ensure_toolchain()?;
     let toolchain = toolchain::choose()?;
-    for packages in BUILDS {
+    for (packages, features) in BUILDS {
         let mut command = cargo(&toolchain, packages);
+        command.args(features);
         progress::run(&format!("building {}", packages.join(", ")), &mut command)
             .map_err(|error| anyhow!("{error:#}\n(the toolchain is {toolchain})"))?;
     }

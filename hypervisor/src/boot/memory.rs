@@ -71,8 +71,9 @@ pub(super) fn take_over(handoff: &HandOff, handoff_at: Hpa) -> Result<Arc<Physic
         return Err(BootError::PackagePlace { start, len });
     }
     let early = EarlyMemory::new(plan.tables);
-    let root =
-        pages::build(&early, plan.mapped.ranges(), request.limits.largest_page).map_err(BootError::Tables)?;
+    let image = Hpa::new(handoff.image_start);
+    let root = pages::build(&early, plan.mapped.ranges(), request.limits.largest_page, image)
+        .map_err(BootError::Tables)?;
     add_heap(plan.heap);
     let frames = frames(plan.frames);
     for range in plan.free.ranges().iter().chain([&early.rest()]) {

@@ -87,17 +87,23 @@ impl TableMemory for EarlyMemory {
     fn free_table(&self, _table: Pfn) {}
 }
 
-/// Builds the tables and uses them; returns their root. The direct map gets `mapped`, in pages no larger than `largest`.
+/// Builds the tables and uses them; returns their root. The direct map gets `mapped`, in pages no larger than `largest`;
+/// Herald's image lies from `image` on.
 ///
 /// # Errors
 /// [`OutOfTables`].
-pub(crate) fn build(early: &EarlyMemory, mapped: &[HpaRange], largest: PageSize) -> Result<Pfn, OutOfTables> {
+pub(crate) fn build(
+    early: &EarlyMemory,
+    mapped: &[HpaRange],
+    largest: PageSize,
+    image: Hpa,
+) -> Result<Pfn, OutOfTables> {
     let builder = Builder { early, root: early.allocate_table()? };
     for (page, size) in mapped.iter().flat_map(|range| pages_of(*range, largest)) {
         let at = layout::direct(page);
         builder.map(HvaRange::new(at, at.add(size.bytes())), page, size, Rights::READ_WRITE, 0)?;
     }
-    builder.image()?;
+    builder.image(image)?;
     let apic = HvaRange::new(timer::mapped_at(), timer::mapped_at().add(PAGE_SIZE));
     builder.map(apic, timer::base(), PageSize::Size4K, Rights::READ_WRITE, UNCACHED)?;
     // SAFETY: NXE before any entry with XD is used; the tables map the image, this stack and the hand-off's
@@ -115,8 +121,9 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    /// W^X: no section is both writable and executable. Guard pages are left out.
-    fn image(&self) -> Result<(), OutOfTables> {
+    /// The image, loaded from physical `start` on. W^X: no section is both writable and executable. Guard pages are left
+    /// out.
+    fn image(&self, start: Hpa) -> Result<(), OutOfTables> {
         let guards = descriptors::guard_pages();
         for (range, rights) in [
             (layout::text(), READ_EXECUTE),
@@ -126,7 +133,8 @@ impl Builder<'_> {
         ] {
             for page in range.pages().filter(|page| !guards.contains(&page.as_u64())) {
                 let one = HvaRange::new(page, page.add(PAGE_SIZE));
-                self.map(one, layout::image_physical(page), PageSize::Size4K, rights, 0)?;
+                let target = start.add(page.as_u64() - layout::text().start().as_u64());
+                self.map(one, target, PageSize::Size4K, rights, 0)?;
             }
         }
         Ok(())

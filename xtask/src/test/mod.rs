@@ -17,7 +17,8 @@ use anyhow::Result;
 const DENY: [&str; 4] = ["--quiet", "--", "-D", "warnings"];
 /// Checked as if for the host, whose toolchain has the lints: nothing is linked. Apart, as they are built.
 const HERALD_CLIPPY: [&str; 4] = ["clippy", "--bins", "--package", "herald"];
-const HEAPLESS_CLIPPY: [&str; 6] = ["clippy", "--bins", "--package", "loader", "--package", "guest"];
+const HEAPLESS_CLIPPY: [&str; 8] =
+    ["clippy", "--bins", "--package", "loader", "--package", "guest", "--features", "loader/metal"];
 
 /// The models of concurrency, and what they are made of: no default members.
 const MODEL_CLIPPY: [&str; 4] = ["clippy", "--all-targets", "--package", "models"];

@@ -3,8 +3,8 @@
 //!
 //! The BIOS boots drive 0x80 from here; any other boot disk needs a driver that the loader does not have.
 
-use crate::error::LoadError;
 use core::arch::asm;
+use loader::LoadError;
 use x86::io::{inb, outb};
 
 const DATA: u16 = 0x1f0;

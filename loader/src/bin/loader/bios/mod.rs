@@ -3,14 +3,13 @@
 
 mod ata;
 
-use crate::Found;
-use crate::error::LoadError;
 use crate::memory::{MAPPED_END, bytes_at, bytes_to_fill, own_range};
-use abi::handoff::{HandOff, Loader, Region};
+use abi::handoff::{HandOff, Loader, Region, Screen};
 use abi::memmap::MemoryMap;
 use abi::package::{DISK_LBA, Table};
 use addr::{Hpa, HpaRange, PAGE_SIZE, PageSize};
 use core::arch::global_asm;
+use loader::{Findings, Images, LoadError};
 
 /// Where `stage.s` leaves the number of E820 entries.
 const E820_COUNT: u64 = 0x0ff8;
@@ -40,7 +39,7 @@ global_asm!(
 );
 
 /// Reads the package to the highest free place below 4 GiB.
-pub(crate) fn find() -> Result<Found, LoadError> {
+pub(crate) fn find() -> Result<Findings, LoadError> {
     let mut handoff = HandOff::new(Loader::Bios);
     collect_regions(&mut handoff);
     let mut map = MemoryMap::new(handoff.regions());
@@ -60,7 +59,8 @@ pub(crate) fn find() -> Result<Found, LoadError> {
     let package = place(bytes)?;
     read(package)?;
     handoff.rsdp = find_rsdp().unwrap_or(0);
-    Ok(Found { handoff, package })
+    handoff.screen = Screen::VGA_TEXT;
+    Ok(Findings { handoff, images: Images::Package(package) })
 }
 
 fn read(place: HpaRange) -> Result<(), LoadError> {

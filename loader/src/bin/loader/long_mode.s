@@ -1,9 +1,9 @@
-# From 32-bit protected mode to Rust in long mode. ESI: a Loader number, EBX: hvm_start_info or 0.
+# From 32-bit protected mode to Rust in long mode. ESI: a Loader number, EBX: information or 0.
 #
-# The tables map the first 4 GiB to themselves by 2 MiB pages (1 GiB pages are not everywhere), and the
-# first GiB once more at IMAGE_OFFSET:
+# The tables map the first 4 GiB to themselves by 2 MiB pages (1 GiB pages are not everywhere). The GiB at IMAGE_OFFSET
+# has a directory of its own, empty until Herald's image is placed (memory.rs):
 #
-#   PML4[0], PML4[511] -> PDPT;  PDPT[0..4] -> four PDs;  PDPT[510] -> the first PD
+#   PML4[0], PML4[511] -> PDPT;  PDPT[0..4] -> four PDs;  PDPT[510] -> image_directory
 
 .section .text.entry, "ax", @progbits
 .code32
@@ -21,7 +21,7 @@ enter_long_mode:
     movl %eax, pml4 + 511 * 8
     movl $page_directories + 3, %eax
     movl %eax, pdpt
-    movl %eax, pdpt + 510 * 8
+    movl $image_directory + 3, pdpt + 510 * 8
     addl $4096, %eax
     movl %eax, pdpt + 8
     addl $4096, %eax
@@ -87,5 +87,7 @@ start_tsc: .quad 0                      # TSC at the loader's first instruction
 pml4:             .skip 4096
 pdpt:             .skip 4096
 page_directories: .skip 4 * 4096
+.globl image_directory
+image_directory:  .skip 4096
 stack:            .skip 32 * 1024
 stack_end:
