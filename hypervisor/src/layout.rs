@@ -1,8 +1,8 @@
 //! Host virtual addresses that Herald fixes, and the linker's symbols.
 //!
 //! ```text
-//!  0xffff_8880_0000_0000   direct map of all memory, 512 GiB at most
-//!  0xffff_8900_0000_0000   registers of devices (local APIC), not cached
+//!  0xffff_8880_0000_0000   direct map of usable memory, 64 TiB at most; firmware's tables, for reading
+//!  0xffff_c900_0000_0000   registers of devices (local APIC), not cached
 //!  0xffff_fe80_0000_0000   the screen
 //!  0xffff_ffff_8020_0000   the image: text, rodata, data and bss, stacks above guard pages
 //! ```
@@ -11,10 +11,12 @@ use addr::{Hpa, Hva, HvaRange, PAGE_SHIFT, PAGE_SIZE, Pfn};
 
 /// Where physical address 0 is mapped.
 pub(crate) const DIRECT_MAP: Hva = Hva::new(0xffff_8880_0000_0000);
-/// Bytes that the direct map can hold: one entry of the root.
-pub(crate) const DIRECT_MAP_BYTES: u64 = 1 << 39;
+/// Bytes that the direct map can hold: 128 entries of the root, which every address space copies.
+pub(crate) const DIRECT_MAP_BYTES: u64 = 1 << 46;
 /// Where device registers are mapped, at their physical address.
-pub(crate) const DEVICES: Hva = Hva::new(0xffff_8900_0000_0000);
+pub(crate) const DEVICES: Hva = Hva::new(0xffff_c900_0000_0000);
+
+const _: () = assert!(DIRECT_MAP.as_u64() + DIRECT_MAP_BYTES <= DEVICES.as_u64());
 
 /// The direct map's address of a physical address.
 #[must_use]

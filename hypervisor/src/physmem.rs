@@ -29,6 +29,11 @@ impl PhysicalMemory {
         Self { frames, root, tables: AtomicU64::new(0) }
     }
 
+    /// The root of Herald's own tables.
+    pub(crate) fn root(&self) -> Pfn {
+        self.root
+    }
+
     /// Frames that hold page tables, primary and secondary.
     pub(crate) fn table_frames(&self) -> u64 {
         self.tables.load(Ordering::Relaxed)
@@ -165,7 +170,7 @@ impl Host for PhysicalMemory {
     }
 }
 
-/// The direct map's bytes of memory that never changes: the boot package.
+/// The direct map's bytes of memory that never changes: the boot package, firmware's tables.
 ///
 /// # Safety
 /// The range is mapped in the direct map, and nothing writes to it any more.

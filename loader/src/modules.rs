@@ -8,15 +8,8 @@
 //! | any other | an image that the settings may name |
 
 use crate::error::LoadError;
-use abi::package::{Kind, Layout, MAX_ENTRIES};
+use abi::package::{Kind, Layout, MAX_ENTRIES, file_name};
 use addr::HpaRange;
-
-/// Herald's own file.
-pub const HERALD: &str = "herald";
-/// Its symbols.
-pub const SYMBOLS: &str = "herald.sym";
-/// The settings.
-pub const SETTINGS: &str = "herald.toml";
 
 /// Modules, in the order in which they were found.
 pub type Modules = heapless::Vec<Module, MAX_ENTRIES>;
@@ -56,9 +49,9 @@ impl Module {
 
     fn kind(&self) -> Kind {
         match self.name() {
-            HERALD => Kind::Herald,
-            SYMBOLS => Kind::Symbols,
-            SETTINGS => Kind::Settings,
+            file_name::HERALD => Kind::Herald,
+            file_name::SYMBOLS => Kind::Symbols,
+            file_name::SETTINGS => Kind::Settings,
             _ => Kind::File,
         }
     }

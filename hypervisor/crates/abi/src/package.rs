@@ -64,6 +64,16 @@ impl Kind {
     }
 }
 
+/// Names of files from which a loader puts a package together. Any other file is an image that the settings may name.
+pub mod file_name {
+    /// Herald's ELF image.
+    pub const HERALD: &str = "herald";
+    /// Its symbols.
+    pub const SYMBOLS: &str = "herald.sym";
+    /// The settings.
+    pub const SETTINGS: &str = "herald.toml";
+}
+
 /// The first 64 bytes of a package.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

@@ -10,8 +10,8 @@ pub(crate) const GLYPH_HEIGHT: RasterHeight = RasterHeight::Size16;
 pub(crate) const GLYPH_WEIGHT: FontWeight = FontWeight::Regular;
 /// Width of a character in pixels.
 pub(crate) const GLYPH_WIDTH: usize = get_raster_width(GLYPH_WEIGHT, GLYPH_HEIGHT);
-/// Most bytes of a screen: 16 K by 8 K pixels.
-const MOST_BYTES: u64 = 1 << 29;
+/// Most bytes of a screen: 8 K by 4 K pixels. Its tables must fit into those that Herald starts with.
+const MOST_BYTES: u64 = 1 << 27;
 
 /// A screen that cannot be written to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
