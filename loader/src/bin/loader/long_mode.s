@@ -89,5 +89,6 @@ pdpt:             .skip 4096
 page_directories: .skip 4 * 4096
 .globl image_directory
 image_directory:  .skip 4096
-stack:            .skip 32 * 1024
+# Memory maps and hand-offs are some KiB each, and live on the stack.
+stack:            .skip 128 * 1024
 stack_end:
