@@ -73,6 +73,9 @@ pub(crate) struct RunArgs {
     /// What to run on
     #[arg(long, value_enum, default_value_t = MachineKind::Auto)]
     pub(crate) machine: MachineKind,
+    /// Chipset of a kvm machine (bochs has an i440FX)
+    #[arg(long, value_enum, default_value_t = Chipset::Q35)]
+    pub(crate) chipset: Chipset,
     /// Processor model of an emulated machine
     #[arg(long, value_enum, default_value_t = Cpu::Haswell)]
     pub(crate) cpu: Cpu,
@@ -130,6 +133,9 @@ pub(crate) struct RunArgs {
     /// What backs guest memory (tests)
     #[arg(long, value_enum, default_value_t = Backing::Anonymous, hide = true)]
     pub(crate) backing: Backing,
+    /// Take the programs from this directory, and build nothing (tests)
+    #[arg(long, value_name = "DIR", requires = "kernel", hide = true)]
+    pub(crate) prebuilt: Option<PathBuf>,
 }
 
 /// What backs guest memory.
@@ -246,6 +252,12 @@ pub(crate) enum MachineKind {
     Kvm,
     /// The Bochs emulator
     Bochs,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Chipset {
+    Q35,
+    I440fx,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]

@@ -3,6 +3,7 @@
 //! Herald starts through the loader's PVH entry, with the package as its one module. A write of `v` to
 //! `isa-debug-exit` ends QEMU with status `2v + 1`; the link's `End` frame is what counts.
 
+use crate::cli::Chipset;
 use crate::machine::{Hardware, Images, Running, serial_listener, tied_command};
 use anyhow::{Context, Result};
 use std::path::Path;
@@ -10,6 +11,13 @@ use std::process::Stdio;
 
 /// Debian's package.
 pub(crate) const PACKAGES: [&str; 1] = ["qemu-system-x86"];
+
+const fn machine(chipset: Chipset) -> &'static str {
+    match chipset {
+        Chipset::Q35 => "q35",
+        Chipset::I440fx => "pc",
+    }
+}
 
 /// Starts QEMU with all its files in `dir`.
 ///
@@ -21,7 +29,7 @@ pub(crate) fn start(hardware: &Hardware, images: &Images, dir: &Path) -> Result<
     let log = dir.join("qemu.log");
     let mut command = tied_command("qemu-system-x86_64");
     command.current_dir(dir);
-    command.args(["-enable-kvm", "-cpu", "host", "-machine", "pc", "-smp", "1"]);
+    command.args(["-enable-kvm", "-cpu", "host", "-machine", machine(hardware.chipset), "-smp", "1"]);
     command.args(["-m", &format!("{}M", hardware.memory >> 20)]);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     command.arg("-kernel").arg(&images.loader).args(["-initrd", "package"]);

@@ -7,7 +7,7 @@
 use crate::toolchain::{self, Library, TARGET, Toolchain};
 use crate::{progress, setup, workspace};
 use anyhow::{Result, anyhow};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const FLAGS: [&str; 6] =
@@ -29,6 +29,18 @@ pub(crate) struct Binaries {
     pub(crate) testguest: PathBuf,
 }
 
+impl Binaries {
+    /// Those of a directory.
+    pub(crate) fn of(dir: &Path) -> Self {
+        Self {
+            loader: dir.join("loader"),
+            herald: dir.join("herald"),
+            init: dir.join("init"),
+            testguest: dir.join("testguest"),
+        }
+    }
+}
+
 /// Builds what is stale.
 ///
 /// # Errors
@@ -42,13 +54,7 @@ pub(crate) fn build() -> Result<Binaries> {
         progress::run(&format!("building {}", packages.join(", ")), &mut command)
             .map_err(|error| anyhow!("{error:#}\n(the toolchain is {toolchain})"))?;
     }
-    let dir = workspace::metal_target().join(TARGET).join("release");
-    Ok(Binaries {
-        loader: dir.join("loader"),
-        herald: dir.join("herald"),
-        init: dir.join("init"),
-        testguest: dir.join("testguest"),
-    })
+    Ok(Binaries::of(&workspace::metal_target().join(TARGET).join("release")))
 }
 
 fn cargo(toolchain: &Toolchain, packages: &[&str]) -> Command {

@@ -26,10 +26,13 @@ pub(crate) fn run(args: &RunArgs) -> Result<u8> {
     let telemetry = create("--telemetry", args.telemetry.as_deref())?;
     let choice = machine::choose(args.machine)?;
     setup::ensure_machine(choice.kind)?;
-    let binaries = metal::build()?;
+    let binaries = match &args.prebuilt {
+        Some(dir) => Binaries::of(dir),
+        None => metal::build()?,
+    };
     let guest = guest_of(&args.guest, &binaries)?;
     let package = pack(args, &binaries, &guest, machine::tsc_hz(choice.kind))?;
-    let hardware = Hardware { cpu: args.cpu, memory: args.host_memory };
+    let hardware = Hardware { chipset: args.chipset, cpu: args.cpu, memory: args.host_memory };
     let images = Images { loader: binaries.loader, package };
     let dir = RunDir::create()?;
     let terminal = if args.headless { None } else { RawTerminal::enter().context("the terminal")? };
