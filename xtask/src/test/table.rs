@@ -3,7 +3,7 @@
 use super::scenario::{Bound, Console, Scenario};
 
 /// What a scenario has unless it says otherwise: a headless run without input that ends well.
-const PLAIN: Scenario = Scenario {
+pub(super) const PLAIN: Scenario = Scenario {
     name: "",
     args: &[],
     console: Console::Pipe(""),
@@ -18,7 +18,7 @@ const PLAIN: Scenario = Scenario {
 pub(super) const SCENARIOS: [&[Scenario]; 5] = [&LINUX, &TEST_GUEST, &COHERENCE, &HERALD_FAILS, &BAD_INPUT];
 
 /// Ends the shell at once.
-const POWER_OFF: Console = Console::Pipe("poweroff -f\n");
+pub(super) const POWER_OFF: Console = Console::Pipe("poweroff -f\n");
 
 const LINUX: [Scenario; 13] = [
     Scenario {
