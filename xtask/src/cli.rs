@@ -286,6 +286,7 @@ pub(crate) enum Inject {
     VmxLockedOff,
     FailEntry,
     DropNotifiers,
+    X2apic,
     Panic,
 }
 

@@ -132,7 +132,7 @@ const LINUX: [Scenario; 13] = [
 ];
 
 /// The multiboot test guest; its command line names the test.
-const TEST_GUEST: [Scenario; 21] = [
+const TEST_GUEST: [Scenario; 22] = [
     Scenario {
         name: "hello",
         args: &["--kernel", "{testguest}", "--append", "hello"],
@@ -298,6 +298,13 @@ const TEST_GUEST: [Scenario; 21] = [
         ..PLAIN
     },
     Scenario {
+        name: "timer-x2apic",
+        args: &["--kernel", "{testguest}", "--append", "timer", "--inject", "x2apic", "--log", "info"],
+        stdout: &["timer: ok"],
+        stderr: &["local APIC in x2APIC mode"],
+        ..PLAIN
+    },
+    Scenario {
         name: "interrupts",
         args: &["--kernel", "{testguest}", "--append", "interrupts"],
         stdout: &["interrupts: ok"],
@@ -386,14 +393,14 @@ const HERALD_FAILS: [Scenario; 5] = [
         name: "no-vmx",
         args: &["--kernel", "{testguest}", "--append", "hello", "--inject", "no-vmx"],
         status: 4,
-        stderr: &["VMX"],
+        stderr: &["this processor has no VMX"],
         ..PLAIN
     },
     Scenario {
         name: "vmx-locked-off",
         args: &["--kernel", "{testguest}", "--append", "hello", "--inject", "vmx-locked-off"],
         status: 4,
-        stderr: &["VMX", "locked"],
+        stderr: &["firmware has locked VMX off"],
         ..PLAIN
     },
     Scenario {

@@ -26,6 +26,8 @@ const SILENCE: Duration = Duration::from_secs(600);
 /// KVM's own mitigations and checks are not what is tested here.
 const LINUX: &str = "console=ttyS0,115200 quiet loglevel=1 mitigations=off init_on_alloc=0";
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+/// Ties QEMU's life to this program's; busybox has a lesser one.
+const SETPRIV: &str = "/usr/bin/setpriv";
 /// What QEMU's machines start from, wherever Debian has it.
 const FIRMWARE: [&str; 6] = [
     "/usr/share/seabios/bios-256k.bin",
@@ -90,9 +92,11 @@ fn initramfs(
     let mut tree = Tree::default();
     tree.file("/init", script(kernel, only).into_bytes())?;
     tree.copy("/bin/busybox", Path::new(guest_images::BUSYBOX))?;
-    tree.copy(QEMU, Path::new(QEMU))?;
+    for program in [QEMU, SETPRIV] {
+        tree.copy(program, Path::new(program))?;
+    }
     tree.file("/bin/xtask", package::strip(&std::fs::read(&xtask)?)?)?;
-    for library in libraries(&[Path::new(QEMU), &xtask])? {
+    for library in libraries(&[Path::new(QEMU), Path::new(SETPRIV), &xtask])? {
         tree.copy(&library, Path::new(&library))?;
     }
     for file in FIRMWARE {
@@ -123,7 +127,7 @@ fn script(kernel: &DebianKernel, only: Option<&str>) -> String {
         "#!/bin/busybox sh\n\
          /bin/busybox mkdir -p /proc /sys /dev /tmp\n\
          /bin/busybox --install -s /bin\n\
-         export PATH=/bin:/usr/bin {variable}={PREBUILT} CARGO_TARGET_DIR=/tmp/target\n\
+         export PATH=/usr/bin:/bin {variable}={PREBUILT} CARGO_TARGET_DIR=/tmp/target\n\
          mount -t proc proc /proc\n\
          mount -t sysfs sys /sys\n\
          mount -t devtmpfs dev /dev\n\
