@@ -4,7 +4,7 @@ use super::super::scenario::{Bound, Scenario};
 use super::super::table::{PLAIN, POWER_OFF, SCENARIOS};
 
 /// From the table of the emulated machine.
-const SHARED: [&str; 23] = [
+const SHARED: [&str; 22] = [
     "tiny",
     "exit-code",
     "triple-fault",
@@ -12,7 +12,6 @@ const SHARED: [&str; 23] = [
     "device-checked",
     "hostops",
     "hostops-checked",
-    "hostops-on-a-shared-file",
     "huge-pages",
     "mmio",
     "timer",
