@@ -28,7 +28,11 @@ fn run(machine: &Machine) -> Outcome {
         Ok(vmx) => vmx,
         Err(error) => return failed(&error),
     };
-    let clock = MachineClock { tsc_hz: machine.tsc_hz, boot_seconds: boot::boot_seconds() };
+    let clock = MachineClock {
+        tsc_hz: machine.tsc_hz,
+        boot_seconds: boot::boot_seconds(),
+        shortest_period: boot::shortest_period(machine.tsc_hz),
+    };
     plat::run(&plat::Machine {
         host: &machine.memory,
         vmx: &vmx,

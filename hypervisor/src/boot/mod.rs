@@ -23,7 +23,7 @@ use paging::OutOfTables;
 use startup::config::ConfigError;
 use startup::memory::PlanError;
 
-pub(crate) use clock::boot_seconds;
+pub(crate) use clock::{boot_seconds, shortest_period};
 
 /// Why Herald cannot start.
 #[derive(Clone, Debug)]

@@ -84,6 +84,8 @@ pub(crate) struct MachineClock {
     pub tsc_hz: u64,
     /// Seconds since 1970 when the TSC was 0.
     pub boot_seconds: u64,
+    /// See [`devices::Config`].
+    pub shortest_period: u64,
 }
 
 /// What the devices have to know of the guest. One processor, until the scheduler comes.
@@ -94,6 +96,7 @@ fn board_config(ram: &Ram, clock: MachineClock) -> devices::Config {
         ram_bytes: ram.bytes(),
         ram_end: ram.ranges().map(|range| range.end().as_u64()).max().unwrap_or(0),
         boot_seconds: clock.boot_seconds,
+        shortest_period: clock.shortest_period,
     }
 }
 

@@ -20,6 +20,8 @@ const QUIET: u64 = 2_000_000;
 const PIT_COUNT: u16 = 2386;
 /// Local APIC timer ticks.
 const APIC_COUNT: u32 = 100_000;
+/// Steps of a program that a timer interrupts without end.
+const STEPS: u32 = 20_000;
 /// TSC ticks from now to a deadline.
 const DEADLINE_TICKS: u64 = 500_000;
 
@@ -96,6 +98,7 @@ fn local(local: LocalApic, vector: u8) -> Result<(), Failure> {
     local.write(TIMER_DIVIDE, DIVIDE_BY_1);
     one_shot(local, vector)?;
     periodic(local, vector + 1)?;
+    storm(local, vector + 3)?;
     // CPUID.1:ECX bit 24.
     if __cpuid(1).ecx & 1 << 24 == 0 {
         println!("timer: no TSC deadline here");
@@ -136,6 +139,21 @@ fn periodic(local: LocalApic, vector: u8) -> Result<(), Failure> {
             Err(late)
         }
     })
+}
+
+/// A round of one tick: however long an interrupt takes, the program that it interrupts gets on.
+fn storm(local: LocalApic, vector: u8) -> Result<(), Failure> {
+    local.write(LVT_TIMER, PERIODIC | u32::from(vector));
+    local.write(TIMER_INITIAL, 1);
+    let (start, mut steps) = (cpu::rdtsc(), 0);
+    cpu::enable_interrupts();
+    while steps < STEPS || trap::count(vector) < 3 && cpu::rdtsc() - start < PATIENCE {
+        steps += 1;
+        core::hint::spin_loop();
+    }
+    cpu::disable_interrupts();
+    local.write(TIMER_INITIAL, 0);
+    within("local timer, storm: interrupts", 3, steps.into(), trap::count(vector).into())
 }
 
 fn deadline(local: LocalApic, vector: u8) -> Result<(), Failure> {

@@ -31,6 +31,9 @@ pub struct Config {
     pub ram_end: u64,
     /// Time of day at tick 0, in seconds since 1970 UTC.
     pub boot_seconds: u64,
+    /// Fewest ticks between two interrupts of a periodic timer. Shorter rounds are counted, but merged: a guest that
+    /// is interrupted again before it gets on would never end, and its host with it. Some exits of the machine.
+    pub shortest_period: u64,
 }
 
 /// What a guest's access asks of the host.
@@ -83,8 +86,8 @@ impl Board {
     pub fn new(config: &Config) -> Self {
         let facts = Facts { vcpus: config.vcpus, ram_bytes: config.ram_bytes, ram_end: config.ram_end };
         Self {
-            interrupts: Interrupts::new(config.vcpus),
-            pit: Pit::new(config.tsc_hz),
+            interrupts: Interrupts::new(config.vcpus, config.shortest_period),
+            pit: Pit::new(config.tsc_hz, config.shortest_period),
             rtc: Rtc::new(config.tsc_hz, config.boot_seconds, config.ram_bytes),
             serial: Serial::new(),
             pm: Pm::new(config.tsc_hz),

@@ -11,7 +11,14 @@ const T0: Ticks = Ticks(0);
 
 fn board(vcpus: u32) -> Board {
     let ram = 256 << 20;
-    Board::new(&Config { vcpus, tsc_hz: 1_000_000, ram_bytes: ram, ram_end: ram, boot_seconds: 0 })
+    Board::new(&Config {
+        vcpus,
+        tsc_hz: 1_000_000,
+        ram_bytes: ram,
+        ram_end: ram,
+        boot_seconds: 0,
+        shortest_period: 119,
+    })
 }
 
 #[test]

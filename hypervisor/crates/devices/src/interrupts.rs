@@ -29,11 +29,12 @@ pub(crate) struct Interrupts {
 }
 
 impl Interrupts {
-    pub(crate) fn new(vcpus: u32) -> Self {
+    pub(crate) fn new(vcpus: u32, shortest_period: u64) -> Self {
+        let apic = |id| LocalApic::new(id, shortest_period);
         Self {
             pic: Pic::new(),
             ioapic: IoApic::new(),
-            apics: (0..vcpus.clamp(1, MAX_VCPUS)).map(LocalApic::new).collect(),
+            apics: (0..vcpus.clamp(1, MAX_VCPUS)).map(apic).collect(),
         }
     }
 

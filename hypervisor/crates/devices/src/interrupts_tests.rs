@@ -23,9 +23,14 @@ fn set_pin(all: &mut Interrupts, pin: u32, low: u32) {
     }
 }
 
+/// No period is too short here.
+fn interrupts(vcpus: u32) -> Interrupts {
+    Interrupts::new(vcpus, 0)
+}
+
 #[test]
 fn priorities_nest() {
-    let mut all = Interrupts::new(1);
+    let mut all = interrupts(1);
     for vector in [0x31, 0x52] {
         write(&mut all, BSP, 0x300, 0x4_0000 | vector);
     }
@@ -42,7 +47,7 @@ fn priorities_nest() {
 
 #[test]
 fn ipis_reach_their_destinations() {
-    let mut all = Interrupts::new(3);
+    let mut all = interrupts(3);
     write(&mut all, BSP, 0x300, 0xc_0041);
     assert_eq!([0, 1, 2].map(|id| all.pending(VcpuId(id))), [None, Some(0x41), Some(0x41)]);
     write(&mut all, BSP, 0x310, 2 << 24);
@@ -58,7 +63,7 @@ fn ipis_reach_their_destinations() {
 
 #[test]
 fn a_level_is_ended_at_the_io_apic() {
-    let mut all = Interrupts::new(1);
+    let mut all = interrupts(1);
     set_pin(&mut all, 9, 0x8059);
     all.set_irq(9, true);
     assert_eq!(all.acknowledge(BSP), Some(0x59));
@@ -71,7 +76,7 @@ fn a_level_is_ended_at_the_io_apic() {
 
 #[test]
 fn the_timer_is_on_pin_2() {
-    let mut all = Interrupts::new(1);
+    let mut all = interrupts(1);
     set_pin(&mut all, 2, 0x30);
     all.set_irq(0, true);
     assert_eq!(all.acknowledge(BSP), Some(0x30));
@@ -79,7 +84,7 @@ fn the_timer_is_on_pin_2() {
 
 #[test]
 fn the_pic_comes_through_lint0_or_pin_0() {
-    let mut all = Interrupts::new(2);
+    let mut all = interrupts(2);
     all.pic.write(0x21, 0xfe);
     all.set_irq(0, true);
     assert_eq!((all.pending(BSP), all.pending(AP)), (Some(8), None));
@@ -91,7 +96,7 @@ fn the_pic_comes_through_lint0_or_pin_0() {
 
 #[test]
 fn apic_base_goes_round_its_states_only() {
-    let mut all = Interrupts::new(1);
+    let mut all = interrupts(1);
     let base = |mode: u64| APIC | 0x100 | mode;
     assert_eq!(all.msr_read(BSP, 0x1b, T0), Ok(base(0x800)));
     assert_eq!(all.msr_read(BSP, 0x802, T0), Err(GeneralProtection));
@@ -107,7 +112,7 @@ fn apic_base_goes_round_its_states_only() {
 
 #[test]
 fn x2apic_sends_and_refuses() {
-    let mut all = Interrupts::new(2);
+    let mut all = interrupts(2);
     for vcpu in [BSP, AP] {
         let base = all.msr_read(vcpu, 0x1b, T0).unwrap();
         all.msr_write(vcpu, 0x1b, base | 0x400, T0).unwrap();
@@ -128,7 +133,7 @@ fn x2apic_sends_and_refuses() {
 
 #[test]
 fn errors_are_latched_by_a_write() {
-    let mut all = Interrupts::new(1);
+    let mut all = interrupts(1);
     write(&mut all, BSP, 0x370, 0xfe);
     write(&mut all, BSP, 0x300, 0x4_0005);
     assert_eq!((all.pending(BSP), read(&mut all, BSP, 0x280)), (Some(0xfe), 0));
@@ -141,7 +146,7 @@ fn errors_are_latched_by_a_write() {
 
 #[test]
 fn software_disable_masks_and_timers_fire() {
-    let mut all = Interrupts::new(1);
+    let mut all = interrupts(1);
     write(&mut all, BSP, 0xf0, 0xff);
     assert_eq!(read(&mut all, BSP, 0x350), 0x1_0700);
     write(&mut all, BSP, 0xf0, 0x1ff);
@@ -157,7 +162,7 @@ fn software_disable_masks_and_timers_fire() {
 
 #[test]
 fn a_level_shared_by_two_pins_is_ended_for_both() {
-    let mut all = Interrupts::new(1);
+    let mut all = interrupts(1);
     for pin in [9, 10] {
         set_pin(&mut all, pin, 0x8059);
         all.set_irq(pin as u8, true);
@@ -174,7 +179,7 @@ fn a_level_shared_by_two_pins_is_ended_for_both() {
 #[test]
 fn linux_ends_a_level_on_an_old_io_apic() {
     // Version 0x11 has no EOI register: Linux masks the pin, makes it edge and then level again.
-    let mut all = Interrupts::new(1);
+    let mut all = interrupts(1);
     set_pin(&mut all, 9, 0x8059);
     all.set_irq(9, true);
     assert_eq!(all.acknowledge(BSP), Some(0x59));
@@ -188,7 +193,7 @@ fn linux_ends_a_level_on_an_old_io_apic() {
 
 #[test]
 fn an_edge_is_not_ended_at_the_io_apic() {
-    let mut all = Interrupts::new(1);
+    let mut all = interrupts(1);
     set_pin(&mut all, 4, 0x34);
     all.set_irq(4, true);
     assert_eq!(all.acknowledge(BSP), Some(0x34));
@@ -199,7 +204,7 @@ fn an_edge_is_not_ended_at_the_io_apic() {
 
 #[test]
 fn the_least_urgent_processor_takes_a_lowest_priority_interrupt() {
-    let mut all = Interrupts::new(2);
+    let mut all = interrupts(2);
     for vcpu in [BSP, AP] {
         write(&mut all, vcpu, 0xd0, 1 << (24 + vcpu.0));
     }
@@ -213,7 +218,7 @@ fn the_least_urgent_processor_takes_a_lowest_priority_interrupt() {
 
 #[test]
 fn clusters_are_addressed_by_number_and_member() {
-    let mut all = Interrupts::new(3);
+    let mut all = interrupts(3);
     for (id, ldr) in [(0, 0x11), (1, 0x12), (2, 0x21)] {
         write(&mut all, VcpuId(id), 0xe0, 0x0fff_ffff);
         write(&mut all, VcpuId(id), 0xd0, ldr << 24);
@@ -230,7 +235,7 @@ fn clusters_are_addressed_by_number_and_member() {
 
 #[test]
 fn a_masked_timer_runs_out_unheard() {
-    let mut all = Interrupts::new(1);
+    let mut all = interrupts(1);
     write(&mut all, BSP, 0x3e0, 0xb);
     write(&mut all, BSP, 0x320, 0x1_0040);
     write(&mut all, BSP, 0x380, 100);
@@ -244,7 +249,7 @@ fn a_masked_timer_runs_out_unheard() {
 
 #[test]
 fn a_deadline_in_the_past_fires_at_once() {
-    let mut all = Interrupts::new(1);
+    let mut all = interrupts(1);
     write(&mut all, BSP, 0x320, 0x4_0041);
     let now = Ticks(1000);
     all.msr_write(BSP, 0x6e0, 1, now).unwrap();
@@ -255,7 +260,7 @@ fn a_deadline_in_the_past_fires_at_once() {
 
 #[test]
 fn apic_base_moves_the_page() {
-    let mut all = Interrupts::new(1);
+    let mut all = interrupts(1);
     all.msr_write(BSP, 0x1b, 0xd000_0900, T0).unwrap();
     assert_eq!(all.mmio_read(BSP, APIC + 0x30, T0), None);
     assert_eq!(all.mmio_read(BSP, 0xd000_0030, T0), Some(0x5_0014));
@@ -263,7 +268,7 @@ fn apic_base_moves_the_page() {
 
 #[test]
 fn global_disable_forgets_all_and_leaves_the_pic() {
-    let mut all = Interrupts::new(1);
+    let mut all = interrupts(1);
     write(&mut all, BSP, 0x300, 0x4_0077);
     write(&mut all, BSP, 0x350, 0x1_0000);
     all.msr_write(BSP, 0x1b, APIC | 0x100, T0).unwrap();
@@ -275,7 +280,7 @@ fn global_disable_forgets_all_and_leaves_the_pic() {
 
 #[test]
 fn one_processor_starts_another() {
-    let mut all = Interrupts::new(2);
+    let mut all = interrupts(2);
     write(&mut all, AP, 0x80, 0x50);
     write(&mut all, BSP, 0x310, 1 << 24);
     write(&mut all, BSP, 0x300, 0x8500);

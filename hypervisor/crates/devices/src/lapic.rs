@@ -120,9 +120,9 @@ pub(crate) struct LocalApic {
 }
 
 impl LocalApic {
-    pub(crate) fn new(id: u32) -> Self {
+    pub(crate) fn new(id: u32, shortest_period: u64) -> Self {
         let bsp = if id == 0 { BASE_BSP } else { 0 };
-        let mut apic = Self::reset(id, BASE_START | BASE_EN | bsp);
+        let mut apic = Self::reset(id, BASE_START | BASE_EN | bsp, shortest_period);
         apic.svr |= SVR_ENABLE;
         apic.lvt[LINT1] = NMI;
         if id == 0 {
@@ -132,7 +132,7 @@ impl LocalApic {
     }
 
     /// The state after power-up (11.4.7.1).
-    const fn reset(id: u32, base: u64) -> Self {
+    const fn reset(id: u32, base: u64, shortest_period: u64) -> Self {
         Self {
             id,
             base,
@@ -148,7 +148,7 @@ impl LocalApic {
             icr: 0,
             icr_high: 0,
             lvt: [MASKED; 6],
-            timer: Timer::new(),
+            timer: Timer::new(shortest_period),
             nmi: false,
             init: false,
             start_up: None,
@@ -180,7 +180,7 @@ impl LocalApic {
         const MODE: u64 = BASE_EN | BASE_EXTD;
         match (self.base & MODE, value & MODE) {
             (_, BASE_EXTD) | (0, MODE) | (MODE, BASE_EN) => return Err(GeneralProtection),
-            (_, 0) => *self = Self::reset(self.id, value),
+            (_, 0) => *self = Self::reset(self.id, value, self.timer.shortest_period()),
             (BASE_EN, MODE) => (self.icr, self.icr_high) = (0, 0),
             _ => {}
         }
@@ -264,7 +264,10 @@ impl LocalApic {
     /// The next step of a start by another processor. INIT resets this APIC but for its base (11.4.7.3).
     pub(crate) fn take_startup(&mut self) -> Option<Startup> {
         if self.init {
-            *self = Self { start_up: self.start_up, ..Self::reset(self.id, self.base) };
+            *self = Self {
+                start_up: self.start_up,
+                ..Self::reset(self.id, self.base, self.timer.shortest_period())
+            };
             return Some(Startup::Init);
         }
         self.start_up.take().map(|page| Startup::StartUp { page })

@@ -13,10 +13,6 @@
 
 use crate::time::Ticks;
 
-/// Shortest time between two interrupts of a periodic timer. Shorter rounds are counted, but merged: a guest
-/// that is interrupted before its first instruction would never get on, and its host with it.
-const SHORTEST_PERIOD: u64 = 10_000;
-
 /// Bits 18:17 of the timer's LVT entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -53,11 +49,17 @@ pub(crate) struct Timer {
     initial: u32,
     divide: u32,
     state: State,
+    /// See [`crate::Config::shortest_period`].
+    shortest_period: u64,
 }
 
 impl Timer {
-    pub(crate) const fn new() -> Self {
-        Self { mode: Mode::OneShot, initial: 0, divide: 0, state: State::Stopped }
+    pub(crate) const fn new(shortest_period: u64) -> Self {
+        Self { mode: Mode::OneShot, initial: 0, divide: 0, state: State::Stopped, shortest_period }
+    }
+
+    pub(crate) const fn shortest_period(&self) -> u64 {
+        self.shortest_period
     }
 
     /// A change to or from TSC-deadline mode disarms.
@@ -128,7 +130,7 @@ impl Timer {
             State::Counting { began, from } => {
                 let left = u64::from(from) << self.shift();
                 let periodic = self.mode == Mode::Periodic;
-                Some(began.after(if periodic { left.max(SHORTEST_PERIOD) } else { left }))
+                Some(began.after(if periodic { left.max(self.shortest_period) } else { left }))
             }
             State::Armed(deadline) => Some(deadline),
         }
@@ -150,12 +152,14 @@ impl Timer {
 
 #[cfg(test)]
 mod tests {
-    use super::{Mode, SHORTEST_PERIOD, Timer};
+    use super::{Mode, Timer};
     use crate::time::Ticks;
+
+    const SHORTEST_PERIOD: u64 = 10_000;
 
     #[test]
     fn counts_down_once() {
-        let mut timer = Timer::new();
+        let mut timer = Timer::new(SHORTEST_PERIOD);
         timer.set_divide(3, Ticks(0));
         timer.set_initial(100, Ticks(50));
         assert_eq!(timer.current(Ticks(50 + 16 * 40)), 60);
@@ -167,7 +171,7 @@ mod tests {
 
     #[test]
     fn periods_do_not_drift() {
-        let mut timer = Timer::new();
+        let mut timer = Timer::new(SHORTEST_PERIOD);
         timer.set_mode(Mode::Periodic);
         timer.set_divide(0xb, Ticks(0));
         timer.set_initial(100_000, Ticks(0));
@@ -179,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_period_of_one_tick_leaves_the_guest_time() {
-        let mut timer = Timer::new();
+        let mut timer = Timer::new(SHORTEST_PERIOD);
         timer.set_mode(Mode::Periodic);
         timer.set_divide(0xb, Ticks(0));
         timer.set_initial(1, Ticks(0));
@@ -190,7 +194,7 @@ mod tests {
 
     #[test]
     fn tsc_deadline_arms_and_disarms() {
-        let mut timer = Timer::new();
+        let mut timer = Timer::new(SHORTEST_PERIOD);
         timer.set_tsc_deadline(9);
         assert_eq!(timer.tsc_deadline(), 0, "wrong mode");
         timer.set_mode(Mode::TscDeadline);

@@ -12,9 +12,6 @@ pub(crate) const BASE: u16 = 0x40;
 pub(crate) const SPEAKER: u16 = 0x61;
 /// Periods a second.
 const HZ: u64 = 1_193_182;
-/// Fewest periods between two interrupts, a tenth of a millisecond. Shorter rounds are merged: a guest that
-/// is interrupted before its first instruction would never get on, and its host with it.
-const SHORTEST_PERIOD: u64 = HZ / 10_000;
 
 const GATE2: u8 = 1 << 0;
 const REFRESH: u8 = 1 << 4;
@@ -170,13 +167,18 @@ pub(crate) struct Pit {
     /// When channel 0 raises its output next. Asked for at each VM entry, so it is not computed there.
     due: Option<Ticks>,
     speaker: u8,
+    /// See [`crate::Config::shortest_period`]; here in periods of the input clock.
+    shortest_period: u64,
 }
 
 impl Pit {
-    pub(crate) fn new(tsc_hz: u64) -> Self {
+    /// `shortest_period` in ticks.
+    pub(crate) fn new(tsc_hz: u64, shortest_period: u64) -> Self {
         let mut channels = [Channel::new(), Channel::new(), Channel::new()];
         channels[2].gate = false;
-        Self { clock: Clock::new(tsc_hz, HZ), channels, due: None, speaker: 0 }
+        let clock = Clock::new(tsc_hz, HZ);
+        let shortest_period = clock.periods(shortest_period);
+        Self { clock, channels, due: None, speaker: 0, shortest_period }
     }
 
     pub(crate) fn read(&mut self, port: u16, now: Ticks) -> u8 {
@@ -252,7 +254,9 @@ impl Pit {
         let channel = &self.channels[0];
         let count = u64::from(channel.count?);
         let periods = match (channel.periodic(), channel.reported) {
-            (true, reported) => reported.saturating_mul(count).saturating_add(count.max(SHORTEST_PERIOD)),
+            (true, reported) => {
+                reported.saturating_mul(count).saturating_add(count.max(self.shortest_period))
+            }
             (false, 0) => count,
             (false, _) => return None,
         };
@@ -262,14 +266,15 @@ impl Pit {
 
 #[cfg(test)]
 mod tests {
-    use super::{Pit, SHORTEST_PERIOD};
+    use super::Pit;
     use crate::time::Ticks;
 
     const TSC: u64 = 1_193_182;
+    const SHORTEST_PERIOD: u64 = 119;
 
     #[test]
     fn mode_2_interrupts_every_round() {
-        let mut pit = Pit::new(TSC);
+        let mut pit = Pit::new(TSC, SHORTEST_PERIOD);
         pit.write(0x43, 0x34, Ticks(0));
         pit.write(0x40, 0xe8, Ticks(0));
         assert_eq!(pit.deadline(), None);
@@ -283,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_round_of_two_periods_leaves_the_guest_time() {
-        let mut pit = Pit::new(TSC);
+        let mut pit = Pit::new(TSC, SHORTEST_PERIOD);
         for value in [(0x43, 0x14), (0x40, 2)] {
             pit.write(value.0, value.1, Ticks(0));
         }
@@ -294,7 +299,7 @@ mod tests {
 
     #[test]
     fn counts_latch_and_read_back() {
-        let mut pit = Pit::new(TSC);
+        let mut pit = Pit::new(TSC, SHORTEST_PERIOD);
         pit.write(0x43, 0x30, Ticks(0));
         pit.write(0x40, 0, Ticks(0));
         pit.write(0x40, 1, Ticks(0));
@@ -309,7 +314,7 @@ mod tests {
 
     #[test]
     fn channel_2_calibrates() {
-        let mut pit = Pit::new(TSC);
+        let mut pit = Pit::new(TSC, SHORTEST_PERIOD);
         pit.write_speaker(1, Ticks(0));
         pit.write(0x43, 0xb0, Ticks(5));
         pit.write(0x42, 100, Ticks(5));
@@ -320,7 +325,7 @@ mod tests {
 
     #[test]
     fn mode_3_is_a_square_wave() {
-        let mut pit = Pit::new(TSC);
+        let mut pit = Pit::new(TSC, SHORTEST_PERIOD);
         pit.write_speaker(1, Ticks(0));
         for (port, value) in [(0x43, 0xb6), (0x42, 100), (0x42, 0)] {
             pit.write(port, value, Ticks(0));
@@ -340,7 +345,7 @@ mod tests {
 
     #[test]
     fn linux_one_shots_fire_once_each() {
-        let mut pit = Pit::new(TSC);
+        let mut pit = Pit::new(TSC, SHORTEST_PERIOD);
         let mut now = 0;
         for _ in 0..3 {
             // Mode 4, as its clock event driver has it.
@@ -356,7 +361,7 @@ mod tests {
 
     #[test]
     fn the_gate_holds_channel_2() {
-        let mut pit = Pit::new(TSC);
+        let mut pit = Pit::new(TSC, SHORTEST_PERIOD);
         for (port, value) in [(0x43, 0xb0), (0x42, 100), (0x42, 0)] {
             pit.write(port, value, Ticks(0));
         }
@@ -369,7 +374,7 @@ mod tests {
     #[test]
     fn a_tsc_of_another_rate() {
         // 3 GHz: one period is 2514.3 ticks, and the deadline is rounded up.
-        let mut pit = Pit::new(3_000_000_000);
+        let mut pit = Pit::new(3_000_000_000, 0);
         for (port, value) in [(0x43, 0x34), (0x40, 0x9c), (0x40, 0x2e)] {
             pit.write(port, value, Ticks(7));
         }
