@@ -29,6 +29,12 @@ impl PhysicalMemory {
         Self { frames, root, tables: AtomicU64::new(0) }
     }
 
+    /// The root of Herald's own tables, whose upper half is that of every address space.
+    #[must_use]
+    pub(crate) const fn root(&self) -> Pfn {
+        self.root
+    }
+
     /// Frames that hold page tables, primary and secondary.
     pub(crate) fn table_frames(&self) -> u64 {
         self.tables.load(Ordering::Relaxed)

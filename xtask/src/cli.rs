@@ -123,6 +123,28 @@ pub(crate) struct RunArgs {
     /// What backs guest memory (tests)
     #[arg(long, value_enum, default_value_t = Backing::Anonymous, hide = true)]
     pub(crate) backing: Backing,
+    /// The virtio disk of a QEMU machine (tests)
+    #[arg(long, value_enum, default_value_t = Disk::Labelled, hide = true)]
+    pub(crate) disk: Disk,
+}
+
+/// The virtio disk of a QEMU machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Disk {
+    /// Labelled as Herald's, transitional
+    Labelled,
+    /// The same, modern, behind a bridge
+    Bridged,
+    /// All zeros
+    Blank,
+    /// No sectors
+    Empty,
+    /// Reads end with an error
+    Failing,
+    /// Reads do not end
+    Silent,
+    /// None at all
+    None,
 }
 
 /// What backs guest memory.
@@ -234,6 +256,9 @@ pub(crate) enum MachineKind {
     Kvm,
     /// The Bochs emulator
     Bochs,
+    /// QEMU without VMX: start-up only (tests)
+    #[value(hide = true)]
+    Tcg,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]

@@ -20,6 +20,7 @@ pub(crate) fn run() -> Result<u8> {
     let choice = machine::choose(MachineKind::Auto)?;
     let name = match choice.kind {
         Chosen::Kvm => "kvm",
+        Chosen::Tcg => "tcg",
         Chosen::Bochs => "bochs",
     };
     println!("machine auto  {name}: {}", choice.reason);
@@ -41,7 +42,7 @@ fn report_machine(kind: Chosen, chosen: Chosen) {
     let versions = packages.iter().filter_map(|name| Some(format!("{name} {}", setup::version_of(name)?)));
     let versions: Vec<String> = versions.collect();
     let label = match kind {
-        Chosen::Kvm => "qemu",
+        Chosen::Kvm | Chosen::Tcg => "qemu",
         Chosen::Bochs => "bochs",
     };
     match (setup::has_machine(kind), kind == chosen) {

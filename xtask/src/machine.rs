@@ -1,6 +1,6 @@
 //! The machine that Herald runs on: which one, and what all of them offer to a session.
 
-use crate::cli::{Cpu, MachineKind};
+use crate::cli::{Cpu, Disk, MachineKind};
 use crate::toolchain::find_program;
 use crate::{bochs, kvm};
 use anyhow::{Result, bail};
@@ -21,6 +21,8 @@ pub(crate) struct Choice {
 pub(crate) enum Chosen {
     /// QEMU with KVM.
     Kvm,
+    /// QEMU alone, whose processor has no VMX.
+    Tcg,
     /// Bochs.
     Bochs,
 }
@@ -30,6 +32,8 @@ pub(crate) struct Hardware {
     pub(crate) cpu: Cpu,
     /// RAM in bytes, whole MiB.
     pub(crate) memory: u64,
+    /// Of QEMU's machines.
+    pub(crate) disk: Disk,
 }
 
 /// What it starts from.
@@ -66,6 +70,7 @@ impl Drop for Running {
 pub(crate) fn choose(asked: MachineKind) -> Result<Choice> {
     match (asked, nested_vmx()) {
         (MachineKind::Bochs, _) => Ok(Choice { kind: Chosen::Bochs, reason: "asked for".into() }),
+        (MachineKind::Tcg, _) => Ok(Choice { kind: Chosen::Tcg, reason: "asked for".into() }),
         (MachineKind::Kvm | MachineKind::Auto, Ok(())) => {
             Ok(Choice { kind: Chosen::Kvm, reason: "KVM offers VMX to its guests here".into() })
         }
@@ -80,7 +85,7 @@ pub(crate) fn choose(asked: MachineKind) -> Result<Choice> {
 pub(crate) fn tsc_hz(kind: Chosen) -> u64 {
     match kind {
         Chosen::Bochs => bochs::IPS,
-        Chosen::Kvm => 0,
+        Chosen::Kvm | Chosen::Tcg => 0,
     }
 }
 
@@ -91,7 +96,8 @@ pub(crate) fn tsc_hz(kind: Chosen) -> u64 {
 pub(crate) fn start(kind: Chosen, hardware: &Hardware, images: &Images, dir: &Path) -> Result<Running> {
     match kind {
         Chosen::Bochs => bochs::start(hardware, images, dir),
-        Chosen::Kvm => kvm::start(hardware, images, dir),
+        Chosen::Kvm => kvm::start(&kvm::NESTED, hardware, images, dir),
+        Chosen::Tcg => kvm::start(&kvm::EMULATED, hardware, images, dir),
     }
 }
 

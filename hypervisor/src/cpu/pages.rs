@@ -16,7 +16,7 @@ use x86::controlregs::cr3_write;
 use x86::msr::{IA32_EFER, rdmsr, wrmsr};
 
 /// PWT and PCD: uncached, whatever the PAT's first entries are (SDM vol. 3A table 12-10: entry 3).
-const UNCACHED: u64 = 0b11 << 3;
+pub(super) const UNCACHED: u64 = 0b11 << 3;
 /// IA32_EFER.NXE.
 const NO_EXECUTE_ENABLE: u64 = 1 << 11;
 const READ_EXECUTE: Rights = Rights { read: true, write: false, execute: true };
@@ -157,15 +157,26 @@ impl Builder<'_> {
         rights: Rights,
         extra: u64,
     ) -> Result<(), OutOfTables> {
-        let mut reserve = TableReserve::new(self.early);
-        let (address, lowest): (Hva, Level) = (page.start(), Level::of_leaf(size));
-        let root = self.root;
-        reserve.top_up(
-            paging::walk::<HostEntry, _>(self.early, root, address.as_u64()).level as usize - lowest as usize,
-        )?;
-        let found = walk_or_grow::<HostEntry, _>(self.early, root, address.as_u64(), lowest, &mut reserve);
         let leaf = Leaf { pfn: target.pfn(), size, rights, accessed: true, dirty: rights.write };
-        self.early.store(found.at, HostEntry::leaf(leaf).bits() | extra);
-        Ok(())
+        map_page(self.early, self.root, page.start(), leaf, extra)
     }
+}
+
+/// Maps a page at `address`, whatever was there; `extra` bits are set besides.
+///
+/// # Errors
+/// [`OutOfTables`].
+pub(super) fn map_page(
+    memory: &impl TableMemory,
+    root: Pfn,
+    address: Hva,
+    leaf: Leaf,
+    extra: u64,
+) -> Result<(), OutOfTables> {
+    let (mut reserve, lowest) = (TableReserve::new(memory), Level::of_leaf(leaf.size));
+    let level = paging::walk::<HostEntry, _>(memory, root, address.as_u64()).level;
+    reserve.top_up(level as usize - lowest as usize)?;
+    let found = walk_or_grow::<HostEntry, _>(memory, root, address.as_u64(), lowest, &mut reserve);
+    memory.store(found.at, HostEntry::leaf(leaf).bits() | extra);
+    Ok(())
 }
