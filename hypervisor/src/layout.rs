@@ -1,9 +1,10 @@
 //! Host virtual addresses that Herald fixes, and the linker's symbols.
 //!
 //! ```text
-//!  0xffff_8880_0000_0000   direct map of all memory, 512 GiB at most
-//!  0xffff_8900_0000_0000   registers of the local APIC, not cached
-//!  0xffff_8940_0000_0000   registers of other devices, not cached, one range behind the other
+//!  0xffff_8880_0000_0000   direct map of usable memory, 64 TiB at most; firmware's tables, for reading
+//!  0xffff_c900_0000_0000   registers of the local APIC, not cached
+//!  0xffff_c940_0000_0000   registers of other devices, not cached, one range behind the other
+//!  0xffff_fe80_0000_0000   the screen
 //!  0xffff_ffff_8020_0000   the image: text, rodata, data and bss, stacks above guard pages
 //! ```
 
@@ -11,17 +12,17 @@ use addr::{Hpa, Hva, HvaRange, PAGE_SHIFT, PAGE_SIZE, Pfn};
 
 /// Where physical address 0 is mapped.
 pub(crate) const DIRECT_MAP: Hva = Hva::new(0xffff_8880_0000_0000);
-/// Bytes that the direct map can hold: one entry of the root.
-pub(crate) const DIRECT_MAP_BYTES: u64 = 1 << 39;
+/// Bytes that the direct map can hold: 128 entries of the root, which every address space copies.
+pub(crate) const DIRECT_MAP_BYTES: u64 = 1 << 46;
 /// Where device registers are mapped, at their physical address.
-pub(crate) const DEVICES: Hva = Hva::new(0xffff_8900_0000_0000);
+pub(crate) const DEVICES: Hva = Hva::new(0xffff_c900_0000_0000);
 /// Where registers are mapped that may lie anywhere in physical memory: the upper half of what the root's entry of
 /// [`DEVICES`] spans, which every address space has, because the local APIC is there before the first of them.
 pub(crate) const REGISTERS: Hva = DEVICES.add(1 << 38);
 /// Bytes of that.
 pub(crate) const REGISTERS_BYTES: u64 = 1 << 38;
-/// From an image address to its physical address.
-const IMAGE_OFFSET: u64 = 0xffff_ffff_8000_0000;
+
+const _: () = assert!(DIRECT_MAP.as_u64() + DIRECT_MAP_BYTES <= DEVICES.as_u64());
 
 /// The direct map's address of a physical address.
 #[must_use]
@@ -36,12 +37,8 @@ pub(crate) fn direct_frame(address: Hva) -> Option<Pfn> {
         address.as_u64().checked_sub(DIRECT_MAP.as_u64()).filter(|&offset| offset < DIRECT_MAP_BYTES)?;
     (offset % PAGE_SIZE == 0).then(|| Pfn::new(offset >> PAGE_SHIFT))
 }
-
-/// The physical address of an address in the image.
-#[must_use]
-pub(crate) fn image_physical(address: Hva) -> Hpa {
-    Hpa::new(address.as_u64() - IMAGE_OFFSET)
-}
+/// Where the screen's memory is mapped, from its first page on.
+pub(crate) const SCREEN: Hva = Hva::new(0xffff_fe80_0000_0000);
 
 unsafe extern "C" {
     static __image_start: u8;

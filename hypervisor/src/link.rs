@@ -1,5 +1,5 @@
 //! The link to whoever started the machine (`abi::link`): frames on the debug console, or plain text on COM1
-//! where there is none.
+//! and on the screen where there is none.
 
 use abi::link::{Channel, MAX_PAYLOAD, PORT, PRESENT, header};
 use abi::status::Status;
@@ -7,11 +7,11 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicBool, Ordering};
 use x86::io::{inb, outb};
 
-use crate::cpu::serial;
+use crate::cpu::{screen, serial};
 
 static FRAMED: AtomicBool = AtomicBool::new(false);
 
-/// Looks for the debug console. Until then everything goes to COM1.
+/// Looks for the debug console. Until then everything goes to COM1 and the screen.
 pub(crate) fn init() {
     // SAFETY: the debug console's port, or one that nothing decodes: a read has no effect.
     FRAMED.store(unsafe { inb(PORT) } == PRESENT, Ordering::Relaxed);
@@ -34,11 +34,16 @@ pub(crate) fn send(channel: u8, bytes: &[u8]) {
 fn send_text(channel: u8, bytes: &[u8]) {
     let is_log = channel == Channel::Log as u8;
     if is_log || channel >= Channel::Console as u8 {
-        bytes.iter().for_each(|&byte| serial::put(byte));
+        bytes.iter().for_each(|&byte| put_text(byte));
     }
     if is_log {
-        b"\r\n".iter().for_each(|&byte| serial::put(byte));
+        b"\r\n".iter().for_each(|&byte| put_text(byte));
     }
+}
+
+fn put_text(byte: u8) {
+    serial::put(byte);
+    screen::put(byte);
 }
 
 fn put(bytes: &[u8]) {

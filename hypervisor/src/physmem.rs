@@ -30,8 +30,7 @@ impl PhysicalMemory {
     }
 
     /// The root of Herald's own tables, whose upper half is that of every address space.
-    #[must_use]
-    pub(crate) const fn root(&self) -> Pfn {
+    pub(crate) fn root(&self) -> Pfn {
         self.root
     }
 
@@ -171,7 +170,7 @@ impl Host for PhysicalMemory {
     }
 }
 
-/// The direct map's bytes of memory that never changes: the boot package.
+/// The direct map's bytes of memory that never changes: the boot package, firmware's tables.
 ///
 /// # Safety
 /// The range is mapped in the direct map, and nothing writes to it any more.

@@ -6,16 +6,16 @@ use core::fmt;
 
 /// Anything that ends the loader.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum LoadError {
+pub enum LoadError {
     /// The package's table is bad.
     Package(PackageError),
     /// The package has no entry of kind Herald.
     NoHerald,
-    /// The BIOS gave no memory map.
+    /// Firmware or the boot loader gave no memory map.
     NoMemoryMap,
-    /// No free range for the package.
+    /// No free range for the package, or for Herald.
     NoRoom {
-        /// Bytes of the package.
+        /// Bytes wanted.
         bytes: u64,
     },
     /// The package is longer than LBA28 reaches.
@@ -50,6 +50,29 @@ pub(crate) enum LoadError {
     StartInfoVersion(u32),
     /// Not just one PVH module.
     Modules(u32),
+    /// No multiboot2 information.
+    BootInformation {
+        /// Where it should be.
+        address: u32,
+        /// Bytes that it claims to have.
+        total: u32,
+    },
+    /// A multiboot2 tag that cannot be right.
+    Tag {
+        /// Its type.
+        kind: u32,
+        /// Its size.
+        size: u32,
+    },
+    /// More modules than a package holds.
+    ManyModules {
+        /// How many that is.
+        most: usize,
+    },
+    /// A module without a name.
+    Nameless(HpaRange),
+    /// Two modules of the same name.
+    SameName(HpaRange),
     /// A range that the start information names is not below 4 GiB.
     OutOfReach {
         /// First byte.
@@ -68,8 +91,8 @@ pub(crate) enum LoadError {
         /// Bytes in memory.
         len: u64,
     },
-    /// A segment of Herald's lies where no free memory is.
-    Occupied(HpaRange),
+    /// Herald is not linked for a 2 MiB boundary.
+    Unaligned(HpaRange),
     /// Herald's entry point lies in no segment.
     EntryPoint(u64),
 }
@@ -85,8 +108,8 @@ impl fmt::Display for LoadError {
         match *self {
             Self::Package(error) => error.fmt(f),
             Self::NoHerald => f.write_str("the boot package holds no Herald"),
-            Self::NoMemoryMap => f.write_str("the BIOS gives no memory map (INT 15h E820h)"),
-            Self::NoRoom { bytes } => write!(f, "no room below 4 GiB for a boot package of {bytes} bytes"),
+            Self::NoMemoryMap => f.write_str("neither firmware nor the boot loader gives a memory map"),
+            Self::NoRoom { bytes } => write!(f, "no room for {bytes} bytes in one piece below 4 GiB"),
             Self::TooLong { bytes } => write!(f, "a boot package of {bytes} bytes is beyond LBA28"),
             Self::Disk { lba, status, error } => {
                 write!(f, "boot disk: cannot read sector {lba}: status {status:#04x}, error {error:#04x}")
@@ -103,6 +126,17 @@ impl fmt::Display for LoadError {
             Self::Modules(count) => {
                 write!(f, "{count} PVH modules; the boot package must be the only one (-initrd)")
             }
+            Self::BootInformation { address, total } => {
+                write!(f, "no multiboot2 information at {address:#x}: {total} bytes, it says")
+            }
+            Self::Tag { kind, size } => {
+                write!(f, "multiboot2 information has a tag of type {kind} and {size} bytes, which is wrong")
+            }
+            Self::ManyModules { most } => write!(f, "more than {most} modules"),
+            Self::Nameless(range) => {
+                write!(f, "the module at {range} has no name (write it behind the file: module2 FILE NAME)")
+            }
+            Self::SameName(range) => write!(f, "the module at {range} has the name of another one"),
             Self::OutOfReach { start, len } => {
                 write!(f, "{len} bytes at {start:#x} are not below 4 GiB")
             }
@@ -111,7 +145,7 @@ impl fmt::Display for LoadError {
                 f,
                 "Herald's image has a segment of {len} bytes at {physical:#x} for {address:#x}, which is wrong"
             ),
-            Self::Occupied(range) => write!(f, "no free memory at {range} for Herald's image"),
+            Self::Unaligned(range) => write!(f, "Herald's image is linked for {range}, no 2 MiB boundary"),
             Self::EntryPoint(entry) => write!(f, "Herald's entry point {entry:#x} is outside its image"),
         }
     }

@@ -37,8 +37,9 @@ pub(crate) enum Command {
     Ci,
 }
 
+/// A guest's images and its RAM.
 #[derive(Args, Clone)]
-pub(crate) struct RunArgs {
+pub(crate) struct GuestArgs {
     /// Guest to start, if there is no --kernel
     #[arg(long, value_enum, default_value_t = Guest::Tiny, conflicts_with = "kernel")]
     pub(crate) guest: Guest,
@@ -54,6 +55,12 @@ pub(crate) struct RunArgs {
     /// Guest RAM (suffixes K, M, G; none: bytes)
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size)]
     pub(crate) memory: u64,
+}
+
+#[derive(Args, Clone)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) guest: GuestArgs,
     /// Virtual processors of each guest
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) vcpus: u32,
@@ -66,6 +73,9 @@ pub(crate) struct RunArgs {
     /// What to run on
     #[arg(long, value_enum, default_value_t = MachineKind::Auto)]
     pub(crate) machine: MachineKind,
+    /// Chipset of a kvm machine (bochs has an i440FX)
+    #[arg(long, value_enum, default_value_t = Chipset::Q35)]
+    pub(crate) chipset: Chipset,
     /// Processor model of an emulated machine
     #[arg(long, value_enum, default_value_t = Cpu::Haswell)]
     pub(crate) cpu: Cpu,
@@ -123,6 +133,9 @@ pub(crate) struct RunArgs {
     /// What backs guest memory (tests)
     #[arg(long, value_enum, default_value_t = Backing::Anonymous, hide = true)]
     pub(crate) backing: Backing,
+    /// Take the programs from this directory, and build nothing (tests)
+    #[arg(long, value_name = "DIR", requires = "kernel", hide = true)]
+    pub(crate) prebuilt: Option<PathBuf>,
     /// The virtio disk of a QEMU machine (tests)
     #[arg(long, value_enum, default_value_t = Disk::Labelled, hide = true)]
     pub(crate) disk: Disk,
@@ -235,9 +248,14 @@ pub(crate) struct ImageArgs {
     /// Kind of image
     #[arg(long, value_enum)]
     pub(crate) format: ImageFormat,
-    /// Output file
+    /// Output file; without it: target/images/herald.FORMAT
     #[arg(short, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) guest: GuestArgs,
+    /// Threshold of Herald's log
+    #[arg(long, value_enum, default_value_t = LogLevel::Info)]
+    pub(crate) log: LogLevel,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -259,6 +277,12 @@ pub(crate) enum MachineKind {
     /// QEMU without VMX: start-up only (tests)
     #[value(hide = true)]
     Tcg,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Chipset {
+    Q35,
+    I440fx,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -316,8 +340,11 @@ pub(crate) enum Rival {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum ImageFormat {
+    /// A CD that BIOS and UEFI boot, by GRUB
     Iso,
+    /// A disk or USB stick that BIOS and UEFI boot
     Raw,
+    /// A disk that UEFI boots, without GRUB
     Uefi,
 }
 

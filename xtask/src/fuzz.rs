@@ -46,10 +46,13 @@ struct Target {
     longest: u32,
 }
 
-const TARGETS: [Target; 7] = [
+const TARGETS: [Target; 10] = [
+    Target { name: "acpi_tables", runs: 2_500_000, longest: 2048 },
+    Target { name: "configuration", runs: 400_000, longest: 1024 },
     Target { name: "devices", runs: 150_000, longest: 4096 },
     Target { name: "images", runs: 600_000, longest: 4096 },
     Target { name: "instructions", runs: 2_000_000, longest: 512 },
+    Target { name: "machine_memory", runs: 150_000, longest: 2048 },
     Target { name: "memory_map", runs: 400_000, longest: 2048 },
     Target { name: "operations", runs: 2_000, longest: 1024 },
     Target { name: "package", runs: 1_500_000, longest: 4608 },

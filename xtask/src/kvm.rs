@@ -3,6 +3,7 @@
 //! Herald starts through the loader's PVH entry, with the package as its one module. A write of `v` to
 //! `isa-debug-exit` ends QEMU with status `2v + 1`; the link's `End` frame is what counts.
 
+use crate::cli::Chipset;
 use crate::machine::{Hardware, Images, Running, serial_listener, tied_command};
 use crate::virtio_disk;
 use anyhow::{Context, Result};
@@ -17,6 +18,13 @@ pub(crate) const NESTED: [&str; 4] = ["-accel", "kvm", "-cpu", "host"];
 /// One in software, with all that QEMU can do: no VMX. Herald comes up and says so.
 pub(crate) const EMULATED: [&str; 4] = ["-accel", "tcg", "-cpu", "max"];
 
+const fn machine(chipset: Chipset) -> &'static str {
+    match chipset {
+        Chipset::Q35 => "q35",
+        Chipset::I440fx => "pc",
+    }
+}
+
 /// Starts QEMU with all its files in `dir`.
 ///
 /// # Errors
@@ -27,7 +35,7 @@ pub(crate) fn start(processor: &[&str], hardware: &Hardware, images: &Images, di
     let log = dir.join("qemu.log");
     let mut command = tied_command("qemu-system-x86_64");
     command.current_dir(dir);
-    command.args(processor).args(["-machine", "pc", "-smp", "1"]);
+    command.args(processor).args(["-machine", machine(hardware.chipset), "-smp", "1"]);
     command.args(["-m", &format!("{}M", hardware.memory >> 20)]);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     command.arg("-kernel").arg(&images.loader).args(["-initrd", "package"]);

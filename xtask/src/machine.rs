@@ -1,6 +1,6 @@
 //! The machine that Herald runs on: which one, and what all of them offer to a session.
 
-use crate::cli::{Cpu, Disk, MachineKind};
+use crate::cli::{Chipset, Cpu, Disk, MachineKind};
 use crate::toolchain::find_program;
 use crate::{bochs, kvm};
 use anyhow::{Result, bail};
@@ -29,6 +29,9 @@ pub(crate) enum Chosen {
 
 /// What a machine is made of.
 pub(crate) struct Hardware {
+    /// Of a kvm machine.
+    pub(crate) chipset: Chipset,
+    /// Of an emulated machine.
     pub(crate) cpu: Cpu,
     /// RAM in bytes, whole MiB.
     pub(crate) memory: u64,

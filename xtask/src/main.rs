@@ -15,7 +15,9 @@ mod doctor;
 mod elf32;
 mod error;
 mod fuzz;
+mod grub;
 mod guest_images;
+mod image;
 mod initramfs;
 mod kvm;
 mod link;
@@ -66,7 +68,7 @@ fn dispatch(command: cli::Command) -> anyhow::Result<u8> {
         cli::Command::Fuzz(args) => fuzz::run(&args),
         cli::Command::Bench(args) => bench::run(&args),
         cli::Command::Stress(_) => Err(error::not_yet("stress")),
-        cli::Command::Image(_) => Err(error::not_yet("image")),
+        cli::Command::Image(args) => image::run(&args),
         cli::Command::Doctor => doctor::run(),
         cli::Command::Tidy(args) => tidy::run(&args),
         cli::Command::Ci => test::ci(),

@@ -1,17 +1,20 @@
-//! Builds the bare-metal programs: the loader, Herald and the guests, in one cargo invocation.
+//! Builds the bare-metal programs: Herald, which has a heap, and the loader and the guests, which have none. Cargo gives
+//! the packages of one invocation the same features of what they share, and `alloc` would be among them.
 //!
 //! Flags that hold for all of them are given here; where a program is linked is the business of its own
 //! build script. Frame pointers make the back-trace of Herald's panic possible.
 
-use crate::toolchain::{self, Library, TARGET};
+use crate::toolchain::{self, Library, TARGET, Toolchain};
 use crate::{progress, setup, workspace};
 use anyhow::{Result, anyhow};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const FLAGS: [&str; 6] =
     ["-C", "relocation-model=static", "-C", "code-model=kernel", "-C", "force-frame-pointers=yes"];
-const PACKAGES: [&str; 3] = ["loader", "herald", "guest"];
+/// Packages of an invocation, and the features that they need.
+const BUILDS: [(&[&str], &[&str]); 2] =
+    [(&["loader", "guest"], &["--features", "loader/metal"]), (&["herald"], &[])];
 
 /// The programs, as ELF files.
 #[derive(Clone, Debug)]
@@ -26,6 +29,18 @@ pub(crate) struct Binaries {
     pub(crate) testguest: PathBuf,
 }
 
+impl Binaries {
+    /// Those of a directory.
+    pub(crate) fn of(dir: &Path) -> Self {
+        Self {
+            loader: dir.join("loader"),
+            herald: dir.join("herald"),
+            init: dir.join("init"),
+            testguest: dir.join("testguest"),
+        }
+    }
+}
+
 /// Builds what is stale.
 ///
 /// # Errors
@@ -33,10 +48,20 @@ pub(crate) struct Binaries {
 pub(crate) fn build() -> Result<Binaries> {
     setup::ensure_toolchain()?;
     let toolchain = toolchain::choose()?;
+    for (packages, features) in BUILDS {
+        let mut command = cargo(&toolchain, packages);
+        command.args(features);
+        progress::run(&format!("building {}", packages.join(", ")), &mut command)
+            .map_err(|error| anyhow!("{error:#}\n(the toolchain is {toolchain})"))?;
+    }
+    Ok(Binaries::of(&workspace::metal_target().join(TARGET).join("release")))
+}
+
+fn cargo(toolchain: &Toolchain, packages: &[&str]) -> Command {
     let mut command = Command::new(&toolchain.cargo);
     command.current_dir(workspace::root()).args(["build", "--release", "--bins", "--target", TARGET]);
     command.arg("--target-dir").arg(workspace::metal_target());
-    for package in PACKAGES {
+    for package in packages {
         command.args(["--package", package]);
     }
     if toolchain.library == Library::BuildStd {
@@ -55,13 +80,5 @@ pub(crate) fn build() -> Result<Binaries> {
     for name in ["CARGO_TARGET_DIR", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS"] {
         command.env_remove(name);
     }
-    progress::run("building Herald", &mut command)
-        .map_err(|error| anyhow!("{error:#}\n(the toolchain is {toolchain})"))?;
-    let dir = workspace::metal_target().join(TARGET).join("release");
-    Ok(Binaries {
-        loader: dir.join("loader"),
-        herald: dir.join("herald"),
-        init: dir.join("init"),
-        testguest: dir.join("testguest"),
-    })
+    command
 }

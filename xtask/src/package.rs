@@ -1,11 +1,10 @@
 //! Writes the boot package: [`abi::package`] tells its layout.
 
-use abi::package::{Entry, Kind, MAGIC, MAX_ENTRIES, PAYLOAD_ALIGN, PackageHeader, VERSION, checksum};
-use anyhow::{Context, Result, bail};
+use abi::package::{Kind, Layout};
+use anyhow::{Context, Result, anyhow};
 use object::elf::{FileHeader64, PT_LOAD};
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, LittleEndian};
-use zerocopy::IntoBytes;
 
 /// A package being put together. Entries keep the order in which they were added.
 #[derive(Default)]
@@ -23,49 +22,20 @@ impl Package {
     /// The package as bytes.
     ///
     /// # Errors
-    /// More than [`MAX_ENTRIES`] payloads.
+    /// More payloads than a package holds.
     pub(crate) fn encode(&self) -> Result<Vec<u8>> {
-        if self.payloads.len() > MAX_ENTRIES {
-            bail!("{} images, and a boot package holds {MAX_ENTRIES}", self.payloads.len());
-        }
-        let mut offset = PAYLOAD_ALIGN;
-        let mut entries = Vec::new();
-        for (kind, name, bytes) in &self.payloads {
-            entries.push(Entry {
-                kind: (*kind as u32).into(),
-                reserved: 0.into(),
-                offset: offset.into(),
-                len: (bytes.len() as u64).into(),
-                name: fixed_name(name),
-            });
-            offset += (bytes.len() as u64).next_multiple_of(PAYLOAD_ALIGN);
-        }
-        let mut header = PackageHeader {
-            magic: MAGIC,
-            version: VERSION.into(),
-            count: (entries.len() as u32).into(),
-            total_len: offset.into(),
-            checksum: 0.into(),
-            reserved: [0; 36],
-        };
-        header.checksum = checksum(&header, &entries).into();
-        let mut package = header.as_bytes().to_vec();
-        package.extend_from_slice(entries.as_bytes());
-        for (entry, (_, _, bytes)) in entries.iter().zip(&self.payloads) {
+        let sizes =
+            self.payloads.iter().map(|(kind, name, bytes)| (*kind, name.as_str(), bytes.len() as u64));
+        let layout = Layout::new(sizes)
+            .map_err(|error| anyhow!("{} images in a boot package: {error}", self.payloads.len()))?;
+        let mut package: Vec<u8> = layout.table().collect();
+        for (entry, (_, _, bytes)) in layout.entries().iter().zip(&self.payloads) {
             package.resize(entry.offset.get() as usize, 0);
             package.extend_from_slice(bytes);
         }
-        package.resize(offset as usize, 0);
+        package.resize(layout.total_len() as usize, 0);
         Ok(package)
     }
-}
-
-/// Cut to fit at a character's boundary, padded with zeros.
-fn fixed_name(name: &str) -> [u8; 40] {
-    let mut fixed = [0; 40];
-    let end = name.floor_char_boundary(fixed.len());
-    fixed[..end].copy_from_slice(&name.as_bytes()[..end]);
-    fixed
 }
 
 /// An ELF file without what no loader reads: sections, symbols, debug information.
@@ -90,7 +60,7 @@ pub(crate) fn strip(elf: &[u8]) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Package, fixed_name};
+    use super::Package;
     use abi::package::{Kind, Table};
 
     #[test]
@@ -108,7 +78,23 @@ mod tests {
 
     #[test]
     fn long_names_are_cut_between_characters() {
-        let name = "ä".repeat(30);
-        assert_eq!(core::str::from_utf8(&fixed_name(&name)), Ok("ä".repeat(20).as_str()));
+        let mut package = Package::default();
+        package.add(Kind::Kernel, &"ä".repeat(30), vec![]);
+        let bytes = package.encode().expect("one entry");
+        let table = Table::parse(&bytes).expect("a package");
+        assert_eq!(table.entries()[0].name(), "ä".repeat(20));
+    }
+
+    #[test]
+    fn too_many_images_are_counted() {
+        let mut package = Package::default();
+        for _ in 0..63 {
+            package.add(Kind::File, "image", vec![]);
+        }
+        let error = package.encode().expect_err("one too many");
+        assert_eq!(
+            error.to_string(),
+            "63 images in a boot package: boot package of 63 entries, at most 62 allowed"
+        );
     }
 }

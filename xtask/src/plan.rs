@@ -3,7 +3,7 @@
 //! Whether a file is a kernel at all is for Herald to say, which reads it; only what no machine could
 //! start from is refused here.
 
-use crate::cli::{Backing, Inject, LogLevel, Paging, RunArgs};
+use crate::cli::{Backing, GuestArgs, Inject, LogLevel, Paging, RunArgs};
 use crate::error::{not_yet, usage};
 use crate::size::show_size;
 use abi::config;
@@ -37,17 +37,26 @@ pub(crate) fn check(args: &RunArgs) -> Result<()> {
             return Err(usage(format!("{option} 0: at least 1")));
         }
     }
-    at_least("--memory", "a guest", args.memory, LEAST_GUEST_MEMORY)?;
+    check_guest(&args.guest, args.host_memory)?;
     at_least("--host-memory", "the machine", args.host_memory, LEAST_HOST_MEMORY)?;
-    if !args.memory.is_multiple_of(PAGE) {
-        return Err(usage(format!("--memory {}: a multiple of 4K, please", args.memory)));
-    }
     if !args.host_memory.is_multiple_of(MIB) {
         return Err(usage(format!("--host-memory {}: a multiple of 1M, please", args.host_memory)));
     }
-    for (option, file) in [("--kernel", &args.kernel), ("--initrd", &args.initrd)] {
+    Ok(())
+}
+
+/// Refuses a guest that no machine of this much memory could start.
+///
+/// # Errors
+/// As for [`check`].
+pub(crate) fn check_guest(guest: &GuestArgs, host_memory: u64) -> Result<()> {
+    at_least("--memory", "a guest", guest.memory, LEAST_GUEST_MEMORY)?;
+    if !guest.memory.is_multiple_of(PAGE) {
+        return Err(usage(format!("--memory {}: a multiple of 4K, please", guest.memory)));
+    }
+    for (option, file) in [("--kernel", &guest.kernel), ("--initrd", &guest.initrd)] {
         if let Some(file) = file {
-            check_file(option, file, args.host_memory)?;
+            check_file(option, file, host_memory)?;
         }
     }
     Ok(())
@@ -109,13 +118,7 @@ pub(crate) fn boot_config(args: &RunArgs, tsc_hz: u64) -> config::BootConfig<'st
             Backing::Shared => config::Backing::Shared,
         },
         ept_ad: !args.no_ept_ad,
-        log: match args.log {
-            LogLevel::Error => config::LogLevel::Error,
-            LogLevel::Warn => config::LogLevel::Warn,
-            LogLevel::Info => config::LogLevel::Info,
-            LogLevel::Debug => config::LogLevel::Debug,
-            LogLevel::Trace => config::LogLevel::Trace,
-        },
+        log: log_level(args.log),
         oracle: args.oracle,
         telemetry_every: 0,
         inject: config::Inject {
@@ -129,6 +132,17 @@ pub(crate) fn boot_config(args: &RunArgs, tsc_hz: u64) -> config::BootConfig<'st
             swap_slots: args.swap_slots,
         },
         tsc_hz,
+    }
+}
+
+/// Herald's word for a threshold.
+pub(crate) fn log_level(level: LogLevel) -> config::LogLevel {
+    match level {
+        LogLevel::Error => config::LogLevel::Error,
+        LogLevel::Warn => config::LogLevel::Warn,
+        LogLevel::Info => config::LogLevel::Info,
+        LogLevel::Debug => config::LogLevel::Debug,
+        LogLevel::Trace => config::LogLevel::Trace,
     }
 }
 

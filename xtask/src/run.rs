@@ -1,6 +1,6 @@
 //! `run`: builds, packs, starts a machine and follows it.
 
-use crate::cli::{Guest, RunArgs};
+use crate::cli::{Guest, GuestArgs, RunArgs};
 use crate::error::usage;
 use crate::machine::{self, Hardware, Images};
 use crate::metal::{self, Binaries};
@@ -26,10 +26,14 @@ pub(crate) fn run(args: &RunArgs) -> Result<u8> {
     let telemetry = create("--telemetry", args.telemetry.as_deref())?;
     let choice = machine::choose(args.machine)?;
     setup::ensure_machine(choice.kind)?;
-    let binaries = metal::build()?;
-    let guest = guest_of(args, &binaries)?;
+    let binaries = match &args.prebuilt {
+        Some(dir) => Binaries::of(dir),
+        None => metal::build()?,
+    };
+    let guest = guest_of(&args.guest, &binaries)?;
     let package = pack(args, &binaries, &guest, machine::tsc_hz(choice.kind))?;
-    let hardware = Hardware { cpu: args.cpu, memory: args.host_memory, disk: args.disk };
+    let hardware =
+        Hardware { chipset: args.chipset, cpu: args.cpu, memory: args.host_memory, disk: args.disk };
     let images = Images { loader: binaries.loader, package };
     let dir = RunDir::create()?;
     let terminal = if args.headless { None } else { RawTerminal::enter().context("the terminal")? };
@@ -56,7 +60,11 @@ pub(crate) fn build_only() -> Result<u8> {
     Ok(0)
 }
 
-fn guest_of(args: &RunArgs, binaries: &Binaries) -> Result<GuestImages> {
+/// The images that the arguments name, made if they must be.
+///
+/// # Errors
+/// They cannot be made.
+pub(crate) fn guest_of(args: &GuestArgs, binaries: &Binaries) -> Result<GuestImages> {
     let Some(kernel) = &args.kernel else {
         let mut images = match args.guest {
             Guest::Tiny => guest_images::tiny(binaries)?,
@@ -89,7 +97,7 @@ fn pack(args: &RunArgs, binaries: &Binaries, guest: &GuestImages, tsc_hz: u64) -
         None => None,
     };
     let mut config = plan::boot_config(args, tsc_hz);
-    let (memory, vcpus) = (args.memory, args.vcpus);
+    let (memory, vcpus) = (args.guest.memory, args.vcpus);
     let vm = VmConfig { name: &guest.name, kernel, initrd, append: &guest.append, memory, vcpus };
     config.vms.push(vm).map_err(|vm| anyhow!("no room for guest {}", vm.name))?;
     package.add(Kind::Config, "config", postcard::to_stdvec(&config)?);
@@ -101,15 +109,24 @@ fn pack(args: &RunArgs, binaries: &Binaries, guest: &GuestImages, tsc_hz: u64) -
     Ok(package)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
+/// A file of this build.
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).with_context(|| path.display().to_string())
 }
 
-fn read_image(option: &str, path: &Path) -> Result<Vec<u8>> {
+/// A file that an option names.
+///
+/// # Errors
+/// It cannot be read: status 2.
+pub(crate) fn read_image(option: &str, path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|error| usage(format!("{option} {}: {error}", path.display())))
 }
 
-fn file_name(path: &Path) -> String {
+/// The last part of a path.
+pub(crate) fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
@@ -120,14 +137,23 @@ fn create(option: &str, path: Option<&Path>) -> Result<Option<File>> {
 }
 
 /// The directory of one machine, gone when the run ends.
-struct RunDir(PathBuf);
+pub(crate) struct RunDir(PathBuf);
 
 impl RunDir {
-    fn create() -> Result<Self> {
+    /// A new directory of this process.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub(crate) fn create() -> Result<Self> {
         remove_leftovers();
         let path = workspace::runs().join(std::process::id().to_string());
         std::fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
         Ok(Self(path))
+    }
+
+    /// Its path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
     }
 }
 

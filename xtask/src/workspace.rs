@@ -34,3 +34,8 @@ pub(crate) fn runs() -> PathBuf {
 pub(crate) fn fuzz() -> PathBuf {
     target().join("fuzz")
 }
+
+/// Bootable images.
+pub(crate) fn images() -> PathBuf {
+    target().join("images")
+}

@@ -1,9 +1,6 @@
 //! The machine's memory passes to Herald: what is free is found, mapped, and given to the allocator.
 //!
-//! ```text
-//!   memory map − first 2 MiB − image − package ─► one range for Herald itself: tables, heap
-//!                                             └► the rest, and what was not used: frames
-//! ```
+//! What goes where is decided in `startup::memory`.
 
 use super::BootError;
 use crate::cpu::pages::{self, EarlyMemory};
@@ -11,55 +8,79 @@ use crate::layout;
 use crate::physmem::PhysicalMemory;
 use abi::handoff::HandOff;
 use abi::memmap::MemoryMap;
-use addr::{Hpa, HpaRange, PAGE_SHIFT, PAGE_SIZE, PageSize, Pfn, PfnRange};
+use addr::{Hpa, HpaRange, PAGE_SIZE, PageSize, Pfn, PfnRange};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use mm::frames::{FrameMeta, Frames};
+use mm::frames::{FrameMeta, Frames, MAX_FRAMES};
+use startup::memory::{self, Limits, Request};
 use talc::{ErrOnOom, Span, Talc, Talck};
 
 #[global_allocator]
 static HEAP: Talck<spin::Mutex<()>, ErrOnOom> = Talc::new(ErrOnOom).lock();
 
-/// Least heap beside the frames' metadata, in bytes.
-const LEAST_HEAP: u64 = 4 << 20;
-/// The heap's part of all memory, if that is more.
-const HEAP_PART: u64 = 64;
-/// Room for page tables: 2 MiB pages for the direct map, 4 KiB pages for the image.
-const TABLES: u64 = 4 << 20;
+/// Tables for the image and for devices, in 4 KiB pages.
+const OTHER_TABLES: u64 = 256;
 /// What the loader's identity map reaches.
 const REACHED: Hpa = Hpa::new(1 << 32);
 /// Below Herald's image: firmware's, the loader's tables, which are in use until Herald has its own, and one day
 /// the start-up code of other CPUs.
 const LOW_END: u64 = 2 << 20;
 
-/// Takes over what the hand-off describes.
-///
-/// # Errors
-/// [`BootError::Memory`], [`BootError::Tables`].
-pub(super) fn take_over(handoff: &HandOff, handoff_at: Hpa) -> Result<Arc<PhysicalMemory>, BootError> {
-    let mut map = MemoryMap::new(handoff.regions());
-    for (start, len) in [
+/// What the loader has put into memory, and what it uses itself.
+fn reserved(handoff: &HandOff, handoff_at: Hpa) -> heapless::Vec<HpaRange, 4> {
+    [
         (0, LOW_END),
         (handoff.image_start, handoff.image_len),
         (handoff.package_start, handoff.package_len),
         (handoff_at.as_u64(), size_of::<HandOff>() as u64),
-    ] {
-        if let Some(range) = Hpa::try_new(start).and_then(|start| HpaRange::sized(start, len)) {
-            map.reserve(range);
-        }
+    ]
+    .into_iter()
+    .filter_map(|(start, len)| memory::range_of(start, len))
+    .collect()
+}
+
+fn limits() -> Limits {
+    Limits {
+        reached: REACHED,
+        direct_map: layout::DIRECT_MAP_BYTES,
+        frames: MAX_FRAMES,
+        frame_meta: size_of::<FrameMeta>() as u64,
+        other_tables: OTHER_TABLES,
+        largest_page: if crate::cpu::has_gigantic_pages() { PageSize::Size1G } else { PageSize::Size2M },
     }
-    let frame_count = map.end().as_u64().min(layout::DIRECT_MAP_BYTES) >> PAGE_SHIFT;
-    let heap_bytes = frame_count * size_of::<FrameMeta>() as u64 + LEAST_HEAP.max(map.len() / HEAP_PART);
-    let wanted = (heap_bytes + TABLES).next_multiple_of(PAGE_SIZE);
-    let own = map.highest_fit(wanted, PageSize::Size4K, REACHED).ok_or(BootError::Memory { wanted })?;
-    map.reserve(own);
-    let early = EarlyMemory::new(own);
-    let root = pages::build(&early, handoff.regions()).map_err(BootError::Tables)?;
-    add_heap(early.take(heap_bytes).map_err(BootError::Tables)?);
-    let frames = frames(frame_count);
-    for range in map.ranges().iter().chain([&early.rest()]) {
+}
+
+/// The pages that hold firmware's data.
+#[must_use]
+pub(super) fn firmware_pages(handoff: &HandOff, handoff_at: Hpa) -> MemoryMap {
+    let reserved = reserved(handoff, handoff_at);
+    memory::firmware_pages(&Request { regions: handoff.regions(), reserved: &reserved, limits: limits() })
+}
+
+/// Takes over what the hand-off describes. Not inlined: the plan is large, and the stack is not.
+///
+/// # Errors
+/// [`BootError::Memory`], [`BootError::Tables`], [`BootError::PackagePlace`].
+#[inline(never)]
+pub(super) fn take_over(handoff: &HandOff, handoff_at: Hpa) -> Result<Arc<PhysicalMemory>, BootError> {
+    let reserved = reserved(handoff, handoff_at);
+    let request = Request { regions: handoff.regions(), reserved: &reserved, limits: limits() };
+    let plan = request.plan().map_err(BootError::Memory)?;
+    let (start, len) = (handoff.package_start, handoff.package_len);
+    if !memory::range_of(start, len).is_some_and(|package| plan.mapped.contains(&package)) {
+        return Err(BootError::PackagePlace { start, len });
+    }
+    let early = EarlyMemory::new(plan.tables);
+    let image = Hpa::new(handoff.image_start);
+    let root =
+        pages::build(&early, plan.mapped.ranges(), request.limits.largest_page, image, &handoff.screen)
+            .map_err(BootError::Tables)?;
+    add_heap(plan.heap);
+    let frames = frames(plan.frames);
+    for range in plan.free.ranges().iter().chain([&early.rest()]) {
         frames.add(pages_of(range));
     }
+    plan.left_out.iter().flatten().for_each(|left_out| log::warn!("{left_out}"));
     Ok(Arc::new(PhysicalMemory::new(frames, root)))
 }
 

@@ -4,22 +4,26 @@
 //!   _start ─► start(hand-off) ─► memory map ─► own tables ─► heap ─► frames ─► traps ─► disks ─► run
 //! ```
 
+mod acpi;
 mod clock;
 mod entry;
 mod memory;
+mod settings;
 
 use crate::io::{self, SwapDisk};
 use crate::physmem::{PhysicalMemory, fixed_bytes};
 use crate::{cpu, link, logger, panic};
 use abi::config::BootConfig;
 use abi::handoff::{HandOff, HandOffError};
-use abi::package::{Kind, PackageError, Table};
+use abi::package::{Kind, PackageError, Table, file_name};
 use addr::Hpa;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use mm::Host;
 use paging::OutOfTables;
+use startup::config::ConfigError;
+use startup::memory::PlanError;
 
 pub(crate) use clock::boot_seconds;
 
@@ -34,10 +38,16 @@ pub(crate) enum BootError {
     NoConfig,
     /// The configuration cannot be read.
     Config(postcard::Error),
-    /// There is not enough memory below 4 GiB.
-    Memory {
-        /// Bytes wanted.
-        wanted: u64,
+    /// The configuration file is wrong.
+    Settings(ConfigError),
+    /// There is not enough memory.
+    Memory(PlanError),
+    /// The boot package is not in usable memory.
+    PackagePlace {
+        /// First byte, host physical.
+        start: u64,
+        /// Bytes.
+        len: u64,
     },
     /// Tables ran out.
     Tables(OutOfTables),
@@ -50,7 +60,11 @@ impl fmt::Display for BootError {
             Self::Package(error) => error.fmt(f),
             Self::NoConfig => f.write_str("the boot package holds no configuration"),
             Self::Config(error) => write!(f, "the configuration cannot be read: {error}"),
-            Self::Memory { wanted } => write!(f, "no {wanted} bytes of memory below 4 GiB for Herald itself"),
+            Self::Settings(error) => write!(f, "{}: {error}", file_name::SETTINGS),
+            Self::Memory(error) => error.fmt(f),
+            Self::PackagePlace { start, len } => {
+                write!(f, "the boot package, {len} bytes at {start:#x}, is not in usable memory")
+            }
             Self::Tables(error) => write!(f, "not enough memory for Herald itself: {error}"),
         }
     }
@@ -82,20 +96,21 @@ fn prepare(handoff: Hpa) -> Result<Machine, BootError> {
     // copied here, and checked before anything in it is believed.
     let handoff = unsafe { *(handoff.as_u64() as *const HandOff) };
     handoff.check().map_err(BootError::HandOff)?;
+    cpu::screen::init(&handoff.screen);
     let memory = memory::take_over(&handoff, handoff_at)?;
+    cpu::screen::use_own_mapping(&handoff.screen);
     cpu::enable_features();
     cpu::descriptors::init();
     cpu::traps::init();
     // SAFETY: the loader has put the package there; it was reserved, and nobody writes to it.
     let package = unsafe { fixed_bytes(Hpa::new(handoff.package_start), handoff.package_len) };
     let table = Table::parse(package).map_err(BootError::Package)?;
-    let payload = |kind| table.find(kind).and_then(|entry| entry.payload(package));
-    if let Some(symbols) = payload(Kind::Symbols) {
+    if let Some(symbols) = table.find(Kind::Symbols).and_then(|entry| entry.payload(package)) {
         panic::use_symbols(symbols);
     }
-    let config = payload(Kind::Config).ok_or(BootError::NoConfig)?;
-    let config: BootConfig<'static> = postcard::from_bytes(config).map_err(BootError::Config)?;
+    let config = settings::read(&table, package)?;
     logger::set_level(config.log);
+    acpi::read(&memory, &handoff, handoff_at);
     cpu::interrupts::init_pic();
     cpu::timer::init();
     cpu::serial::listen();

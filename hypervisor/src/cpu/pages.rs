@@ -1,22 +1,25 @@
-//! Herald's own page tables: the direct map, the image with rights by section, the local APIC.
+//! Herald's own page tables: the direct map, the image with rights by section, the local APIC, firmware's tables.
 //!
 //! Built from frames of an early allocator, while the loader's identity map of the first 4 GiB is still in use.
 
 use super::{descriptors, timer};
 use crate::layout;
-use abi::handoff::Region;
+use abi::handoff::Screen;
 use addr::{Hpa, HpaRange, Hva, HvaRange, PAGE_SIZE, PageSize, Pfn};
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, Ordering};
 use paging::{
-    EntryRef, HostEntry, Leaf, Level, OutOfTables, Rights, TableEntry, TableMemory, TableReserve,
+    EntryRef, HostEntry, Leaf, Level, OutOfTables, Rights, TableEntry, TableMemory, TableReserve, walk,
     walk_or_grow,
 };
+use startup::memory::pages_of;
 use x86::controlregs::cr3_write;
 use x86::msr::{IA32_EFER, rdmsr, wrmsr};
 
 /// PWT and PCD: uncached, whatever the PAT's first entries are (SDM vol. 3A table 12-10: entry 3).
-pub(super) const UNCACHED: u64 = 0b11 << 3;
+const UNCACHED: u64 = 0b11 << 3;
+/// PCD alone: uncached, unless an MTRR makes it write-combining (the same table: entry 2, UC-).
+const MOSTLY_UNCACHED: u64 = 0b10 << 3;
 /// IA32_EFER.NXE.
 const NO_EXECUTE_ENABLE: u64 = 1 << 11;
 const READ_EXECUTE: Rights = Rights { read: true, write: false, execute: true };
@@ -87,19 +90,27 @@ impl TableMemory for EarlyMemory {
     fn free_table(&self, _table: Pfn) {}
 }
 
-/// Builds the tables and uses them; returns their root.
+/// Builds the tables and uses them; returns their root. The direct map gets `mapped`, in pages no larger than `largest`;
+/// Herald's image lies from `image` on.
 ///
 /// # Errors
 /// [`OutOfTables`].
-pub(crate) fn build(early: &EarlyMemory, regions: &[Region]) -> Result<Pfn, OutOfTables> {
+pub(crate) fn build(
+    early: &EarlyMemory,
+    mapped: &[HpaRange],
+    largest: PageSize,
+    image: Hpa,
+    screen: &Screen,
+) -> Result<Pfn, OutOfTables> {
     let builder = Builder { early, root: early.allocate_table()? };
-    for region in regions {
-        builder.direct_map(region)?;
+    for (page, size) in mapped.iter().flat_map(|range| pages_of(*range, largest)) {
+        let at = layout::direct(page);
+        builder.map(HvaRange::new(at, at.add(size.bytes())), page, size, Rights::READ_WRITE, 0)?;
     }
-    builder.image()?;
+    builder.image(image)?;
     let apic = HvaRange::new(timer::mapped_at(), timer::mapped_at().add(PAGE_SIZE));
     builder.map(apic, timer::base(), PageSize::Size4K, Rights::READ_WRITE, UNCACHED)?;
-    // An entry of the root for each half-terabyte that Herald may ever use: address spaces copy the root.
+    builder.screen(screen)?;
     // SAFETY: NXE before any entry with XD is used; the tables map the image, this stack and the hand-off's
     // memory where they are mapped now, or Herald reaches them through the direct map from here on.
     unsafe {
@@ -115,24 +126,9 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    /// Maps a region of memory, of whatever kind, in 2 MiB pages. Neighbours may share a page.
-    fn direct_map(&self, region: &Region) -> Result<(), OutOfTables> {
-        let size = PageSize::Size2M;
-        let end = region.start.saturating_add(region.len).min(layout::DIRECT_MAP_BYTES);
-        let mut next = region.start & !(size.bytes() - 1);
-        while next < end {
-            let range = HvaRange::new(
-                layout::direct(Hpa::new(next)),
-                layout::direct(Hpa::new(next)).add(size.bytes()),
-            );
-            self.map(range, Hpa::new(next), size, Rights::READ_WRITE, 0)?;
-            next += size.bytes();
-        }
-        Ok(())
-    }
-
-    /// W^X: no section is both writable and executable. Guard pages are left out.
-    fn image(&self) -> Result<(), OutOfTables> {
+    /// The image, loaded from physical `start` on. W^X: no section is both writable and executable. Guard pages are left
+    /// out.
+    fn image(&self, start: Hpa) -> Result<(), OutOfTables> {
         let guards = descriptors::guard_pages();
         for (range, rights) in [
             (layout::text(), READ_EXECUTE),
@@ -142,8 +138,20 @@ impl Builder<'_> {
         ] {
             for page in range.pages().filter(|page| !guards.contains(&page.as_u64())) {
                 let one = HvaRange::new(page, page.add(PAGE_SIZE));
-                self.map(one, layout::image_physical(page), PageSize::Size4K, rights, 0)?;
+                let target = start.add(page.as_u64() - layout::text().start().as_u64());
+                self.map(one, target, PageSize::Size4K, rights, 0)?;
             }
+        }
+        Ok(())
+    }
+
+    /// The screen's memory. One that makes no sense is not mapped.
+    fn screen(&self, screen: &Screen) -> Result<(), OutOfTables> {
+        let Ok(Some(pages)) = super::screen::pages(screen) else { return Ok(()) };
+        for (index, target) in pages.pages().enumerate() {
+            let at = layout::SCREEN.add(index as u64 * PAGE_SIZE);
+            let page = HvaRange::new(at, at.add(PAGE_SIZE));
+            self.map(page, target, PageSize::Size4K, Rights::READ_WRITE, MOSTLY_UNCACHED)?;
         }
         Ok(())
     }
@@ -157,26 +165,49 @@ impl Builder<'_> {
         rights: Rights,
         extra: u64,
     ) -> Result<(), OutOfTables> {
-        let leaf = Leaf { pfn: target.pfn(), size, rights, accessed: true, dirty: rights.write };
-        map_page(self.early, self.root, page.start(), leaf, extra)
+        map(self.early, self.root, page.start(), (target, size, rights), extra)
     }
 }
 
-/// Maps a page at `address`, whatever was there; `extra` bits are set besides.
+/// Maps the page at `address`, which is not mapped yet.
+fn map<M: TableMemory>(
+    memory: &M,
+    root: Pfn,
+    address: Hva,
+    (target, size, rights): (Hpa, PageSize, Rights),
+    extra: u64,
+) -> Result<(), OutOfTables> {
+    let (address, lowest) = (address.as_u64(), Level::of_leaf(size));
+    let mut reserve = TableReserve::new(memory);
+    reserve.top_up(walk::<HostEntry, _>(memory, root, address).level as usize - lowest as usize)?;
+    let found = walk_or_grow::<HostEntry, _>(memory, root, address, lowest, &mut reserve);
+    let leaf = Leaf { pfn: target.pfn(), size, rights, accessed: true, dirty: rights.write };
+    memory.store(found.at, HostEntry::leaf(leaf).bits() | extra);
+    Ok(())
+}
+
+/// Maps the page of registers `page` at `at`, where nothing is mapped yet: not cached.
 ///
 /// # Errors
 /// [`OutOfTables`].
-pub(super) fn map_page(
-    memory: &impl TableMemory,
+pub(super) fn map_registers<M: TableMemory>(
+    memory: &M,
     root: Pfn,
-    address: Hva,
-    leaf: Leaf,
-    extra: u64,
+    at: Hva,
+    page: Hpa,
 ) -> Result<(), OutOfTables> {
-    let (mut reserve, lowest) = (TableReserve::new(memory), Level::of_leaf(leaf.size));
-    let level = paging::walk::<HostEntry, _>(memory, root, address.as_u64()).level;
-    reserve.top_up(level as usize - lowest as usize)?;
-    let found = walk_or_grow::<HostEntry, _>(memory, root, address.as_u64(), lowest, &mut reserve);
-    memory.store(found.at, HostEntry::leaf(leaf).bits() | extra);
-    Ok(())
+    map(memory, root, at, (page, PageSize::Size4K, Rights::READ_WRITE), UNCACHED)
+}
+
+/// Maps a base page in the direct map, for reading, if it is not there yet. Before there is an address space: each copies
+/// the root.
+///
+/// # Errors
+/// [`OutOfTables`].
+pub(crate) fn map_readable<M: TableMemory>(memory: &M, root: Pfn, page: Hpa) -> Result<(), OutOfTables> {
+    let at = layout::direct(page);
+    if walk::<HostEntry, _>(memory, root, at.as_u64()).leaf().is_some() {
+        return Ok(());
+    }
+    map(memory, root, at, (page, PageSize::Size4K, Rights::READ), 0)
 }

@@ -4,12 +4,12 @@
 //! Ranges are handed out one behind the other and stay mapped. No flush is needed: a processor does not keep that a
 //! page is not present (SDM vol. 3A 4.10.4.3).
 
-use super::pages::{UNCACHED, map_page};
+use super::pages::map_registers;
 use crate::layout;
 use crate::physmem::PhysicalMemory;
 use addr::{HpaRange, Hva, PAGE_SIZE, PageSize};
 use core::fmt;
-use paging::{Leaf, OutOfTables, Rights};
+use paging::OutOfTables;
 use raw_cpuid::CpuId;
 use spin::Mutex;
 
@@ -62,10 +62,8 @@ pub(crate) fn map(memory: &PhysicalMemory, range: HpaRange) -> Result<Hva, MapEr
     let start = layout::REGISTERS.add(*used);
     *used += bytes;
     for (index, page) in range.pages().enumerate() {
-        let rights = Rights::READ_WRITE;
-        let leaf = Leaf { pfn: page.pfn(), size: PageSize::Size4K, rights, accessed: true, dirty: true };
-        let address = start.add(index as u64 * PAGE_SIZE);
-        map_page(memory, memory.root(), address, leaf, UNCACHED).map_err(MapError::Tables)?;
+        let at = start.add(index as u64 * PAGE_SIZE);
+        map_registers(memory, memory.root(), at, page).map_err(MapError::Tables)?;
     }
     Ok(start.add(offset))
 }

@@ -197,9 +197,11 @@ impl<H: Host + 'static> Memory<H> {
     }
 
     /// Maps `pages` whole pages of a boot module, privately and without a copy. `None`: it lies elsewhere than in the
-    /// direct map, or guest memory is not made of base pages.
+    /// direct map, or where frames have no metadata, or guest memory is not made of base pages.
     fn map_module(&self, gpa: Gpa, module: &[u8], pages: u64) -> Option<()> {
         let first = layout::direct_frame(Hva::try_new(module.as_ptr() as u64)?)?;
+        let last = first.checked_add(pages.checked_sub(1)?)?;
+        self.space.host().frames().knows(last).then_some(())?;
         let hva = self.pages(gpa, pages << PAGE_SHIFT).ok()?;
         let file = File::new(self.space.mm(), Box::new(Module::new(first, pages)), pages);
         let request = MapRequest {

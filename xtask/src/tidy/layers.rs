@@ -4,14 +4,16 @@ use super::Finding;
 use super::source::File;
 
 /// What Herald is made of; the simulated machine in `tests` is made of the same.
-const HERALD: [&str; 11] =
-    ["addr", "mutants", "sync", "abi", "paging", "mm", "mmu", "devices", "vmxdefs", "firmware", "emulate"];
+const HERALD: [&str; 13] = [
+    "addr", "mutants", "sync", "abi", "paging", "mm", "mmu", "devices", "vmxdefs", "firmware", "emulate",
+    "screen", "startup",
+];
 
 /// Models work on the product through the simulated machine.
 const MODELS: [&str; 5] = ["addr", "sync", "mm", "mmu", "tests"];
 
 /// Crates of the tree that each crate may depend on. `herald` is the composition root.
-const ALLOWED: [(&str, &[&str]); 21] = [
+const ALLOWED: [(&str, &[&str]); 23] = [
     ("addr", &[]),
     ("mutants", &[]),
     ("sync", &["addr", "mutants"]),
@@ -23,6 +25,8 @@ const ALLOWED: [(&str, &[&str]); 21] = [
     ("vmxdefs", &["addr", "abi"]),
     ("firmware", &["addr", "abi"]),
     ("emulate", &["addr"]),
+    ("screen", &["abi"]),
+    ("startup", &["addr", "abi"]),
     ("herald", &HERALD),
     ("loader", &["abi", "addr"]),
     ("guest", &["abi", "addr"]),
@@ -31,8 +35,8 @@ const ALLOWED: [(&str, &[&str]); 21] = [
     ("linux", &["addr", "mm", "paging", "tests"]),
     ("sequences", &["tests"]),
     ("models", &MODELS),
-    ("fuzz", &["addr", "abi", "mm", "mmu", "devices", "firmware", "emulate", "tests"]),
-    ("xtask", &["abi", "mutants"]),
+    ("fuzz", &["addr", "abi", "mm", "mmu", "devices", "firmware", "emulate", "loader", "startup", "tests"]),
+    ("xtask", &["abi", "mutants", "startup"]),
 ];
 
 pub(super) fn check(file: &File) -> Vec<Finding> {

@@ -6,7 +6,8 @@ use super::source::{Rust, each_level};
 use proc_macro2::TokenTree;
 
 /// Crates without unsafe code and without a processor.
-const PURE: [&str; 9] = ["abi", "addr", "devices", "emulate", "firmware", "mm", "mmu", "paging", "vmxdefs"];
+const PURE: [&str; 11] =
+    ["abi", "addr", "devices", "emulate", "firmware", "mm", "mmu", "paging", "screen", "startup", "vmxdefs"];
 /// Where crates lie.
 const CRATES: &str = "hypervisor/crates/";
 

@@ -1,4 +1,5 @@
-//! Herald's configuration, encoded with postcard in the boot package.
+//! Herald's configuration, encoded with postcard in the boot package. Names of variants count only in the file that
+//! people write (`startup::config`): postcard has numbers.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,6 +8,7 @@ pub const MAX_VMS: usize = 16;
 
 /// Which tables translate guest memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Paging {
     /// Extended page tables.
     Ept,
@@ -16,6 +18,7 @@ pub enum Paging {
 
 /// Most verbose level that Herald's log prints.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum LogLevel {
     /// Failures of Herald or of a guest.
     Error,
@@ -53,6 +56,7 @@ pub struct Inject {
 
 /// What backs guest memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Backing {
     /// Private anonymous memory.
     Anonymous,

@@ -37,6 +37,19 @@ impl MemoryMap {
         map
     }
 
+    /// The pages that any of these regions touches, whatever their kind.
+    #[must_use]
+    pub fn touching<'a>(regions: impl IntoIterator<Item = &'a Region>) -> Self {
+        let mut map = Self::default();
+        for range in regions.into_iter().filter_map(bytes_of) {
+            let start = range.start().align_down(PageSize::Size4K);
+            let end = range.end().align_up(PageSize::Size4K);
+            map.insert(HpaRange::new(start, end.unwrap_or(range.end())));
+        }
+        map.keep_whole_pages();
+        map
+    }
+
     /// The ranges, in order.
     #[must_use]
     pub fn ranges(&self) -> &[HpaRange] {
@@ -71,6 +84,13 @@ impl MemoryMap {
     pub fn reserve(&mut self, range: HpaRange) {
         self.remove(range);
         self.keep_whole_pages();
+    }
+
+    /// Takes everything out that lies at or above `end`.
+    pub fn cut(&mut self, end: Hpa) {
+        if let Some(above) = HpaRange::try_new(end, self.end()) {
+            self.reserve(above);
+        }
     }
 
     /// The highest place for `bytes` bytes, aligned to `align`, that ends at or below `ceiling`.
@@ -206,6 +226,29 @@ mod tests {
         map.reserve(fit);
         assert!(!map.contains(&HpaRange::new(Hpa::new(0xff_f000), Hpa::new(0x100_0000))));
         assert_eq!(map.ranges()[0].end(), Hpa::new(0xff_e000));
+    }
+
+    #[test]
+    fn pages_that_are_touched() {
+        let map = MemoryMap::touching(&[
+            region(0x1fff, 0x2001, 2),
+            region(0x2fff, 0x3000, 4),
+            region(0x9000, 0x9000, 3),
+        ]);
+        assert_eq!(ranges(&map), [(0x1000, 0x3000)]);
+        let wild = Region { start: (1 << 52) - 10, len: u64::MAX, kind: 1, reserved: 0 };
+        assert_eq!(ranges(&MemoryMap::touching([&wild])), []);
+    }
+
+    #[test]
+    fn a_map_ends_where_it_is_cut() {
+        let mut map = MemoryMap::new(&[region(0x1000, 0x9000, 1), region(0x10000, 0x20000, 1)]);
+        map.cut(Hpa::new(0x20000));
+        assert_eq!(map.ranges().len(), 2);
+        map.cut(Hpa::new(0x4800));
+        assert_eq!(ranges(&map), [(0x1000, 0x4000)]);
+        map.cut(Hpa::ZERO);
+        assert!(map.is_empty());
     }
 
     #[test]

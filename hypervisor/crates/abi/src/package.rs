@@ -6,7 +6,8 @@
 //!  4096·n   payloads        each page-aligned, in the order of the entries
 //! ```
 //!
-//! On a BIOS disk the package starts at [`DISK_LBA`]; under PVH it is the one module (`-initrd`).
+//! On a BIOS disk the package starts at [`DISK_LBA`]; under PVH it is the one module (`-initrd`). From files,
+//! the loader puts it together itself.
 //! All numbers are little-endian; offsets count bytes from the start of the package.
 
 use crate::crc::crc32;
@@ -40,6 +41,10 @@ pub enum Kind {
     Initrd = 4,
     /// Herald's function symbols: [`Symbol`] records sorted by address, then the names.
     Symbols = 5,
+    /// The configuration as people write it, in TOML; it names guests' images by their entries' names.
+    Settings = 6,
+    /// An image that the settings may name.
+    File = 7,
 }
 
 impl Kind {
@@ -52,9 +57,21 @@ impl Kind {
             3 => Self::Kernel,
             4 => Self::Initrd,
             5 => Self::Symbols,
+            6 => Self::Settings,
+            7 => Self::File,
             _ => return None,
         })
     }
+}
+
+/// Names of files from which a loader puts a package together. Any other file is an image that the settings may name.
+pub mod file_name {
+    /// Herald's ELF image.
+    pub const HERALD: &str = "herald";
+    /// Its symbols.
+    pub const SYMBOLS: &str = "herald.sym";
+    /// The settings.
+    pub const SETTINGS: &str = "herald.toml";
 }
 
 /// The first 64 bytes of a package.
@@ -164,6 +181,72 @@ impl core::fmt::Display for PackageError {
             }
         }
     }
+}
+
+/// Header and entries of a package that is being put together.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    header: PackageHeader,
+    entries: heapless::Vec<Entry, MAX_ENTRIES>,
+}
+
+impl Layout {
+    /// Gives each payload (kind, name, bytes) its place, in this order. Names are cut to fit.
+    ///
+    /// # Errors
+    /// [`PackageError::Count`], and [`PackageError::Entry`] where lengths add up to more than 64 bits.
+    pub fn new<'a>(payloads: impl IntoIterator<Item = (Kind, &'a str, u64)>) -> Result<Self, PackageError> {
+        let mut offset = PAYLOAD_ALIGN;
+        let mut entries = heapless::Vec::new();
+        for (index, (kind, name, len)) in payloads.into_iter().enumerate() {
+            let end = offset.checked_add(len).and_then(|end| end.checked_next_multiple_of(PAYLOAD_ALIGN));
+            let end = end.ok_or(PackageError::Entry { index: index as u32, offset, len })?;
+            let entry = Entry {
+                kind: (kind as u32).into(),
+                reserved: 0.into(),
+                offset: offset.into(),
+                len: len.into(),
+                name: fixed_name(name),
+            };
+            entries.push(entry).map_err(|_| PackageError::Count(index as u32 + 1))?;
+            offset = end;
+        }
+        let mut header = PackageHeader {
+            magic: MAGIC,
+            version: VERSION.into(),
+            count: (entries.len() as u32).into(),
+            total_len: offset.into(),
+            checksum: 0.into(),
+            reserved: [0; 36],
+        };
+        header.checksum = checksum(&header, &entries).into();
+        Ok(Self { header, entries })
+    }
+
+    /// Bytes in the whole package.
+    #[must_use]
+    pub fn total_len(&self) -> u64 {
+        self.header.total_len.get()
+    }
+
+    /// Where the payloads go, in order.
+    #[must_use]
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// The bytes before the first payload, but for the zeros that fill up to it.
+    pub fn table(&self) -> impl Iterator<Item = u8> + '_ {
+        self.header.as_bytes().iter().chain(self.entries.as_bytes()).copied()
+    }
+}
+
+/// Cut to fit at a character's boundary, padded with zeros.
+fn fixed_name(name: &str) -> [u8; 40] {
+    let mut fixed = [0; 40];
+    let end = name.floor_char_boundary(fixed.len());
+    fixed[..end].copy_from_slice(&name.as_bytes()[..end]);
+    fixed
 }
 
 /// A checked view of the header and entries at the start of a package.

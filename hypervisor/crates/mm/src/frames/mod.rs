@@ -27,6 +27,9 @@ use sync::{Mutex, Rank};
 
 pub use meta::{FrameMeta, PageFlags};
 
+/// Frames that can be numbered: 16 TiB. A link of a free list is 32 bits, and one number means none.
+pub const MAX_FRAMES: u64 = meta::NIL as u64;
+
 /// All frames of a machine.
 #[derive(Debug)]
 pub struct Frames {
@@ -39,8 +42,12 @@ pub struct Frames {
 
 impl Frames {
     /// An allocator without a frame, for `meta.len()` frames from frame 0 and `cpus` CPUs.
+    ///
+    /// # Panics
+    /// If there are more than [`MAX_FRAMES`].
     #[must_use]
     pub fn new(meta: Box<[FrameMeta]>, cpus: usize) -> Self {
+        assert!(meta.len() as u64 <= MAX_FRAMES, "{} frames are more than can be numbered", meta.len());
         let caches: Vec<_> =
             (0..cpus.max(1)).map(|_| Mutex::new(Rank::FrameCache, FrameCache::new())).collect();
         Self {
@@ -87,6 +94,12 @@ impl Frames {
     #[must_use]
     pub fn meta(&self, frame: Pfn) -> &FrameMeta {
         &self.meta[frame.as_u64() as usize]
+    }
+
+    /// Whether the frame has metadata.
+    #[must_use]
+    pub fn knows(&self, frame: Pfn) -> bool {
+        frame.as_u64() < self.meta.len() as u64
     }
 
     /// Frames that were ever allocatable.

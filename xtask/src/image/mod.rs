@@ -1,0 +1,55 @@
+//! `image`: Herald and a guest on a medium that a machine boots.
+//!
+//! ```text
+//!   iso, raw   firmware ─► GRUB ─► loader (multiboot2), each file of /herald a module
+//!   uefi       firmware ─► the loader's UEFI application, which reads /herald
+//! ```
+
+mod files;
+
+use crate::cli::{ImageArgs, ImageFormat};
+use crate::error::not_yet;
+use crate::{grub, metal, plan, run, setup, workspace};
+use anyhow::{Context, Result};
+use files::Files;
+use std::path::{Path, PathBuf};
+
+/// Writes the image; tells where.
+///
+/// # Errors
+/// Bad arguments, or something cannot be built or written.
+pub(crate) fn run(args: &ImageArgs) -> Result<u8> {
+    plan::check_guest(&args.guest, u64::MAX)?;
+    let output = output(args)?;
+    match args.format {
+        ImageFormat::Iso => iso(args, &output)?,
+        ImageFormat::Raw => return Err(not_yet("image --format raw")),
+        ImageFormat::Uefi => return Err(not_yet("image --format uefi")),
+    }
+    let bytes = output.metadata().with_context(|| output.display().to_string())?.len();
+    println!("{} ({} MiB)", output.display(), bytes >> 20);
+    Ok(0)
+}
+
+fn output(args: &ImageArgs) -> Result<PathBuf> {
+    if let Some(path) = &args.output {
+        return Ok(path.clone());
+    }
+    let dir = workspace::images();
+    std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
+    let name = match args.format {
+        ImageFormat::Iso => "herald.iso",
+        ImageFormat::Raw => "herald.raw",
+        ImageFormat::Uefi => "herald.uefi",
+    };
+    Ok(dir.join(name))
+}
+
+fn iso(args: &ImageArgs, output: &Path) -> Result<()> {
+    setup::ensure_packages("an ISO image", &grub::PACKAGES)?;
+    let binaries = metal::build()?;
+    let guest = run::guest_of(&args.guest, &binaries)?;
+    let files = Files::gather(&binaries, &guest, args.guest.memory, plan::log_level(args.log))?;
+    let work = run::RunDir::create()?;
+    grub::write_iso(work.path(), &files.grub_config(), &files.with_loader(&binaries)?, output)
+}
