@@ -43,6 +43,10 @@ pub(crate) fn attach(command: &mut Command, disk: Disk, dir: &Path) -> Result<()
     if disk == Disk::Bridged {
         command.args(["pci-bridge,id=bridge,chassis_nr=1", "-device"]);
         command.arg("virtio-blk-pci,drive=swap,bus=bridge,addr=3,disable-legacy=on");
+    } else if disk == Disk::Silent {
+        // QEMU would look at the first sector for a geometry; SeaBIOS leaves disks with large blocks alone.
+        let of_no_use = "cyls=1,heads=1,secs=1,logical_block_size=4096,physical_block_size=4096";
+        command.arg(format!("virtio-blk-pci,drive=swap,{of_no_use}"));
     } else {
         command.arg("virtio-blk-pci,drive=swap,disable-legacy=off");
     }
