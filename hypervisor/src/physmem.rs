@@ -34,6 +34,13 @@ impl PhysicalMemory {
         self.root
     }
 
+    /// Gives back a frame of a caller that holds the only reference.
+    pub(crate) fn free(&self, frame: Pfn) {
+        if self.frames.meta(frame).put() {
+            self.retire(frame, PageSize::Size4K);
+        }
+    }
+
     /// Frames that hold page tables, primary and secondary.
     pub(crate) fn table_frames(&self) -> u64 {
         self.tables.load(Ordering::Relaxed)
@@ -99,9 +106,7 @@ impl TableMemory for PhysicalMemory {
 
     fn free_table(&self, table: Pfn) {
         self.tables.fetch_sub(1, Ordering::Relaxed);
-        if self.frames.meta(table).put() {
-            self.retire(table, PageSize::Size4K);
-        }
+        self.free(table);
     }
 }
 

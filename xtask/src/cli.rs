@@ -146,14 +146,18 @@ pub(crate) struct RunArgs {
 pub(crate) enum Disk {
     /// Labelled as Herald's, transitional
     Labelled,
-    /// The same, modern, behind a bridge
+    /// The same, modern, in blocks of 4 KiB, behind a bridge
     Bridged,
     /// All zeros
     Blank,
     /// No sectors
     Empty,
+    /// Labelled, and cannot be written to
+    ReadOnly,
     /// Reads end with an error
     Failing,
+    /// Writes end with an error
+    FailingWrites,
     /// Reads do not end
     Silent,
     /// None at all

@@ -18,39 +18,57 @@ const FILE: &str = "swap";
 const FAILURES: &str = "failures";
 /// Nanoseconds.
 const AN_HOUR: u64 = 3_600_000_000_000;
-/// Each read of the file ends with EIO.
-const EACH_READ_FAILS: &str = "[inject-error]\nevent = \"read_aio\"\nerrno = \"5\"\n";
-
 /// Makes the disk in `dir`, where QEMU runs, and adds it to the command.
 ///
 /// # Errors
 /// A file cannot be written.
 pub(crate) fn attach(command: &mut Command, disk: Disk, dir: &Path) -> Result<()> {
-    let file = |source: &str| format!("if=none,id=swap,format=raw,file={source}");
-    let drive = match disk {
-        Disk::None => return Ok(()),
-        Disk::Silent => format!("if=none,id=swap,driver=null-co,size={BYTES},latency-ns={AN_HOUR}"),
-        Disk::Failing => {
-            std::fs::write(dir.join(FAILURES), EACH_READ_FAILS).context(FAILURES)?;
-            file(&format!("blkdebug:{FAILURES}:{FILE}"))
-        }
-        Disk::Labelled | Disk::Bridged | Disk::Blank | Disk::Empty => file(FILE),
-    };
-    if disk != Disk::Silent {
-        write(disk, &dir.join(FILE)).context("cannot write the machine's virtio disk")?;
+    if disk == Disk::None {
+        return Ok(());
     }
-    command.args(["-drive", &drive, "-device"]);
+    write(disk, &dir.join(FILE)).context("cannot write the machine's virtio disk")?;
+    if let Some(event) = failing_event(disk) {
+        // Each such access to the file ends with EIO.
+        let rule = format!("[inject-error]\nevent = \"{event}\"\nerrno = \"5\"\n");
+        std::fs::write(dir.join(FAILURES), rule).context(FAILURES)?;
+    }
+    command.args(["-drive", &format!("if=none,id=swap,{}", drive(disk))]);
     if disk == Disk::Bridged {
-        command.args(["pci-bridge,id=bridge,chassis_nr=1", "-device"]);
-        command.arg("virtio-blk-pci,drive=swap,bus=bridge,addr=3,disable-legacy=on");
-    } else if disk == Disk::Silent {
-        // QEMU would look at the first sector for a geometry; SeaBIOS leaves disks with large blocks alone.
-        let of_no_use = "cyls=1,heads=1,secs=1,logical_block_size=4096,physical_block_size=4096";
-        command.arg(format!("virtio-blk-pci,drive=swap,{of_no_use}"));
-    } else {
-        command.arg("virtio-blk-pci,drive=swap,disable-legacy=off");
+        command.args(["-device", "pci-bridge,id=bridge,chassis_nr=1"]);
     }
+    command.args(["-device", &format!("virtio-blk-pci,drive=swap,{}", device(disk))]);
     Ok(())
+}
+
+/// What blkdebug lets fail.
+fn failing_event(disk: Disk) -> Option<&'static str> {
+    match disk {
+        Disk::Failing => Some("read_aio"),
+        Disk::FailingWrites => Some("write_aio"),
+        _ => None,
+    }
+}
+
+/// Where the disk's contents are.
+fn drive(disk: Disk) -> String {
+    match disk {
+        Disk::Silent => format!("driver=null-co,size={BYTES},latency-ns={AN_HOUR}"),
+        Disk::Failing | Disk::FailingWrites => format!("format=raw,file=blkdebug:{FAILURES}:{FILE}"),
+        Disk::ReadOnly => format!("format=raw,file={FILE},readonly=on"),
+        _ => format!("format=raw,file={FILE}"),
+    }
+}
+
+/// What Herald sees of it.
+fn device(disk: Disk) -> &'static str {
+    match disk {
+        Disk::Bridged => {
+            "bus=bridge,addr=3,disable-legacy=on,logical_block_size=4096,physical_block_size=4096"
+        }
+        // Without a geometry QEMU and SeaBIOS would read the first sector for one.
+        Disk::Silent => "cyls=1,heads=1,secs=1",
+        _ => "disable-legacy=off",
+    }
 }
 
 fn write(disk: Disk, path: &Path) -> std::io::Result<()> {

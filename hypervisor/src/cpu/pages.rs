@@ -205,9 +205,14 @@ pub(super) fn map_registers<M: TableMemory>(
 /// # Errors
 /// [`OutOfTables`].
 pub(crate) fn map_readable<M: TableMemory>(memory: &M, root: Pfn, page: Hpa) -> Result<(), OutOfTables> {
-    let at = layout::direct(page);
-    if walk::<HostEntry, _>(memory, root, at.as_u64()).leaf().is_some() {
+    if is_in_direct_map(memory, root, page) {
         return Ok(());
     }
-    map(memory, root, at, (page, PageSize::Size4K, Rights::READ), 0)
+    map(memory, root, layout::direct(page), (page, PageSize::Size4K, Rights::READ), 0)
+}
+
+/// Whether the direct map has this base page.
+pub(super) fn is_in_direct_map<M: TableMemory>(memory: &M, root: Pfn, page: Hpa) -> bool {
+    page.as_u64() < layout::DIRECT_MAP_BYTES
+        && walk::<HostEntry, _>(memory, root, layout::direct(page).as_u64()).leaf().is_some()
 }

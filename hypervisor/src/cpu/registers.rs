@@ -4,7 +4,7 @@
 //! Ranges are handed out one behind the other and stay mapped. No flush is needed: a processor does not keep that a
 //! page is not present (SDM vol. 3A 4.10.4.3).
 
-use super::pages::map_registers;
+use super::pages::{is_in_direct_map, map_registers};
 use crate::layout;
 use crate::physmem::PhysicalMemory;
 use addr::{HpaRange, Hva, PAGE_SIZE, PageSize};
@@ -26,6 +26,8 @@ pub(crate) enum MapError {
         /// Bits of the processor's physical addresses.
         bits: u8,
     },
+    /// There is memory, or what firmware keeps there.
+    Memory(HpaRange),
     /// The window is full.
     NoRoom(HpaRange),
     /// Tables ran out.
@@ -38,6 +40,7 @@ impl fmt::Display for MapError {
             Self::Unreachable { range, bits } => {
                 write!(f, "registers at {range}, physical addresses have {bits} bits")
             }
+            Self::Memory(range) => write!(f, "registers at {range}, where there is memory"),
             Self::NoRoom(range) => write!(f, "no room to map registers at {range}"),
             Self::Tables(error) => error.fmt(f),
         }
@@ -52,6 +55,9 @@ pub(crate) fn map(memory: &PhysicalMemory, range: HpaRange) -> Result<Hva, MapEr
     let bits = physical_bits();
     if range.end().as_u64() > 1 << bits {
         return Err(MapError::Unreachable { range, bits });
+    }
+    if range.pages().any(|page| is_in_direct_map(memory, memory.root(), page)) {
+        return Err(MapError::Memory(range));
     }
     let offset = range.start().offset_in(PageSize::Size4K);
     let bytes = (offset + range.len()).next_multiple_of(PAGE_SIZE);

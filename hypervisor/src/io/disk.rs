@@ -1,14 +1,21 @@
 //! Disks: which ones there are, and which are Herald's to write to.
 //!
+//! ```text
+//!   label read ─► good? ─► first slot written and read back ─► swap
+//!                  │ no: left alone
+//! ```
+//!
 //! Only a label in the first sector makes a disk Herald's (`abi::swapdisk`). All others are looked at once and then left
-//! alone: they are somebody's data.
+//! alone: they are somebody's data. A disk that is Herald's shows that it keeps what it is given before anything
+//! depends on that.
 
 use super::dma::Dma;
 use super::pci::{self, Ports, Root};
-use super::virtio::{Block, SECTOR_BYTES, VirtioError};
+use super::virtio::{Access, Block, SECTOR_BYTES, VirtioError};
+use crate::cpu::tsc;
 use crate::physmem::PhysicalMemory;
-use abi::swapdisk::{Label, LabelError};
-use addr::{PAGE_SIZE, PageSize};
+use abi::swapdisk::{self, Label, LabelError};
+use addr::{PAGE_SIZE, PageSize, Pfn};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
@@ -37,6 +44,13 @@ enum DiskError {
     Label(LabelError),
     /// It cannot be written to.
     ReadOnly,
+    /// The first slot does not hold what was written to it.
+    Forgets {
+        /// What was written.
+        stamp: u64,
+        /// What came back.
+        found: u64,
+    },
 }
 
 impl fmt::Display for DiskError {
@@ -47,6 +61,9 @@ impl fmt::Display for DiskError {
             Self::OutOfFrames(error) => error.fmt(f),
             Self::Label(error) => error.fmt(f),
             Self::ReadOnly => f.write_str("labelled as Herald's, but read-only"),
+            Self::Forgets { stamp, found } => {
+                write!(f, "{stamp:#x} was written to its first slot, and {found:#x} came back")
+            }
         }
     }
 }
@@ -101,12 +118,12 @@ fn look_at(root: &mut Root, at: DeviceFunction, memory: &PhysicalMemory, patienc
             return None;
         }
     };
-    match disk.slots(memory) {
+    match disk.claim(memory) {
         Ok(slots) => return Some(SwapDisk { disk, slots }),
         Err(DiskError::Label(error @ LabelError::Magic(_))) => {
             log::info!("disk: {disk}, {error}: left alone");
         }
-        Err(error) => log::warn!("disk: {disk}: {error}: not used"),
+        Err(error) => log::warn!("disk: {disk}, {error}: not used"),
     }
     None
 }
@@ -120,22 +137,40 @@ impl Disk {
         Ok(Self { at, bytes, block })
     }
 
-    /// The slots that the label says are Herald's.
-    fn slots(&mut self, memory: &PhysicalMemory) -> Result<u64, DiskError> {
+    /// The slots that are Herald's, if the disk is and works.
+    fn claim(&mut self, memory: &PhysicalMemory) -> Result<u64, DiskError> {
         let frame = memory.allocate_zeroed(PageSize::Size4K).map_err(DiskError::OutOfFrames)?;
-        // A page, not a sector: a disk may have blocks of 4 KiB.
-        let read = self.block.read(0, frame);
-        if matches!(read, Err(VirtioError::NoAnswer { .. })) {
-            // It may still write to the frame.
-            return read.map(|()| 0).map_err(DiskError::Virtio);
+        let claimed = self.read_label(memory, frame);
+        let claimed = claimed.and_then(|slots| self.try_first_slot(memory, frame).map(|()| slots));
+        // A device that has not answered may still write to the frame.
+        if !matches!(claimed, Err(DiskError::Virtio(VirtioError::NoAnswer(_)))) {
+            memory.free(frame);
         }
+        claimed
+    }
+
+    /// The slots that the label says are Herald's. A page is read, not a sector: a disk may have blocks of 4 KiB.
+    fn read_label(&mut self, memory: &PhysicalMemory, frame: Pfn) -> Result<u64, DiskError> {
+        self.access(Access::Read(0), frame)?;
         let mut label = Label::new_zeroed();
         memory.read_bytes(frame, 0, label.as_mut_bytes());
-        if memory.frames().meta(frame).put() {
-            memory.retire(frame, PageSize::Size4K);
-        }
-        read.map_err(DiskError::Virtio)?;
         let slots = label.check(self.bytes).map_err(DiskError::Label)?;
         if self.block.is_read_only() { Err(DiskError::ReadOnly) } else { Ok(slots) }
+    }
+
+    /// Writes to the first slot, and reads it back. At start-up nothing is swapped out yet.
+    fn try_first_slot(&mut self, memory: &PhysicalMemory, frame: Pfn) -> Result<(), DiskError> {
+        let (sector, stamp) = (swapdisk::slot_at(0) / SECTOR_BYTES, tsc());
+        memory.write_bytes(frame, 0, stamp.as_bytes());
+        self.access(Access::Write(sector), frame)?;
+        memory.zero(frame, PageSize::Size4K);
+        self.access(Access::Read(sector), frame)?;
+        let mut found = 0_u64;
+        memory.read_bytes(frame, 0, found.as_mut_bytes());
+        if found == stamp { Ok(()) } else { Err(DiskError::Forgets { stamp, found }) }
+    }
+
+    fn access(&mut self, access: Access, frame: Pfn) -> Result<(), DiskError> {
+        self.block.access(access, frame).map_err(DiskError::Virtio)
     }
 }

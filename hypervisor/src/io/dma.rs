@@ -30,11 +30,11 @@ impl Dma {
     ///
     /// # Errors
     /// [`MapError`].
-    pub(super) fn map_registers(range: HpaRange) -> Result<(), MapError> {
+    pub(super) fn map_registers(range: HpaRange) -> Result<Hva, MapError> {
         let memory = MEMORY.get().expect("there is memory before there are devices");
         let mapped = registers::map(memory, range)?;
         REGISTERS.lock().push((range, mapped));
-        Ok(())
+        Ok(mapped)
     }
 }
 
@@ -55,10 +55,8 @@ unsafe impl Hal for Dma {
 
     unsafe fn dma_dealloc(address: PhysAddr, _pointer: NonNull<u8>, _pages: usize) -> i32 {
         let frame = Hpa::new(address).pfn();
-        if let Some(memory) = MEMORY.get()
-            && memory.frames().meta(frame).put()
-        {
-            memory.retire(frame, PageSize::Size4K);
+        if let Some(memory) = MEMORY.get() {
+            memory.free(frame);
         }
         0
     }

@@ -10,6 +10,7 @@
 
 use alloc::vec::Vec;
 use spin::Mutex;
+use startup::virtio::WORDS;
 use virtio_drivers::transport::pci::bus::{
     Command, ConfigurationAccess, DeviceFunction, DeviceFunctionInfo, HeaderType, PciRoot,
 };
@@ -84,6 +85,11 @@ pub(super) fn functions(root: &Root) -> Vec<(DeviceFunction, DeviceFunctionInfo)
 /// A device with one function may answer for all eight (PCI 3.0, 3.2.2.3.4).
 fn is_there(at: DeviceFunction) -> bool {
     at.function == 0 || Ports.read_word(DeviceFunction { function: 0, ..at }, HEADER) & SEVERAL_FUNCTIONS != 0
+}
+
+/// A function's configuration space, without what only PCI Express has.
+pub(super) fn configuration(at: DeviceFunction) -> [u32; WORDS] {
+    core::array::from_fn(|index| Ports.read_word(at, index as u8 * 4))
 }
 
 /// Lets a function answer at its addresses in memory, without interrupts, and not yet be a bus master.

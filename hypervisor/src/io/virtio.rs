@@ -1,58 +1,47 @@
 //! A virtio block device behind PCI (virtio 1.2, 4.1 and 5.2), modern or transitional, by the crate `virtio-drivers`.
 //!
 //! ```text
-//!   function ──► capabilities ──► structures in its BARs, mapped ──► reset ──► queue of 16 ──► reads, one at a time
+//!   function ──► capabilities ──► structures in its BARs, mapped ──► reset ──► queue of 16 ──► requests, one at a time
 //! ```
 //!
-//! The crate trusts capabilities that were read from a device; what it would fall over is refused before it sees it.
-//! What a device was told of stays its own for ever, unless it has given it back.
+//! The crate trusts what it reads from a device; what it would fall over is refused before it sees it
+//! (`startup::virtio`). What a device was told of stays its own for ever, unless it has given it back.
 
 use super::dma::Dma;
-use super::pci::{self, Ports, Root};
+use super::pci::{self, Root};
 use super::transport::Bounded;
 use crate::cpu::registers::MapError;
 use crate::cpu::tsc;
 use crate::layout;
-use addr::{Hpa, HpaRange, PAGE_SIZE, Pfn};
+use addr::{Hva, PAGE_SIZE, Pfn};
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 use core::fmt;
 use core::mem::ManuallyDrop;
+use startup::virtio::{Structure, StructureError, Structures};
 use virtio_drivers::Error;
 use virtio_drivers::device::blk::{BlkReq, BlkResp, SECTOR_SIZE, VirtIOBlk};
 use virtio_drivers::transport::Transport;
-use virtio_drivers::transport::pci::bus::{
-    CapabilityInfo, ConfigurationAccess, DeviceFunction, PCI_CAP_ID_VNDR, PciError,
-};
-use virtio_drivers::transport::pci::{
-    PciTransport, VIRTIO_PCI_CAP_COMMON_CFG, VIRTIO_PCI_CAP_DEVICE_CFG, VIRTIO_PCI_CAP_NOTIFY_CFG,
-    VirtioPciError,
-};
+use virtio_drivers::transport::pci::bus::{DeviceFunction, PciError};
+use virtio_drivers::transport::pci::{PciTransport, VirtioPciError};
 
+/// Bytes of a sector.
+pub(super) const SECTOR_BYTES: u64 = SECTOR_SIZE as u64;
 /// The queue of requests (virtio 1.2, 5.2.2).
 const QUEUE: u16 = 0;
 /// What the crate makes of it.
 const QUEUE_ENTRIES: u32 = 16;
-/// Capabilities that configuration space has room for: 192 bytes behind the header, four at least for each.
-const MOST_CAPABILITIES: usize = 48;
-/// Bytes of a function's configuration space.
-const CONFIGURATION: usize = 256;
-/// Most bytes of a structure: notification registers of 1024 queues, a page for each.
-const LONGEST_STRUCTURE: u32 = 4 << 20;
+/// In the common structure: what a queue's notification register is counted from (4.1.4.3, `queue_notify_off`).
+const QUEUE_OFFSET: u64 = 0x1e;
 
 /// Why a device cannot be used.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum VirtioError {
-    /// The list of capabilities does not end, or leaves configuration space.
-    Capabilities,
-    /// A structure that does not lie in a BAR with an address.
-    Structure {
+    /// Its capabilities are no good.
+    Structure(StructureError),
+    /// A structure in a BAR of I/O ports, or of none.
+    NoMemory {
         /// Number of the BAR.
         bar: u8,
-        /// Bytes from its start.
-        offset: u32,
-        /// Bytes.
-        len: u32,
     },
     /// Not a BAR at all.
     Pci(PciError),
@@ -68,18 +57,10 @@ pub(super) enum VirtioError {
     Queue(u32),
     /// The driver cannot be set up.
     Driver(Error),
-    /// A read that has no end.
-    NoAnswer {
-        /// First sector.
-        sector: u64,
-    },
-    /// A read that the device says has failed.
-    Read {
-        /// First sector.
-        sector: u64,
-        /// What it says.
-        error: Error,
-    },
+    /// A request that has no end.
+    NoAnswer(Access),
+    /// A request that the device says has failed.
+    Failed(Access, Error),
     /// It has not given the last request back.
     Lost,
 }
@@ -87,10 +68,8 @@ pub(super) enum VirtioError {
 impl fmt::Display for VirtioError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Capabilities => f.write_str("no end to its PCI capabilities"),
-            Self::Structure { bar, offset, len } => {
-                write!(f, "a structure of {len} bytes at {offset:#x} of BAR {bar}, which is not there")
-            }
+            Self::Structure(error) => error.fmt(f),
+            Self::NoMemory { bar } => write!(f, "a structure in BAR {bar}, which names no memory"),
             Self::Pci(error) => error.fmt(f),
             Self::Map(error) => error.fmt(f),
             Self::Transport(error) => error.fmt(f),
@@ -98,9 +77,27 @@ impl fmt::Display for VirtioError {
             Self::Features => f.write_str("it insists on features that Herald's driver lacks"),
             Self::Queue(entries) => write!(f, "a queue of {entries} entries, {QUEUE_ENTRIES} are needed"),
             Self::Driver(error) => error.fmt(f),
-            Self::NoAnswer { sector } => write!(f, "no answer to a read of sector {sector}"),
-            Self::Read { sector, error } => write!(f, "reading sector {sector} failed: {error}"),
+            Self::NoAnswer(access) => write!(f, "no answer to {access}"),
+            Self::Failed(access, error) => write!(f, "{access} failed: {error}"),
             Self::Lost => f.write_str("it has never answered an earlier request"),
+        }
+    }
+}
+
+/// A page between a disk and memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Access {
+    /// From this sector on, into memory.
+    Read(u64),
+    /// From memory, to this sector on.
+    Write(u64),
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Read(sector) => write!(f, "a read of sector {sector}"),
+            Self::Write(sector) => write!(f, "a write of sector {sector}"),
         }
     }
 }
@@ -111,6 +108,7 @@ pub(super) struct Block {
     driver: ManuallyDrop<VirtIOBlk<Dma, Bounded>>,
     /// `None` once the device has kept it.
     request: Option<Box<Request>>,
+    /// TSC ticks.
     patience: u64,
 }
 
@@ -128,7 +126,12 @@ impl Block {
     /// [`VirtioError`]; the device may be a bus master still.
     pub(super) fn open(root: &mut Root, at: DeviceFunction, patience: u64) -> Result<Self, VirtioError> {
         pci::open(root, at);
-        map_structures(root, at)?;
+        let structures = Structures::find(&pci::configuration(at)).map_err(VirtioError::Structure)?;
+        let [common, others @ ..] = structures.all;
+        let common = map_structure(root, at, common)?;
+        for structure in others {
+            map_structure(root, at, structure)?;
+        }
         let inner = PciTransport::new::<Dma, _>(root, at).map_err(VirtioError::Transport)?;
         let mut transport = Bounded::new(inner, patience);
         transport.reset().map_err(|_| VirtioError::Reset)?;
@@ -136,6 +139,7 @@ impl Block {
         if entries < QUEUE_ENTRIES {
             return Err(VirtioError::Queue(entries));
         }
+        structures.check_notify(queue_offset(common)).map_err(VirtioError::Structure)?;
         pci::let_use_memory(root, at);
         let mut driver = VirtIOBlk::new(transport).map_err(|error| match error {
             Error::Unsupported => VirtioError::Features,
@@ -155,91 +159,92 @@ impl Block {
         self.driver.readonly()
     }
 
-    /// Reads a page from `sector` on into a frame of the caller's. After [`VirtioError::NoAnswer`] the frame is the
-    /// device's.
+    /// Moves a page between the disk and a frame that is the caller's alone. After [`VirtioError::NoAnswer`] the frame is
+    /// the device's.
     ///
     /// # Errors
-    /// [`VirtioError::NoAnswer`], [`VirtioError::Read`], [`VirtioError::Lost`].
-    pub(super) fn read(&mut self, sector: u64, frame: Pfn) -> Result<(), VirtioError> {
+    /// [`VirtioError::NoAnswer`], [`VirtioError::Failed`], [`VirtioError::Lost`].
+    pub(super) fn access(&mut self, access: Access, frame: Pfn) -> Result<(), VirtioError> {
         let mut request = self.request.take().ok_or(VirtioError::Lost)?;
-        let failed = |error| VirtioError::Read { sector, error };
         let first = layout::direct(frame.base()).as_u64() as *mut u8;
         // SAFETY: a whole frame of the direct map, the caller's own, of which nobody else has a reference.
         let data = unsafe { core::slice::from_raw_parts_mut(first, PAGE_SIZE as usize) };
-        let Request { header, response } = &mut *request;
-        // SAFETY: header and response lie on the heap and are forgotten below if they do not come back, the frame is
-        // the caller's to forget; nobody looks at them before.
-        let token = unsafe { self.driver.read_blocks_nb(sector as usize, header, data, response) };
-        let token = match token {
-            Ok(token) => token,
-            Err(error) => {
-                self.request = Some(request);
-                return Err(failed(error));
+        // SAFETY: the request lies on the heap and is forgotten below if it does not come back, the frame is the
+        // caller's to forget; nobody looks at them before.
+        let result = match unsafe { self.submit(access, &mut request, data) } {
+            Ok(token) if !self.is_done_in_time(token) => {
+                core::mem::forget(request);
+                return Err(VirtioError::NoAnswer(access));
             }
+            // SAFETY: the buffers that the token was given for.
+            Ok(token) => unsafe { self.complete(access, token, &mut request, data) },
+            Err(error) => Err(error),
         };
+        self.request = Some(request);
+        result.map_err(|error| VirtioError::Failed(access, error))
+    }
+
+    /// # Safety
+    /// Nobody looks at the buffers before the device has given them back.
+    unsafe fn submit(
+        &mut self,
+        access: Access,
+        Request { header, response }: &mut Request,
+        data: &mut [u8],
+    ) -> Result<u16, Error> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match access {
+                Access::Read(sector) => self.driver.read_blocks_nb(sector as usize, header, data, response),
+                Access::Write(sector) => self.driver.write_blocks_nb(sector as usize, header, data, response),
+            }
+        }
+    }
+
+    /// # Safety
+    /// The access and the buffers that `submit` has given the token for, and the device has given back.
+    unsafe fn complete(
+        &mut self,
+        access: Access,
+        token: u16,
+        Request { header, response }: &mut Request,
+        data: &mut [u8],
+    ) -> Result<(), Error> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match access {
+                Access::Read(_) => self.driver.complete_read_blocks(token, header, data, response),
+                Access::Write(_) => self.driver.complete_write_blocks(token, header, data, response),
+            }
+        }
+    }
+
+    fn is_done_in_time(&mut self, token: u16) -> bool {
         let start = tsc();
         while self.driver.peek_used() != Some(token) {
             if tsc() - start > self.patience {
-                core::mem::forget(request);
-                return Err(VirtioError::NoAnswer { sector });
+                return false;
             }
             core::hint::spin_loop();
         }
-        // SAFETY: the buffers that the token was given for.
-        let result = unsafe { self.driver.complete_read_blocks(token, header, data, response) };
-        self.request = Some(request);
-        result.map_err(failed)
+        true
     }
 }
 
-/// Bytes of a sector.
-pub(super) const SECTOR_BYTES: u64 = SECTOR_SIZE as u64;
-
-/// Maps the structures that the crate uses: the first of each type (virtio 1.2, 4.1.4).
-fn map_structures(root: &mut Root, at: DeviceFunction) -> Result<(), VirtioError> {
-    let capabilities: Vec<CapabilityInfo> = root.capabilities(at).take(MOST_CAPABILITIES + 1).collect();
-    if capabilities.len() > MOST_CAPABILITIES {
-        return Err(VirtioError::Capabilities);
-    }
-    let ours = || capabilities.iter().filter(|capability| capability.id == PCI_CAP_ID_VNDR);
-    if ours()
-        .any(|capability| usize::from(capability.offset) + usize::from(len_of(capability)) > CONFIGURATION)
-    {
-        return Err(VirtioError::Capabilities);
-    }
-    for kind in VIRTIO_PCI_CAP_COMMON_CFG..=VIRTIO_PCI_CAP_DEVICE_CFG {
-        let least = if kind == VIRTIO_PCI_CAP_NOTIFY_CFG { 20 } else { 16 };
-        let is_wanted = |capability: &&CapabilityInfo| {
-            (capability.private_header >> 8) as u8 == kind && len_of(capability) >= least
-        };
-        // Where one is missing, the crate says so.
-        let Some(capability) = ours().find(is_wanted) else { continue };
-        let word = |offset| Ports.read_word(at, capability.offset + offset);
-        map_structure(root, at, word(4) as u8, word(8), word(12))?;
-    }
-    Ok(())
-}
-
-/// Bytes of a capability, which a vendor's own begins with (virtio 1.2, 4.1.4).
-const fn len_of(capability: &CapabilityInfo) -> u8 {
-    capability.private_header as u8
-}
-
-fn map_structure(
-    root: &mut Root,
-    at: DeviceFunction,
-    bar: u8,
-    offset: u32,
-    len: u32,
-) -> Result<(), VirtioError> {
-    let nowhere = || VirtioError::Structure { bar, offset, len };
-    if bar > 5 || len > LONGEST_STRUCTURE {
-        return Err(nowhere());
-    }
+/// Maps a structure where the crate will look for it.
+fn map_structure(root: &mut Root, at: DeviceFunction, structure: Structure) -> Result<Hva, VirtioError> {
+    let bar = structure.bar;
     let info = root.bar_info(at, bar).map_err(VirtioError::Pci)?;
-    let (start, size) = info.and_then(|info| info.memory_address_size()).ok_or_else(nowhere)?;
-    let inside = u64::from(offset) + u64::from(len) <= size && start != 0;
-    let first = start.checked_add(offset.into()).filter(|_| inside).and_then(Hpa::try_new);
-    let range = first.and_then(|first| HpaRange::sized(first, len.into())).ok_or_else(nowhere)?;
+    let memory = info.and_then(|info| info.memory_address_size());
+    let (start, bytes) = memory.ok_or(VirtioError::NoMemory { bar })?;
+    let range = structure.place(start, bytes).map_err(VirtioError::Structure)?;
     Dma::map_registers(range).map_err(VirtioError::Map)
+}
+
+/// What the common structure says of the queue that was selected last.
+fn queue_offset(common: Hva) -> u16 {
+    let register = common.add(QUEUE_OFFSET).as_u64() as *const u16;
+    // SAFETY: registers that are mapped for ever and have room for it (`Structures::find`), aligned, because the
+    // crate has refused a common structure that is not; reading this one has no effect (virtio 1.2, 4.1.4.3).
+    unsafe { register.read_volatile() }
 }

@@ -83,6 +83,12 @@ pub const fn room(disk_bytes: u64) -> u64 {
     (disk_bytes / SLOT_BYTES).saturating_sub(1)
 }
 
+/// Bytes from the start of the disk to a slot.
+#[must_use]
+pub const fn slot_at(slot: u64) -> u64 {
+    (slot + 1) * SLOT_BYTES
+}
+
 impl Label {
     /// The label of a disk with this many slots.
     #[must_use]

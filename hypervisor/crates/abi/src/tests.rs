@@ -116,4 +116,5 @@ fn a_disk_is_heralds_only_with_a_good_label() {
 fn the_label_takes_a_slots_room() {
     let rooms = [0, 1, SLOT_BYTES, 2 * SLOT_BYTES - 1, 2 * SLOT_BYTES].map(swapdisk::room);
     assert_eq!(rooms, [0, 0, 0, 0, 1]);
+    assert_eq!(swapdisk::slot_at(0), 4096);
 }

@@ -159,7 +159,12 @@ impl Structures {
             let [bar, ..] = configuration[at + 1].to_le_bytes();
             Structure { kind, bar, offset: configuration[at + 2], len: configuration[at + 3] }
         });
-        let is_odd = |it: &&Structure| it.bar >= BARS || it.len < it.kind.least() || it.len > LONGEST;
+        let is_odd = |it: &&Structure| {
+            it.bar >= BARS
+                || it.len < it.kind.least()
+                || it.len > LONGEST
+                || it.offset.checked_add(it.len).is_none()
+        };
         match all.iter().find(is_odd) {
             Some(odd) => Err(StructureError::Odd(*odd)),
             None => Ok(Self { all, notify_multiplier: configuration[words[Kind::Notify as usize] + 4] }),

@@ -73,6 +73,7 @@ fn structures_that_cannot_be() {
     assert!(odd(changed(0x4c, 55)), "a short common structure");
     assert!(odd(changed(0x6c, 7)), "no room for a capacity");
     assert!(odd(changed(0x7c, u32::MAX)), "longer than anybody needs");
+    assert!(odd(changed(0x78, u32::MAX)), "an end beyond 32 bits");
 }
 
 #[test]
