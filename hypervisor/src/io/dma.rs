@@ -53,6 +53,10 @@ unsafe impl Hal for Dma {
         found.unwrap_or((0, NonNull::dangling()))
     }
 
+    /// Takes a frame back.
+    ///
+    /// # Safety
+    /// It comes from `dma_alloc`, and no device knows it any more.
     unsafe fn dma_dealloc(address: PhysAddr, _pointer: NonNull<u8>, _pages: usize) -> i32 {
         let frame = Hpa::new(address).pfn();
         if let Some(memory) = MEMORY.get() {
@@ -62,6 +66,9 @@ unsafe impl Hal for Dma {
     }
 
     /// A range of registers that was mapped before: [`Self::map_registers`] is asked for each of them.
+    ///
+    /// # Safety
+    /// Nothing: what was not mapped is not found.
     unsafe fn mmio_phys_to_virt(address: PhysAddr, len: usize) -> NonNull<u8> {
         let registers = REGISTERS.lock();
         let wanted = HpaRange::sized(Hpa::new(address), len as u64);
@@ -72,6 +79,9 @@ unsafe impl Hal for Dma {
 
     /// The heap and every frame lie in the direct map, pages in a row there are in a row in memory, and there is no
     /// IOMMU between.
+    ///
+    /// # Safety
+    /// The buffer stays where it is until `unshare`.
     unsafe fn share(buffer: NonNull<[u8]>, _direction: BufferDirection) -> PhysAddr {
         let address = Hva::new(buffer.cast::<u8>().as_ptr() as u64);
         let offset = address.checked_offset_from(layout::DIRECT_MAP);
@@ -79,5 +89,8 @@ unsafe impl Hal for Dma {
     }
 
     /// Nothing was copied.
+    ///
+    /// # Safety
+    /// Nothing.
     unsafe fn unshare(_address: PhysAddr, _buffer: NonNull<[u8]>, _direction: BufferDirection) {}
 }

@@ -57,6 +57,10 @@ impl ConfigurationAccess for Ports {
         unsafe { outl(DATA, data) };
     }
 
+    /// The ports are the same for everybody, and a lock keeps their two accesses together.
+    ///
+    /// # Safety
+    /// Nothing.
     unsafe fn unsafe_clone(&self) -> Self {
         Self
     }

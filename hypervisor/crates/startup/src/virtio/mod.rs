@@ -22,9 +22,10 @@ pub use error::StructureError;
 pub const WORDS: usize = 64;
 /// Bit of the word with status and command: there is a list of capabilities (PCI 3.0, 6.2.3).
 const HAS_CAPABILITIES: u32 = 1 << 20;
-/// Word with the status, and the one with the start of the list.
-const STATUS: usize = 0x04 / 4;
-const FIRST: usize = 0x34 / 4;
+/// Word with the command and the status, at byte 0x04.
+const STATUS: usize = 1;
+/// Word with the start of the list, at byte 0x34.
+const FIRST: usize = 13;
 /// Where the header ends, and capabilities may begin.
 const HEADER_BYTES: u8 = 64;
 /// Capabilities that there is room for: four bytes at least for each.
