@@ -4,7 +4,7 @@
 //! value makes waits on clocks short in instructions. `clock: sync=none` makes runs repeatable.
 
 use crate::cli::Cpu;
-use crate::disk::Disk;
+use crate::disk::{Disk, geometry};
 use crate::machine::{Hardware, Images, Running, serial_listener, tied_command};
 use anyhow::{Context, Result};
 use std::path::Path;
@@ -26,7 +26,19 @@ const fn model(cpu: Cpu) -> &'static str {
     }
 }
 
-/// Starts Bochs with all its files in `dir`.
+/// A CD or a disk, and what listens on the serial line of the machine that starts from it.
+pub(crate) struct Medium<'a> {
+    /// The image.
+    pub(crate) image: &'a Path,
+    /// Whether it is a CD.
+    pub(crate) is_cd: bool,
+    /// RAM in bytes, whole MiB.
+    pub(crate) memory: u64,
+    /// Instructions a second of the machine's time.
+    pub(crate) ips: u64,
+}
+
+/// Starts Bochs by the loader's boot sector, with all its files in `dir`.
 ///
 /// # Errors
 /// A file cannot be written, or Bochs not started.
@@ -34,43 +46,90 @@ pub(crate) fn start(hardware: &Hardware, images: &Images, dir: &Path) -> Result<
     let loader = std::fs::read(&images.loader).with_context(|| images.loader.display().to_string())?;
     let disk = Disk::new(&loader, &images.package)?;
     std::fs::write(dir.join("disk"), &disk.bytes).context("cannot write the machine's disk")?;
-    let (serial, address) = serial_listener()?;
-    std::fs::write(dir.join("bochsrc"), config(hardware, &disk, address.port()))?;
-    // The debugger in this build stops before the first instruction; `c` lets it go on.
-    std::fs::write(dir.join("commands"), "c\n")?;
-    let mut command = tied_command("bochs");
-    command.args(["-q", "-f", "bochsrc", "-rc", "commands"]).current_dir(dir);
-    // A group of its own: Ctrl-C in the terminal is for this program, which then ends Bochs.
-    std::os::unix::process::CommandExt::process_group(&mut command, 0);
-    let errors = std::fs::File::create(dir.join("stderr"))?;
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
-    let mut child = command.spawn().context("cannot start bochs")?;
-    let link = child.stdout.take().context("bochs has no standard output")?;
-    Ok(Running { child, link: Box::new(link), serial, log: dir.join("bochs.log") })
+    let machine = Machine {
+        cpu: hardware.cpu,
+        memory: hardware.memory,
+        ips: IPS,
+        drive: format!("ata0-master: type=disk, mode=flat, path=disk, {}", geometry(disk.bytes.len() as u64)),
+        boot: "disk",
+        debug_console: true,
+    };
+    machine.start(dir)
 }
 
-fn config(hardware: &Hardware, disk: &Disk, port: u16) -> String {
-    let mib = hardware.memory >> 20;
-    let (model, geometry) = (model(hardware.cpu), disk.geometry());
-    let resident = mib.min(RESIDENT_MIB);
-    format!(
-        "plugin_ctrl: unmapped=1, biosdev=1\n\
-         display_library: rfb, options=\"timeout=0\"\n\
-         romimage: file=$BXSHARE/BIOS-bochs-latest\n\
-         vgaromimage: file=$BXSHARE/VGABIOS-lgpl-latest\n\
-         cpu: model={model}, count=1, ips={IPS}, reset_on_triple_fault=0\n\
-         memory: guest={mib}, host={resident}\n\
-         clock: sync=none, time0=utc\n\
-         pci: enabled=1, chipset=i440fx\n\
-         ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14\n\
-         ata0-master: type=disk, mode=flat, path=disk, {geometry}\n\
-         boot: disk\n\
-         port_e9_hack: enabled=1\n\
-         com1: enabled=1, mode=socket-client, dev=localhost:{port}\n\
-         log: bochs.log\n\
-         panic: action=fatal\n\
-         error: action=report\n\
-         info: action=report\n\
-         debug: action=ignore\n"
-    )
+/// Starts Bochs from a medium, by the firmware, as hardware would. There is no debug console.
+///
+/// # Errors
+/// As for [`start`].
+pub(crate) fn start_medium(medium: &Medium, dir: &Path) -> Result<Running> {
+    let path = medium.image.display();
+    let machine = Machine {
+        cpu: Cpu::Haswell,
+        memory: medium.memory,
+        ips: medium.ips,
+        drive: if medium.is_cd {
+            format!("ata0-master: type=cdrom, path=\"{path}\", status=inserted")
+        } else {
+            let geometry = geometry(medium.image.metadata()?.len());
+            format!("ata0-master: type=disk, mode=flat, path=\"{path}\", {geometry}")
+        },
+        boot: if medium.is_cd { "cdrom" } else { "disk" },
+        debug_console: false,
+    };
+    machine.start(dir)
+}
+
+struct Machine {
+    cpu: Cpu,
+    memory: u64,
+    ips: u64,
+    drive: String,
+    boot: &'static str,
+    debug_console: bool,
+}
+
+impl Machine {
+    fn start(&self, dir: &Path) -> Result<Running> {
+        let (serial, address) = serial_listener()?;
+        std::fs::write(dir.join("bochsrc"), self.config(address.port()))?;
+        // The debugger in this build stops before the first instruction; `c` lets it go on.
+        std::fs::write(dir.join("commands"), "c\n")?;
+        let mut command = tied_command("bochs");
+        command.args(["-q", "-f", "bochsrc", "-rc", "commands"]).current_dir(dir);
+        // A group of its own: Ctrl-C in the terminal is for this program, which then ends Bochs.
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let errors = std::fs::File::create(dir.join("stderr"))?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
+        let mut child = command.spawn().context("cannot start bochs")?;
+        let link = child.stdout.take().context("bochs has no standard output")?;
+        Ok(Running { child, link: Box::new(link), serial, log: dir.join("bochs.log") })
+    }
+
+    fn config(&self, port: u16) -> String {
+        let mib = self.memory >> 20;
+        let resident = mib.min(RESIDENT_MIB);
+        let Self { ips, drive, boot, .. } = self;
+        format!(
+            "plugin_ctrl: unmapped=1, biosdev=1\n\
+             display_library: rfb, options=\"timeout=0\"\n\
+             romimage: file=$BXSHARE/BIOS-bochs-latest\n\
+             vgaromimage: file=$BXSHARE/VGABIOS-lgpl-latest\n\
+             cpu: model={model}, count=1, ips={ips}, reset_on_triple_fault=0\n\
+             memory: guest={mib}, host={resident}\n\
+             clock: sync=none, time0=utc\n\
+             pci: enabled=1, chipset=i440fx\n\
+             ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14\n\
+             {drive}\n\
+             boot: {boot}\n\
+             port_e9_hack: enabled={console}\n\
+             com1: enabled=1, mode=socket-client, dev=localhost:{port}\n\
+             log: bochs.log\n\
+             panic: action=fatal\n\
+             error: action=report\n\
+             info: action=report\n\
+             debug: action=ignore\n",
+            model = model(self.cpu),
+            console = u8::from(self.debug_console),
+        )
+    }
 }

@@ -133,9 +133,6 @@ pub(crate) struct RunArgs {
     /// What backs guest memory (tests)
     #[arg(long, value_enum, default_value_t = Backing::Anonymous, hide = true)]
     pub(crate) backing: Backing,
-    /// Take the programs from this directory, and build nothing (tests)
-    #[arg(long, value_name = "DIR", requires = "kernel", hide = true)]
-    pub(crate) prebuilt: Option<PathBuf>,
     /// The virtio disk of a QEMU machine (tests)
     #[arg(long, value_enum, default_value_t = Disk::Labelled, hide = true)]
     pub(crate) disk: Disk,
@@ -318,6 +315,7 @@ pub(crate) enum Inject {
     VmxLockedOff,
     FailEntry,
     DropNotifiers,
+    X2apic,
     Panic,
 }
 

@@ -13,15 +13,20 @@ use object::read::elf::{FileHeader, ProgramHeader};
 const SECTOR: u64 = 512;
 const HEADS: u64 = 16;
 const SECTORS_PER_TRACK: u64 = 63;
+const CYLINDER: u64 = HEADS * SECTORS_PER_TRACK * SECTOR;
 /// Where a BIOS puts the boot sector.
 const BOOT_ADDRESS: u64 = 0x7c00;
 /// Last two bytes of a boot sector.
 const SIGNATURE: [u8; 2] = [0x55, 0xaa];
 
-/// A disk image, and the cylinders of its geometry (16 heads, 63 sectors).
+/// A disk image of whole cylinders.
 pub(crate) struct Disk {
     pub(crate) bytes: Vec<u8>,
-    pub(crate) cylinders: u64,
+}
+
+/// The geometry of a disk of so many bytes, in Bochs' words.
+pub(crate) fn geometry(bytes: u64) -> String {
+    format!("cylinders={}, heads={HEADS}, spt={SECTORS_PER_TRACK}", bytes / CYLINDER)
 }
 
 impl Disk {
@@ -40,15 +45,8 @@ impl Disk {
         }
         bytes.resize(room as usize, 0);
         bytes.extend_from_slice(package);
-        let cylinder = HEADS * SECTORS_PER_TRACK * SECTOR;
-        let cylinders = (bytes.len() as u64).div_ceil(cylinder);
-        bytes.resize((cylinders * cylinder) as usize, 0);
-        Ok(Self { bytes, cylinders })
-    }
-
-    /// The geometry in Bochs' words.
-    pub(crate) fn geometry(&self) -> String {
-        format!("cylinders={}, heads={HEADS}, spt={SECTORS_PER_TRACK}", self.cylinders)
+        bytes.resize(bytes.len().next_multiple_of(CYLINDER as usize), 0);
+        Ok(Self { bytes })
     }
 }
 

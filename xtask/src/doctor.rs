@@ -2,7 +2,7 @@
 
 use crate::cli::MachineKind;
 use crate::machine::{self, Chosen};
-use crate::{fuzz, guest_images, setup, toolchain};
+use crate::{fuzz, grub, guest_images, setup, toolchain};
 use anyhow::Result;
 
 /// Prints the report; nothing is changed.
@@ -18,18 +18,14 @@ pub(crate) fn run() -> Result<u8> {
         }
     }
     let choice = machine::choose(MachineKind::Auto)?;
-    let name = match choice.kind {
-        Chosen::Kvm => "kvm",
-        Chosen::Tcg => "tcg",
-        Chosen::Bochs => "bochs",
-    };
-    println!("machine auto  {name}: {}", choice.reason);
+    println!("machine auto  {}: {}", choice.kind, choice.reason);
     for kind in [Chosen::Bochs, Chosen::Kvm] {
         report_machine(kind, choice.kind);
     }
     report_packages("guest kernel", &guest_images::KERNEL_PACKAGES);
     report_packages("initramfs", &guest_images::INITRAMFS_PACKAGES);
     report_packages("fuzzing", &fuzz::PACKAGES);
+    report_packages("images", &grub::PACKAGES);
     match guest_images::cached_tiny() {
         Some(path) => println!("tiny Linux    built: {}", path.display()),
         None => println!("tiny Linux    not built yet; the first run builds it"),

@@ -46,8 +46,9 @@ struct Target {
     longest: u32,
 }
 
-const TARGETS: [Target; 10] = [
+const TARGETS: [Target; 11] = [
     Target { name: "acpi_tables", runs: 2_500_000, longest: 2048 },
+    Target { name: "boot_information", runs: 5_000_000, longest: 1024 },
     Target { name: "configuration", runs: 400_000, longest: 1024 },
     Target { name: "devices", runs: 150_000, longest: 4096 },
     Target { name: "images", runs: 600_000, longest: 4096 },

@@ -5,7 +5,7 @@
 
 use crate::metal::Binaries;
 use crate::plan::GuestImages;
-use crate::{initramfs, package, progress, setup, workspace};
+use crate::{debian_kernel, initramfs, package, progress, setup, workspace};
 use abi::crc::crc32;
 use anyhow::{Context, Result, bail};
 use std::fs::File;
@@ -19,8 +19,12 @@ pub(crate) const KERNEL_PACKAGES: [&str; 9] =
 pub(crate) const INITRAMFS_PACKAGES: [&str; 1] = ["busybox-static"];
 
 const SOURCE_PACKAGE: &str = "linux-source-6.1";
-const DEBIAN_KERNEL: &str = "linux-image-cloud-amd64";
-const BUSYBOX: &str = "/bin/busybox";
+/// A program that needs no library.
+pub(crate) const BUSYBOX: &str = "/bin/busybox";
+/// Names of the small Linux' files in a directory of prebuilt ones.
+pub(crate) const TINY_KERNEL: &str = "bzimage";
+/// See [`TINY_KERNEL`].
+pub(crate) const TINY_INITRAMFS: &str = "initramfs";
 /// Raised when the steps below change, so that cached kernels are built anew.
 const RECIPE: &str = "recipe 2";
 /// guest/README.md tells why.
@@ -31,6 +35,9 @@ const APPEND: &str = "console=ttyS0,115200n8r quiet";
 /// # Errors
 /// A package cannot be installed, or the kernel does not build.
 pub(crate) fn tiny(binaries: &Binaries) -> Result<GuestImages> {
+    if let Some(dir) = workspace::prebuilt() {
+        return Ok(tiny_of(dir.join(TINY_KERNEL), dir.join(TINY_INITRAMFS)));
+    }
     let _lock = lock()?;
     setup::ensure_packages("the guest's kernel", &[SOURCE_PACKAGE])?;
     let kernel = tiny_path()?;
@@ -38,12 +45,11 @@ pub(crate) fn tiny(binaries: &Binaries) -> Result<GuestImages> {
         setup::ensure_packages("the guest's kernel", &KERNEL_PACKAGES)?;
         build_kernel(&kernel)?;
     }
-    Ok(GuestImages {
-        name: "tiny".into(),
-        kernel,
-        initrd: Some(user_space(binaries)?),
-        append: APPEND.into(),
-    })
+    Ok(tiny_of(kernel, user_space(binaries)?))
+}
+
+fn tiny_of(kernel: PathBuf, initramfs: PathBuf) -> GuestImages {
+    GuestImages { name: "tiny".into(), kernel, initrd: Some(initramfs), append: APPEND.into() }
 }
 
 /// Debian's cloud kernel, as Debian ships it.
@@ -52,13 +58,9 @@ pub(crate) fn tiny(binaries: &Binaries) -> Result<GuestImages> {
 /// The package cannot be fetched.
 pub(crate) fn debian(binaries: &Binaries) -> Result<GuestImages> {
     let _lock = lock()?;
-    let kernel = workspace::guest_cache().join("debian/vmlinuz");
-    if !kernel.is_file() {
-        fetch_debian(&kernel)?;
-    }
     Ok(GuestImages {
         name: "debian".into(),
-        kernel,
+        kernel: debian_kernel::fetch()?.kernel,
         initrd: Some(user_space(binaries)?),
         append: APPEND.into(),
     })
@@ -70,7 +72,10 @@ pub(crate) fn cached_tiny() -> Option<PathBuf> {
 }
 
 /// One run at a time fills the cache.
-fn lock() -> Result<File> {
+///
+/// # Errors
+/// The cache cannot be written.
+pub(crate) fn lock() -> Result<File> {
     let dir = workspace::guest_cache();
     std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
     let file = File::create(dir.join("lock"))?;
@@ -132,41 +137,11 @@ fn make(source: &Path, build: &Path) -> Command {
     command
 }
 
-/// The kernel that the package `linux-image-cloud-amd64` stands for at present.
-fn fetch_debian(kernel: &Path) -> Result<()> {
-    setup::ensure_fresh_lists()?;
-    let output = Command::new("apt-cache").args(["depends", "--important", DEBIAN_KERNEL]).output()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let mut depends = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
-    let image = depends.find(|name| name.starts_with("linux-image-"));
-    let image =
-        image.with_context(|| format!("{DEBIAN_KERNEL} names no kernel; are the package lists fresh?"))?;
-    let work = workspace::guest_cache().join("work-debian");
-    let _ = std::fs::remove_dir_all(&work);
-    std::fs::create_dir_all(&work)?;
-    let mut download = Command::new("apt-get");
-    // As the user that runs this: apt's own user may not write here.
-    download.args(["--option", "APT::Sandbox::User=root", "--quiet", "download", image]).current_dir(&work);
-    progress::run(&format!("fetching {image}"), &mut download)?;
-    let package = find_file(&work, |name| name.ends_with(".deb"))?;
-    let mut extract = Command::new("dpkg-deb");
-    extract.arg("-x").arg(package).arg(work.join("files"));
-    progress::run(&format!("unpacking {image}"), &mut extract)?;
-    let vmlinuz = find_file(&work.join("files/boot"), |name| name.starts_with("vmlinuz-"))?;
-    publish(&vmlinuz, kernel)?;
-    std::fs::remove_dir_all(&work)?;
-    Ok(())
-}
-
-fn find_file(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<PathBuf> {
-    let entries = std::fs::read_dir(dir).with_context(|| dir.display().to_string())?;
-    let mut names = entries.flatten().map(|entry| entry.path());
-    let found = names.find(|path| path.file_name().is_some_and(|name| wanted(&name.to_string_lossy())));
-    found.with_context(|| format!("{}: the file looked for is not there", dir.display()))
-}
-
 /// Puts a file in place whole: a reader sees the old one or the new one.
-fn publish(from: &Path, to: &Path) -> Result<()> {
+///
+/// # Errors
+/// It cannot be read or written.
+pub(crate) fn publish(from: &Path, to: &Path) -> Result<()> {
     let dir = to.parent().context("a file in the cache has a directory")?;
     std::fs::create_dir_all(dir)?;
     let part = to.with_extension("part");

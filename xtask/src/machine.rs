@@ -4,11 +4,16 @@ use crate::cli::{Chipset, Cpu, Disk, MachineKind};
 use crate::toolchain::find_program;
 use crate::{bochs, kvm};
 use anyhow::{Result, bail};
+use std::fmt;
 use std::fs::File;
-use std::io::Read;
-use std::net::{SocketAddr, TcpListener};
+use std::io::{ErrorKind, Read};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Child;
+use std::time::Duration;
+
+/// Between looks at a machine that starts.
+const POLL: Duration = Duration::from_millis(20);
 
 /// Which machine, and why it was chosen.
 pub(crate) struct Choice {
@@ -25,6 +30,17 @@ pub(crate) enum Chosen {
     Tcg,
     /// Bochs.
     Bochs,
+}
+
+impl fmt::Display for Chosen {
+    /// As `--machine` names it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+            Self::Bochs => "bochs",
+        })
+    }
 }
 
 /// What a machine is made of.
@@ -57,6 +73,31 @@ pub(crate) struct Running {
     pub(crate) serial: TcpListener,
     /// The machine's own log, for the message when it dies.
     pub(crate) log: PathBuf,
+}
+
+impl Running {
+    /// The serial line, once the machine has connected to it.
+    ///
+    /// # Errors
+    /// The machine is gone, or the system refuses.
+    pub(crate) fn serial_line(&mut self) -> Result<TcpStream> {
+        self.serial.set_nonblocking(true)?;
+        loop {
+            match self.serial.accept() {
+                Ok((line, _)) => {
+                    line.set_nonblocking(false)?;
+                    line.set_nodelay(true)?;
+                    return Ok(line);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error.into()),
+            }
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the machine stopped at once ({status}); {} may tell why", self.log.display());
+            }
+            std::thread::sleep(POLL);
+        }
+    }
 }
 
 impl Drop for Running {

@@ -10,6 +10,7 @@ mod bench;
 mod bochs;
 mod cli;
 mod cpio;
+mod debian_kernel;
 mod disk;
 mod doctor;
 mod elf32;

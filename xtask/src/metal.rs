@@ -46,6 +46,9 @@ impl Binaries {
 /// # Errors
 /// No toolchain, or the compiler's messages.
 pub(crate) fn build() -> Result<Binaries> {
+    if let Some(dir) = workspace::prebuilt() {
+        return Ok(Binaries::of(&dir));
+    }
     setup::ensure_toolchain()?;
     let toolchain = toolchain::choose()?;
     for (packages, features) in BUILDS {

@@ -126,6 +126,7 @@ pub(crate) fn boot_config(args: &RunArgs, tsc_hz: u64) -> config::BootConfig<'st
             vmx_locked_off: injected(Inject::VmxLockedOff),
             fail_entry: injected(Inject::FailEntry),
             drop_notifiers: injected(Inject::DropNotifiers),
+            x2apic: injected(Inject::X2apic),
             panic: injected(Inject::Panic),
             stir: args.stir,
             host_operations: args.host_operations,

@@ -1,6 +1,6 @@
 //! `run`: builds, packs, starts a machine and follows it.
 
-use crate::cli::{Guest, GuestArgs, RunArgs};
+use crate::cli::{Guest, GuestArgs, MachineKind, RunArgs};
 use crate::error::usage;
 use crate::machine::{self, Hardware, Images};
 use crate::metal::{self, Binaries};
@@ -25,11 +25,11 @@ pub(crate) fn run(args: &RunArgs) -> Result<u8> {
     let console = create("--console", args.console.as_deref())?;
     let telemetry = create("--telemetry", args.telemetry.as_deref())?;
     let choice = machine::choose(args.machine)?;
+    if args.machine == MachineKind::Auto {
+        eprintln!("xtask: machine {}: {}", choice.kind, choice.reason);
+    }
     setup::ensure_machine(choice.kind)?;
-    let binaries = match &args.prebuilt {
-        Some(dir) => Binaries::of(dir),
-        None => metal::build()?,
-    };
+    let binaries = metal::build()?;
     let guest = guest_of(&args.guest, &binaries)?;
     let package = pack(args, &binaries, &guest, machine::tsc_hz(choice.kind))?;
     let hardware =

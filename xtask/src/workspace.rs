@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+/// Names [`prebuilt`]'s directory.
+pub(crate) const PREBUILT: &str = "HERALD_PREBUILT";
+
 /// The root of the source tree.
 pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
@@ -38,4 +41,9 @@ pub(crate) fn fuzz() -> PathBuf {
 /// Bootable images.
 pub(crate) fn images() -> PathBuf {
     target().join("images")
+}
+
+/// The directory with the programs and the tiny Linux, on a machine without sources and a compiler: the nested lab.
+pub(crate) fn prebuilt() -> Option<PathBuf> {
+    std::env::var_os(PREBUILT).map(PathBuf::from)
 }

@@ -112,6 +112,9 @@ fn prepare(handoff: Hpa) -> Result<Machine, BootError> {
     logger::set_level(config.log);
     acpi::read(&memory, &handoff, handoff_at);
     cpu::interrupts::init_pic();
+    if config.inject.x2apic {
+        cpu::timer::switch_to_x2apic_mode();
+    }
     cpu::timer::init();
     cpu::serial::listen();
     let tsc_hz = if config.tsc_hz == 0 { clock::measure_tsc() } else { config.tsc_hz };

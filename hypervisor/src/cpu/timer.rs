@@ -78,10 +78,17 @@ fn write(offset: u32, value: u32) {
     }
 }
 
+/// Does what some firmware does: leaves the local APIC in x2APIC mode. [`init`] comes after it (tests).
+pub(crate) fn switch_to_x2apic_mode() {
+    // SAFETY: this way between the modes is allowed, and before `init` nobody uses the registers in memory.
+    unsafe { wrmsr(IA32_APIC_BASE, rdmsr(IA32_APIC_BASE) | ENABLED | X2APIC) };
+}
+
 /// Enables the local APIC, lets the PIC through, and measures the timer against the TSC.
 pub(crate) fn init() {
     // SAFETY: sets the global enable bit; the mode stays as it is.
     unsafe { wrmsr(IA32_APIC_BASE, rdmsr(IA32_APIC_BASE) | ENABLED) };
+    log::info!("local APIC in {} mode", if in_x2apic_mode() { "x2APIC" } else { "xAPIC" });
     write(SPURIOUS_VECTOR, SOFTWARE_ENABLE | u32::from(SPURIOUS));
     write(LVT_LINT0, EXT_INT);
     write(LVT_ERROR, MASKED);

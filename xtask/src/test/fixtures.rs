@@ -3,7 +3,7 @@
 use crate::metal::Binaries;
 use crate::{elf32, guest_images, workspace};
 use anyhow::{Context, Result};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Physical address that no guest of these tests has RAM at.
 const FAR: u32 = 0xb000_0000;
@@ -32,11 +32,11 @@ impl Fixtures {
         let initramfs = std::fs::read(tiny.initrd.context("the tiny Linux has an initramfs")?)?;
         let files = [
             ("vmlinux", vmlinux),
-            ("initramfs", initramfs),
+            (guest_images::TINY_INITRAMFS, initramfs),
             ("testguest", elf32::from_elf64(&elf, 0)?),
             ("far", elf32::from_elf64(&elf, FAR)?),
             ("truncated", kernel[..kernel.len().min(TRUNCATED)].to_vec()),
-            ("bzimage", kernel),
+            (guest_images::TINY_KERNEL, kernel),
             ("empty", Vec::new()),
             ("text", b"This is no kernel.\n".repeat(1000)),
         ];
@@ -44,6 +44,16 @@ impl Fixtures {
             std::fs::write(dir.join(name), bytes)?;
         }
         Ok(Self { dir })
+    }
+
+    /// Those of a directory that holds them already.
+    pub(super) fn of(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
+    /// The directory.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// `argument` with `{name}` replaced by the path of that file.

@@ -1,9 +1,10 @@
 //! Runs the scenarios, two at a time at most: an emulated machine takes a whole host processor.
 
-use super::Tally;
 use super::fixtures::Fixtures;
+use super::medium::{MEDIA, Medium};
 use super::scenario::Scenario;
 use super::table::SCENARIOS;
+use super::{Tally, nested};
 use crate::machine::Chosen;
 use crate::metal::{self, Binaries};
 use crate::package::strip;
@@ -17,11 +18,51 @@ const WORKERS: usize = 2;
 /// Herald's image must stay below this many bytes.
 const LARGEST_IMAGE: usize = 1 << 20;
 
-/// Runs those whose name contains `only`.
+/// Whether the nested lab is wanted beside the scenarios.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Lab {
+    With,
+    Without,
+}
+
+/// What takes a host processor for a while.
+#[derive(Clone, Copy, Debug)]
+enum Job {
+    Scenario(&'static Scenario),
+    Medium(&'static Medium),
+    Nested,
+}
+
+impl Job {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Scenario(scenario) => scenario.name,
+            Self::Medium(medium) => medium.name,
+            Self::Nested => "nested",
+        }
+    }
+
+    fn run(self, fixtures: &Fixtures) -> Tally {
+        let started = Instant::now();
+        let result = match self {
+            Self::Scenario(scenario) => scenario.run(fixtures),
+            Self::Medium(medium) => medium.run(),
+            Self::Nested => match nested::run_in_lab(fixtures, None) {
+                Ok(tally) => return tally,
+                Err(error) => Err(error),
+            },
+        };
+        let mut tally = Tally::default();
+        tally.count(report(self.name(), started.elapsed().as_secs_f64(), &result));
+        tally
+    }
+}
+
+/// Runs those whose name contains `only`; the lab without that restriction alone.
 ///
 /// # Errors
 /// Nothing can be built or started.
-pub(super) fn run(only: Option<&str>) -> Result<Tally> {
+pub(super) fn run(only: Option<&str>, lab: Lab) -> Result<Tally> {
     for machine in [Chosen::Bochs, Chosen::Tcg] {
         setup::ensure_machine(machine)?;
     }
@@ -31,19 +72,17 @@ pub(super) fn run(only: Option<&str>) -> Result<Tally> {
     if only.is_none() {
         tally.count(report("image-size", 0.0, &image_size(&binaries)));
     }
-    let wanted = |scenario: &&Scenario| only.is_none_or(|text| scenario.name.contains(text));
-    let mut queue: Vec<&Scenario> = SCENARIOS.iter().copied().flatten().filter(wanted).collect();
+    let mut queue = jobs(lab);
+    queue.retain(|job| only.is_none_or(|text| job.name().contains(text)));
     queue.reverse();
     let (queue, tally) = (Mutex::new(queue), Mutex::new(tally));
     std::thread::scope(|scope| {
         let workers = std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS);
         for _ in 0..workers {
             scope.spawn(|| {
-                while let Some(scenario) = locked(&queue).pop() {
-                    let started = Instant::now();
-                    let result = scenario.run(&fixtures);
-                    let passed = report(scenario.name, started.elapsed().as_secs_f64(), &result);
-                    locked(&tally).count(passed);
+                while let Some(job) = { locked(&queue).pop() } {
+                    let sum = job.run(&fixtures);
+                    locked(&tally).add(sum);
                 }
             });
         }
@@ -51,11 +90,20 @@ pub(super) fn run(only: Option<&str>) -> Result<Tally> {
     Ok(tally.into_inner().unwrap_or_default())
 }
 
+/// All of them, the longest first.
+fn jobs(lab: Lab) -> Vec<Job> {
+    let nested = (lab == Lab::With).then_some(Job::Nested);
+    let media = MEDIA.iter().map(Job::Medium);
+    let scenarios = SCENARIOS.iter().copied().flatten().map(Job::Scenario);
+    nested.into_iter().chain(media).chain(scenarios).collect()
+}
+
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-fn report(name: &str, seconds: f64, result: &Result<()>) -> bool {
+/// Prints how one went; whether it passed.
+pub(super) fn report(name: &str, seconds: f64, result: &Result<()>) -> bool {
     match result {
         Ok(()) => println!("ok      {name} ({seconds:.1} s)"),
         Err(error) => println!("FAILED  {name} ({seconds:.1} s): {error:#}"),

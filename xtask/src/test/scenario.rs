@@ -1,12 +1,12 @@
 //! A scenario: one `xtask run` from outside, as a user starts it, and what must be true of it.
 
+use super::dialogue::{Screen, type_keys};
 use super::fixtures::Fixtures;
 use anyhow::{Context, Result, bail, ensure};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// What happens on the guest's console.
@@ -142,56 +142,15 @@ fn through_terminal(mut command: Command, steps: &[(&str, &str)], timeout: u32) 
     // The parent's copies of the terminal's other side go with the command.
     drop(command);
     let mut keyboard = File::from(terminal);
-    let screen = watch(keyboard.try_clone()?);
+    let screen = Screen::watch(keyboard.try_clone()?);
     let deadline = Instant::now() + Duration::from_secs(u64::from(timeout));
     let typed = type_keys(&mut keyboard, &screen, steps, deadline);
     let status = wait(&mut child, deadline)?;
     let after = rustix::termios::tcgetattr(&side)?;
     typed?;
     ensure!(before.local_modes == after.local_modes, "the terminal was left raw");
-    let stdout = text_of(&screen);
+    let stdout = screen.text();
     Ok(Outcome { status, stdout, stderr: String::new() })
-}
-
-type Screen = Arc<Mutex<Vec<u8>>>;
-
-/// Collects what appears on a terminal.
-fn watch(mut terminal: File) -> Screen {
-    let screen = Screen::default();
-    let seen = Arc::clone(&screen);
-    std::thread::spawn(move || {
-        let mut buffer = [0; 4096];
-        while let Ok(count @ 1..) = terminal.read(&mut buffer) {
-            seen.lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .extend_from_slice(&buffer[..count]);
-        }
-    });
-    screen
-}
-
-fn text_of(screen: &Screen) -> String {
-    let bytes = screen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-fn type_keys(keyboard: &mut File, screen: &Screen, steps: &[(&str, &str)], deadline: Instant) -> Result<()> {
-    let mut seen = 0;
-    for (wanted, keys) in steps {
-        loop {
-            let text = text_of(screen);
-            if let Some(at) = text[seen.min(text.len())..].find(wanted) {
-                seen += at + wanted.len();
-                break;
-            }
-            if Instant::now() > deadline {
-                bail!("the terminal never showed `{wanted}`; it shows\n{text}");
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        keyboard.write_all(keys.as_bytes())?;
-    }
-    Ok(())
 }
 
 fn wait(child: &mut Child, deadline: Instant) -> Result<i32> {

@@ -3,7 +3,7 @@
 use super::scenario::{Bound, Console, Scenario};
 
 /// What a scenario has unless it says otherwise: a headless run without input that ends well.
-const PLAIN: Scenario = Scenario {
+pub(super) const PLAIN: Scenario = Scenario {
     name: "",
     args: &[],
     console: Console::Pipe(""),
@@ -19,7 +19,7 @@ pub(super) const SCENARIOS: [&[Scenario]; 6] =
     [&LINUX, &TEST_GUEST, &COHERENCE, &HERALD_FAILS, &DISKS, &BAD_INPUT];
 
 /// Ends the shell at once.
-const POWER_OFF: Console = Console::Pipe("poweroff -f\n");
+pub(super) const POWER_OFF: Console = Console::Pipe("poweroff -f\n");
 
 const LINUX: [Scenario; 13] = [
     Scenario {
@@ -133,7 +133,7 @@ const LINUX: [Scenario; 13] = [
 ];
 
 /// The multiboot test guest; its command line names the test.
-const TEST_GUEST: [Scenario; 21] = [
+const TEST_GUEST: [Scenario; 22] = [
     Scenario {
         name: "hello",
         args: &["--kernel", "{testguest}", "--append", "hello"],
@@ -299,6 +299,13 @@ const TEST_GUEST: [Scenario; 21] = [
         ..PLAIN
     },
     Scenario {
+        name: "timer-x2apic",
+        args: &["--kernel", "{testguest}", "--append", "timer", "--inject", "x2apic", "--log", "info"],
+        stdout: &["timer: ok"],
+        stderr: &["local APIC in x2APIC mode"],
+        ..PLAIN
+    },
+    Scenario {
         name: "interrupts",
         args: &["--kernel", "{testguest}", "--append", "interrupts"],
         stdout: &["interrupts: ok"],
@@ -387,14 +394,14 @@ const HERALD_FAILS: [Scenario; 5] = [
         name: "no-vmx",
         args: &["--kernel", "{testguest}", "--append", "hello", "--inject", "no-vmx"],
         status: 4,
-        stderr: &["VMX"],
+        stderr: &["this processor has no VMX"],
         ..PLAIN
     },
     Scenario {
         name: "vmx-locked-off",
         args: &["--kernel", "{testguest}", "--append", "hello", "--inject", "vmx-locked-off"],
         status: 4,
-        stderr: &["VMX", "locked"],
+        stderr: &["firmware has locked VMX off"],
         ..PLAIN
     },
     Scenario {

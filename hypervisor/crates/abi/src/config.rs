@@ -43,6 +43,8 @@ pub struct Inject {
     pub fail_entry: bool,
     /// Drop every notifier call between the host memory manager and the secondary MMU.
     pub drop_notifiers: bool,
+    /// Start as if firmware had left the local APIC in x2APIC mode.
+    pub x2apic: bool,
     /// Panic once the guest is about to start.
     pub panic: bool,
     /// Guest exits between two disturbances: mprotect and back, migration, aging, of resident pages of the

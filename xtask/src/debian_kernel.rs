@@ -1,0 +1,79 @@
+//! Debian's cloud kernel, unmodified: a guest, and the Linux that runs KVM in the nested lab.
+
+use crate::guest_images::publish;
+use crate::{progress, setup, workspace};
+use anyhow::{Context, Result};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Depends on the kernel of the day.
+const PACKAGE: &str = "linux-image-cloud-amd64";
+/// What KVM is made of, in the order in which it is loaded; below the modules' directory.
+const MODULES: [&str; 3] =
+    ["kernel/virt/lib/irqbypass.ko", "kernel/arch/x86/kvm/kvm.ko", "kernel/arch/x86/kvm/kvm-intel.ko"];
+
+/// The files.
+pub(crate) struct DebianKernel {
+    /// The bzImage.
+    pub(crate) kernel: PathBuf,
+    /// The modules of KVM, in the order in which they are loaded.
+    pub(crate) modules: [PathBuf; 3],
+}
+
+/// The kernel in the cache, fetched if it is not there. The caller holds [`crate::guest_images::lock`].
+///
+/// # Errors
+/// The package cannot be fetched.
+pub(crate) fn fetch() -> Result<DebianKernel> {
+    let dir = workspace::guest_cache().join("debian");
+    let files = DebianKernel {
+        kernel: dir.join("vmlinuz"),
+        modules: MODULES.map(|path| dir.join(path.rsplit('/').next().unwrap_or(path))),
+    };
+    // The kernel is published last.
+    if !files.kernel.is_file() || files.modules.iter().any(|module| !module.is_file()) {
+        download(&files)?;
+    }
+    Ok(files)
+}
+
+fn download(files: &DebianKernel) -> Result<()> {
+    let image = image_package()?;
+    let work = workspace::guest_cache().join("work-debian");
+    let _ = std::fs::remove_dir_all(&work);
+    std::fs::create_dir_all(&work)?;
+    let mut download = Command::new("apt-get");
+    // As the user that runs this: apt's own user may not write here.
+    download.args(["--option", "APT::Sandbox::User=root", "--quiet", "download", &image]).current_dir(&work);
+    progress::run(&format!("fetching {image}"), &mut download)?;
+    let package = find(&work, |name| name.ends_with(".deb"))?;
+    let unpacked = work.join("files");
+    let mut extract = Command::new("dpkg-deb");
+    extract.arg("-x").arg(package).arg(&unpacked);
+    progress::run(&format!("unpacking {image}"), &mut extract)?;
+    let modules = find(&unpacked.join("lib/modules"), |_| true)?;
+    for (path, module) in MODULES.iter().zip(&files.modules) {
+        publish(&modules.join(path), module)?;
+    }
+    publish(&find(&unpacked.join("boot"), |name| name.starts_with("vmlinuz-"))?, &files.kernel)?;
+    std::fs::remove_dir_all(&work)?;
+    Ok(())
+}
+
+/// The package that [`PACKAGE`] stands for at present.
+fn image_package() -> Result<String> {
+    setup::ensure_fresh_lists()?;
+    let output = Command::new("apt-cache").args(["depends", "--important", PACKAGE]).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut depends = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+    let image = depends.find(|name| name.starts_with("linux-image-"));
+    let image = image.with_context(|| format!("{PACKAGE} names no kernel; are the package lists fresh?"))?;
+    Ok(image.to_owned())
+}
+
+fn find(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<PathBuf> {
+    let entries = std::fs::read_dir(dir).with_context(|| dir.display().to_string())?;
+    let mut names = entries.flatten().map(|entry| entry.path());
+    let found = names.find(|path| path.file_name().is_some_and(|name| wanted(&name.to_string_lossy())));
+    found.with_context(|| format!("{}: the file looked for is not there", dir.display()))
+}
