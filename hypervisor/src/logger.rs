@@ -13,11 +13,17 @@ const LINE: usize = 512;
 struct Logger;
 
 impl Log for Logger {
-    fn enabled(&self, _metadata: &Metadata<'_>) -> bool {
-        true
+    /// What a library finds worth an Info is a detail of Herald's.
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() != Level::Info
+            || metadata.target().starts_with("herald")
+            || log::max_level() >= LevelFilter::Debug
     }
 
     fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
         let mut line = String::<LINE>::new();
         let level = match record.level() {
             Level::Error => "error: ",

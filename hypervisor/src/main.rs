@@ -8,6 +8,7 @@ extern crate alloc;
 mod boot;
 mod cpu;
 mod exit;
+mod io;
 mod layout;
 mod link;
 mod logger;
@@ -24,6 +25,9 @@ use vmx::Vmx;
 
 /// Turns VMX on and runs the guest that the configuration names.
 fn run(machine: &Machine) -> Outcome {
+    for disk in &machine.disks {
+        log::info!("disk: {disk}");
+    }
     let vmx = match Vmx::start(&machine.memory, &machine.config.inject) {
         Ok(vmx) => vmx,
         Err(error) => return failed(&error),

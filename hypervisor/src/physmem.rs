@@ -29,9 +29,16 @@ impl PhysicalMemory {
         Self { frames, root, tables: AtomicU64::new(0) }
     }
 
-    /// The root of Herald's own tables.
+    /// The root of Herald's own tables, whose upper half is that of every address space.
     pub(crate) fn root(&self) -> Pfn {
         self.root
+    }
+
+    /// Gives back a frame of a caller that holds the only reference.
+    pub(crate) fn free(&self, frame: Pfn) {
+        if self.frames.meta(frame).put() {
+            self.retire(frame, PageSize::Size4K);
+        }
     }
 
     /// Frames that hold page tables, primary and secondary.
@@ -99,9 +106,7 @@ impl TableMemory for PhysicalMemory {
 
     fn free_table(&self, table: Pfn) {
         self.tables.fetch_sub(1, Ordering::Relaxed);
-        if self.frames.meta(table).put() {
-            self.retire(table, PageSize::Size4K);
-        }
+        self.free(table);
     }
 }
 

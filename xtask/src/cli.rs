@@ -133,6 +133,32 @@ pub(crate) struct RunArgs {
     /// What backs guest memory (tests)
     #[arg(long, value_enum, default_value_t = Backing::Anonymous, hide = true)]
     pub(crate) backing: Backing,
+    /// The virtio disk of a QEMU machine (tests)
+    #[arg(long, value_enum, default_value_t = Disk::Labelled, hide = true)]
+    pub(crate) disk: Disk,
+}
+
+/// The virtio disk of a QEMU machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Disk {
+    /// Labelled as Herald's, transitional
+    Labelled,
+    /// The same, modern, in blocks of 4 KiB, behind a bridge
+    Bridged,
+    /// All zeros
+    Blank,
+    /// No sectors
+    Empty,
+    /// Labelled, and cannot be written to
+    ReadOnly,
+    /// Reads end with an error
+    Failing,
+    /// Writes end with an error
+    FailingWrites,
+    /// Reads do not end
+    Silent,
+    /// None at all
+    None,
 }
 
 /// What backs guest memory.
@@ -249,6 +275,9 @@ pub(crate) enum MachineKind {
     Kvm,
     /// The Bochs emulator
     Bochs,
+    /// QEMU without VMX: start-up only (tests)
+    #[value(hide = true)]
+    Tcg,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]

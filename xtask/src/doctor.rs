@@ -38,7 +38,7 @@ fn report_machine(kind: Chosen, chosen: Chosen) {
     let versions = packages.iter().filter_map(|name| Some(format!("{name} {}", setup::version_of(name)?)));
     let versions: Vec<String> = versions.collect();
     let label = match kind {
-        Chosen::Kvm => "qemu",
+        Chosen::Kvm | Chosen::Tcg => "qemu",
         Chosen::Bochs => "bochs",
     };
     match (setup::has_machine(kind), kind == chosen) {

@@ -5,12 +5,18 @@
 
 use crate::cli::Chipset;
 use crate::machine::{Hardware, Images, Running, serial_listener, tied_command};
+use crate::virtio_disk;
 use anyhow::{Context, Result};
 use std::path::Path;
 use std::process::Stdio;
 
 /// Debian's package.
 pub(crate) const PACKAGES: [&str; 1] = ["qemu-system-x86"];
+
+/// The real processor.
+pub(crate) const NESTED: [&str; 4] = ["-accel", "kvm", "-cpu", "host"];
+/// One in software, with all that QEMU can do: no VMX. Herald comes up and says so.
+pub(crate) const EMULATED: [&str; 4] = ["-accel", "tcg", "-cpu", "max"];
 
 const fn machine(chipset: Chipset) -> &'static str {
     match chipset {
@@ -23,13 +29,13 @@ const fn machine(chipset: Chipset) -> &'static str {
 ///
 /// # Errors
 /// A file cannot be written, or QEMU not started.
-pub(crate) fn start(hardware: &Hardware, images: &Images, dir: &Path) -> Result<Running> {
+pub(crate) fn start(processor: &[&str], hardware: &Hardware, images: &Images, dir: &Path) -> Result<Running> {
     std::fs::write(dir.join("package"), &images.package).context("cannot write the boot package")?;
     let (serial, address) = serial_listener()?;
     let log = dir.join("qemu.log");
     let mut command = tied_command("qemu-system-x86_64");
     command.current_dir(dir);
-    command.args(["-enable-kvm", "-cpu", "host", "-machine", machine(hardware.chipset), "-smp", "1"]);
+    command.args(processor).args(["-machine", machine(hardware.chipset), "-smp", "1"]);
     command.args(["-m", &format!("{}M", hardware.memory >> 20)]);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     command.arg("-kernel").arg(&images.loader).args(["-initrd", "package"]);
@@ -37,6 +43,7 @@ pub(crate) fn start(hardware: &Hardware, images: &Images, dir: &Path) -> Result<
     command.args(["-device", "isa-debugcon,iobase=0xe9,chardev=link"]);
     command.args(["-serial", &format!("tcp:127.0.0.1:{}", address.port())]);
     command.args(["-device", "isa-debug-exit,iobase=0x501,iosize=0x02"]);
+    virtio_disk::attach(&mut command, hardware.disk, dir)?;
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(std::fs::File::create(&log)?);
     let mut child = command.spawn().context("cannot start qemu-system-x86_64")?;

@@ -1,6 +1,6 @@
 //! The machine that Herald runs on: which one, and what all of them offer to a session.
 
-use crate::cli::{Chipset, Cpu, MachineKind};
+use crate::cli::{Chipset, Cpu, Disk, MachineKind};
 use crate::toolchain::find_program;
 use crate::{bochs, kvm};
 use anyhow::{Result, bail};
@@ -26,6 +26,8 @@ pub(crate) struct Choice {
 pub(crate) enum Chosen {
     /// QEMU with KVM.
     Kvm,
+    /// QEMU alone, whose processor has no VMX.
+    Tcg,
     /// Bochs.
     Bochs,
 }
@@ -35,6 +37,7 @@ impl fmt::Display for Chosen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
             Self::Bochs => "bochs",
         })
     }
@@ -48,6 +51,8 @@ pub(crate) struct Hardware {
     pub(crate) cpu: Cpu,
     /// RAM in bytes, whole MiB.
     pub(crate) memory: u64,
+    /// Of QEMU's machines.
+    pub(crate) disk: Disk,
 }
 
 /// What it starts from.
@@ -109,6 +114,7 @@ impl Drop for Running {
 pub(crate) fn choose(asked: MachineKind) -> Result<Choice> {
     match (asked, nested_vmx()) {
         (MachineKind::Bochs, _) => Ok(Choice { kind: Chosen::Bochs, reason: "asked for".into() }),
+        (MachineKind::Tcg, _) => Ok(Choice { kind: Chosen::Tcg, reason: "asked for".into() }),
         (MachineKind::Kvm | MachineKind::Auto, Ok(())) => {
             Ok(Choice { kind: Chosen::Kvm, reason: "KVM offers VMX to its guests here".into() })
         }
@@ -123,7 +129,7 @@ pub(crate) fn choose(asked: MachineKind) -> Result<Choice> {
 pub(crate) fn tsc_hz(kind: Chosen) -> u64 {
     match kind {
         Chosen::Bochs => bochs::IPS,
-        Chosen::Kvm => 0,
+        Chosen::Kvm | Chosen::Tcg => 0,
     }
 }
 
@@ -134,7 +140,8 @@ pub(crate) fn tsc_hz(kind: Chosen) -> u64 {
 pub(crate) fn start(kind: Chosen, hardware: &Hardware, images: &Images, dir: &Path) -> Result<Running> {
     match kind {
         Chosen::Bochs => bochs::start(hardware, images, dir),
-        Chosen::Kvm => kvm::start(hardware, images, dir),
+        Chosen::Kvm => kvm::start(&kvm::NESTED, hardware, images, dir),
+        Chosen::Tcg => kvm::start(&kvm::EMULATED, hardware, images, dir),
     }
 }
 

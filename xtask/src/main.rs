@@ -36,6 +36,7 @@ mod terminal;
 mod test;
 mod tidy;
 mod toolchain;
+mod virtio_disk;
 mod workspace;
 
 use clap::Parser;

@@ -32,7 +32,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<u8> {
     let binaries = metal::build()?;
     let guest = guest_of(&args.guest, &binaries)?;
     let package = pack(args, &binaries, &guest, machine::tsc_hz(choice.kind))?;
-    let hardware = Hardware { chipset: args.chipset, cpu: args.cpu, memory: args.host_memory };
+    let hardware =
+        Hardware { chipset: args.chipset, cpu: args.cpu, memory: args.host_memory, disk: args.disk };
     let images = Images { loader: binaries.loader, package };
     let dir = RunDir::create()?;
     let terminal = if args.headless { None } else { RawTerminal::enter().context("the terminal")? };

@@ -29,7 +29,7 @@ pub(crate) fn has_machine(kind: Chosen) -> bool {
         Chosen::Bochs => {
             find_program("bochs").is_some() && BOCHS_ROMS.iter().all(|rom| Path::new(rom).is_file())
         }
-        Chosen::Kvm => find_program("qemu-system-x86_64").is_some(),
+        Chosen::Kvm | Chosen::Tcg => find_program("qemu-system-x86_64").is_some(),
     }
 }
 
@@ -37,7 +37,7 @@ pub(crate) fn has_machine(kind: Chosen) -> bool {
 pub(crate) fn machine_packages(kind: Chosen) -> &'static [&'static str] {
     match kind {
         Chosen::Bochs => &bochs::PACKAGES,
-        Chosen::Kvm => &kvm::PACKAGES,
+        Chosen::Kvm | Chosen::Tcg => &kvm::PACKAGES,
     }
 }
 

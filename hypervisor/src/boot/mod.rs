@@ -1,7 +1,7 @@
 //! From the loader's jump to a Herald with memory, traps and a log.
 //!
 //! ```text
-//!   _start ─► start(hand-off) ─► memory map ─► own tables ─► heap ─► frames ─► traps ─► run
+//!   _start ─► start(hand-off) ─► memory map ─► own tables ─► heap ─► frames ─► traps ─► disks ─► run
 //! ```
 
 mod acpi;
@@ -10,6 +10,7 @@ mod entry;
 mod memory;
 mod settings;
 
+use crate::io::{self, SwapDisk};
 use crate::physmem::{PhysicalMemory, fixed_bytes};
 use crate::{cpu, link, logger, panic};
 use abi::config::BootConfig;
@@ -17,6 +18,7 @@ use abi::handoff::{HandOff, HandOffError};
 use abi::package::{Kind, PackageError, Table, file_name};
 use addr::Hpa;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt;
 use mm::Host;
 use paging::OutOfTables;
@@ -80,6 +82,8 @@ pub(crate) struct Machine {
     pub config: BootConfig<'static>,
     /// TSC frequency in Hz.
     pub tsc_hz: u64,
+    /// Disks for the swap.
+    pub disks: Vec<SwapDisk>,
 }
 
 /// Starts everything that needs no guest.
@@ -120,7 +124,8 @@ fn prepare(handoff: Hpa) -> Result<Machine, BootError> {
         memory.frames().free_count() >> 8,
         tsc_hz / 1_000_000,
     );
-    Ok(Machine { memory, package, table, config, tsc_hz })
+    let disks = io::probe(&memory, tsc_hz);
+    Ok(Machine { memory, package, table, config, tsc_hz, disks })
 }
 
 /// The first Rust code: the log, then everything else.

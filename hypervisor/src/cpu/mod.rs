@@ -4,6 +4,7 @@ pub(crate) mod descriptors;
 pub(crate) mod flush;
 pub(crate) mod interrupts;
 pub(crate) mod pages;
+pub(crate) mod registers;
 pub(crate) mod screen;
 pub(crate) mod serial;
 pub(crate) mod space;

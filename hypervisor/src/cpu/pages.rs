@@ -186,15 +186,33 @@ fn map<M: TableMemory>(
     Ok(())
 }
 
+/// Maps the page of registers `page` at `at`, where nothing is mapped yet: not cached.
+///
+/// # Errors
+/// [`OutOfTables`].
+pub(super) fn map_registers<M: TableMemory>(
+    memory: &M,
+    root: Pfn,
+    at: Hva,
+    page: Hpa,
+) -> Result<(), OutOfTables> {
+    map(memory, root, at, (page, PageSize::Size4K, Rights::READ_WRITE), UNCACHED)
+}
+
 /// Maps a base page in the direct map, for reading, if it is not there yet. Before there is an address space: each copies
 /// the root.
 ///
 /// # Errors
 /// [`OutOfTables`].
 pub(crate) fn map_readable<M: TableMemory>(memory: &M, root: Pfn, page: Hpa) -> Result<(), OutOfTables> {
-    let at = layout::direct(page);
-    if walk::<HostEntry, _>(memory, root, at.as_u64()).leaf().is_some() {
+    if is_in_direct_map(memory, root, page) {
         return Ok(());
     }
-    map(memory, root, at, (page, PageSize::Size4K, Rights::READ), 0)
+    map(memory, root, layout::direct(page), (page, PageSize::Size4K, Rights::READ), 0)
+}
+
+/// Whether the direct map has this base page.
+pub(super) fn is_in_direct_map<M: TableMemory>(memory: &M, root: Pfn, page: Hpa) -> bool {
+    page.as_u64() < layout::DIRECT_MAP_BYTES
+        && walk::<HostEntry, _>(memory, root, layout::direct(page).as_u64()).leaf().is_some()
 }

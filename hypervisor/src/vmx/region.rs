@@ -29,9 +29,6 @@ impl Region {
 
 impl Drop for Region {
     fn drop(&mut self) {
-        let frames = self.memory.frames();
-        if frames.meta(self.frame).put() {
-            self.memory.retire(self.frame, PageSize::Size4K);
-        }
+        self.memory.free(self.frame);
     }
 }

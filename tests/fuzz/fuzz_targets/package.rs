@@ -1,4 +1,5 @@
-//! What separately built programs hand each other, damaged: boot package, hand-off, configuration, frames of the link.
+//! What separately built programs hand each other, damaged: boot package, hand-off, a disk's label, configuration,
+//! frames of the link.
 //!
 //! Nothing panics; what is accepted is what it claims to be. Checksums are mended in half of the inputs, or nothing
 //! would get past them.
@@ -8,6 +9,7 @@ use abi::config::BootConfig;
 use abi::handoff::{self, HandOff, MAX_REGIONS};
 use abi::link;
 use abi::package::{self, Entry, MAX_ENTRIES, PackageHeader, Table};
+use abi::swapdisk::{self, Label};
 use abi::telemetry::Telemetry;
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
@@ -32,7 +34,10 @@ struct Input<'a> {
 fuzz_target!(|input: Input<'_>| {
     match input.what {
         What::Package { sealed } => open_package(input.bytes, sealed),
-        What::HandOff { sealed } => take_hand_off(input.bytes, sealed),
+        What::HandOff { sealed } => {
+            take_hand_off(input.bytes, sealed);
+            read_label(input.bytes, sealed);
+        }
         What::Config => read_config(input.bytes),
         What::Telemetry => same_again::<Telemetry>(input.bytes),
         What::Link { piece } => follow_link(input.bytes, usize::from(piece) + 1),
@@ -84,6 +89,22 @@ fn take_hand_off(bytes: &[u8], sealed: bool) {
     }
     match hand_off.check() {
         Ok(()) => assert_eq!(hand_off.regions().len(), hand_off.region_count as usize),
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+/// The label, then the size of its disk.
+fn read_label(bytes: &[u8], sealed: bool) {
+    let Ok((label, rest)) = Label::read_from_prefix(bytes) else { return };
+    let mut label = label;
+    if sealed {
+        (label.magic, label.version) = (swapdisk::MAGIC, swapdisk::VERSION.into());
+        label.checksum = label.computed_checksum().into();
+    }
+    let disk_bytes = u64::read_from_prefix(rest).map_or(0, |(bytes, _)| bytes);
+    match label.check(disk_bytes) {
+        // Every slot lies on the disk.
+        Ok(slots) => assert!((slots + 1) * swapdisk::SLOT_BYTES <= disk_bytes),
         Err(error) => assert!(!error.to_string().is_empty()),
     }
 }

@@ -63,7 +63,9 @@ impl Job {
 /// # Errors
 /// Nothing can be built or started.
 pub(super) fn run(only: Option<&str>, lab: Lab) -> Result<Tally> {
-    setup::ensure_machine(Chosen::Bochs)?;
+    for machine in [Chosen::Bochs, Chosen::Tcg] {
+        setup::ensure_machine(machine)?;
+    }
     let binaries = metal::build()?;
     let fixtures = Fixtures::make(&binaries)?;
     let mut tally = Tally::default();

@@ -15,7 +15,8 @@ pub(super) const PLAIN: Scenario = Scenario {
 };
 
 /// All of them; long ones first, so that two at a time end together.
-pub(super) const SCENARIOS: [&[Scenario]; 5] = [&LINUX, &TEST_GUEST, &COHERENCE, &HERALD_FAILS, &BAD_INPUT];
+pub(super) const SCENARIOS: [&[Scenario]; 6] =
+    [&LINUX, &TEST_GUEST, &COHERENCE, &HERALD_FAILS, &DISKS, &BAD_INPUT];
 
 /// Ends the shell at once.
 pub(super) const POWER_OFF: Console = Console::Pipe("poweroff -f\n");
@@ -423,6 +424,73 @@ const HERALD_FAILS: [Scenario; 5] = [
         status: 4,
         // A back-trace with names.
         stderr: &["panic", "herald::"],
+        ..PLAIN
+    },
+];
+
+/// A machine without VMX: Herald looks at its disks, whatever they are, and goes on to say that there is none.
+const DISKS: [Scenario; 9] = [
+    Scenario {
+        name: "disk-on-q35",
+        args: &["--machine", "tcg", "--chipset", "q35", "--kernel", "{testguest}", "--log", "info"],
+        status: 4,
+        stderr: &["64 MiB, Herald's swap of 16383 slots", "no VMX"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "disk-on-i440fx",
+        args: &["--machine", "tcg", "--chipset", "i440fx", "--kernel", "{testguest}", "--log", "info"],
+        status: 4,
+        stderr: &["64 MiB, Herald's swap of 16383 slots", "no VMX"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "disk-behind-a-bridge",
+        args: &["--machine", "tcg", "--disk", "bridged", "--kernel", "{testguest}", "--log", "info"],
+        status: 4,
+        stderr: &["01:03.0, 64 MiB, Herald's swap of 16383 slots", "no VMX"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "disk-of-somebody",
+        args: &["--machine", "tcg", "--disk", "blank", "--kernel", "{testguest}", "--log", "info"],
+        status: 4,
+        stderr: &["not labelled as Herald's", "left alone", "no VMX"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "disk-of-no-size",
+        args: &["--machine", "tcg", "--disk", "empty", "--kernel", "{testguest}", "--log", "info"],
+        status: 4,
+        stderr: &["0 sectors are no size of a disk: not used", "no VMX"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "disk-read-only",
+        args: &["--machine", "tcg", "--disk", "read-only", "--kernel", "{testguest}", "--log", "info"],
+        status: 4,
+        stderr: &["labelled as Herald's, but read-only: not used", "no VMX"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "disk-fails-to-read",
+        args: &["--machine", "tcg", "--disk", "failing", "--kernel", "{testguest}", "--log", "info"],
+        status: 4,
+        stderr: &["a read of sector 0 failed: I/O error: not used", "no VMX"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "disk-fails-to-write",
+        args: &["--machine", "tcg", "--disk", "failing-writes", "--kernel", "{testguest}", "--log", "info"],
+        status: 4,
+        stderr: &["a write of sector 8 failed: I/O error: not used", "no VMX"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "disk-silent",
+        args: &["--machine", "tcg", "--disk", "silent", "--kernel", "{testguest}", "--log", "info"],
+        status: 4,
+        stderr: &["no answer to a read of sector 0: not used", "no VMX"],
         ..PLAIN
     },
 ];

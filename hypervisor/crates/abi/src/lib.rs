@@ -3,7 +3,8 @@
 //! ```text
 //!  xtask ──package──► loader ──hand-off──► Herald ──link frames──► xtask
 //!                                            ▲
-//!  guest ──test device, hypercalls───────────┘
+//!  guest ──test device, hypercalls───────────┤
+//!  xtask ──label of the swap's disk──────────┘
 //! ```
 #![no_std]
 #![forbid(unsafe_code)]
@@ -17,6 +18,7 @@ pub mod link;
 pub mod memmap;
 pub mod package;
 pub mod status;
+pub mod swapdisk;
 pub mod telemetry;
 pub mod testdev;
 

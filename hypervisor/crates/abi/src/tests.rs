@@ -2,7 +2,8 @@
 
 use crate::handoff::{HandOff, HandOffError, Loader, REGION_USABLE, Region};
 use crate::package::{Entry, Kind, MAGIC, PackageError, PackageHeader, Table, VERSION, checksum};
-use crate::{config, link};
+use crate::swapdisk::{Label, LabelError, SLOT_BYTES};
+use crate::{config, link, swapdisk};
 use alloc::vec::Vec;
 use zerocopy::IntoBytes;
 
@@ -94,4 +95,26 @@ fn the_configuration_round_trips() {
     let mut buffer = [0u8; 512];
     let bytes = postcard::to_slice(&config, &mut buffer).expect("fits");
     assert_eq!(postcard::from_bytes::<config::BootConfig<'_>>(bytes), Ok(config));
+}
+
+#[test]
+fn a_disk_is_heralds_only_with_a_good_label() {
+    let bytes = 64 << 20;
+    let good = Label::new(swapdisk::room(bytes));
+    assert_eq!(good.check(bytes), Ok(16_383));
+    assert_eq!(good.check(bytes - 1), Err(LabelError::Slots { slots: 16_383, room: 16_382 }));
+    assert_eq!(Label { magic: [0; 8], ..good }.check(bytes), Err(LabelError::Magic([0; 8])));
+    assert_eq!(Label { version: 2.into(), ..good }.check(bytes), Err(LabelError::Version(2)));
+    let mut changed = good;
+    changed.reserved[487] = 1;
+    assert!(matches!(changed.check(bytes), Err(LabelError::Checksum { .. })));
+    assert_eq!(Label::new(0).check(bytes), Err(LabelError::Slots { slots: 0, room: 16_383 }));
+    assert!(matches!(Label::new(u64::MAX).check(u64::MAX), Err(LabelError::Slots { .. })));
+}
+
+#[test]
+fn the_label_takes_a_slots_room() {
+    let rooms = [0, 1, SLOT_BYTES, 2 * SLOT_BYTES - 1, 2 * SLOT_BYTES].map(swapdisk::room);
+    assert_eq!(rooms, [0, 0, 0, 0, 1]);
+    assert_eq!(swapdisk::slot_at(0), 4096);
 }

@@ -29,8 +29,8 @@ const SHARED: [&str; 22] = [
     "time-out",
 ];
 
-/// What only QEMU has: an older chipset, and a reason for choosing it.
-const OWN: [Scenario; 3] = [
+/// What only QEMU has: an older chipset, a virtio disk, and a reason for choosing it.
+const OWN: [Scenario; 5] = [
     Scenario {
         name: "auto-says-why",
         args: &["--kernel", "{testguest}", "--append", "hello"],
@@ -59,6 +59,42 @@ const OWN: [Scenario; 3] = [
         ],
         stdout: &["notifier: ok"],
         telemetry: &[Bound::AtLeast("/notifier/invalidate_range_begin", 3 * 64)],
+        ..PLAIN
+    },
+    Scenario {
+        name: "disk-q35",
+        args: &[
+            "--machine",
+            "kvm",
+            "--chipset",
+            "q35",
+            "--kernel",
+            "{testguest}",
+            "--append",
+            "hello",
+            "--log",
+            "info",
+        ],
+        stdout: &["hello: ok"],
+        stderr: &["64 MiB, Herald's swap of 16383 slots"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "disk-i440fx",
+        args: &[
+            "--machine",
+            "kvm",
+            "--chipset",
+            "i440fx",
+            "--kernel",
+            "{testguest}",
+            "--append",
+            "hello",
+            "--log",
+            "info",
+        ],
+        stdout: &["hello: ok"],
+        stderr: &["64 MiB, Herald's swap of 16383 slots"],
         ..PLAIN
     },
 ];

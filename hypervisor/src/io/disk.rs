@@ -1,0 +1,176 @@
+//! Disks: which ones there are, and which are Herald's to write to.
+//!
+//! ```text
+//!   label read ─► good? ─► first slot written and read back ─► swap
+//!                  │ no: left alone
+//! ```
+//!
+//! Only a label in the first sector makes a disk Herald's (`abi::swapdisk`). All others are looked at once and then left
+//! alone: they are somebody's data. A disk that is Herald's shows that it keeps what it is given before anything
+//! depends on that.
+
+use super::dma::Dma;
+use super::pci::{self, Ports, Root};
+use super::virtio::{Access, Block, SECTOR_BYTES, VirtioError};
+use crate::cpu::tsc;
+use crate::physmem::PhysicalMemory;
+use abi::swapdisk::{self, Label, LabelError};
+use addr::{PAGE_SIZE, PageSize, Pfn};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use mm::{FrameMemory, Host, OutOfFrames};
+use virtio_drivers::transport::DeviceType;
+use virtio_drivers::transport::pci::bus::DeviceFunction;
+use virtio_drivers::transport::pci::virtio_device_type;
+use zerocopy::{FromZeros, IntoBytes};
+
+/// Seconds that a device has for an answer.
+const PATIENCE_SECONDS: u64 = 5;
+
+/// Why a disk is not used.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum DiskError {
+    /// The device is no good.
+    Virtio(VirtioError),
+    /// Not even a page, or more bytes than 64 bits can count.
+    Size {
+        /// Sectors of 512 bytes.
+        sectors: u64,
+    },
+    /// No frame to read into.
+    OutOfFrames(OutOfFrames),
+    /// It has no good label.
+    Label(LabelError),
+    /// It cannot be written to.
+    ReadOnly,
+    /// The first slot does not hold what was written to it.
+    Forgets {
+        /// What was written.
+        stamp: u64,
+        /// What came back.
+        found: u64,
+    },
+}
+
+impl fmt::Display for DiskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Virtio(error) => error.fmt(f),
+            Self::Size { sectors } => write!(f, "{sectors} sectors are no size of a disk"),
+            Self::OutOfFrames(error) => error.fmt(f),
+            Self::Label(error) => error.fmt(f),
+            Self::ReadOnly => f.write_str("labelled as Herald's, but read-only"),
+            Self::Forgets { stamp, found } => {
+                write!(f, "{stamp:#x} was written to its first slot, and {found:#x} came back")
+            }
+        }
+    }
+}
+
+/// A disk that answers.
+struct Disk {
+    at: DeviceFunction,
+    bytes: u64,
+    block: Block,
+}
+
+impl fmt::Display for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "virtio-blk at {}, {} MiB", self.at, self.bytes >> 20)
+    }
+}
+
+/// A disk that is Herald's to write to.
+pub(crate) struct SwapDisk {
+    disk: Disk,
+    slots: u64,
+}
+
+impl fmt::Display for SwapDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, Herald's swap of {} slots", self.disk, self.slots)
+    }
+}
+
+/// Finds the disks that are Herald's, and says of the others why they are not.
+pub(crate) fn probe(memory: &Arc<PhysicalMemory>, tsc_hz: u64) -> Vec<SwapDisk> {
+    Dma::use_memory(memory);
+    let mut root = Root::new(Ports);
+    let mut found = Vec::new();
+    for (at, info) in pci::functions(&root) {
+        if virtio_device_type(&info) != Some(DeviceType::Block) {
+            continue;
+        }
+        match look_at(&mut root, at, memory, tsc_hz * PATIENCE_SECONDS) {
+            Some(disk) => found.push(disk),
+            None => pci::close(&mut root, at),
+        }
+    }
+    found
+}
+
+fn look_at(root: &mut Root, at: DeviceFunction, memory: &PhysicalMemory, patience: u64) -> Option<SwapDisk> {
+    let mut disk = match Disk::open(root, at, patience) {
+        Ok(disk) => disk,
+        Err(error) => {
+            log::warn!("disk: virtio-blk at {at}: {error}: not used");
+            return None;
+        }
+    };
+    match disk.claim(memory) {
+        Ok(slots) => return Some(SwapDisk { disk, slots }),
+        Err(DiskError::Label(error @ LabelError::Magic(_))) => {
+            log::info!("disk: {disk}, {error}: left alone");
+        }
+        Err(error) => log::warn!("disk: {disk}, {error}: not used"),
+    }
+    None
+}
+
+impl Disk {
+    fn open(root: &mut Root, at: DeviceFunction, patience: u64) -> Result<Self, DiskError> {
+        let block = Block::open(root, at, patience).map_err(DiskError::Virtio)?;
+        let sectors = block.sectors();
+        let bytes = sectors.checked_mul(SECTOR_BYTES).filter(|&bytes| bytes >= PAGE_SIZE);
+        let bytes = bytes.ok_or(DiskError::Size { sectors })?;
+        Ok(Self { at, bytes, block })
+    }
+
+    /// The slots that are Herald's, if the disk is and works.
+    fn claim(&mut self, memory: &PhysicalMemory) -> Result<u64, DiskError> {
+        let frame = memory.allocate_zeroed(PageSize::Size4K).map_err(DiskError::OutOfFrames)?;
+        let claimed = self.read_label(memory, frame);
+        let claimed = claimed.and_then(|slots| self.try_first_slot(memory, frame).map(|()| slots));
+        // A device that has not answered may still write to the frame.
+        if !matches!(claimed, Err(DiskError::Virtio(VirtioError::NoAnswer(_)))) {
+            memory.free(frame);
+        }
+        claimed
+    }
+
+    /// The slots that the label says are Herald's. A page is read, not a sector: a disk may have blocks of 4 KiB.
+    fn read_label(&mut self, memory: &PhysicalMemory, frame: Pfn) -> Result<u64, DiskError> {
+        self.access(Access::Read(0), frame)?;
+        let mut label = Label::new_zeroed();
+        memory.read_bytes(frame, 0, label.as_mut_bytes());
+        let slots = label.check(self.bytes).map_err(DiskError::Label)?;
+        if self.block.is_read_only() { Err(DiskError::ReadOnly) } else { Ok(slots) }
+    }
+
+    /// Writes to the first slot, and reads it back. At start-up nothing is swapped out yet.
+    fn try_first_slot(&mut self, memory: &PhysicalMemory, frame: Pfn) -> Result<(), DiskError> {
+        let (sector, stamp) = (swapdisk::slot_at(0) / SECTOR_BYTES, tsc());
+        memory.write_bytes(frame, 0, stamp.as_bytes());
+        self.access(Access::Write(sector), frame)?;
+        memory.zero(frame, PageSize::Size4K);
+        self.access(Access::Read(sector), frame)?;
+        let mut found = 0_u64;
+        memory.read_bytes(frame, 0, found.as_mut_bytes());
+        if found == stamp { Ok(()) } else { Err(DiskError::Forgets { stamp, found }) }
+    }
+
+    fn access(&mut self, access: Access, frame: Pfn) -> Result<(), DiskError> {
+        self.block.access(access, frame).map_err(DiskError::Virtio)
+    }
+}
