@@ -5,7 +5,7 @@
 
 use crate::cli::Cpu;
 use crate::disk::{Disk, geometry};
-use crate::machine::{Hardware, Images, Running, serial_listener, tied_command};
+use crate::machine::{Hardware, Images, Medium, Running, serial_listener, tied_command};
 use anyhow::{Context, Result};
 use std::path::Path;
 use std::process::Stdio;
@@ -24,18 +24,6 @@ const fn model(cpu: Cpu) -> &'static str {
         Cpu::Penryn => "core2_penryn_t9600",
         Cpu::Skylake => "corei7_skylake_x",
     }
-}
-
-/// A CD or a disk, and what listens on the serial line of the machine that starts from it.
-pub(crate) struct Medium<'a> {
-    /// The image.
-    pub(crate) image: &'a Path,
-    /// Whether it is a CD.
-    pub(crate) is_cd: bool,
-    /// RAM in bytes, whole MiB.
-    pub(crate) memory: u64,
-    /// Instructions a second of the machine's time.
-    pub(crate) ips: u64,
 }
 
 /// Starts Bochs by the loader's boot sector, with all its files in `dir`.
@@ -57,16 +45,17 @@ pub(crate) fn start(hardware: &Hardware, images: &Images, dir: &Path) -> Result<
     machine.start(dir)
 }
 
-/// Starts Bochs from a medium, by the firmware, as hardware would. There is no debug console.
+/// Starts Bochs from a medium, by its BIOS, as hardware would. There is no debug console. `ips`: instructions a second of
+/// the machine's time.
 ///
 /// # Errors
 /// As for [`start`].
-pub(crate) fn start_medium(medium: &Medium, dir: &Path) -> Result<Running> {
+pub(crate) fn start_medium(medium: &Medium, ips: u64, dir: &Path) -> Result<Running> {
     let path = medium.image.display();
     let machine = Machine {
         cpu: Cpu::Haswell,
         memory: medium.memory,
-        ips: medium.ips,
+        ips,
         drive: if medium.is_cd {
             format!("ata0-master: type=cdrom, path=\"{path}\", status=inserted")
         } else {

@@ -2,7 +2,7 @@
 
 use crate::cli::{Chipset, Cpu, Disk, MachineKind};
 use crate::toolchain::find_program;
-use crate::{bochs, kvm};
+use crate::{bochs, qemu};
 use anyhow::{Result, bail};
 use std::fmt;
 use std::fs::File;
@@ -61,6 +61,16 @@ pub(crate) struct Images {
     pub(crate) loader: PathBuf,
     /// The boot package.
     pub(crate) package: Vec<u8>,
+}
+
+/// A CD or a disk that firmware starts, and the machine around it.
+pub(crate) struct Medium<'a> {
+    /// The image.
+    pub(crate) image: &'a Path,
+    /// Whether it is a CD.
+    pub(crate) is_cd: bool,
+    /// RAM in bytes, whole MiB.
+    pub(crate) memory: u64,
 }
 
 /// A started machine.
@@ -140,8 +150,8 @@ pub(crate) fn tsc_hz(kind: Chosen) -> u64 {
 pub(crate) fn start(kind: Chosen, hardware: &Hardware, images: &Images, dir: &Path) -> Result<Running> {
     match kind {
         Chosen::Bochs => bochs::start(hardware, images, dir),
-        Chosen::Kvm => kvm::start(&kvm::NESTED, hardware, images, dir),
-        Chosen::Tcg => kvm::start(&kvm::EMULATED, hardware, images, dir),
+        Chosen::Kvm => qemu::start(&qemu::NESTED, hardware, images, dir),
+        Chosen::Tcg => qemu::start(&qemu::EMULATED, hardware, images, dir),
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::error::usage;
 use crate::machine::Chosen;
 use crate::toolchain::{self, find_program};
-use crate::{bochs, kvm, progress};
+use crate::{bochs, progress, qemu};
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::process::Command;
@@ -37,7 +37,7 @@ pub(crate) fn has_machine(kind: Chosen) -> bool {
 pub(crate) fn machine_packages(kind: Chosen) -> &'static [&'static str] {
     match kind {
         Chosen::Bochs => &bochs::PACKAGES,
-        Chosen::Kvm | Chosen::Tcg => &kvm::PACKAGES,
+        Chosen::Kvm | Chosen::Tcg => &qemu::PACKAGES,
     }
 }
 

@@ -1,11 +1,23 @@
 //! A medium that `image` writes, and a machine that its firmware starts from it. Nobody but the serial line talks to Herald.
 
 use super::dialogue::{Screen, type_keys};
-use crate::{bochs, machine::Running, run::RunDir};
+use crate::machine::{self, Chosen, Running};
+use crate::qemu::{self, Firmware};
+use crate::run::RunDir;
+use crate::{bochs, setup};
 use anyhow::{Context, Result, bail, ensure};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
+
+/// What starts it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Machine {
+    /// With its BIOS, and VMX.
+    Bochs,
+    /// Without VMX: Herald comes up and says so.
+    Qemu(Firmware),
+}
 
 /// One row of the table.
 #[derive(Clone, Copy, Debug)]
@@ -13,6 +25,7 @@ pub(super) struct Medium {
     pub(super) name: &'static str,
     /// Behind `image --format`.
     pub(super) format: &'static str,
+    pub(super) machine: Machine,
     /// On the serial line: texts to wait for, and keys to type then.
     pub(super) steps: &'static [(&'static str, &'static str)],
     /// What must have appeared when the machine is off.
@@ -21,14 +34,25 @@ pub(super) struct Medium {
     pub(super) timeout: u64,
 }
 
-/// All of them.
-pub(super) const MEDIA: [Medium; 1] = [Medium {
-    name: "iso-bios",
-    format: "iso",
+/// To the guest's shell.
+const SHELL: Medium = Medium {
+    name: "",
+    format: "",
+    machine: Machine::Bochs,
     steps: &[("herald:/#", "uname -a\r"), ("-herald", "poweroff -f\r")],
     last: "herald: the guest powered off",
     timeout: 300,
-}];
+};
+
+/// As far as a machine without VMX goes.
+const FIRST_WORDS: Medium = Medium { steps: &[], last: "this processor has no VMX", ..SHELL };
+
+/// All of them.
+pub(super) const MEDIA: [Medium; 3] = [
+    Medium { name: "iso-bios", format: "iso", ..SHELL },
+    Medium { name: "iso-bios-q35", format: "iso", machine: Machine::Qemu(Firmware::Bios), ..FIRST_WORDS },
+    Medium { name: "iso-uefi", format: "iso", machine: Machine::Qemu(Firmware::Uefi), ..FIRST_WORDS },
+];
 
 const MEMORY: u64 = 512 << 20;
 
@@ -55,8 +79,18 @@ impl Medium {
     }
 
     fn start(&self, image: &Path, dir: &Path) -> Result<Running> {
-        let medium = bochs::Medium { image, is_cd: self.format == "iso", memory: MEMORY, ips: bochs::IPS };
-        bochs::start_medium(&medium, dir)
+        let medium = machine::Medium { image, is_cd: self.format == "iso", memory: MEMORY };
+        match self.machine {
+            Machine::Bochs => {
+                setup::ensure_machine(Chosen::Bochs)?;
+                bochs::start_medium(&medium, bochs::IPS, dir)
+            }
+            Machine::Qemu(firmware) => {
+                setup::ensure_machine(Chosen::Tcg)?;
+                setup::ensure_packages("UEFI", &qemu::OVMF_PACKAGES)?;
+                qemu::start_medium(&medium, firmware, dir)
+            }
+        }
     }
 }
 

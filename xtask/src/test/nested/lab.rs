@@ -2,13 +2,13 @@
 
 use super::super::Tally;
 use super::super::fixtures::Fixtures;
-use crate::bochs::{self, Medium};
+use crate::bochs;
 use crate::cpio::{Archive, Owner};
 use crate::debian_kernel::{self, DebianKernel};
-use crate::machine::Chosen;
+use crate::machine::{Chosen, Medium};
 use crate::metal::Binaries;
 use crate::run::RunDir;
-use crate::{grub, guest_images, kvm, package, setup};
+use crate::{grub, guest_images, package, qemu, setup};
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
@@ -46,7 +46,7 @@ const FIRMWARE: [&str; 6] = [
 /// The lab cannot be made, or ends without a sum.
 pub(super) fn run(binaries: &Binaries, fixtures: &Fixtures, only: Option<&str>) -> Result<Tally> {
     setup::ensure_machine(Chosen::Bochs)?;
-    setup::ensure_packages("the nested lab", &kvm::PACKAGES)?;
+    setup::ensure_packages("the nested lab", &qemu::PACKAGES)?;
     setup::ensure_packages("the nested lab", &grub::PACKAGES)?;
     setup::ensure_packages("the nested lab", &guest_images::INITRAMFS_PACKAGES)?;
     let kernel = {
@@ -56,8 +56,8 @@ pub(super) fn run(binaries: &Binaries, fixtures: &Fixtures, only: Option<&str>) 
     let dir = RunDir::create()?;
     let cd = dir.path().join("lab.iso");
     write_cd(dir.path(), &cd, &kernel, &initramfs(binaries, fixtures, &kernel, only)?)?;
-    let medium = Medium { image: &cd, is_cd: true, memory: MEMORY, ips: IPS };
-    let mut machine = bochs::start_medium(&medium, dir.path())?;
+    let medium = Medium { image: &cd, is_cd: true, memory: MEMORY };
+    let mut machine = bochs::start_medium(&medium, IPS, dir.path())?;
     let line = machine.serial_line()?;
     line.set_read_timeout(Some(SILENCE))?;
     follow(BufReader::new(line))
