@@ -46,7 +46,7 @@ struct Target {
     longest: u32,
 }
 
-const TARGETS: [Target; 11] = [
+const TARGETS: [Target; 12] = [
     Target { name: "acpi_tables", runs: 2_500_000, longest: 2048 },
     Target { name: "boot_information", runs: 5_000_000, longest: 1024 },
     Target { name: "configuration", runs: 400_000, longest: 1024 },
@@ -58,6 +58,7 @@ const TARGETS: [Target; 11] = [
     Target { name: "operations", runs: 2_000, longest: 1024 },
     Target { name: "package", runs: 1_500_000, longest: 4608 },
     Target { name: "page_walk", runs: 1_500_000, longest: 1024 },
+    Target { name: "virtio_structures", runs: 3_000_000, longest: 512 },
 ];
 
 /// How far a search goes.
