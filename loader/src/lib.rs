@@ -4,11 +4,13 @@
 //! ```text
 //!   hvm_start_info ──► pvh ─────────┐
 //!   multiboot2 information ─► multiboot2 ─┼─► Findings ─► modules (one package) ─► image ─► HandOff
-//!   E820, EFI: the programs ────────┘
+//!   E820: the program ──────────────┤
+//!   EFI memory map, screen ─► efi ──┘
 //! ```
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod efi;
 mod error;
 mod findings;
 pub mod image;
