@@ -17,6 +17,7 @@ pub mod image;
 pub mod modules;
 pub mod multiboot2;
 pub mod pvh;
+pub mod tables;
 
 pub use error::LoadError;
 pub use findings::{Findings, Images, Memory};

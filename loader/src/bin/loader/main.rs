@@ -97,7 +97,7 @@ fn pack(handoff: &HandOff, modules: &[Module]) -> Result<HpaRange, LoadError> {
     let copy = |index: usize, target: &mut [u8]| {
         // SAFETY: the modules stay as they are while they are copied: the target is free in a map without them.
         target.copy_from_slice(unsafe { bytes_at(modules[index].range()) });
-        Ok(())
+        Ok::<_, LoadError>(())
     };
     // SAFETY: free in the map.
     assemble(&layout, unsafe { bytes_to_fill(place) }, copy)?;
