@@ -1,5 +1,6 @@
 //! Why Herald could not be started.
 
+use crate::modules::Name;
 use abi::package::PackageError;
 use addr::HpaRange;
 use core::fmt;
@@ -72,7 +73,7 @@ pub enum LoadError {
     /// A module without a name.
     Nameless(HpaRange),
     /// Two modules of the same name.
-    SameName(HpaRange),
+    SameName(Name),
     /// A range that the start information names is not below 4 GiB.
     OutOfReach {
         /// First byte.
@@ -136,7 +137,7 @@ impl fmt::Display for LoadError {
             Self::Nameless(range) => {
                 write!(f, "the module at {range} has no name (write it behind the file: module2 FILE NAME)")
             }
-            Self::SameName(range) => write!(f, "the module at {range} has the name of another one"),
+            Self::SameName(name) => write!(f, "two modules have the name {name}"),
             Self::OutOfReach { start, len } => {
                 write!(f, "{len} bytes at {start:#x} are not below 4 GiB")
             }

@@ -164,6 +164,7 @@ fn screen(tag: &FramebufferTag) -> Screen {
 #[cfg(test)]
 mod tests {
     use super::find;
+    use crate::modules::Name;
     use crate::{Findings, Images, LoadError};
     use abi::handoff::ScreenKind;
     use addr::HpaRange;
@@ -214,8 +215,8 @@ mod tests {
         ])
         .expect("good");
         let Images::Modules(modules) = found.images else { panic!("modules") };
-        let names: Vec<&str> = modules.iter().map(crate::modules::Module::name).collect();
-        assert_eq!(names, ["herald", "bzImage"]);
+        let names: Vec<_> = modules.iter().map(crate::modules::Module::name).collect();
+        assert_eq!(names, ["herald", "bzImage"].map(Name::new));
         assert_eq!(modules[0].range().len(), 0x1234);
         let handoff = found.handoff;
         assert_eq!((handoff.regions()[0].start, handoff.regions()[1].start), (0x10_0000, 1 << 32));

@@ -10,7 +10,7 @@ use anyhow::Result;
 /// # Errors
 /// None at present.
 pub(crate) fn run() -> Result<u8> {
-    match toolchain::choose() {
+    match toolchain::choose(toolchain::TARGET) {
         Ok(toolchain) => println!("toolchain     {toolchain}"),
         Err(reason) => {
             println!("toolchain     missing: {reason:#}");

@@ -1,10 +1,11 @@
 //! Builds the bare-metal programs: Herald, which has a heap, and the loader and the guests, which have none. Cargo gives
-//! the packages of one invocation the same features of what they share, and `alloc` would be among them.
+//! the packages of one invocation the same features of what they share, and `alloc` would be among them. The loader's
+//! UEFI application is for another target, and is built only where an image needs it.
 //!
 //! Flags that hold for all of them are given here; where a program is linked is the business of its own
 //! build script. Frame pointers make the back-trace of Herald's panic possible.
 
-use crate::toolchain::{self, Library, TARGET, Toolchain};
+use crate::toolchain::{self, Library, TARGET, Toolchain, UEFI_TARGET};
 use crate::{progress, setup, workspace};
 use anyhow::{Result, anyhow};
 use std::path::{Path, PathBuf};
@@ -15,6 +16,9 @@ const FLAGS: [&str; 6] =
 /// Packages of an invocation, and the features that they need.
 const BUILDS: [(&[&str], &[&str]); 2] =
     [(&["loader", "guest"], &["--features", "loader/metal"]), (&["herald"], &[])];
+
+/// The loader's UEFI application.
+const UEFI_LOADER: &str = "loader-uefi";
 
 /// The programs, as ELF files.
 #[derive(Clone, Debug)]
@@ -50,29 +54,50 @@ pub(crate) fn build() -> Result<Binaries> {
         return Ok(Binaries::of(&dir));
     }
     setup::ensure_toolchain()?;
-    let toolchain = toolchain::choose()?;
+    let toolchain = toolchain::choose(TARGET)?;
     for (packages, features) in BUILDS {
-        let mut command = cargo(&toolchain, packages);
-        command.args(features);
-        progress::run(&format!("building {}", packages.join(", ")), &mut command)
-            .map_err(|error| anyhow!("{error:#}\n(the toolchain is {toolchain})"))?;
+        let mut command = cargo(&toolchain, TARGET, &FLAGS);
+        command.arg("--bins").args(features);
+        for package in packages {
+            command.args(["--package", package]);
+        }
+        compile(&packages.join(", "), &toolchain, &mut command)?;
     }
-    Ok(Binaries::of(&workspace::metal_target().join(TARGET).join("release")))
+    Ok(Binaries::of(&release(TARGET)))
 }
 
-fn cargo(toolchain: &Toolchain, packages: &[&str]) -> Command {
+/// Builds the loader's UEFI application; its file.
+///
+/// # Errors
+/// No toolchain, or the compiler's messages.
+pub(crate) fn build_uefi() -> Result<PathBuf> {
+    setup::ensure_uefi_toolchain()?;
+    let toolchain = toolchain::choose(UEFI_TARGET)?;
+    let mut command = cargo(&toolchain, UEFI_TARGET, &[]);
+    command.args(["--package", "loader", "--bin", UEFI_LOADER, "--features", "loader/uefi"]);
+    compile(UEFI_LOADER, &toolchain, &mut command)?;
+    Ok(release(UEFI_TARGET).join(format!("{UEFI_LOADER}.efi")))
+}
+
+fn release(target: &str) -> PathBuf {
+    workspace::metal_target().join(target).join("release")
+}
+
+fn compile(what: &str, toolchain: &Toolchain, command: &mut Command) -> Result<()> {
+    progress::run(&format!("building {what}"), command)
+        .map_err(|error| anyhow!("{error:#}\n(the toolchain is {toolchain})"))
+}
+
+fn cargo(toolchain: &Toolchain, target: &str, flags: &[&str]) -> Command {
     let mut command = Command::new(&toolchain.cargo);
-    command.current_dir(workspace::root()).args(["build", "--release", "--bins", "--target", TARGET]);
+    command.current_dir(workspace::root()).args(["build", "--release", "--target", target]);
     command.arg("--target-dir").arg(workspace::metal_target());
-    for package in packages {
-        command.args(["--package", package]);
-    }
     if toolchain.library == Library::BuildStd {
         command.arg("-Zbuild-std=core,alloc,compiler_builtins");
         command.arg("-Zbuild-std-features=compiler-builtins-mem");
         command.env("RUSTC_BOOTSTRAP", "1");
     }
-    let mut flags: Vec<String> = FLAGS.map(str::to_owned).into();
+    let mut flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
     if let Some(linker) = &toolchain.linker {
         flags.push(format!("-Clinker={}", linker.path.display()));
         flags.extend(linker.flavor.map(|flavor| format!("-Clinker-flavor={flavor}")));

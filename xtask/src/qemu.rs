@@ -30,7 +30,7 @@ pub(crate) enum Firmware {
 /// Debian's package with [`OVMF`].
 pub(crate) const OVMF_PACKAGES: [&str; 1] = ["ovmf"];
 /// Firmware and its variables in one file.
-const OVMF: &str = "/usr/share/ovmf/OVMF.fd";
+pub(crate) const OVMF: &str = "/usr/share/ovmf/OVMF.fd";
 
 const fn machine(chipset: Chipset) -> &'static str {
     match chipset {
@@ -53,12 +53,17 @@ pub(crate) fn start(processor: &[&str], hardware: &Hardware, images: &Images, di
     spawn(command, dir)
 }
 
-/// Starts QEMU, without VMX, from a medium, by a BIOS or by UEFI, as hardware would. There is no debug console.
+/// Starts QEMU from a medium, by a BIOS or by UEFI, as hardware would. There is no debug console.
 ///
 /// # Errors
 /// QEMU cannot be started.
-pub(crate) fn start_medium(medium: &Medium, firmware: Firmware, dir: &Path) -> Result<Running> {
-    let mut command = command(&EMULATED, Chipset::Q35, medium.memory, dir);
+pub(crate) fn start_medium(
+    processor: &[&str],
+    medium: &Medium,
+    firmware: Firmware,
+    dir: &Path,
+) -> Result<Running> {
+    let mut command = command(processor, Chipset::Q35, medium.memory, dir);
     command.args(["-vga", "std"]);
     if firmware == Firmware::Uefi {
         command.args(["-bios", OVMF]);

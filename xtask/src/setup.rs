@@ -2,7 +2,7 @@
 
 use crate::error::usage;
 use crate::machine::Chosen;
-use crate::toolchain::{self, find_program};
+use crate::toolchain::{self, LLD_PACKAGE, TARGET, UEFI_TARGET, find_program};
 use crate::{bochs, progress, qemu};
 use anyhow::{Context, Result, bail};
 use std::path::Path;
@@ -46,10 +46,24 @@ pub(crate) fn machine_packages(kind: Chosen) -> &'static [&'static str] {
 /// # Errors
 /// There is none and Debian's cannot be installed.
 pub(crate) fn ensure_toolchain() -> Result<()> {
-    match toolchain::choose() {
+    match toolchain::choose(TARGET) {
         Ok(_) => Ok(()),
         Err(reason) => install("a toolchain", &toolchain::DEBIAN_PACKAGES).context(reason),
     }
+}
+
+/// Makes some toolchain for UEFI usable.
+///
+/// # Errors
+/// There is none and Debian's cannot be installed, or no LLD.
+pub(crate) fn ensure_uefi_toolchain() -> Result<()> {
+    if let Err(reason) = toolchain::choose(UEFI_TARGET) {
+        install("a toolchain", &toolchain::DEBIAN_PACKAGES).context(reason)?;
+    }
+    if toolchain::choose(UEFI_TARGET)?.has_lld() {
+        return Ok(());
+    }
+    install("linking for UEFI", &[LLD_PACKAGE])
 }
 
 /// Installs those of `packages` that are missing.

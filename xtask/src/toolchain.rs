@@ -1,6 +1,6 @@
 //! Which compiler builds the bare-metal programs.
 //!
-//! The target `x86_64-unknown-none` needs `core` and `alloc`: precompiled where rustup has the target,
+//! The targets `x86_64-unknown-none` and `x86_64-unknown-uefi` need `core` and `alloc`: precompiled where rustup has them,
 //! else built from the library sources that a toolchain carries (`-Zbuild-std`, which a stable compiler
 //! accepts under `RUSTC_BOOTSTRAP=1`). Debian's rustc-web, cargo-web and rust-web-src are such a
 //! toolchain for machines whose rustup cannot fetch anything.
@@ -11,6 +11,10 @@ use std::process::Command;
 
 /// The target triple of everything that runs without an operating system.
 pub(crate) const TARGET: &str = "x86_64-unknown-none";
+/// The target triple of what UEFI starts.
+pub(crate) const UEFI_TARGET: &str = "x86_64-unknown-uefi";
+/// Debian's package of the linker that alone links for UEFI.
+pub(crate) const LLD_PACKAGE: &str = "lld";
 /// Debian packages that make up a toolchain with library sources.
 pub(crate) const DEBIAN_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 /// First minor version of rustc 1.x that knows the language features in the tree.
@@ -47,6 +51,13 @@ pub(crate) struct Toolchain {
     pub(crate) library: Library,
     /// A linker to name, where rustc does not find its own.
     pub(crate) linker: Option<Linker>,
+}
+
+impl Toolchain {
+    /// Whether its linker is LLD, which understands every target's flavor.
+    pub(crate) fn has_lld(&self) -> bool {
+        self.linker.as_ref().is_none_or(|linker| linker.flavor.is_none())
+    }
 }
 
 impl std::fmt::Display for Toolchain {
@@ -86,8 +97,8 @@ impl Compiler {
         self.sysroot.join("lib/rustlib")
     }
 
-    fn has_target(&self) -> bool {
-        self.rustlib().join(TARGET).join("lib").is_dir()
+    fn has_target(&self, target: &str) -> bool {
+        self.rustlib().join(target).join("lib").is_dir()
     }
 
     fn has_sources(&self) -> bool {
@@ -106,17 +117,17 @@ impl Compiler {
     }
 }
 
-/// The first toolchain that works: an installed target, sources of the active toolchain, Debian's packages.
+/// The first toolchain that works for a target: it is installed, sources of the active toolchain, Debian's packages.
 ///
 /// # Errors
 /// None does; the message tells why for each.
-pub(crate) fn choose() -> Result<Toolchain> {
+pub(crate) fn choose(target: &str) -> Result<Toolchain> {
     let active = Compiler::find(&active_cargo(), "rustc");
     let lld = active.as_ref().ok().and_then(Compiler::lld);
     let mut reasons = Vec::new();
     for found in [active, Compiler::find("/usr/bin/cargo", "/usr/bin/rustc")] {
         match found {
-            Ok(compiler) if compiler.has_target() => {
+            Ok(compiler) if compiler.has_target(target) => {
                 let linker = name_linker(&compiler, lld);
                 return Ok(compiler.with(Library::Installed, linker));
             }
@@ -125,13 +136,13 @@ pub(crate) fn choose() -> Result<Toolchain> {
                 return Ok(compiler.with(Library::BuildStd, linker));
             }
             Ok(compiler) => reasons.push(format!(
-                "{} has neither the target {TARGET} nor the library's sources",
+                "{} has neither the target {target} nor the library's sources",
                 compiler.rustc.display()
             )),
             Err(error) => reasons.push(format!("{error:#}")),
         }
     }
-    bail!("no toolchain for {TARGET}: {}", reasons.join("; "))
+    bail!("no toolchain for {target}: {}", reasons.join("; "))
 }
 
 /// The cargo that started this program, so that a `+toolchain` on its command line stays in force.

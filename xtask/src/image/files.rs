@@ -77,12 +77,17 @@ impl Files {
     }
 
     /// All files with their paths.
+    pub(super) fn with_paths(self) -> Vec<(String, Vec<u8>)> {
+        self.0.into_iter().map(|(name, bytes)| (format!("{DIRECTORY}/{name}"), bytes)).collect()
+    }
+
+    /// The same with the loader that GRUB starts.
     ///
     /// # Errors
     /// The loader cannot be read.
-    pub(super) fn with_loader(self, binaries: &Binaries) -> Result<Vec<(String, Vec<u8>)>> {
-        let loader = (LOADER.to_owned(), strip(&read(&binaries.loader)?)?);
-        let files = std::iter::once(loader).chain(self.0);
-        Ok(files.map(|(name, bytes)| (format!("{DIRECTORY}/{name}"), bytes)).collect())
+    pub(super) fn with_loader(mut self, binaries: &Binaries) -> Result<Vec<(String, Vec<u8>)>> {
+        let loader = strip(&read(&binaries.loader)?)?;
+        self.0.insert(0, (LOADER.to_owned(), loader));
+        Ok(self.with_paths())
     }
 }

@@ -4,9 +4,9 @@ use super::dialogue::{Screen, type_keys};
 use crate::machine::{self, Chosen, Running};
 use crate::qemu::{self, Firmware};
 use crate::run::RunDir;
-use crate::{bochs, setup};
+use crate::{bochs, setup, workspace};
 use anyhow::{Context, Result, bail, ensure};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,8 @@ pub(super) enum Machine {
     Bochs,
     /// Without VMX: Herald comes up and says so.
     Qemu(Firmware),
+    /// On KVM, with VMX.
+    Nested(Firmware),
 }
 
 /// One row of the table.
@@ -48,11 +50,19 @@ const SHELL: Medium = Medium {
 const FIRST_WORDS: Medium = Medium { steps: &[], last: "this processor has no VMX", ..SHELL };
 
 /// All of them.
-pub(super) const MEDIA: [Medium; 3] = [
+pub(super) const MEDIA: [Medium; 7] = [
     Medium { name: "iso-bios", format: "iso", ..SHELL },
     Medium { name: "iso-bios-q35", format: "iso", machine: Machine::Qemu(Firmware::Bios), ..FIRST_WORDS },
+    Medium { name: "raw-bios", format: "raw", ..SHELL },
+    Medium { name: "raw-bios-q35", format: "raw", machine: Machine::Qemu(Firmware::Bios), ..FIRST_WORDS },
+    Medium { name: "raw-uefi", format: "raw", machine: Machine::Qemu(Firmware::Uefi), ..FIRST_WORDS },
+    Medium { name: "uefi", format: "uefi", machine: Machine::Qemu(Firmware::Uefi), ..FIRST_WORDS },
     Medium { name: "iso-uefi", format: "iso", machine: Machine::Qemu(Firmware::Uefi), ..FIRST_WORDS },
 ];
+
+/// Those for a machine whose KVM gives VMX to its guests.
+pub(super) const NESTED_MEDIA: [Medium; 1] =
+    [Medium { name: "uefi-nested", format: "uefi", machine: Machine::Nested(Firmware::Uefi), ..SHELL }];
 
 const MEMORY: u64 = 512 << 20;
 
@@ -63,11 +73,10 @@ impl Medium {
     /// What differed, with the output.
     pub(super) fn run(&self) -> Result<()> {
         let dir = RunDir::create()?;
-        let image = dir.path().join(self.format);
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(["image", "--format", self.format, "-o"]).arg(&image);
-        let output = command.output()?;
-        ensure!(output.status.success(), "no image: {}", String::from_utf8_lossy(&output.stderr));
+        let image = match workspace::prebuilt() {
+            Some(prebuilt) => prebuilt.join(self.format),
+            None => write_image(self.format, dir.path())?,
+        };
         let mut machine = self.start(&image, dir.path())?;
         let mut line = machine.serial_line()?;
         let screen = Screen::watch(line.try_clone()?);
@@ -86,12 +95,37 @@ impl Medium {
                 bochs::start_medium(&medium, bochs::IPS, dir)
             }
             Machine::Qemu(firmware) => {
-                setup::ensure_machine(Chosen::Tcg)?;
-                setup::ensure_packages("UEFI", &qemu::OVMF_PACKAGES)?;
-                qemu::start_medium(&medium, firmware, dir)
+                ensure_qemu(Chosen::Tcg)?;
+                qemu::start_medium(&qemu::EMULATED, &medium, firmware, dir)
+            }
+            Machine::Nested(firmware) => {
+                ensure_qemu(Chosen::Kvm)?;
+                qemu::start_medium(&qemu::NESTED, &medium, firmware, dir)
             }
         }
     }
+}
+
+/// Writes an image as a user does; its path in `dir`.
+///
+/// # Errors
+/// What `image` says.
+pub(super) fn write_image(format: &str, dir: &Path) -> Result<PathBuf> {
+    let image = dir.join(format);
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["image", "--format", format, "-o"]).arg(&image);
+    let output = command.output()?;
+    ensure!(output.status.success(), "no image: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(image)
+}
+
+/// QEMU and its firmware; the nested lab has them.
+fn ensure_qemu(kind: Chosen) -> Result<()> {
+    if workspace::prebuilt().is_some() {
+        return Ok(());
+    }
+    setup::ensure_machine(kind)?;
+    setup::ensure_packages("UEFI", &qemu::OVMF_PACKAGES)
 }
 
 fn wait(machine: &mut Running, deadline: Instant) -> Result<()> {

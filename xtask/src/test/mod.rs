@@ -21,6 +21,8 @@ const DENY: [&str; 4] = ["--quiet", "--", "-D", "warnings"];
 const HERALD_CLIPPY: [&str; 4] = ["clippy", "--bins", "--package", "herald"];
 const HEAPLESS_CLIPPY: [&str; 8] =
     ["clippy", "--bins", "--package", "loader", "--package", "guest", "--features", "loader/metal"];
+const UEFI_CLIPPY: [&str; 7] =
+    ["clippy", "--bin", "loader-uefi", "--package", "loader", "--features", "loader/uefi"];
 
 /// The models of concurrency, and what they are made of: no default members.
 const MODEL_CLIPPY: [&str; 4] = ["clippy", "--all-targets", "--package", "models"];
@@ -114,6 +116,7 @@ pub(crate) fn ci() -> Result<u8> {
         ("clippy", host::cargo(&[&["clippy", "--all-targets"], &DENY[..]].concat())?),
         ("clippy, Herald", host::cargo(&[&HERALD_CLIPPY[..], &DENY].concat())?),
         ("clippy, loader and guests", host::cargo(&[&HEAPLESS_CLIPPY[..], &DENY].concat())?),
+        ("clippy, UEFI loader", host::cargo(&[&UEFI_CLIPPY[..], &DENY].concat())?),
         ("clippy, models", host::cargo(&[&MODEL_CLIPPY[..], &DENY].concat())?),
         ("clippy, loom", host::cargo(&[&LOOM_CLIPPY[..], &DENY].concat())?),
         ("clippy, fuzz targets", host::cargo(&[&FUZZ_CLIPPY[..], &DENY].concat())?),

@@ -84,7 +84,7 @@ fn free_memory(handoff: &HandOff, taken: impl IntoIterator<Item = HpaRange>) -> 
 
 /// Copies modules, wherever they lie, into one package.
 fn pack(handoff: &HandOff, modules: &[Module]) -> Result<HpaRange, LoadError> {
-    let layout = layout(modules)?;
+    let layout = layout(modules.iter().map(|module| (module.name(), module.range().len())))?;
     let map = free_memory(handoff, modules.iter().map(Module::range))?;
     let bytes = layout.total_len();
     let place = map.highest_fit(bytes, PageSize::Size4K, MAPPED_END).ok_or(LoadError::NoRoom { bytes })?;
@@ -94,10 +94,13 @@ fn pack(handoff: &HandOff, modules: &[Module]) -> Result<HpaRange, LoadError> {
             return Err(LoadError::OutOfReach { start, len });
         }
     }
-    // SAFETY: the modules stay as they are while they are copied: the target is free in a map without them.
-    let contents = modules.iter().map(|module| unsafe { bytes_at(module.range()) });
+    let copy = |index: usize, target: &mut [u8]| {
+        // SAFETY: the modules stay as they are while they are copied: the target is free in a map without them.
+        target.copy_from_slice(unsafe { bytes_at(modules[index].range()) });
+        Ok::<_, LoadError>(())
+    };
     // SAFETY: free in the map.
-    assemble(&layout, contents, unsafe { bytes_to_fill(place) });
+    assemble(&layout, unsafe { bytes_to_fill(place) }, copy)?;
     Ok(place)
 }
 

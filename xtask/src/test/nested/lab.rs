@@ -2,6 +2,7 @@
 
 use super::super::Tally;
 use super::super::fixtures::Fixtures;
+use super::super::medium::write_image;
 use crate::bochs;
 use crate::cpio::{Archive, Owner};
 use crate::debian_kernel::{self, DebianKernel};
@@ -27,12 +28,16 @@ const PREBUILT: &str = "/lab";
 const SILENCE: Duration = Duration::from_secs(600);
 /// KVM's own mitigations and checks are not what is tested here.
 const LINUX: &str = "console=ttyS0,115200 quiet loglevel=1 mitigations=off init_on_alloc=0";
+/// The image of this format is in the lab, too.
+const DISK: &str = "uefi";
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 /// Ties QEMU's life to this program's; busybox has a lesser one.
 const SETPRIV: &str = "/usr/bin/setpriv";
 /// What QEMU's machines start from, wherever Debian has it.
-const FIRMWARE: [&str; 6] = [
+const FIRMWARE: [&str; 8] = [
+    qemu::OVMF,
     "/usr/share/seabios/bios-256k.bin",
+    "/usr/share/seabios/vgabios-stdvga.bin",
     "/usr/share/qemu/kvmvapic.bin",
     "/usr/share/qemu/linuxboot.bin",
     "/usr/share/qemu/linuxboot_dma.bin",
@@ -47,6 +52,7 @@ const FIRMWARE: [&str; 6] = [
 pub(super) fn run(binaries: &Binaries, fixtures: &Fixtures, only: Option<&str>) -> Result<Tally> {
     setup::ensure_machine(Chosen::Bochs)?;
     setup::ensure_packages("the nested lab", &qemu::PACKAGES)?;
+    setup::ensure_packages("the nested lab", &qemu::OVMF_PACKAGES)?;
     setup::ensure_packages("the nested lab", &grub::PACKAGES)?;
     setup::ensure_packages("the nested lab", &guest_images::INITRAMFS_PACKAGES)?;
     let kernel = {
@@ -55,7 +61,9 @@ pub(super) fn run(binaries: &Binaries, fixtures: &Fixtures, only: Option<&str>) 
     };
     let dir = RunDir::create()?;
     let cd = dir.path().join("lab.iso");
-    write_cd(dir.path(), &cd, &kernel, &initramfs(binaries, fixtures, &kernel, only)?)?;
+    let disk = std::fs::read(write_image(DISK, dir.path())?)?;
+    let script = script(&kernel, disk.len(), only);
+    write_cd(dir.path(), &cd, &kernel, &initramfs(binaries, fixtures, &kernel, &disk, script)?)?;
     let medium = Medium { image: &cd, is_cd: true, memory: MEMORY };
     let mut machine = bochs::start_medium(&medium, IPS, dir.path())?;
     let line = machine.serial_line()?;
@@ -91,11 +99,12 @@ fn initramfs(
     binaries: &Binaries,
     fixtures: &Fixtures,
     kernel: &DebianKernel,
-    only: Option<&str>,
+    disk: &[u8],
+    script: String,
 ) -> Result<Vec<u8>> {
     let xtask = std::env::current_exe()?;
     let mut tree = Tree::default();
-    tree.file("/init", script(kernel, only).into_bytes())?;
+    tree.file("/init", script.into_bytes())?;
     tree.copy("/bin/busybox", Path::new(guest_images::BUSYBOX))?;
     for program in [QEMU, SETPRIV] {
         tree.copy(program, Path::new(program))?;
@@ -116,6 +125,9 @@ fn initramfs(
     for name in ["testguest", guest_images::TINY_KERNEL, guest_images::TINY_INITRAMFS] {
         tree.copy(&format!("{PREBUILT}/{name}"), &fixtures.dir().join(name))?;
     }
+    // The script makes it as long as it was.
+    let used = disk.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    tree.file(&format!("{PREBUILT}/{DISK}"), disk[..used].to_vec())?;
     Ok(tree.archive.finish())
 }
 
@@ -124,7 +136,7 @@ fn name_of(path: &Path) -> String {
 }
 
 /// The first program of the lab's Linux.
-fn script(kernel: &DebianKernel, only: Option<&str>) -> String {
+fn script(kernel: &DebianKernel, disk_bytes: usize, only: Option<&str>) -> String {
     let modules = kernel.modules.iter().map(|module| format!("insmod /modules/{}\n", name_of(module)));
     let modules: String = modules.collect();
     let only = only.map(|text| format!(" --only '{}'", text.replace('\'', "'\\''"))).unwrap_or_default();
@@ -140,6 +152,7 @@ fn script(kernel: &DebianKernel, only: Option<&str>) -> String {
          mount -t devpts pts /dev/pts\n\
          exec >/dev/ttyS0 2>&1 </dev/null\n\
          ifconfig lo 127.0.0.1 up\n\
+         truncate -s {disk_bytes} {PREBUILT}/{DISK}\n\
          {modules}\
          xtask test nested{only}\n\
          echo {END}\n\

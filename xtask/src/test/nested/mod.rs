@@ -13,6 +13,7 @@ mod rows;
 use super::Tally;
 use super::fixtures::Fixtures;
 use super::machine::report;
+use super::medium::NESTED_MEDIA;
 use crate::cli::MachineKind;
 use crate::machine::{self, Chosen};
 use crate::{metal, setup, workspace};
@@ -48,11 +49,18 @@ pub(super) fn run_in_lab(fixtures: &Fixtures, only: Option<&str>) -> Result<Tall
 }
 
 fn run_here(fixtures: &Fixtures, only: Option<&str>) -> Tally {
+    let wanted = |name: &str| only.is_none_or(|text| name.contains(text));
     let mut tally = Tally::default();
-    for scenario in rows::all().filter(|scenario| only.is_none_or(|text| scenario.name.contains(text))) {
+    let mut run = |name: &str, run: &dyn Fn() -> Result<()>| {
         let started = Instant::now();
-        let result = scenario.run(fixtures);
-        tally.count(report(scenario.name, started.elapsed().as_secs_f64(), &result));
+        let result = run();
+        tally.count(report(name, started.elapsed().as_secs_f64(), &result));
+    };
+    for scenario in rows::all().filter(|scenario| wanted(scenario.name)) {
+        run(scenario.name, &|| scenario.run(fixtures));
+    }
+    for medium in NESTED_MEDIA.iter().filter(|medium| wanted(medium.name)) {
+        run(medium.name, &|| medium.run());
     }
     tally
 }
