@@ -60,8 +60,9 @@ impl fmt::Debug for Name {
 }
 
 impl fmt::Display for Name {
+    /// Without control characters: it may go to a terminal.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        write!(f, "{}", self.as_str().escape_debug())
     }
 }
 
@@ -186,5 +187,10 @@ mod tests {
         assert!(layout(files[..62].iter().copied()).is_ok());
         let refused = layout(files.into_iter()).expect_err("one too many");
         assert_eq!(refused, LoadError::Package(PackageError::Count(63)));
+    }
+
+    #[test]
+    fn a_name_does_not_speak_to_the_terminal() {
+        assert_eq!(Name::new("a\u{1b}[2Jb").to_string(), "a\\u{1b}[2Jb");
     }
 }

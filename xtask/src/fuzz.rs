@@ -48,7 +48,7 @@ struct Target {
 
 const TARGETS: [Target; 12] = [
     Target { name: "acpi_tables", runs: 2_500_000, longest: 2048 },
-    Target { name: "boot_information", runs: 5_000_000, longest: 1024 },
+    Target { name: "boot_information", runs: 1_000_000, longest: 6144 },
     Target { name: "configuration", runs: 400_000, longest: 1024 },
     Target { name: "devices", runs: 150_000, longest: 4096 },
     Target { name: "images", runs: 600_000, longest: 4096 },

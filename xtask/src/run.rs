@@ -14,6 +14,7 @@ use abi::package::Kind;
 use anyhow::{Context, Result, anyhow};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// Runs a guest; the exit status.
@@ -140,13 +141,15 @@ fn create(option: &str, path: Option<&Path>) -> Result<Option<File>> {
 pub(crate) struct RunDir(PathBuf);
 
 impl RunDir {
-    /// A new directory of this process.
+    /// A new directory of this process, which may have several machines at a time.
     ///
     /// # Errors
     /// It cannot be made.
     pub(crate) fn create() -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
         remove_leftovers();
-        let path = workspace::runs().join(std::process::id().to_string());
+        let (process, number) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = workspace::runs().join(format!("{process}-{number}"));
         std::fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
         Ok(Self(path))
     }
@@ -166,7 +169,9 @@ impl Drop for RunDir {
 /// Removes what runs left behind that were killed: their directories are named by process.
 fn remove_leftovers() {
     for entry in std::fs::read_dir(workspace::runs()).into_iter().flatten().flatten() {
-        if !Path::new("/proc").join(entry.file_name()).exists() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let process = name.split('-').next().unwrap_or_default();
+        if !Path::new("/proc").join(process).exists() {
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }

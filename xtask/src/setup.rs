@@ -96,7 +96,9 @@ fn install(why: &str, packages: &[&str]) -> Result<()> {
 
 fn apt_install(packages: &[&str]) -> Result<()> {
     let mut command = as_root("apt-get")?;
-    command.args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(packages);
+    // Another run may be installing; apt waits for so many seconds.
+    command.args(["install", "--yes", "--quiet", "--no-install-recommends"]);
+    command.args(["--option", "DPkg::Lock::Timeout=600"]).args(packages);
     progress::run("installing packages", &mut command)
 }
 

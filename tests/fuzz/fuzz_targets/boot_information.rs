@@ -1,17 +1,19 @@
-//! What the loader is given, from an enemy: multiboot2 information, PVH start information, or an ELF file for Herald's.
+//! What the loader is given, from an enemy: multiboot2 information, PVH start information, an ELF file for Herald's, or
+//! UEFI's memory map.
 //!
 //! ```text
 //!   input = which │ bytes, at physical PLACE
 //! ```
 //!
 //! Whatever they say: nothing outside the bytes is read. The modules of a multiboot2 start are those that a second reader
-//! finds; what is placed lies in free memory, and a loaded image is its segments.
+//! finds; what is placed lies in free memory; what remains of UEFI's map as usable, firmware has called so and nothing else.
 #![no_main]
 
 use abi::handoff::{HandOff, IMAGE_OFFSET, Loader};
 use abi::memmap::MemoryMap;
 use addr::{Hpa, HpaRange, PageSize};
 use libfuzzer_sys::fuzz_target;
+use loader::efi::{self, Descriptor};
 use loader::image::Image;
 use loader::modules::{self, Module};
 use loader::{Findings, Images, LoadError, multiboot2, pvh};
@@ -29,13 +31,17 @@ fuzz_target!(|input: &[u8]| {
         let start = range.start().as_u64().checked_sub(u64::from(PLACE))?;
         bytes.get(start as usize..(start + range.len()) as usize)
     };
-    let outcome = match which % 3 {
+    let outcome = match which % 4 {
         0 => multiboot2::find(&memory, PLACE).and_then(|found| {
             check_modules(bytes, &found);
             check_findings(&found, Loader::Multiboot2)
         }),
         1 => pvh::find(&memory, PLACE).and_then(|found| check_findings(&found, Loader::Pvh)),
-        _ => Image::parse(bytes).and_then(|image| check_image(&image)),
+        2 => Image::parse(bytes).and_then(|image| check_image(&image)),
+        _ => {
+            check_map(bytes);
+            Ok(())
+        }
     };
     if let Err(error) = outcome {
         let text = error.to_string();
@@ -49,7 +55,7 @@ fn check_findings(found: &Findings, loader: Loader) -> Result<(), LoadError> {
     match &found.images {
         Images::Package(package) => map.reserve(*package),
         Images::Modules(modules) => {
-            let layout = modules::layout(modules)?;
+            let layout = modules::layout(modules.iter().map(|module| (module.name(), module.range().len())))?;
             assert_eq!(layout.entries().len(), modules.len());
             for module in modules {
                 map.reserve(module.range());
@@ -96,4 +102,35 @@ fn check_image(image: &Image<'_>) -> Result<(), LoadError> {
         image.load(&mut vec![0xcc; linked.len() as usize])?;
     }
     Ok(())
+}
+
+/// Each 28 bytes are an entry of UEFI's map: type, start, pages, attributes.
+fn check_map(bytes: &[u8]) {
+    let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte));
+    let map = bytes.chunks_exact(28).map(|entry| Descriptor {
+        kind: u32::from(entry[0] % 16),
+        start: number(&entry[4..12]),
+        pages: number(&entry[12..20]),
+        attributes: number(&entry[20..28]),
+    });
+    let regions = efi::regions(map.clone());
+    assert!(regions.windows(2).all(|pair| pair[0].start <= pair[1].start));
+    let extent = |entry: &Descriptor| {
+        (u128::from(entry.start), u128::from(entry.start) + 4096 * u128::from(entry.pages))
+    };
+    // Loader's and boot services' memory, conventional memory; with write-back, for no special purpose.
+    let is_usable = |entry: &Descriptor| {
+        matches!(entry.kind, 1..=4 | 7) && entry.attributes & (1 << 3 | 1 << 18) == 1 << 3
+    };
+    let mut usable: Vec<(u128, u128)> = map.clone().filter(is_usable).map(|entry| extent(&entry)).collect();
+    usable.sort_unstable();
+    for range in MemoryMap::new(&regions).ranges() {
+        let (start, end) = (u128::from(range.start().as_u64()), u128::from(range.end().as_u64()));
+        let others =
+            map.clone().filter(|entry| !is_usable(entry) && entry.pages != 0).map(|entry| extent(&entry));
+        assert!(others.into_iter().all(|(first, last)| last <= start || end <= first), "{range}");
+        let reached =
+            usable.iter().fold(start, |at, &(first, last)| if first <= at { at.max(last) } else { at });
+        assert!(reached >= end, "{range}");
+    }
 }

@@ -8,7 +8,7 @@ use super::{Tally, nested};
 use crate::machine::Chosen;
 use crate::metal::{self, Binaries};
 use crate::package::strip;
-use crate::setup;
+use crate::{grub, qemu, setup};
 use anyhow::{Context, Result, ensure};
 use std::sync::Mutex;
 use std::time::Instant;
@@ -66,7 +66,10 @@ pub(super) fn run(only: Option<&str>, lab: Lab) -> Result<Tally> {
     for machine in [Chosen::Bochs, Chosen::Tcg] {
         setup::ensure_machine(machine)?;
     }
+    setup::ensure_packages("images", &grub::PACKAGES)?;
+    setup::ensure_packages("UEFI", &qemu::OVMF_PACKAGES)?;
     let binaries = metal::build()?;
+    metal::build_uefi()?;
     let fixtures = Fixtures::make(&binaries)?;
     let mut tally = Tally::default();
     if only.is_none() {

@@ -1,10 +1,10 @@
 //! A medium that `image` writes, and a machine that its firmware starts from it. Nobody but the serial line talks to Herald.
 
 use super::dialogue::{Screen, type_keys};
-use crate::machine::{self, Chosen, Running};
+use crate::machine::{self, Running};
 use crate::qemu::{self, Firmware};
 use crate::run::RunDir;
-use crate::{bochs, setup, workspace};
+use crate::{bochs, workspace};
 use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -67,7 +67,7 @@ pub(super) const NESTED_MEDIA: [Medium; 1] =
 const MEMORY: u64 = 512 << 20;
 
 impl Medium {
-    /// Writes the image, starts a machine from it, and follows the steps.
+    /// Writes the image, starts a machine from it, and follows the steps. Emulator, firmware and tools are here.
     ///
     /// # Errors
     /// What differed, with the output.
@@ -90,18 +90,9 @@ impl Medium {
     fn start(&self, image: &Path, dir: &Path) -> Result<Running> {
         let medium = machine::Medium { image, is_cd: self.format == "iso", memory: MEMORY };
         match self.machine {
-            Machine::Bochs => {
-                setup::ensure_machine(Chosen::Bochs)?;
-                bochs::start_medium(&medium, bochs::IPS, dir)
-            }
-            Machine::Qemu(firmware) => {
-                ensure_qemu(Chosen::Tcg)?;
-                qemu::start_medium(&qemu::EMULATED, &medium, firmware, dir)
-            }
-            Machine::Nested(firmware) => {
-                ensure_qemu(Chosen::Kvm)?;
-                qemu::start_medium(&qemu::NESTED, &medium, firmware, dir)
-            }
+            Machine::Bochs => bochs::start_medium(&medium, bochs::IPS, dir),
+            Machine::Qemu(firmware) => qemu::start_medium(&qemu::EMULATED, &medium, firmware, dir),
+            Machine::Nested(firmware) => qemu::start_medium(&qemu::NESTED, &medium, firmware, dir),
         }
     }
 }
@@ -117,15 +108,6 @@ pub(super) fn write_image(format: &str, dir: &Path) -> Result<PathBuf> {
     let output = command.output()?;
     ensure!(output.status.success(), "no image: {}", String::from_utf8_lossy(&output.stderr));
     Ok(image)
-}
-
-/// QEMU and its firmware; the nested lab has them.
-fn ensure_qemu(kind: Chosen) -> Result<()> {
-    if workspace::prebuilt().is_some() {
-        return Ok(());
-    }
-    setup::ensure_machine(kind)?;
-    setup::ensure_packages("UEFI", &qemu::OVMF_PACKAGES)
 }
 
 fn wait(machine: &mut Running, deadline: Instant) -> Result<()> {

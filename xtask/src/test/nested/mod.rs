@@ -16,7 +16,7 @@ use super::machine::report;
 use super::medium::NESTED_MEDIA;
 use crate::cli::MachineKind;
 use crate::machine::{self, Chosen};
-use crate::{metal, setup, workspace};
+use crate::{metal, qemu, setup, workspace};
 use anyhow::{Result, bail};
 use std::time::Instant;
 
@@ -35,6 +35,7 @@ pub(super) fn run(only: Option<&str>) -> Result<Tally> {
     let fixtures = Fixtures::make(&metal::build()?)?;
     if choice.kind == Chosen::Kvm {
         setup::ensure_machine(Chosen::Kvm)?;
+        setup::ensure_packages("UEFI", &qemu::OVMF_PACKAGES)?;
         return Ok(run_here(&fixtures, only));
     }
     run_in_lab(&fixtures, only)
