@@ -1,5 +1,6 @@
 //! What every image holds: the files of /herald, from which a loader puts the boot package together.
 
+use crate::error::usage;
 use crate::metal::Binaries;
 use crate::package::strip;
 use crate::plan::GuestImages;
@@ -7,7 +8,7 @@ use crate::run::{file_name, read, read_image};
 use crate::symbols;
 use abi::config::LogLevel;
 use abi::package::file_name::{HERALD, SETTINGS, SYMBOLS};
-use anyhow::{Result, bail};
+use anyhow::Result;
 use startup::config::{ConfigFile, Vm};
 use startup::size::Size;
 
@@ -16,6 +17,20 @@ const LOADER: &str = "loader";
 /// Their directory.
 const DIRECTORY: &str = "herald";
 
+/// A boot package cuts longer names.
+const LONGEST_NAME: usize = 40;
+
+/// Refuses what GRUB, FAT or a boot package would take for another name.
+fn check_name(name: &str) -> Result<()> {
+    let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-+".contains(&byte));
+    if is_plain && (1..=LONGEST_NAME).contains(&name.len()) {
+        return Ok(());
+    }
+    Err(usage(format!(
+        "`{name}`: files in an image have names of 1 to {LONGEST_NAME} letters, digits and `._-+`: rename it"
+    )))
+}
+
 /// Names and contents, in the order in which they are loaded.
 pub(super) struct Files(Vec<(String, Vec<u8>)>);
 
@@ -23,7 +38,7 @@ impl Files {
     /// Herald, its symbols, the configuration file, and the guest's images.
     ///
     /// # Errors
-    /// A file that cannot be read, or has the name of another one.
+    /// A file that cannot be read, or has a name that cannot be or is another one's.
     pub(super) fn gather(
         binaries: &Binaries,
         guest: &GuestImages,
@@ -49,8 +64,9 @@ impl Files {
             (SETTINGS.into(), toml::to_string(&settings)?.into_bytes()),
         ]);
         for (name, bytes) in images {
+            check_name(&name)?;
             if name == LOADER || files.0.iter().any(|(other, _)| *other == name) {
-                bail!("an image holds a file `{name}` already: rename the guest's");
+                return Err(usage(format!("an image holds a file `{name}` already: rename the guest's")));
             }
             files.0.push((name, bytes));
         }
@@ -89,5 +105,18 @@ impl Files {
         let loader = strip(&read(&binaries.loader)?)?;
         self.0.insert(0, (LOADER.to_owned(), loader));
         Ok(self.with_paths())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_name;
+
+    #[test]
+    fn names_that_others_would_take_for_another_are_refused() {
+        check_name("vmlinuz-6.1.0-56-cloud-amd64").expect("plain");
+        for name in ["", "two words", "a'b", "$x", "\u{e4}", &"x".repeat(41)] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
     }
 }

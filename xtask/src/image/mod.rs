@@ -10,6 +10,7 @@ mod disk;
 mod files;
 
 use crate::cli::{ImageArgs, ImageFormat};
+use crate::error::usage;
 use crate::grub::BiosLoader;
 use crate::{grub, metal, plan, run, setup, workspace};
 use anyhow::{Context, Result};
@@ -38,6 +39,10 @@ pub(crate) fn run(args: &ImageArgs) -> Result<u8> {
 
 fn output(args: &ImageArgs) -> Result<PathBuf> {
     if let Some(path) = &args.output {
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+        if dir.is_some_and(|dir| !dir.is_dir()) || path.is_dir() {
+            return Err(usage(format!("-o {}: no place for a file", path.display())));
+        }
         return Ok(path.clone());
     }
     let dir = workspace::images();
