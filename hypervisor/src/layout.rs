@@ -4,6 +4,7 @@
 //!  0xffff_8880_0000_0000   direct map of usable memory, 64 TiB at most; firmware's tables, for reading
 //!  0xffff_c900_0000_0000   registers of the local APIC, not cached
 //!  0xffff_c940_0000_0000   registers of other devices, not cached, one range behind the other
+//!  0xffff_c960_0000_0000   stacks of threads
 //!  0xffff_fe80_0000_0000   the screen
 //!  0xffff_ffff_8020_0000   the image: text, rodata, data and bss, stacks above guard pages
 //! ```
@@ -16,11 +17,15 @@ pub(crate) const DIRECT_MAP: Hva = Hva::new(0xffff_8880_0000_0000);
 pub(crate) const DIRECT_MAP_BYTES: u64 = 1 << 46;
 /// Where device registers are mapped, at their physical address.
 pub(crate) const DEVICES: Hva = Hva::new(0xffff_c900_0000_0000);
-/// Where registers are mapped that may lie anywhere in physical memory: the upper half of what the root's entry of
+/// Where registers are mapped that may lie anywhere in physical memory: the third quarter of what the root's entry of
 /// [`DEVICES`] spans, which every address space has, because the local APIC is there before the first of them.
 pub(crate) const REGISTERS: Hva = DEVICES.add(1 << 38);
 /// Bytes of that.
-pub(crate) const REGISTERS_BYTES: u64 = 1 << 38;
+pub(crate) const REGISTERS_BYTES: u64 = 1 << 37;
+/// Where stacks are mapped: the last quarter.
+pub(crate) const STACKS: Hva = REGISTERS.add(REGISTERS_BYTES);
+/// Bytes of that.
+pub(crate) const STACKS_BYTES: u64 = 1 << 37;
 
 const _: () = assert!(DIRECT_MAP.as_u64() + DIRECT_MAP_BYTES <= DEVICES.as_u64());
 

@@ -8,6 +8,8 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use x86::io::{inb, outb};
 
 use crate::cpu::{screen, serial};
+use crate::panic;
+use spin::Mutex;
 
 static FRAMED: AtomicBool = AtomicBool::new(false);
 
@@ -17,8 +19,21 @@ pub(crate) fn init() {
     FRAMED.store(unsafe { inb(PORT) } == PRESENT, Ordering::Relaxed);
 }
 
+/// Held while a frame is sent, or a line.
+static SENDING: Mutex<()> = Mutex::new(());
+/// Rounds in which whoever panics waits for it: the CPU that holds it may have stopped for good.
+const PATIENCE: u32 = 10_000_000;
+
 /// Sends bytes on a channel, in as many frames as they need.
 pub(crate) fn send(channel: u8, bytes: &[u8]) {
+    let _sending = if panic::is_panicking() {
+        (0..PATIENCE).find_map(|_| {
+            core::hint::spin_loop();
+            SENDING.try_lock()
+        })
+    } else {
+        Some(SENDING.lock())
+    };
     if !FRAMED.load(Ordering::Relaxed) {
         return send_text(channel, bytes);
     }

@@ -15,40 +15,86 @@ mod logger;
 mod panic;
 mod physmem;
 mod plat;
+mod sched;
 mod vcpu;
 mod vmx;
 
 use abi::status::Status;
+use alloc::boxed::Box;
 use boot::Machine;
 use plat::{MachineClock, Outcome};
+use sched::Group;
+use spin::Once;
 use vmx::Vmx;
 
-/// Turns VMX on and runs the guest that the configuration names.
-fn run(machine: &Machine) -> Outcome {
+/// What other processors find here when they come.
+static MACHINE: Once<&'static Machine> = Once::new();
+
+/// Turns VMX on, starts the other processors, and runs the guests that the configuration names.
+fn run(machine: Machine) -> ! {
+    let machine: &'static Machine = Box::leak(Box::new(machine));
+    MACHINE.call_once(|| machine);
     for disk in &machine.disks {
         log::info!("disk: {disk}");
     }
-    let vmx = match Vmx::start(&machine.memory, &machine.config.inject) {
-        Ok(vmx) => vmx,
-        Err(error) => return failed(&error),
+    let vmx: &'static Vmx = match Vmx::start(&machine.memory, &machine.config.inject) {
+        Ok(vmx) => Box::leak(Box::new(vmx)),
+        Err(error) => end(failed(&error)),
     };
+    let started = sched::spawn(&Group::new(MAIN_WEIGHT), move || end(run_guests(machine, vmx)));
+    if let Err(error) = started {
+        end(failed(&error));
+    }
+    let Machine { memory, processors, low_pages, tsc_hz, .. } = machine;
+    let count = cpu::smp::start_others(memory, processors, *low_pages, *tsc_hz, run_threads);
+    log::info!("{count} {}", if count == 1 { "CPU" } else { "CPUs" });
+    sched::idle(slice(*tsc_hz))
+}
+
+/// The main thread sleeps while guests run.
+const MAIN_WEIGHT: u32 = 100;
+
+/// Ticks that a thread may be ahead of one that waits: 4 ms.
+const fn slice(tsc_hz: u64) -> u64 {
+    tsc_hz / 250
+}
+
+/// What another processor does.
+fn run_threads() -> ! {
+    let machine = MACHINE.get().expect("it was set before this processor was started");
+    match Vmx::start(&machine.memory, &machine.config.inject) {
+        // For as long as Herald runs.
+        Ok(vmx) => core::mem::forget(vmx),
+        Err(error) => {
+            log::warn!("CPU {}: {error}; it is not used", cpu::index());
+            cpu::halt();
+        }
+    }
+    sched::idle(slice(machine.tsc_hz))
+}
+
+fn run_guests(machine: &'static Machine, vmx: &'static Vmx) -> Outcome {
     let clock = MachineClock {
         tsc_hz: machine.tsc_hz,
         boot_seconds: boot::boot_seconds(),
         shortest_period: boot::shortest_period(machine.tsc_hz),
     };
-    plat::run(&plat::Machine {
+    plat::run(Box::leak(Box::new(plat::Machine {
         host: &machine.memory,
-        vmx: &vmx,
+        vmx,
         config: &machine.config,
         package: machine.package,
         table: &machine.table,
         clock,
-    })
+    })))
 }
 
 /// Herald itself has failed.
 fn failed(error: &dyn core::fmt::Display) -> Outcome {
     log::error!("{error}");
     Outcome { status: Status::HeraldFailed, code: 0 }
+}
+
+fn end(outcome: Outcome) -> ! {
+    link::end_machine(outcome.status, outcome.code)
 }

@@ -2,12 +2,12 @@
 //!
 //! The names come from the boot package (`abi::package::Symbol`), so that the image carries none.
 
-use crate::cpu::{descriptors, frame_pointer, traps::Frame};
+use crate::cpu::{self, descriptors, frame_pointer, traps::Frame};
 use crate::link;
 use abi::package::Symbol;
 use abi::status::Status;
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicUsize, Ordering};
 use spin::Once;
 use zerocopy::FromBytes;
 use zerocopy::little_endian::U32;
@@ -16,7 +16,13 @@ use zerocopy::little_endian::U32;
 const DEPTH: usize = 32;
 
 static SYMBOLS: Once<&'static [u8]> = Once::new();
-static PANICKING: AtomicBool = AtomicBool::new(false);
+/// The CPU that panics, and 1; 0: none does.
+static PANICKING: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether a CPU panics.
+pub(crate) fn is_panicking() -> bool {
+    PANICKING.load(Ordering::Relaxed) != 0
+}
 
 /// Takes the symbol payload of the boot package.
 pub(crate) fn use_symbols(payload: &'static [u8]) {
@@ -46,10 +52,13 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     link::end_machine(Status::HeraldFailed, 0)
 }
 
-/// A panic in a panic ends at once.
+/// A panic in a panic ends at once; other CPUs let the first one speak.
 fn begin() {
-    if PANICKING.swap(true, Ordering::SeqCst) {
-        link::end_machine(Status::HeraldFailed, 0);
+    let own = cpu::index() + 1;
+    match PANICKING.compare_exchange(0, own, Ordering::SeqCst, Ordering::SeqCst) {
+        Ok(_) => {}
+        Err(first) if first == own => link::end_machine(Status::HeraldFailed, 0),
+        Err(_) => cpu::halt(),
     }
 }
 

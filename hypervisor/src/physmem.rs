@@ -143,17 +143,13 @@ impl FrameMemory for PhysicalMemory {
 }
 
 impl Shootdown for PhysicalMemory {
-    /// One CPU: a primary flush is done when the request returns; a secondary one is owed until the next
-    /// entry, and this CPU is not in the guest (I10).
     fn request(&self, scope: FlushScope) -> FlushToken {
-        match scope {
-            FlushScope::Primary { root, range } => cpu::flush::primary(root, range),
-            FlushScope::Secondary { root: _ } => cpu::flush::request_secondary(),
-        }
-        FlushToken(0)
+        cpu::flush::request(scope)
     }
 
-    fn wait(&self, FlushToken(_): FlushToken) {}
+    fn wait(&self, token: FlushToken) {
+        cpu::flush::wait(token);
+    }
 }
 
 impl Host for PhysicalMemory {
@@ -162,7 +158,7 @@ impl Host for PhysicalMemory {
     }
 
     fn current_cpu(&self) -> CpuIndex {
-        CpuIndex(0)
+        CpuIndex(cpu::index())
     }
 
     /// The upper half of every root is Herald's own.

@@ -37,6 +37,7 @@ pub(crate) fn start(hardware: &Hardware, images: &Images, dir: &Path) -> Result<
     let machine = Machine {
         cpu: hardware.cpu,
         memory: hardware.memory,
+        cpus: hardware.cpus,
         ips: IPS,
         drive: format!("ata0-master: type=disk, mode=flat, path=disk, {}", geometry(disk.bytes.len() as u64)),
         boot: "disk",
@@ -55,6 +56,7 @@ pub(crate) fn start_medium(medium: &Medium, ips: u64, dir: &Path) -> Result<Runn
     let machine = Machine {
         cpu: Cpu::Haswell,
         memory: medium.memory,
+        cpus: 1,
         ips,
         drive: if medium.is_cd {
             format!("ata0-master: type=cdrom, path=\"{path}\", status=inserted")
@@ -71,6 +73,7 @@ pub(crate) fn start_medium(medium: &Medium, ips: u64, dir: &Path) -> Result<Runn
 struct Machine {
     cpu: Cpu,
     memory: u64,
+    cpus: u32,
     ips: u64,
     drive: String,
     boot: &'static str,
@@ -97,13 +100,13 @@ impl Machine {
     fn config(&self, port: u16) -> String {
         let mib = self.memory >> 20;
         let resident = mib.min(RESIDENT_MIB);
-        let Self { ips, drive, boot, .. } = self;
+        let Self { cpus, ips, drive, boot, .. } = self;
         format!(
             "plugin_ctrl: unmapped=1, biosdev=1\n\
              display_library: rfb, options=\"timeout=0\"\n\
              romimage: file=$BXSHARE/BIOS-bochs-latest\n\
              vgaromimage: file=$BXSHARE/VGABIOS-lgpl-latest\n\
-             cpu: model={model}, count=1, ips={ips}, reset_on_triple_fault=0\n\
+             cpu: model={model}, count={cpus}, ips={ips}, reset_on_triple_fault=0\n\
              memory: guest={mib}, host={resident}\n\
              clock: sync=none, time0=utc\n\
              pci: enabled=1, chipset=i440fx\n\

@@ -64,11 +64,11 @@ pub(crate) struct RunArgs {
     /// Virtual processors of each guest
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) vcpus: u32,
-    /// Guests
+    /// Guests, all of the same kind; Ctrl-\ and its number gives a guest the console's input
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) vms: u32,
-    /// Guests from a file
-    #[arg(long, value_name = "FILE.toml")]
+    /// Guests from a file (docs/running.md), with their memory, vcpus and weight
+    #[arg(long, value_name = "FILE.toml", conflicts_with_all = ["guest", "kernel", "append", "memory", "vcpus", "vms"])]
     pub(crate) config: Option<PathBuf>,
     /// What to run on
     #[arg(long, value_enum, default_value_t = MachineKind::Auto)]
@@ -130,6 +130,12 @@ pub(crate) struct RunArgs {
     /// Slots of a swap in memory, without reclaim (tests)
     #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
     pub(crate) swap_slots: u64,
+    /// Kill each guest so often, at random, and start it again (tests)
+    #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
+    pub(crate) kills: u32,
+    /// Host operations on each guest's memory, beside the running guest (tests)
+    #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
+    pub(crate) storm: u64,
     /// What backs guest memory (tests)
     #[arg(long, value_enum, default_value_t = Backing::Anonymous, hide = true)]
     pub(crate) backing: Backing,

@@ -51,6 +51,8 @@ pub(crate) struct Hardware {
     pub(crate) cpu: Cpu,
     /// RAM in bytes, whole MiB.
     pub(crate) memory: u64,
+    /// Processors.
+    pub(crate) cpus: u32,
     /// Of QEMU's machines.
     pub(crate) disk: Disk,
 }

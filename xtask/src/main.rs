@@ -18,6 +18,7 @@ mod error;
 mod fuzz;
 mod grub;
 mod guest_images;
+mod guests;
 mod image;
 mod initramfs;
 mod link;

@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 const LEAST_GUEST_MEMORY: u64 = 4 << 20;
 /// Least RAM of the machine: Herald, a package, a guest.
 const LEAST_HOST_MEMORY: u64 = 64 << 20;
+/// Most processors of the machine: what the emulators and Herald agree on.
+const MAX_HOST_CPUS: u32 = 8;
 const PAGE: u64 = 4096;
 const MIB: u64 = 1 << 20;
 
@@ -32,9 +34,13 @@ pub(crate) struct GuestImages {
 /// One sentence that names the option; status 2.
 pub(crate) fn check(args: &RunArgs) -> Result<()> {
     refuse_not_yet(args)?;
-    for (option, count) in [("--vcpus", args.vcpus), ("--vms", args.vms), ("--host-cpus", args.host_cpus)] {
-        if count == 0 {
-            return Err(usage(format!("{option} 0: at least 1")));
+    for (option, count, most) in [
+        ("--vcpus", args.vcpus, config::MAX_VCPUS),
+        ("--vms", args.vms, config::MAX_VMS as u32),
+        ("--host-cpus", args.host_cpus, MAX_HOST_CPUS),
+    ] {
+        if !(1..=most).contains(&count) {
+            return Err(usage(format!("{option} {count}: 1 to {most}")));
         }
     }
     check_guest(&args.guest, args.host_memory)?;
@@ -64,10 +70,6 @@ pub(crate) fn check_guest(guest: &GuestArgs, host_memory: u64) -> Result<()> {
 
 fn refuse_not_yet(args: &RunArgs) -> Result<()> {
     let asked = [
-        (args.vcpus > 1, "--vcpus above 1"),
-        (args.vms > 1, "--vms above 1"),
-        (args.host_cpus > 1, "--host-cpus above 1"),
-        (args.config.is_some(), "--config"),
         (args.paging == Paging::Shadow, "--paging shadow"),
         (args.swap.is_some(), "--swap"),
         (args.snapshot.is_some(), "--snapshot"),
@@ -87,7 +89,11 @@ fn at_least(option: &str, who: &str, bytes: u64, least: u64) -> Result<()> {
     Err(usage(format!("{option}: {shown} is too little, {who} needs at least {least}")))
 }
 
-fn check_file(option: &str, path: &Path, host_memory: u64) -> Result<()> {
+/// Refuses a file that is no image.
+///
+/// # Errors
+/// One sentence that names `option` and the file.
+pub(crate) fn check_file(option: &str, path: &Path, host_memory: u64) -> Result<()> {
     let refuse = |why: String| Err(usage(format!("{option} {}: {why}", path.display())));
     match path.metadata() {
         Err(error) => refuse(error.to_string()),
@@ -131,6 +137,8 @@ pub(crate) fn boot_config(args: &RunArgs, tsc_hz: u64) -> config::BootConfig<'st
             stir: args.stir,
             host_operations: args.host_operations,
             swap_slots: args.swap_slots,
+            kills: args.kills,
+            storm: args.storm,
         },
         tsc_hz,
     }
@@ -180,9 +188,17 @@ mod tests {
 
     #[test]
     fn what_is_not_there_yet_says_so() {
-        for words in [["--vcpus", "2"], ["--vms", "2"], ["--swap", "ram:1G"], ["--paging", "shadow"]] {
+        for words in [["--swap", "ram:1G"], ["--paging", "shadow"]] {
             assert!(refusal(&words).ends_with("not yet"), "{words:?}");
         }
+    }
+
+    #[test]
+    fn counts_name_value_and_limits() {
+        assert_eq!(refusal(&["--vcpus", "33"]), "--vcpus 33: 1 to 32");
+        assert_eq!(refusal(&["--vms", "0"]), "--vms 0: 1 to 16");
+        assert_eq!(refusal(&["--host-cpus", "9"]), "--host-cpus 9: 1 to 8");
+        check(&args(&["--vcpus", "4", "--vms", "4", "--host-cpus", "2"])).expect("accepted");
     }
 
     #[test]

@@ -45,7 +45,7 @@ const fn machine(chipset: Chipset) -> &'static str {
 /// A file cannot be written, or QEMU not started.
 pub(crate) fn start(processor: &[&str], hardware: &Hardware, images: &Images, dir: &Path) -> Result<Running> {
     std::fs::write(dir.join("package"), &images.package).context("cannot write the boot package")?;
-    let mut command = command(processor, hardware.chipset, hardware.memory, dir);
+    let mut command = command(processor, hardware.chipset, hardware.cpus, hardware.memory, dir);
     command.arg("-kernel").arg(&images.loader).args(["-initrd", "package"]);
     command.args(["-chardev", "stdio,id=link,signal=off"]);
     command.args(["-device", "isa-debugcon,iobase=0xe9,chardev=link"]);
@@ -63,7 +63,7 @@ pub(crate) fn start_medium(
     firmware: Firmware,
     dir: &Path,
 ) -> Result<Running> {
-    let mut command = command(processor, Chipset::Q35, medium.memory, dir);
+    let mut command = command(processor, Chipset::Q35, 1, medium.memory, dir);
     command.args(["-vga", "std"]);
     if firmware == Firmware::Uefi {
         command.args(["-bios", OVMF]);
@@ -80,10 +80,10 @@ pub(crate) fn start_medium(
     spawn(command, dir)
 }
 
-fn command(processor: &[&str], chipset: Chipset, memory: u64, dir: &Path) -> Command {
+fn command(processor: &[&str], chipset: Chipset, cpus: u32, memory: u64, dir: &Path) -> Command {
     let mut command = tied_command("qemu-system-x86_64");
     command.current_dir(dir);
-    command.args(processor).args(["-machine", machine(chipset), "-smp", "1"]);
+    command.args(processor).args(["-machine", machine(chipset), "-smp", &cpus.to_string()]);
     command.args(["-m", &format!("{}M", memory >> 20)]);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     command.args(["-device", "isa-debug-exit,iobase=0x501,iosize=0x02"]);

@@ -2,7 +2,8 @@
 
 use crate::cli::{Guest, GuestArgs, MachineKind, RunArgs};
 use crate::error::usage;
-use crate::machine::{self, Hardware, Images};
+use crate::guests::{self, Guests};
+use crate::machine::{self, Hardware};
 use crate::metal::{self, Binaries};
 use crate::package::{Package, strip};
 use crate::plan::{self, GuestImages};
@@ -31,11 +32,16 @@ pub(crate) fn run(args: &RunArgs) -> Result<u8> {
     }
     setup::ensure_machine(choice.kind)?;
     let binaries = metal::build()?;
-    let guest = guest_of(&args.guest, &binaries)?;
-    let package = pack(args, &binaries, &guest, machine::tsc_hz(choice.kind))?;
-    let hardware =
-        Hardware { chipset: args.chipset, cpu: args.cpu, memory: args.host_memory, disk: args.disk };
-    let images = Images { loader: binaries.loader, package };
+    let guests = guests::of(args, &binaries)?;
+    let package = pack(args, &binaries, &guests, machine::tsc_hz(choice.kind))?;
+    let hardware = Hardware {
+        chipset: args.chipset,
+        cpu: args.cpu,
+        memory: args.host_memory,
+        cpus: args.host_cpus,
+        disk: args.disk,
+    };
+    let images = machine::Images { loader: binaries.loader, package };
     let dir = RunDir::create()?;
     let terminal = if args.headless { None } else { RawTerminal::enter().context("the terminal")? };
     let session = Session {
@@ -84,23 +90,30 @@ pub(crate) fn guest_of(args: &GuestArgs, binaries: &Binaries) -> Result<GuestIma
     })
 }
 
-fn pack(args: &RunArgs, binaries: &Binaries, guest: &GuestImages, tsc_hz: u64) -> Result<Vec<u8>> {
+fn pack(args: &RunArgs, binaries: &Binaries, guests: &Guests, tsc_hz: u64) -> Result<Vec<u8>> {
     let herald = read(&binaries.herald)?;
     let mut package = Package::default();
     package.add(Kind::Herald, "herald", strip(&herald)?);
     package.add(Kind::Symbols, "symbols", symbols::payload(&herald)?);
-    let kernel = package.add(Kind::Kernel, &file_name(&guest.kernel), read_image("--kernel", &guest.kernel)?);
-    let initrd = match &guest.initrd {
-        Some(initrd) => {
-            let bytes = read_image("--initrd", initrd)?;
-            Some(package.add(Kind::Initrd, &file_name(initrd), bytes))
-        }
-        None => None,
-    };
     let mut config = plan::boot_config(args, tsc_hz);
-    let (memory, vcpus) = (args.guest.memory, args.vcpus);
-    let vm = VmConfig { name: &guest.name, kernel, initrd, append: &guest.append, memory, vcpus };
-    config.vms.push(vm).map_err(|vm| anyhow!("no room for guest {}", vm.name))?;
+    guests.apply_settings(&mut config);
+    let mut images = Images::default();
+    for guest in &guests.all {
+        let kernel = images.add(&mut package, Kind::Kernel, "--kernel", &guest.images.kernel)?;
+        let initrd = guest.images.initrd.as_ref();
+        let initrd =
+            initrd.map(|initrd| images.add(&mut package, Kind::Initrd, "--initrd", initrd)).transpose()?;
+        let vm = VmConfig {
+            name: &guest.images.name,
+            kernel,
+            initrd,
+            append: &guest.images.append,
+            memory: guest.memory,
+            vcpus: guest.vcpus,
+            weight: guest.weight,
+        };
+        config.vms.push(vm).map_err(|vm| anyhow!("no room for guest {}", vm.name))?;
+    }
     package.add(Kind::Config, "config", postcard::to_stdvec(&config)?);
     let package = package.encode()?;
     if package.len() as u64 >= args.host_memory {
@@ -108,6 +121,22 @@ fn pack(args: &RunArgs, binaries: &Binaries, guest: &GuestImages, tsc_hz: u64) -
         return Err(usage(format!("--host-memory {have}M: the images alone are {need} MiB")));
     }
     Ok(package)
+}
+
+/// Images of guests in a package: each file once, however many guests use it.
+#[derive(Default)]
+struct Images(Vec<(PathBuf, u32)>);
+
+impl Images {
+    /// The index of a file's entry.
+    fn add(&mut self, package: &mut Package, kind: Kind, option: &str, path: &Path) -> Result<u32> {
+        if let Some((_, index)) = self.0.iter().find(|(known, _)| known == path) {
+            return Ok(*index);
+        }
+        let index = package.add(kind, &file_name(path), read_image(option, path)?);
+        self.0.push((path.to_owned(), index));
+        Ok(index)
+    }
 }
 
 /// A file of this build.

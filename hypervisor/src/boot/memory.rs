@@ -22,8 +22,8 @@ static HEAP: Talck<spin::Mutex<()>, ErrOnOom> = Talc::new(ErrOnOom).lock();
 const OTHER_TABLES: u64 = 256;
 /// What the loader's identity map reaches.
 const REACHED: Hpa = Hpa::new(1 << 32);
-/// Below Herald's image: firmware's, the loader's tables, which are in use until Herald has its own, and one day
-/// the start-up code of other CPUs.
+/// Below Herald's image: firmware's, the loader's tables, which are in use until Herald has its own, and the start-up
+/// code of other CPUs.
 const LOW_END: u64 = 2 << 20;
 
 /// What the loader has put into memory, and what it uses itself.
@@ -48,6 +48,16 @@ fn limits() -> Limits {
         other_tables: OTHER_TABLES,
         largest_page: if crate::cpu::has_gigantic_pages() { PageSize::Size1G } else { PageSize::Size2M },
     }
+}
+
+/// Where other processors can be started from. Not inlined: maps of memory are large, and the stack is not.
+#[inline(never)]
+#[must_use]
+pub(super) fn low_pages(handoff: &HandOff, handoff_at: Hpa) -> Option<HpaRange> {
+    let mut map = MemoryMap::new(handoff.regions());
+    // The first is all low memory, which is asked for here.
+    reserved(handoff, handoff_at).into_iter().skip(1).for_each(|range| map.reserve(range));
+    crate::cpu::smp::low_pages(&map)
 }
 
 /// The pages that hold firmware's data.
@@ -93,7 +103,7 @@ fn add_heap(range: HpaRange) {
 
 fn frames(count: u64) -> Frames {
     let meta: Vec<FrameMeta> = (0..count).map(|_| FrameMeta::reserved()).collect();
-    Frames::new(meta.into_boxed_slice(), 1)
+    Frames::new(meta.into_boxed_slice(), crate::cpu::local::MAX_CPUS)
 }
 
 /// Whole pages: the ranges of a memory map are aligned.

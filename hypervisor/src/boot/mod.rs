@@ -16,12 +16,13 @@ use crate::{cpu, link, logger, panic};
 use abi::config::BootConfig;
 use abi::handoff::{HandOff, HandOffError};
 use abi::package::{Kind, PackageError, Table, file_name};
-use addr::Hpa;
+use addr::{Hpa, HpaRange};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use mm::Host;
 use paging::OutOfTables;
+use startup::acpi::Processor;
 use startup::config::ConfigError;
 use startup::memory::PlanError;
 
@@ -84,6 +85,10 @@ pub(crate) struct Machine {
     pub tsc_hz: u64,
     /// Disks for the swap.
     pub disks: Vec<SwapDisk>,
+    /// Processors that firmware knows.
+    pub processors: Vec<Processor>,
+    /// Where others than this one can be started from.
+    pub low_pages: Option<HpaRange>,
 }
 
 /// Starts everything that needs no guest.
@@ -101,7 +106,10 @@ fn prepare(handoff: Hpa) -> Result<Machine, BootError> {
     cpu::screen::use_own_mapping(&handoff.screen);
     cpu::enable_features();
     cpu::descriptors::init();
+    cpu::local::init_boot_cpu();
     cpu::traps::init();
+    cpu::space::init(memory.root());
+    cpu::stacks::init(&memory);
     // SAFETY: the loader has put the package there; it was reserved, and nobody writes to it.
     let package = unsafe { fixed_bytes(Hpa::new(handoff.package_start), handoff.package_len) };
     let table = Table::parse(package).map_err(BootError::Package)?;
@@ -110,12 +118,13 @@ fn prepare(handoff: Hpa) -> Result<Machine, BootError> {
     }
     let config = settings::read(&table, package)?;
     logger::set_level(config.log);
-    acpi::read(&memory, &handoff, handoff_at);
+    let processors = acpi::read(&memory, &handoff, handoff_at).map_or(Vec::new(), |found| found.processors);
     cpu::interrupts::init_pic();
     if config.inject.x2apic {
         cpu::timer::switch_to_x2apic_mode();
     }
     cpu::timer::init();
+    cpu::local::announce(cpu::timer::id());
     cpu::serial::listen();
     let tsc_hz = if config.tsc_hz == 0 { clock::measure_tsc() } else { config.tsc_hz };
     log::info!(
@@ -125,17 +134,19 @@ fn prepare(handoff: Hpa) -> Result<Machine, BootError> {
         tsc_hz / 1_000_000,
     );
     let disks = io::probe(&memory, tsc_hz);
-    Ok(Machine { memory, package, table, config, tsc_hz, disks })
+    let low_pages = memory::low_pages(&handoff, handoff_at);
+    Ok(Machine { memory, package, table, config, tsc_hz, disks, processors, low_pages })
 }
 
 /// The first Rust code: the log, then everything else.
 extern "sysv64" fn start(handoff: u64) -> ! {
+    cpu::local::init_boot_cpu();
+    sync::set_current_cpu(cpu::index);
     cpu::serial::init();
     link::init();
     logger::init();
-    let outcome = match prepare(Hpa::new(handoff)) {
-        Ok(machine) => crate::run(&machine),
-        Err(error) => crate::failed(&error),
-    };
-    link::end_machine(outcome.status, outcome.code)
+    match prepare(Hpa::new(handoff)) {
+        Ok(machine) => crate::run(machine),
+        Err(error) => crate::end(crate::failed(&error)),
+    }
 }

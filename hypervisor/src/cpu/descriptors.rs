@@ -4,6 +4,8 @@
 //!   guard page │ boot stack      guard page │ #DF      guard page │ NMI      guard page │ #MC
 //! ```
 //!
+//! These are the boot CPU's. The others have theirs from `stacks`.
+//!
 //! The double-fault stack is what turns an overflow of another stack into a message.
 
 use core::cell::UnsafeCell;
@@ -39,7 +41,7 @@ impl Stack {
     }
 }
 
-/// A static that only this CPU writes, at start-up.
+/// A static that only the boot CPU writes, at start-up.
 #[repr(transparent)]
 pub(crate) struct Once<T>(UnsafeCell<T>);
 
@@ -93,37 +95,56 @@ pub(crate) fn guard_pages() -> [u64; 4] {
 /// Whether an address lies in one of the stacks, above its guard page.
 #[must_use]
 pub(crate) fn in_a_stack(address: u64) -> bool {
-    guard_pages().iter().any(|&guard| {
-        let first = guard + GUARD_BYTES as u64;
-        (first..first + STACK_BYTES as u64).contains(&address)
-    })
+    super::stacks::contain(address)
+        || guard_pages().iter().any(|&guard| {
+            let first = guard + GUARD_BYTES as u64;
+            (first..first + STACK_BYTES as u64).contains(&address)
+        })
 }
 
-/// Code: 64-bit, present, read. Data: present, writable. The task segment is filled in.
-static GDT: Once<[u64; 5]> = Once(UnsafeCell::new([0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0, 0]));
-static TSS: Once<TaskStateSegment> = Once(UnsafeCell::new(TaskStateSegment::new()));
+/// What a CPU's segment registers and its task register refer to.
+pub(crate) struct Tables {
+    gdt: [u64; 5],
+    tss: TaskStateSegment,
+}
 
-/// Loads the GDT and the task register. Called once.
+impl Tables {
+    /// Code: 64-bit, present, read. Data: present, writable. The task segment is filled in.
+    pub(crate) const fn new() -> Self {
+        Self { gdt: [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0, 0], tss: TaskStateSegment::new() }
+    }
+
+    /// Loads them, with the tops of the stacks for double faults, NMIs and machine checks. GS is to be set afterwards.
+    pub(crate) fn load(&'static mut self, stacks: [u64; 3]) {
+        let indices = [StackIndex::DoubleFault, StackIndex::Nmi, StackIndex::MachineCheck];
+        for (index, top) in indices.into_iter().zip(stacks) {
+            self.tss.set_ist(index as usize - 1, top);
+        }
+        [self.gdt[3], self.gdt[4]] = task_descriptor(&raw const self.tss as u64);
+        // SAFETY: the tables are this CPU's for ever. The segments loaded are flat and equal to those in use, but for
+        // the code segment, which is loaded by a far return.
+        unsafe {
+            lgdt(&DescriptorTablePointer::new(&self.gdt));
+            x86::bits64::segmentation::load_cs(CODE);
+            load_ss(DATA);
+            load_ds(DATA);
+            load_es(DATA);
+            load_fs(SegmentSelector::from_raw(0));
+            load_gs(SegmentSelector::from_raw(0));
+            load_tr(TASK);
+        }
+    }
+}
+
+/// The boot CPU's.
+static BOOT_TABLES: Once<Tables> = Once(UnsafeCell::new(Tables::new()));
+
+/// Loads the boot CPU's GDT and task register. Called once.
 pub(crate) fn init() {
     let top = |stack: &Once<Stack>| stack.0.get() as u64 + size_of::<Stack>() as u64;
-    // SAFETY: called once, on the one CPU, with interrupts off: nobody reads these statics yet. The segments
-    // loaded are flat and equal to those in use, but for the code segment, which is loaded by a far return.
-    unsafe {
-        let tss = &mut *TSS.0.get();
-        tss.set_ist(StackIndex::DoubleFault as usize - 1, top(&DOUBLE_FAULT_STACK));
-        tss.set_ist(StackIndex::Nmi as usize - 1, top(&NMI_STACK));
-        tss.set_ist(StackIndex::MachineCheck as usize - 1, top(&MACHINE_CHECK_STACK));
-        let gdt = &mut *GDT.0.get();
-        [gdt[3], gdt[4]] = task_descriptor(TSS.0.get() as u64);
-        lgdt(&DescriptorTablePointer::new(gdt));
-        x86::bits64::segmentation::load_cs(CODE);
-        load_ss(DATA);
-        load_ds(DATA);
-        load_es(DATA);
-        load_fs(SegmentSelector::from_raw(0));
-        load_gs(SegmentSelector::from_raw(0));
-        load_tr(TASK);
-    }
+    // SAFETY: called once, on the one CPU, with interrupts off: nobody else refers to it, now or later.
+    let tables = unsafe { &mut *BOOT_TABLES.0.get() };
+    tables.load([&DOUBLE_FAULT_STACK, &NMI_STACK, &MACHINE_CHECK_STACK].map(top));
 }
 
 /// An available 64-bit TSS (SDM vol. 3A figure 8-4).

@@ -1,41 +1,115 @@
-//! Flushes of this CPU's translations: the primary ones of Herald itself, at once; a guest's, owed until the
-//! next entry.
+//! Flushes, on this CPU and on all others: the requests that the memory manager makes of the machine (I9, I10).
+//!
+//! | translations | handshake | dropped by |
+//! |---|---|---|
+//! | of hvas, by Herald | one, for all address spaces | loading CR3, at each stay in a space (`space`) |
+//! | of a guest's EPT | one for each guest | INVEPT, before the guest is entered next |
+//!
+//! In either case only a CPU that is using the translations now is interrupted and waited for; any other one flushes before
+//! it uses them again.
 
-use addr::{HvaRange, Pfn};
+use super::local::MAX_CPUS;
+use addr::Pfn;
 use core::sync::atomic::{AtomicU64, Ordering};
+use paging::{FlushScope, FlushToken};
+use sync::{GuestMode, Requested};
 use x86::controlregs::{cr3, cr3_write};
-use x86::tlb::flush;
 
-/// From this many pages on, reloading CR3 is cheaper than INVLPG for each.
-const MOST_PAGES: usize = 32;
+/// Guests that can be told apart at a time: all that a package starts, and those that are on their way out.
+const MOST_GUESTS: usize = 2 * abi::config::MAX_VMS;
+/// Of a token: the number of its guest and 1 stands above the generation; 0 there: primary.
+const TOKEN_SHIFT: u32 = 56;
 
-static SECONDARY: AtomicU64 = AtomicU64::new(0);
+/// CPUs' stays in host address spaces.
+static SPACES: GuestMode<MAX_CPUS> = GuestMode::new();
+static GUESTS: [Guest; MOST_GUESTS] = [const { Guest::new() }; MOST_GUESTS];
 
-/// Drops the translations of a range below `root`, and all paging-structure entries (SDM vol. 3A 4.10.4.1).
-/// Without PCIDs only the tables that CR3 names are cached: loading CR3 has dropped all others.
-pub(crate) fn primary(root: Pfn, range: HvaRange) {
-    // SAFETY: reads CR3.
-    let current = unsafe { cr3() };
-    if current & !0xfff != root.base().as_u64() {
-        return;
-    }
-    if range.pages().take(MOST_PAGES + 1).count() > MOST_PAGES {
-        // SAFETY: the same tables again; what is not global is dropped, and hvas never are global.
-        unsafe { cr3_write(current) };
-        return;
-    }
-    for page in range.pages() {
-        // SAFETY: drops a translation; the next use walks the tables.
-        unsafe { flush(page.as_u64() as usize) };
+/// One guest's handshake.
+struct Guest {
+    /// The frame number of its EPT's root, and 1; 0: nobody's.
+    root: AtomicU64,
+    mode: GuestMode<MAX_CPUS>,
+}
+
+impl Guest {
+    const fn new() -> Self {
+        Self { root: AtomicU64::new(0), mode: GuestMode::new() }
     }
 }
 
-/// Makes every virtual processor run INVEPT before it enters its guest again. The entries were written before.
-pub(crate) fn request_secondary() {
-    SECONDARY.fetch_add(1, Ordering::SeqCst);
+const fn name(root: Pfn) -> u64 {
+    root.as_u64() + 1
 }
 
-/// How often a secondary flush was asked for.
-pub(crate) fn secondary_generation() -> u64 {
-    SECONDARY.load(Ordering::SeqCst)
+/// This CPU is about to use hvas: it loads CR3, whatever was asked for.
+pub(super) fn enter_space(cpu: usize) {
+    SPACES.enter(cpu, || ());
+}
+
+/// It has loaded Herald's own tables.
+pub(super) fn leave_space(cpu: usize) {
+    SPACES.exit(cpu);
+}
+
+/// This CPU was interrupted: perhaps while it was using hvas.
+pub(super) fn acknowledge_primary() {
+    // SAFETY: the same tables again; what is not global is dropped, and hvas never are global.
+    SPACES.acknowledge(super::index(), || unsafe { cr3_write(cr3()) });
+}
+
+/// A guest's place among the handshakes, from before its first entry until after its last.
+#[must_use]
+#[derive(Debug)]
+pub(crate) struct GuestTag(usize);
+
+impl GuestTag {
+    /// A place for the guest with this EPT. `None`: there are too many guests.
+    pub(crate) fn new(root: Pfn) -> Option<Self> {
+        let free = |guest: &Guest| {
+            guest.root.compare_exchange(0, name(root), Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        };
+        let index = GUESTS.iter().position(free)?;
+        // Whoever had the place, or the root, before has left translations: each CPU flushes first.
+        let _ = GUESTS[index].mode.request(super::kick);
+        Some(Self(index))
+    }
+
+    /// This CPU is about to enter the guest, with interrupts off: `invept`, if translations have to go.
+    pub(crate) fn enter(&self, invept: impl FnOnce()) {
+        GUESTS[self.0].mode.enter(super::index(), invept);
+    }
+
+    /// It has left the guest.
+    pub(crate) fn exit(&self) {
+        GUESTS[self.0].mode.exit(super::index());
+    }
+}
+
+impl Drop for GuestTag {
+    fn drop(&mut self) {
+        GUESTS[self.0].root.store(0, Ordering::Release);
+    }
+}
+
+/// Asks for a flush on every CPU. The entries were written before.
+pub(crate) fn request(scope: FlushScope) -> FlushToken {
+    match scope {
+        FlushScope::Primary { .. } => FlushToken(SPACES.request(super::kick).generation()),
+        FlushScope::Secondary { root } => {
+            let found = GUESTS.iter().position(|guest| guest.root.load(Ordering::Acquire) == name(root));
+            // A guest without a place runs nowhere, and flushes before it ever does.
+            let Some(index) = found else { return FlushToken(0) };
+            let generation = GUESTS[index].mode.request(super::kick).generation();
+            FlushToken((index as u64 + 1) << TOKEN_SHIFT | generation)
+        }
+    }
+}
+
+/// Returns once no CPU uses what the request covers. This one uses nothing: it is in root mode, and in no space.
+pub(crate) fn wait(FlushToken(token): FlushToken) {
+    let requested = Requested::of(token & ((1 << TOKEN_SHIFT) - 1));
+    match token >> TOKEN_SHIFT {
+        0 => SPACES.wait(requested),
+        guest => GUESTS[guest as usize - 1].mode.wait(requested),
+    }
 }

@@ -1,15 +1,17 @@
 //! Interrupts of the host: the local APIC's timer, and COM1 through the legacy PIC, whose output comes in as
 //! ExtINT on LINT0 ("virtual wire", SDM vol. 3A 11.5.1).
 //!
-//! Herald runs with interrupts off. They are taken at two places only: after an exit that one of them caused,
-//! and while nothing is to be done.
+//! Herald runs with interrupts off. They are taken at three places only, and there it holds no lock: after an exit that one
+//! of them caused, while a CPU has nothing to do, and while it uses an hva (`uaccess`). So handlers may take locks.
 
-use super::{serial, timer};
+use super::{flush, serial, timer};
 use core::arch::asm;
 use x86::io::outb;
 
 /// Vector of the local APIC's timer.
 pub(crate) const TIMER: u8 = 0xe0;
+/// Vector by which one CPU makes another look up: a flush, or a thread to run.
+pub(crate) const KICK: u8 = 0xe1;
 /// Vector of spurious interrupts of the local APIC.
 pub(crate) const SPURIOUS: u8 = 0xff;
 /// First vector of the master PIC.
@@ -51,6 +53,10 @@ pub(crate) fn init_pic() {
 pub(super) fn handle(vector: u8) {
     match vector {
         TIMER => timer::end_of_interrupt(),
+        KICK => {
+            timer::end_of_interrupt();
+            flush::acknowledge_primary();
+        }
         SPURIOUS => {}
         PIC_MASTER..PIC_SLAVE => {
             if vector == PIC_MASTER + COM1 {

@@ -2,22 +2,26 @@
 
 pub(crate) mod descriptors;
 pub(crate) mod flush;
+pub(crate) mod fpu;
 pub(crate) mod interrupts;
+pub(crate) mod local;
 pub(crate) mod pages;
 pub(crate) mod registers;
 pub(crate) mod screen;
 pub(crate) mod serial;
+pub(crate) mod smp;
 pub(crate) mod space;
+pub(crate) mod stacks;
 pub(crate) mod timer;
 pub(crate) mod traps;
 pub(crate) mod uaccess;
 
 use core::arch::asm;
-use core::arch::x86_64::__cpuid_count;
 use raw_cpuid::CpuId;
-use x86::controlregs::{Cr0, Cr4, Xcr0, cr0, cr0_write, cr4, cr4_write, xcr0_write};
+use x86::controlregs::{Cr0, Cr4, cr0, cr0_write, cr4, cr4_write};
 
 pub(crate) use interrupts::take_interrupts;
+pub(crate) use local::index;
 
 /// The time-stamp counter.
 #[inline]
@@ -25,6 +29,11 @@ pub(crate) use interrupts::take_interrupts;
 pub(crate) fn tsc() -> u64 {
     // SAFETY: every processor with long mode has RDTSC, and CPL 0 may always use it.
     unsafe { x86::time::rdtsc() }
+}
+
+/// Makes another CPU look up: it leaves its guest, or its wait.
+pub(crate) fn kick(cpu: usize) {
+    timer::send(local::apic_id(cpu), timer::Message::Vector(interrupts::KICK));
 }
 
 /// Switches on what Herald relies on: write protection at CPL 0, caches, global pages, SMEP and XSAVE where
@@ -57,19 +66,12 @@ pub(crate) fn has_gigantic_pages() -> bool {
     features.is_some_and(|features| features.has_1gib_pages())
 }
 
-/// Sets XCR0, which Herald itself has no use for; `false` where the processor lacks XSAVE or a component.
-#[must_use]
-pub(crate) fn set_xcr0(value: u64) -> bool {
-    // Leaf 0xd: EDX:EAX has the bits that XCR0 may have (SDM vol. 1 13.3).
-    let there = CpuId::new().get_feature_info().is_some_and(|features| features.has_xsave());
-    let leaf = if there { __cpuid_count(0xd, 0) } else { return false };
-    let supported = u64::from(leaf.edx) << 32 | u64::from(leaf.eax);
-    let legal = value & !supported == 0 && value & 1 != 0;
-    if legal {
-        // SAFETY: all components exist, x87 among them, and CR4.OSXSAVE is set where there is XSAVE.
-        unsafe { xcr0_write(Xcr0::from_bits_unchecked(value)) };
+/// Stops this processor, which nobody counts on.
+pub(crate) fn halt() -> ! {
+    loop {
+        // SAFETY: nothing is to be done here any more.
+        unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
     }
-    legal
 }
 
 /// The value of RBP: the start of a back-trace.

@@ -199,6 +199,27 @@ pub(super) fn map_registers<M: TableMemory>(
     map(memory, root, at, (page, PageSize::Size4K, Rights::READ_WRITE), UNCACHED)
 }
 
+/// Maps `frame` at `at`, where nothing is mapped yet: memory of Herald's own.
+///
+/// # Errors
+/// [`OutOfTables`].
+pub(super) fn map_own<M: TableMemory>(memory: &M, root: Pfn, at: Hva, frame: Pfn) -> Result<(), OutOfTables> {
+    map(memory, root, at, (frame.base(), PageSize::Size4K, Rights::READ_WRITE), 0)
+}
+
+/// Maps a page at its own physical address, to be run there: in tables that only a processor on its way up uses.
+///
+/// # Errors
+/// [`OutOfTables`].
+pub(super) fn map_identity<M: TableMemory>(memory: &M, root: Pfn, page: Hpa) -> Result<(), OutOfTables> {
+    map(memory, root, Hva::new(page.as_u64()), (page, PageSize::Size4K, Rights::ALL), 0)
+}
+
+/// Whether anything is mapped at an address.
+pub(super) fn is_mapped<M: TableMemory>(memory: &M, root: Pfn, at: Hva) -> bool {
+    walk::<HostEntry, _>(memory, root, at.as_u64()).leaf().is_some()
+}
+
 /// Maps a base page in the direct map, for reading, if it is not there yet. Before there is an address space: each copies
 /// the root.
 ///
@@ -213,6 +234,5 @@ pub(crate) fn map_readable<M: TableMemory>(memory: &M, root: Pfn, page: Hpa) -> 
 
 /// Whether the direct map has this base page.
 pub(super) fn is_in_direct_map<M: TableMemory>(memory: &M, root: Pfn, page: Hpa) -> bool {
-    page.as_u64() < layout::DIRECT_MAP_BYTES
-        && walk::<HostEntry, _>(memory, root, layout::direct(page).as_u64()).leaf().is_some()
+    page.as_u64() < layout::DIRECT_MAP_BYTES && is_mapped(memory, root, layout::direct(page))
 }

@@ -5,7 +5,7 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 use heapless::Deque;
-use spin::Mutex;
+use spin::{Mutex, Once};
 use x86::io::{inb, outb};
 
 const BASE: u16 = 0x3f8;
@@ -26,6 +26,9 @@ const RING: usize = 256;
 
 /// Interrupts are off wherever the lock is taken: in handlers, and in all of Herald but its waits.
 static INPUT: Mutex<Deque<u8, RING>> = Mutex::new(Deque::new());
+/// Whether anything is there, to be looked at without the lock.
+static WAITING: AtomicBool = AtomicBool::new(false);
+static LISTENER: Once<fn()> = Once::new();
 static PRESENT: AtomicBool = AtomicBool::new(false);
 
 fn read(port: u16) -> u8 {
@@ -67,8 +70,20 @@ pub(crate) fn put(byte: u8) {
     }
 }
 
+/// Tells whom to call when something has come: in the handler of the interrupt.
+pub(crate) fn on_input(tell: fn()) {
+    LISTENER.call_once(|| tell);
+}
+
 /// Takes what has come, as far as there is room.
 pub(crate) fn receive() {
+    take();
+    if let Some(tell) = LISTENER.get() {
+        tell();
+    }
+}
+
+fn take() {
     let mut input = INPUT.lock();
     while PRESENT.load(Ordering::Relaxed) && read(LINE_STATUS) & RECEIVED != 0 {
         if input.is_full() {
@@ -77,7 +92,20 @@ pub(crate) fn receive() {
         }
         // There is room, so the push succeeds.
         let _ = input.push_back(read(DATA));
+        WAITING.store(true, Ordering::Release);
     }
+}
+
+/// Whether a byte waits.
+#[must_use]
+pub(crate) fn has_input() -> bool {
+    WAITING.load(Ordering::Acquire)
+}
+
+/// The next byte that has come, which stays.
+#[must_use]
+pub(crate) fn peek() -> Option<u8> {
+    INPUT.lock().front().copied()
 }
 
 /// The next byte that has come, if any.
@@ -86,6 +114,7 @@ pub(crate) fn get() -> Option<u8> {
     let mut input = INPUT.lock();
     let was_full = input.is_full();
     let byte = input.pop_front()?;
+    WAITING.store(!input.is_empty(), Ordering::Release);
     if was_full {
         write(INTERRUPT_ENABLE, RECEIVE_INTERRUPT);
     }

@@ -183,7 +183,13 @@ unsafe impl Sync for Idt {}
 
 static IDT: Idt = Idt(UnsafeCell::new([[0; 2]; 256]));
 
-/// Fills and loads the IDT. Called once.
+/// Loads the IDT, which all CPUs share.
+pub(crate) fn load() {
+    // SAFETY: `init` has filled it, and nobody changes it any more.
+    unsafe { lidt(&DescriptorTablePointer::new(&*IDT.0.get())) };
+}
+
+/// Fills the IDT. Called once.
 pub(crate) fn init() {
     // SAFETY: called once, with interrupts off; every gate leads to a stub.
     unsafe {
@@ -197,8 +203,8 @@ pub(crate) fn init() {
             };
             *gate = interrupt_gate(&raw const trap_stubs as u64 + vector as u64 * 16, stack);
         }
-        lidt(&DescriptorTablePointer::new(idt));
     }
+    load();
 }
 
 /// A present 64-bit interrupt gate (SDM vol. 3A figure 6-8).

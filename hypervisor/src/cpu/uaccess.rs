@@ -8,10 +8,12 @@
 //!
 //! No memory-manager lock may be held (the fault takes the mmap lock).
 
+use super::space;
+use crate::physmem::PhysicalMemory;
 use addr::{Hva, HvaRange};
 use core::arch::naked_asm;
 use core::fmt;
-use mm::USER_END;
+use mm::{AddressSpace, USER_END};
 
 /// A byte of the range could not be reached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,15 +30,16 @@ impl fmt::Display for HvaFault {
     }
 }
 
-/// Copies to host virtual addresses.
+/// Copies to host virtual addresses of `space`.
 ///
 /// # Errors
 /// [`HvaFault`]; a part may have been copied.
-pub(crate) fn copy_to(to: Hva, bytes: &[u8]) -> Result<(), HvaFault> {
+pub(crate) fn copy_to(space: &AddressSpace<PhysicalMemory>, to: Hva, bytes: &[u8]) -> Result<(), HvaFault> {
     check(to, bytes.len())?;
     // SAFETY: writes the lower half only, which holds nothing of Herald's; what cannot be resolved ends at the
     // fix-up.
-    let failed = unsafe { copy(to.as_u64(), bytes.as_ptr() as u64, bytes.len() as u64) };
+    let failed =
+        space::with(space, || unsafe { copy(to.as_u64(), bytes.as_ptr() as u64, bytes.len() as u64) });
     outcome(failed, to, bytes.len())
 }
 

@@ -1,6 +1,7 @@
 //! CPUID: the policy is `vmxdefs::cpuid`'s; here the processor is asked.
 
 use super::Flow;
+use crate::plat::Vm;
 use crate::vcpu::{Vcpu, register};
 use core::arch::x86_64::__cpuid_count;
 use vmxdefs::controls::Secondary;
@@ -9,13 +10,13 @@ use vmxdefs::field::Field;
 
 const CR4_OSXSAVE: u64 = 1 << 18;
 
-pub(super) fn handle(vcpu: &mut Vcpu) -> Flow {
+pub(super) fn handle(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
     let leaf = vcpu.registers.general[register::RAX] as u32;
     let subleaf = vcpu.registers.general[register::RCX] as u32;
     let controls = vcpu.vmcs.controls();
     let facts = Facts {
         apic_id: vcpu.id.0,
-        vcpus: 1,
+        vcpus: vm.vcpus(),
         osxsave: vcpu.vmcs.read(Field::GuestCr4) & CR4_OSXSAVE != 0,
         rdtscp: controls.has(Secondary::RDTSCP),
         invpcid: controls.has(Secondary::INVPCID),

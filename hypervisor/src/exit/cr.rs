@@ -25,7 +25,7 @@ const SEGMENT_LONG: u64 = 1 << 13;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 
-pub(super) fn handle(vcpu: &mut Vcpu, vm: &mut Vm, access: CrAccess) -> Flow {
+pub(super) fn handle(vcpu: &mut Vcpu, vm: &Vm, access: CrAccess) -> Flow {
     let done = match access {
         CrAccess::Write { cr: 0, register } => {
             let value = vcpu.general(usize::from(register));
@@ -35,12 +35,12 @@ pub(super) fn handle(vcpu: &mut Vcpu, vm: &mut Vm, access: CrAccess) -> Flow {
             let value = vcpu.general(usize::from(register));
             let legal = value <= 15;
             if legal {
-                vm.board.set_tpr(vcpu.id, value as u8);
+                vm.with_board(vcpu.id, |board| board.set_tpr(vcpu.id, value as u8));
             }
             legal
         }
         CrAccess::Read { cr: 8, register } => {
-            let value = vm.board.tpr(vcpu.id);
+            let value = vm.with_board(vcpu.id, |board| board.tpr(vcpu.id));
             vcpu.set_general(usize::from(register), u64::from(value));
             true
         }

@@ -5,7 +5,7 @@ use crate::cpu::tsc;
 use crate::plat::{End, Vm};
 use crate::vcpu::Vcpu;
 use addr::{Gpa, Gva, PAGE_SIZE, PageSize};
-use devices::{Board, Effect, Ticks, VcpuId};
+use devices::{Effect, Ticks, VcpuId};
 use emulate::{CodeSize, Done, GuestMemory, PagingState};
 use mm::Access;
 use mmu::FaultOutcome;
@@ -16,7 +16,7 @@ use vmxdefs::field::{Field, Segment};
 /// Longest instruction, in bytes.
 const LONGEST: usize = 15;
 
-pub(super) fn handle(vcpu: &mut Vcpu, vm: &mut Vm, violation: EptViolation) -> Flow {
+pub(super) fn handle(vcpu: &mut Vcpu, vm: &Vm, violation: EptViolation) -> Flow {
     vcpu.counters.ept_violations += 1;
     let access = if violation.write { Access::Write } else { Access::Read };
     match vm.memory.fault(violation.gpa, access) {
@@ -33,7 +33,7 @@ pub(super) fn handle(vcpu: &mut Vcpu, vm: &mut Vm, violation: EptViolation) -> F
 }
 
 /// Performs the instruction that touched a device, or nothing at all.
-fn device(vcpu: &mut Vcpu, vm: &mut Vm, violation: &EptViolation) -> Flow {
+fn device(vcpu: &mut Vcpu, vm: &Vm, violation: &EptViolation) -> Flow {
     if violation.fetch || violation.walking {
         // Code or page tables in a hole: on a real machine the bus answers all ones, and nothing good follows.
         log::debug!(
@@ -47,7 +47,7 @@ fn device(vcpu: &mut Vcpu, vm: &mut Vm, violation: &EptViolation) -> Flow {
     let Some(len) = fetch(vcpu, vm, &mut code) else {
         return misc::refuse(vcpu, Event::GENERAL_PROTECTION);
     };
-    let mut bus = DeviceBus { board: &mut vm.board, vcpu: vcpu.id, effect: Effect::None };
+    let mut bus = DeviceBus { vm, vcpu: vcpu.id, effect: Effect::None };
     let size = code_size(vcpu);
     match emulate::emulate(&code[..len], size, &mut VcpuRegisters(vcpu), violation.gpa, &mut bus) {
         Ok(done) => {
@@ -55,7 +55,7 @@ fn device(vcpu: &mut Vcpu, vm: &mut Vm, violation: &EptViolation) -> Flow {
             if let Done::Advance(len) = done {
                 vcpu.advance(u64::from(len));
             }
-            vm.apply(effect)
+            vm.apply(vcpu.id, effect)
         }
         Err(error) => {
             log::error!("guest: {error}, at {}", violation.gpa);
@@ -111,18 +111,21 @@ fn code_size(vcpu: &Vcpu) -> CodeSize {
 
 /// The board as a bus. What nobody answers reads all ones.
 struct DeviceBus<'a> {
-    board: &'a mut Board,
+    vm: &'a Vm,
     vcpu: VcpuId,
     effect: Effect,
 }
 
 impl emulate::Bus for DeviceBus<'_> {
     fn read(&mut self, gpa: Gpa, width: u8) -> u64 {
-        self.board.mmio_read(self.vcpu, gpa, width, Ticks(tsc())).unwrap_or(u64::MAX)
+        let (vcpu, now) = (self.vcpu, Ticks(tsc()));
+        self.vm.with_board(vcpu, |board| board.mmio_read(vcpu, gpa, width, now)).unwrap_or(u64::MAX)
     }
 
     fn write(&mut self, gpa: Gpa, width: u8, value: u64) {
-        if let Some(effect) = self.board.mmio_write(self.vcpu, gpa, width, value, Ticks(tsc())) {
+        let (vcpu, now) = (self.vcpu, Ticks(tsc()));
+        let effect = self.vm.with_board(vcpu, |board| board.mmio_write(vcpu, gpa, width, value, now));
+        if let Some(effect) = effect {
             self.effect = effect;
         }
     }

@@ -8,23 +8,24 @@ use abi::hypercall::{
     DENIED, DISCARD, FAILED, HOST_OPERATION, HostOperation, INVALID, MARK_INIT, PROTECT, UNKNOWN,
 };
 use addr::Gpa;
+use devices::VcpuId;
 
-pub(super) fn handle(vcpu: &mut Vcpu, vm: &mut Vm) -> Flow {
+pub(super) fn handle(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
     let number = vcpu.registers.general[register::RAX];
     let first = vcpu.registers.general[register::RBX];
     let len = vcpu.registers.general[register::RCX];
     let privileged = vcpu.privilege_level() == 0;
     let result = match number {
         MARK_INIT => {
-            vm.ticks.mark_init(tsc());
+            vcpu.ticks.mark_init(vm.started(), tsc());
             0
         }
         DISCARD | PROTECT | HOST_OPERATION if !privileged => DENIED,
-        DISCARD => on_memory(first, |gpa| vm.discard(gpa, len)),
-        PROTECT => on_memory(first, |gpa| vm.protect(gpa, len)),
+        DISCARD => on_memory(first, |gpa| vm.discard(vcpu.id, gpa, len)),
+        PROTECT => on_memory(first, |gpa| vm.protect(vcpu.id, gpa, len)),
         HOST_OPERATION => {
             let operation = vcpu.registers.general[register::RDX];
-            host_operation(vm, operation, first, len)
+            host_operation(vcpu.id, vm, operation, first, len)
         }
         _ => UNKNOWN,
     };
@@ -32,11 +33,11 @@ pub(super) fn handle(vcpu: &mut Vcpu, vm: &mut Vm) -> Flow {
     misc::skip(vcpu)
 }
 
-fn host_operation(vm: &mut Vm, operation: u64, first: u64, len: u64) -> u64 {
+fn host_operation(vcpu: VcpuId, vm: &Vm, operation: u64, first: u64, len: u64) -> u64 {
     let (Some(operation), Some(gpa)) = (HostOperation::from_u64(operation), Gpa::try_new(first)) else {
         return INVALID;
     };
-    match vm.host_operation(operation, gpa, len) {
+    match vm.host_operation(vcpu, operation, gpa, len) {
         Some(Ok(count)) => count,
         Some(Err(HostOperationError::NotRam(_))) => INVALID,
         Some(Err(error)) => {

@@ -13,7 +13,7 @@ use vmxdefs::field::Field;
 
 const DIRECTION_FLAG: u64 = 1 << 10;
 
-pub(super) fn handle(vcpu: &mut Vcpu, vm: &mut Vm, access: IoAccess) -> Flow {
+pub(super) fn handle(vcpu: &mut Vcpu, vm: &Vm, access: IoAccess) -> Flow {
     if access.string {
         return string(vcpu, vm, access);
     }
@@ -23,12 +23,10 @@ pub(super) fn handle(vcpu: &mut Vcpu, vm: &mut Vm, access: IoAccess) -> Flow {
     match access.direction {
         Direction::Out => {
             vcpu.skip_instruction();
-            let effect = vm.board.port_write(access.port, access.width, (rax & all) as u32, now);
-            vm.drain_console();
-            vm.apply(effect)
+            write(vcpu, vm, access, (rax & all) as u32, now)
         }
         Direction::In => {
-            let value = u64::from(vm.board.port_read(access.port, access.width, now)) & all;
+            let value = u64::from(read(vcpu, vm, access, now)) & all;
             // A 32-bit result clears the upper half, narrower ones keep the rest.
             let kept = if access.width == 4 { 0 } else { rax & !all };
             vcpu.registers.general[register::RAX] = kept | value;
@@ -37,7 +35,7 @@ pub(super) fn handle(vcpu: &mut Vcpu, vm: &mut Vm, access: IoAccess) -> Flow {
     }
 }
 
-fn string(vcpu: &mut Vcpu, vm: &mut Vm, access: IoAccess) -> Flow {
+fn string(vcpu: &mut Vcpu, vm: &Vm, access: IoAccess) -> Flow {
     let information = vcpu.vmcs.read(Field::ExitInstructionInformation);
     // Bits 9:7: address size, 16, 32 or 64 bits (table 28-14).
     let address_mask = match information >> 7 & 7 {
@@ -70,8 +68,20 @@ fn string(vcpu: &mut Vcpu, vm: &mut Vm, access: IoAccess) -> Flow {
     flow
 }
 
+fn read(vcpu: &Vcpu, vm: &Vm, access: IoAccess, now: Ticks) -> u32 {
+    let value = vm.with_board(vcpu.id, |board| board.port_read(access.port, access.width, now));
+    // A guest that has read its UART has room for more.
+    vm.let_input_come();
+    value
+}
+
+fn write(vcpu: &Vcpu, vm: &Vm, access: IoAccess, value: u32, now: Ticks) -> Flow {
+    let effect = vm.port_write(vcpu.id, access.port, access.width, value, now);
+    vm.apply(vcpu.id, effect)
+}
+
 /// Moves one element between the port and memory.
-fn element(vcpu: &mut Vcpu, vm: &mut Vm, access: IoAccess, linear: Gva) -> Option<Flow> {
+fn element(vcpu: &mut Vcpu, vm: &Vm, access: IoAccess, linear: Gva) -> Option<Flow> {
     let now = Ticks(tsc());
     let width = usize::from(access.width);
     let mut bytes = [0; 4];
@@ -79,16 +89,14 @@ fn element(vcpu: &mut Vcpu, vm: &mut Vm, access: IoAccess, linear: Gva) -> Optio
         Direction::In => {
             // Where it goes is looked up first: a byte taken from a device cannot be put back.
             let gpa = ept::translate(vcpu, vm, linear)?;
-            bytes = vm.board.port_read(access.port, access.width, now).to_le_bytes();
+            bytes = read(vcpu, vm, access, now).to_le_bytes();
             let written = vm.memory.write(gpa, &bytes[..width]);
             written.inspect_err(|error| log::debug!("guest: {error}")).ok()?;
             Some(Flow::Resume)
         }
         Direction::Out => {
             ept::read_linear(vcpu, vm, linear, &mut bytes[..width]).then_some(())?;
-            let effect = vm.board.port_write(access.port, access.width, u32::from_le_bytes(bytes), now);
-            vm.drain_console();
-            Some(vm.apply(effect))
+            Some(write(vcpu, vm, access, u32::from_le_bytes(bytes), now))
         }
     }
 }

@@ -1,24 +1,20 @@
 //! Exits without a file of their own: interrupts of the host, HLT, XSETBV, the end.
 
 use super::Flow;
-use crate::cpu::{self, tsc};
+use crate::cpu;
 use crate::plat::{End, Vm};
-use crate::vcpu::{Vcpu, register};
-use devices::Ticks;
+use crate::vcpu::{Activity, Vcpu, register};
 use vmxdefs::event::Event;
-use vmxdefs::field::Field;
-
-const RFLAGS_IF: u64 = 1 << 9;
 
 /// The interrupt is still pending: it is taken through Herald's own IDT.
-pub(super) fn host_interrupt(vm: &mut Vm) -> Flow {
+pub(super) fn host_interrupt(vm: &Vm) -> Flow {
     cpu::take_interrupts();
     vm.service_console();
     Flow::Resume
 }
 
-/// A device timer is due: `prepare` fires it.
-pub(super) fn timer(vm: &mut Vm) -> Flow {
+/// A device timer is due, or a turn is over: both are looked at before the next entry.
+pub(super) fn timer(vm: &Vm) -> Flow {
     vm.service_console();
     Flow::Resume
 }
@@ -35,23 +31,18 @@ pub(super) fn refuse(vcpu: &mut Vcpu, exception: Event) -> Flow {
     Flow::Resume
 }
 
-/// HLT: waits for an interrupt. With interrupts off and one processor, nothing ever comes.
-pub(super) fn halt(vcpu: &mut Vcpu, vm: &mut Vm) -> Flow {
+/// HLT: waits for an interrupt, without a CPU.
+pub(super) fn halt(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
     vcpu.skip_instruction();
-    if vcpu.vmcs.read(Field::GuestRflags) & RFLAGS_IF == 0 {
-        return Flow::End(End::Halted);
-    }
-    vm.service_console();
-    let since = tsc();
-    loop {
-        vm.board.advance(Ticks(tsc()));
-        if vm.board.pending_interrupt(vcpu.id).is_some() {
-            break;
-        }
-        cpu::timer::wait(vm.board.next_deadline().map(|deadline| deadline.0));
-        vm.service_console();
-    }
-    vm.ticks.idle(since, tsc());
+    vcpu.activity = Activity::Halted;
+    // What waits already wakes it at once.
+    vm.control(vcpu.id).note_own_news();
+    Flow::Resume
+}
+
+/// An interrupt or NMI window has opened, and is used before the next entry.
+pub(super) fn window(vcpu: &Vcpu, vm: &Vm) -> Flow {
+    vm.control(vcpu.id).note_own_news();
     Flow::Resume
 }
 
@@ -68,7 +59,7 @@ pub(super) fn xsetbv(vcpu: &mut Vcpu) -> Flow {
         && value & !(X87 | SSE | AVX) == 0
         && (value & AVX == 0 || value & SSE != 0)
         && vcpu.privilege_level() == 0;
-    if !legal || !cpu::set_xcr0(value) {
+    if !legal || !vcpu.set_xcr0(value) {
         return refuse(vcpu, Event::GENERAL_PROTECTION);
     }
     skip(vcpu)

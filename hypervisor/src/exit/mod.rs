@@ -27,14 +27,13 @@ pub(crate) enum Flow {
 ///
 /// # Errors
 /// [`RunError`]: a failure of Herald's.
-pub(crate) fn handle(vcpu: &mut Vcpu, vm: &mut Vm, exit: Exit) -> Result<Flow, RunError> {
+pub(crate) fn handle(vcpu: &mut Vcpu, vm: &Vm, exit: Exit) -> Result<Flow, RunError> {
     count(vcpu, exit);
     Ok(match exit {
         Exit::ExternalInterrupt => misc::host_interrupt(vm),
         Exit::PreemptionTimer => misc::timer(vm),
-        // The window is used, or closed again, before the next entry.
-        Exit::InterruptWindow | Exit::NmiWindow => Flow::Resume,
-        Exit::Cpuid => cpuid::handle(vcpu),
+        Exit::InterruptWindow | Exit::NmiWindow => misc::window(vcpu, vm),
+        Exit::Cpuid => cpuid::handle(vcpu, vm),
         Exit::Hlt => misc::halt(vcpu, vm),
         Exit::Vmcall => hypercall::handle(vcpu, vm),
         Exit::ControlRegister(access) => cr::handle(vcpu, vm, access),

@@ -15,11 +15,11 @@ fn number(vcpu: &Vcpu) -> u32 {
     vcpu.registers.general[register::RCX] as u32
 }
 
-pub(super) fn read(vcpu: &mut Vcpu, vm: &mut Vm) -> Flow {
+pub(super) fn read(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
     let msr = number(vcpu);
     let value = match policy(msr) {
         Some(Policy::Constant(value)) => Ok(value),
-        Some(Policy::Apic) => vm.board.msr_read(vcpu.id, msr, Ticks(tsc())),
+        Some(Policy::Apic) => vm.with_board(vcpu.id, |board| board.msr_read(vcpu.id, msr, Ticks(tsc()))),
         Some(Policy::KvmSystemTime | Policy::KvmWallClock) => Ok(0),
         // Without an exit, if the bitmap has them.
         Some(Policy::Pass | Policy::ReadOnly) | None => Err(GeneralProtection),
@@ -33,17 +33,19 @@ pub(super) fn read(vcpu: &mut Vcpu, vm: &mut Vm) -> Flow {
     }
 }
 
-pub(super) fn write(vcpu: &mut Vcpu, vm: &mut Vm) -> Flow {
+pub(super) fn write(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
     let (msr, value) = (number(vcpu), vcpu.edx_eax());
     match policy(msr) {
         Some(Policy::Constant(_) | Policy::ReadOnly) => misc::skip(vcpu),
-        Some(Policy::Apic) => match vm.board.msr_write(vcpu.id, msr, value, Ticks(tsc())) {
-            Ok(effect) => {
-                vcpu.skip_instruction();
-                vm.apply(effect)
+        Some(Policy::Apic) => {
+            match vm.with_board(vcpu.id, |board| board.msr_write(vcpu.id, msr, value, Ticks(tsc()))) {
+                Ok(effect) => {
+                    vcpu.skip_instruction();
+                    vm.apply(vcpu.id, effect)
+                }
+                Err(GeneralProtection) => refuse(vcpu, msr, "WRMSR"),
             }
-            Err(GeneralProtection) => refuse(vcpu, msr, "WRMSR"),
-        },
+        }
         Some(Policy::KvmSystemTime) if value & ENABLE == 0 => misc::skip(vcpu),
         Some(Policy::KvmSystemTime) => {
             publish(vcpu, vm, value & !ENABLE, TimeInfo::new(vm.tsc_hz).as_bytes())
@@ -61,7 +63,7 @@ pub(super) fn write(vcpu: &mut Vcpu, vm: &mut Vm) -> Flow {
 }
 
 /// Writes a clock where the guest wants it.
-fn publish(vcpu: &mut Vcpu, vm: &mut Vm, address: u64, bytes: &[u8]) -> Flow {
+fn publish(vcpu: &mut Vcpu, vm: &Vm, address: u64, bytes: &[u8]) -> Flow {
     match Gpa::try_new(address).map(|gpa| vm.memory.write(gpa, bytes)) {
         Some(Ok(())) => misc::skip(vcpu),
         Some(Err(error)) => {

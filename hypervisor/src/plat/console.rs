@@ -1,25 +1,37 @@
-//! The guest's console, on its way to the link: bytes of its first UART, a frame for each line.
+//! A guest's console, on its way to the link: bytes of its first UART, a frame for each line.
 //!
 //! A frame costs four bytes and a byte costs an OUT; a prompt without a newline waits only until the guest
-//! goes idle or asks for input.
+//! goes idle or asks for input. Where several guests run, each line begins with the guest's name; a line that another
+//! guest's output has interrupted goes on in a new line.
 
 use abi::link::Channel;
+use alloc::format;
+use alloc::string::String;
+use spin::Mutex;
 
 /// Bytes of a line that are sent together.
 const CHUNK: usize = 512;
+
+/// Whose output came last, and whether it ended in the middle of a line.
+static LAST: Mutex<(u8, bool)> = Mutex::new((0, false));
 
 /// Output that has not been sent yet.
 #[derive(Debug)]
 pub(super) struct Console {
     channel: u8,
+    /// What each line begins with.
+    prefix: Option<String>,
+    /// What was sent last was no newline.
+    in_line: bool,
     pending: heapless::Vec<u8, CHUNK>,
 }
 
 impl Console {
-    /// The console of guest `vm`.
+    /// The console of guest `vm`; with a name where it is not the only one.
     #[must_use]
-    pub(super) const fn new(vm: u8) -> Self {
-        Self { channel: Channel::Console as u8 + vm, pending: heapless::Vec::new() }
+    pub(super) fn new(vm: u8, name: Option<&str>) -> Self {
+        let prefix = name.map(|name| format!("[{name}] "));
+        Self { channel: Channel::Console as u8 + vm, prefix, in_line: false, pending: heapless::Vec::new() }
     }
 
     /// Takes a byte of output.
@@ -33,9 +45,22 @@ impl Console {
 
     /// Sends what there is.
     pub(super) fn flush(&mut self) {
-        if !self.pending.is_empty() {
+        let Some(&last) = self.pending.last() else { return };
+        if let Some(prefix) = &self.prefix {
+            let mut before = LAST.lock();
+            let interrupted = before.0 != self.channel;
+            if interrupted && before.1 {
+                crate::link::send(self.channel, b"\r\n");
+            }
+            if interrupted || !self.in_line {
+                crate::link::send(self.channel, prefix.as_bytes());
+            }
             crate::link::send(self.channel, &self.pending);
-            self.pending.clear();
+            *before = (self.channel, last != b'\n');
+        } else {
+            crate::link::send(self.channel, &self.pending);
         }
+        self.in_line = last != b'\n';
+        self.pending.clear();
     }
 }

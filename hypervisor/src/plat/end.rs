@@ -2,6 +2,7 @@
 
 use abi::status::Status;
 use core::fmt;
+use mm::OutOfFrames;
 use mmu::MmuError;
 
 /// Why a guest does not run any more.
@@ -17,6 +18,10 @@ pub(crate) enum End {
     Halted,
     /// A fault while delivering a double fault (SDM vol. 3A 6.15).
     TripleFault,
+    /// A test has killed it.
+    Killed,
+    /// There is not enough memory to run it.
+    OutOfMemory(OutOfFrames),
     /// Memory that it touched could not be mapped.
     Memory(MmuError),
     /// An access to a device that Herald cannot emulate.
@@ -30,9 +35,13 @@ impl End {
     #[must_use]
     pub(crate) const fn status(&self) -> Status {
         match self {
-            Self::PowerOff | Self::Reset | Self::Halted | Self::Code(0) => Status::Success,
+            Self::PowerOff | Self::Reset | Self::Halted | Self::Killed | Self::Code(0) => Status::Success,
             Self::Code(_) => Status::GuestCode,
-            Self::TripleFault | Self::TaskSwitch | Self::Memory(_) | Self::Emulation(_) => Status::GuestDied,
+            Self::TripleFault
+            | Self::TaskSwitch
+            | Self::OutOfMemory(_)
+            | Self::Memory(_)
+            | Self::Emulation(_) => Status::GuestDied,
         }
     }
 
@@ -52,8 +61,10 @@ impl fmt::Display for End {
             Self::PowerOff => f.write_str("the guest powered off"),
             Self::Reset => f.write_str("the guest reset its machine"),
             Self::Code(code) => write!(f, "the guest ended with code {code}"),
+            Self::Killed => f.write_str("the guest was killed"),
             Self::Halted => f.write_str("the guest halted for good"),
             Self::TripleFault => f.write_str("the guest ended abnormally: triple fault"),
+            Self::OutOfMemory(error) => write!(f, "the guest ended abnormally: {error}"),
             Self::Memory(error) => write!(f, "the guest ended abnormally: {error}"),
             Self::Emulation(error) => write!(f, "the guest ended abnormally: {error}"),
             Self::TaskSwitch => {

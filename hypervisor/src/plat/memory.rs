@@ -11,6 +11,7 @@ use super::module::Module;
 use super::store::FrameStore;
 use crate::cpu::uaccess;
 use crate::layout;
+use crate::physmem::PhysicalMemory;
 use abi::config::Backing;
 use addr::{Gfn, GfnRange, Gpa, GpaRange, Hva, HvaRange, PAGE_SHIFT, PageSize};
 use alloc::boxed::Box;
@@ -295,6 +296,13 @@ impl<H: Host + 'static> Memory<H> {
     }
 }
 
+/// The guest has ended: its address space lets go of its subscribers, which refer to it, and of all that it maps.
+impl<H: Host + 'static> Drop for Memory<H> {
+    fn drop(&mut self) {
+        self.space.exit();
+    }
+}
+
 impl<H: Host + 'static> GuestMemory for Memory<H> {
     fn read(&self, gpa: Gpa, bytes: &mut [u8]) -> bool {
         let Ok(hva) = self.hva(gpa, bytes.len() as u64) else { return false };
@@ -303,10 +311,10 @@ impl<H: Host + 'static> GuestMemory for Memory<H> {
 }
 
 /// The boot loader's view: whole images, written by hva, whose pages Herald's own page faults bring in.
-impl<H: Host + 'static> GuestWriter for &Memory<H> {
+impl GuestWriter for &Memory<PhysicalMemory> {
     fn write(&mut self, gpa: Gpa, bytes: &[u8]) -> Result<(), WriteError> {
         let hva = self.hva(gpa, bytes.len() as u64).map_err(|hole| WriteError::Hole(hole.gpa))?;
-        uaccess::copy_to(hva, bytes).map_err(|_| WriteError::OutOfMemory(gpa))
+        uaccess::copy_to(&self.space, hva, bytes).map_err(|_| WriteError::OutOfMemory(gpa))
     }
 
     /// Whole pages are mapped where they lie; the rest, and what cannot be mapped, is copied.

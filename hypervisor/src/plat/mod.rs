@@ -3,24 +3,31 @@
 //! ```text
 //!   exit handlers ──► Vm ─┬─ memory   gpa, hva, EPT; host operations on guest memory
 //!                         ├─ board    devices::Board: ports, MMIO, interrupts, timers
-//!                         ├─ console  the guest's UART ◄──► the link
-//!                         ├─ ticks    where time goes
-//!                         ├─ stirrer  disturbances, for tests
+//!                         ├─ console  the guest's UART ◄──► the link; input
+//!                         ├─ control  each virtual processor, seen from outside; ticks: where its time goes
+//!                         ├─ pause    the oracle looks while nobody works on the memory
+//!                         ├─ stirrer  disturbances, storm: host operations beside the running guest; for tests
 //!                         └─ hostops  host operations that a test guest asks for
 //! ```
 
 mod console;
+mod control;
 mod end;
 mod hostops;
+mod input;
 mod memory;
 mod module;
+mod pause;
+mod report;
 mod run;
 mod stir;
 mod store;
+mod storm;
 mod ticks;
 mod vm;
 
 pub(crate) use end::End;
 pub(crate) use hostops::HostOperationError;
 pub(crate) use run::{Machine, Outcome, run};
+pub(crate) use ticks::Ticks;
 pub(crate) use vm::{MachineClock, Vm};

@@ -1,24 +1,38 @@
 //! From the boot package to the end of the run: builds each guest that the configuration names, and runs it.
+//!
+//! ```text
+//!   main thread ─► a supervisor for each guest ─► a thread for each of its virtual processors
+//!        joins ◄── says how it has ended, frees it ◄── joins
+//! ```
 
 use super::end::End;
+use super::input;
 use super::memory::EptFeatures;
 use super::store::FrameStore;
-use super::vm::{MachineClock, Vm, VmError};
+use super::storm;
+use super::vm::{MachineClock, Place, Vm, VmError};
+use crate::cpu::{stacks, tsc};
 use crate::physmem::PhysicalMemory;
+use crate::sched::{self, Group, JoinHandle};
 use crate::vcpu::{self, RunError, Vcpu};
-use crate::vmx::{VmcsConfig, VmcsError, Vmx};
+use crate::vmx::{VmcsConfig, Vmx};
 use abi::config::{BootConfig, VmConfig};
 use abi::package::Table;
 use abi::status::Status;
 use addr::PageSize;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt;
 use devices::VcpuId;
-use firmware::{Guest, Ram};
-use mm::{Mm, OutOfFrames, SwapDevice};
+use firmware::{Entry, Guest, Ram};
+use mm::{Host, Mm, OutOfFrames, SwapDevice};
 use mmu::AccessedDirty;
+use spin::Mutex;
 use vmxdefs::capability::EptVpid;
+
+/// Supervisors mostly sleep; while they build a guest nobody waits for theirs alone.
+const SUPERVISOR_WEIGHT: u32 = 100;
 
 /// How a run ended, for the link's last frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,26 +46,20 @@ pub(crate) struct Outcome {
 /// Why a guest did not run to its end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum GuestError {
-    /// The configuration asks for what this build cannot do.
-    Unsupported {
-        vms: usize,
-        vcpus: u32,
-    },
     /// An image that the package does not hold.
     NoImage(u32),
-    /// Not even one frame.
+    /// Not even one frame, or no stack.
     NoMemory(OutOfFrames),
     Vm(VmError),
-    Vmcs(VmcsError),
     Run(RunError),
 }
 
 impl GuestError {
     const fn status(&self) -> Status {
         match self {
-            Self::Unsupported { .. } | Self::NoImage(_) => Status::Usage,
+            Self::NoImage(_) => Status::Usage,
             Self::Vm(error) => error.status(),
-            Self::Vmcs(_) | Self::Run(_) | Self::NoMemory(_) => Status::HeraldFailed,
+            Self::Run(_) | Self::NoMemory(_) => Status::HeraldFailed,
         }
     }
 }
@@ -59,77 +67,218 @@ impl GuestError {
 impl fmt::Display for GuestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unsupported { vms, vcpus } => {
-                write!(f, "{vms} guests, the first with {vcpus} virtual CPUs: not yet; one guest with one is")
-            }
             Self::NoMemory(error) => error.fmt(f),
             Self::NoImage(index) => write!(f, "the boot package has no entry {index}"),
             Self::Vm(error) => error.fmt(f),
-            Self::Vmcs(error) => error.fmt(f),
             Self::Run(error) => error.fmt(f),
         }
     }
 }
 
-/// What a run works with.
-pub(crate) struct Machine<'a> {
+impl From<OutOfFrames> for GuestError {
+    fn from(error: OutOfFrames) -> Self {
+        Self::NoMemory(error)
+    }
+}
+
+/// What a run works with, for as long as Herald runs.
+pub(crate) struct Machine {
     /// All memory.
-    pub host: &'a Arc<PhysicalMemory>,
+    pub host: &'static Arc<PhysicalMemory>,
     /// VMX, switched on.
-    pub vmx: &'a Vmx,
+    pub vmx: &'static Vmx,
     /// The configuration.
-    pub config: &'a BootConfig<'a>,
+    pub config: &'static BootConfig<'static>,
     /// The boot package.
-    pub package: &'a [u8],
+    pub package: &'static [u8],
     /// Its entries.
-    pub table: &'a Table<'a>,
+    pub table: &'static Table<'static>,
     /// Time.
     pub clock: MachineClock,
 }
 
-/// Runs the configured guest to its end; says in the log how it ended.
-pub(crate) fn run(machine: &Machine<'_>) -> Outcome {
+/// Runs the configured guests to their ends; says in the log how each has ended. The worst counts.
+pub(crate) fn run(machine: &'static Machine) -> Outcome {
     match machine.run() {
-        Ok(end) => {
-            match end.status() {
-                Status::Success => log::info!("{end}"),
-                _ => log::error!("{end}"),
-            }
-            Outcome { status: end.status(), code: end.code() }
+        Ok(outcomes) => {
+            outcomes.into_iter().max_by_key(|outcome| outcome.status as u8).unwrap_or(Outcome::SUCCESS)
         }
-        Err(error) => {
-            log::error!("{error}");
-            Outcome { status: error.status(), code: 0 }
-        }
+        Err(error) => error.outcome(None),
     }
 }
 
-impl Machine<'_> {
-    fn run(&self) -> Result<End, GuestError> {
-        let [config] = self.config.vms.as_slice() else {
-            return Err(GuestError::Unsupported { vms: self.config.vms.len(), vcpus: 0 });
-        };
-        if config.vcpus != 1 {
-            return Err(GuestError::Unsupported { vms: 1, vcpus: config.vcpus });
+impl Outcome {
+    const SUCCESS: Self = Self { status: Status::Success, code: 0 };
+}
+
+/// "NAME: ", where there are several.
+struct Prefix<'a>(Option<&'a str>);
+
+impl fmt::Display for Prefix<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |name| write!(f, "{name}: "))
+    }
+}
+
+impl GuestError {
+    /// Says it in the log.
+    fn outcome(&self, name: Option<&str>) -> Outcome {
+        log::error!("{}{self}", Prefix(name));
+        Outcome { status: self.status(), code: 0 }
+    }
+}
+
+impl End {
+    /// Says it in the log.
+    fn outcome(&self, name: Option<&str>) -> Outcome {
+        match self.status() {
+            Status::Success => log::info!("{}{self}", Prefix(name)),
+            _ => log::error!("{}{self}", Prefix(name)),
         }
-        let ept = self.ept_features();
+        Outcome { status: self.status(), code: self.code() }
+    }
+}
+
+impl Machine {
+    fn run(&'static self) -> Result<Vec<Outcome>, GuestError> {
+        input::start(self.config.vms.iter().map(|vm| vm.name))?;
+        let before = self.frames_accounted_for();
+        let mm = Mm::new(Arc::clone(self.host), self.swap())?;
+        assert!(!self.config.inject.panic, "a panic, as the configuration asks for");
+        let several = self.config.vms.len() > 1;
+        let outcomes = Arc::new(Mutex::new(Vec::new()));
+        let mut guests = Vec::new();
+        for (index, config) in self.config.vms.iter().enumerate() {
+            let (mm, outcomes) = (Arc::clone(&mm), Arc::clone(&outcomes));
+            guests.push(sched::spawn(&Group::new(SUPERVISOR_WEIGHT), move || {
+                let place = Place { index: index as u32, name: config.name, among_others: several };
+                let name = several.then_some(config.name);
+                let outcome = match self.run_guest(place, config, &mm) {
+                    Ok(end) => end.outcome(name),
+                    Err(error) => error.outcome(name),
+                };
+                input::remove(index);
+                outcomes.lock().push(outcome);
+            })?);
+        }
+        guests.into_iter().for_each(JoinHandle::join);
+        let mut outcomes = core::mem::take(&mut *outcomes.lock());
+        drop(mm);
+        let after = self.frames_accounted_for();
+        if after != before {
+            log::error!("of {before} frames {after} are left: Herald leaks memory");
+            outcomes.push(Outcome { status: Status::HeraldFailed, code: 0 });
+        }
+        Ok(outcomes)
+    }
+
+    /// Frames that are free, or Herald's own for ever.
+    fn frames_accounted_for(&self) -> u64 {
+        self.host.frames().free_count() + self.host.table_frames() + stacks::frames()
+    }
+
+    /// Runs one guest to its end, as often as it is killed.
+    fn run_guest(
+        &'static self,
+        place: Place<'_>,
+        config: &VmConfig<'static>,
+        mm: &Arc<Mm<PhysicalMemory>>,
+    ) -> Result<End, GuestError> {
+        for killed in 0..self.config.inject.kills {
+            let deadline = tsc() + self.random_life(place.index, killed);
+            let end = self.run_once(place, config, mm, Some(deadline))?;
+            log::debug!("{}: {end}", config.name);
+        }
+        self.run_once(place, config, mm, None)
+    }
+
+    /// Ticks that a guest lives which is to be killed: a twentieth of a second to one and a half.
+    fn random_life(&self, index: u32, killed: u32) -> u64 {
+        let mixed =
+            (u64::from(index) << 32 | u64::from(killed)).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let part = mixed >> 40;
+        let (least, most) = (self.clock.tsc_hz / 20, self.clock.tsc_hz * 3 / 2);
+        least + (most - least) * part / (1 << 24)
+    }
+
+    /// Runs one guest to its end, or until TSC `deadline`.
+    fn run_once(
+        &'static self,
+        place: Place<'_>,
+        config: &VmConfig<'static>,
+        mm: &Arc<Mm<PhysicalMemory>>,
+        deadline: Option<u64>,
+    ) -> Result<End, GuestError> {
         let guest = self.guest(config)?;
-        let mm = Mm::new(Arc::clone(self.host), self.swap()).map_err(GuestError::NoMemory)?;
-        let (mut vm, entry) =
-            Vm::new(0, &mm, self.config, &guest, ept, self.clock).map_err(GuestError::Vm)?;
-        let ept_root = vm.memory.mmu().root().expect("nothing has released the address space");
-        let vmcs = VmcsConfig {
-            ept_root,
-            accessed_dirty: ept.accessed_dirty == AccessedDirty::Hardware,
-            vpid: 1,
+        let (vm, entry) = Vm::new(place, mm, self.config, &guest, self.ept_features(), self.clock)
+            .map_err(GuestError::Vm)?;
+        let vm = Arc::new(vm);
+        log::info!("guest {} starts at {:#x}", config.name, entry.rip);
+        input::add(place.index as usize, &vm);
+        let mut threads = self.start_vcpus(&vm, config, &entry);
+        self.add_storm(&vm, &guest.ram, &mut threads);
+        if let Some(deadline) = deadline {
+            while tsc() < deadline && !vm.has_ended() {
+                sched::park(Some(deadline));
+            }
+            vm.finish_with(Ok(End::Killed));
+        }
+        threads.into_iter().for_each(JoinHandle::join);
+        vm.forget_threads();
+        input::suspend(place.index as usize);
+        vm.finish();
+        let end = vm.end().expect("its virtual processors end when it has ended");
+        end.map_err(GuestError::Run)
+    }
+
+    /// Starts all virtual processors; if there is not enough memory, the guest has ended.
+    fn start_vcpus(
+        &'static self,
+        vm: &Arc<Vm>,
+        config: &VmConfig<'static>,
+        entry: &Entry,
+    ) -> Vec<JoinHandle> {
+        let group = Group::new(config.weight);
+        let mut threads = Vec::new();
+        for id in (0..config.vcpus).map(VcpuId) {
+            let (shared, entry) = (Arc::clone(vm), (id == VcpuId(0)).then_some(*entry));
+            match sched::spawn(&group, move || self.run_vcpu(id, &shared, entry.as_ref())) {
+                Ok(thread) => {
+                    vm.control(id).set_thread(thread.thread());
+                    threads.push(thread);
+                }
+                Err(error) => {
+                    vm.finish_with(Ok(End::OutOfMemory(error)));
+                    break;
+                }
+            }
+        }
+        threads
+    }
+
+    /// Starts a storm, where the configuration asks for one.
+    fn add_storm(&self, vm: &Arc<Vm>, ram: &Ram, threads: &mut Vec<JoinHandle>) {
+        let operations = self.config.inject.storm;
+        if operations == 0 {
+            return;
+        }
+        let (vm, ram) = (Arc::clone(vm), *ram);
+        match sched::spawn(&Group::new(SUPERVISOR_WEIGHT), move || storm::whip(&vm, ram, operations)) {
+            Ok(thread) => threads.push(thread),
+            Err(error) => log::error!("no storm: {error}"),
+        }
+    }
+
+    fn run_vcpu(&self, id: VcpuId, vm: &Vm, entry: Option<&Entry>) {
+        let config = VmcsConfig {
+            ept_root: vm.ept_root(),
+            accessed_dirty: self.ept_features().accessed_dirty == AccessedDirty::Hardware,
             fail_entry: self.config.inject.fail_entry,
         };
-        let mut vcpu = Vcpu::new(VcpuId(0), self.vmx, self.host, &vmcs, &entry).map_err(GuestError::Vmcs)?;
-        assert!(!self.config.inject.panic, "a panic, as the configuration asks for");
-        log::info!("guest {} starts at {:#x}", config.name, entry.rip);
-        let end = vcpu::run(&mut vcpu, &mut vm);
-        vm.finish(&vcpu.counters);
-        end.map_err(GuestError::Run)
+        match Vcpu::new(id, self.vmx, self.host, &config, entry) {
+            Ok(vcpu) => vcpu::run(&mut Box::new(vcpu), vm),
+            Err(error) => vm.finish_with(Err(RunError::Setup(error))),
+        }
     }
 
     /// Swap in memory, for tests of the mechanism: it saves nothing.
@@ -139,7 +288,7 @@ impl Machine<'_> {
         (slots > 0).then(|| Box::new(device) as Box<dyn SwapDevice>)
     }
 
-    fn guest<'g>(&'g self, config: &VmConfig<'g>) -> Result<Guest<'g>, GuestError> {
+    fn guest(&self, config: &VmConfig<'static>) -> Result<Guest<'static>, GuestError> {
         let image = |index: u32| {
             let entry = self.table.entries().get(index as usize).ok_or(GuestError::NoImage(index))?;
             entry.payload(self.package).ok_or(GuestError::NoImage(index))

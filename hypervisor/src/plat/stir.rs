@@ -19,16 +19,13 @@ pub(super) struct Stirrer {
 }
 
 impl Stirrer {
-    /// Disturbs each `every` exits; never, if that is 0.
-    pub(super) const fn new(ram: Ram, every: u64) -> Self {
-        Self { ram, every, left: every, random: 0x9e37_79b9_7f4a_7c15 }
+    /// Disturbs each `every` exits; `None`, if that is 0.
+    pub(super) fn new(ram: Ram, every: u64) -> Option<Self> {
+        (every != 0).then_some(Self { ram, every, left: every, random: 0x9e37_79b9_7f4a_7c15 })
     }
 
     /// Counts an exit; whether a disturbance is due.
     pub(super) fn due(&mut self) -> bool {
-        if self.every == 0 {
-            return false;
-        }
         self.left -= 1;
         if self.left == 0 {
             self.left = self.every;

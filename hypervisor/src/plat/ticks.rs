@@ -11,8 +11,10 @@
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Ticks {
     first_entry: Option<u64>,
+    last_entry: u64,
     last_exit: u64,
     outside: u64,
+    guest: u64,
     boot: Option<Boot>,
 }
 
@@ -24,29 +26,36 @@ struct Boot {
 }
 
 impl Ticks {
-    /// The processor is about to enter the guest.
+    /// The processor is about to enter the guest; whether for the first time.
     #[inline]
-    pub(crate) fn enter(&mut self, now: u64) {
-        match self.first_entry {
-            None => self.first_entry = Some(now),
-            Some(_) => self.outside += now.saturating_sub(self.last_exit),
+    pub(crate) fn enter(&mut self, now: u64) -> bool {
+        self.last_entry = now;
+        let first = self.first_entry.is_none();
+        if first {
+            self.first_entry = Some(now);
+        } else {
+            self.outside += now.saturating_sub(self.last_exit);
         }
+        first
     }
 
     /// The processor has left the guest.
     #[inline]
     pub(crate) fn exit(&mut self, now: u64) {
+        self.guest += now.saturating_sub(self.last_entry);
         self.last_exit = now;
     }
 
-    /// The time from `since` to `now`, after the last exit, was spent waiting for the halted guest.
+    /// From `since` to `now`, after the last exit, the virtual processor had no CPU: it was halted, or another one's turn
+    /// had come.
     pub(crate) fn idle(&mut self, since: u64, now: u64) {
         self.last_exit += now.saturating_sub(since);
     }
 
-    /// /init has started. Only the first call counts.
-    pub(crate) fn mark_init(&mut self, now: u64) {
-        let (total, outside) = (self.run(now), self.outside(now));
+    /// /init has started, in a guest whose first instruction was at `started`. Only the first call counts.
+    pub(crate) fn mark_init(&mut self, started: u64, now: u64) {
+        let outside = self.outside + now.saturating_sub(self.last_exit);
+        let total = now.saturating_sub(started);
         self.boot.get_or_insert(Boot { total, outside });
     }
 
@@ -56,13 +65,19 @@ impl Ticks {
         self.first_entry.map_or(0, |first| now.saturating_sub(first))
     }
 
-    /// Of these, those spent outside the guest and not idle. To be asked outside the guest.
+    /// Ticks spent outside the guest and not idle, up to the last entry.
     #[must_use]
-    pub(crate) fn outside(&self, now: u64) -> u64 {
-        self.first_entry.map_or(0, |_| self.outside + now.saturating_sub(self.last_exit))
+    pub(crate) fn outside(&self) -> u64 {
+        self.outside
     }
 
-    /// Ticks from the first guest instruction to /init; 0 before that.
+    /// Ticks spent in the guest.
+    #[must_use]
+    pub(crate) fn guest(&self) -> u64 {
+        self.guest
+    }
+
+    /// Ticks from the guest's first instruction to /init; 0 before that.
     #[must_use]
     pub(crate) fn boot(&self) -> u64 {
         self.boot.map_or(0, |boot| boot.total)

@@ -1,30 +1,32 @@
-//! One guest: its memory, its board, its accounts. Exit handlers work on it; nobody else does while it runs.
+//! One guest: its memory, its board, its virtual processors, its accounts. Exit handlers of all its virtual processors work
+//! on it at a time.
 
 use super::console::Console;
+use super::control::Control;
 use super::end::End;
 use super::hostops::{HostOperationError, HostOperations};
+use super::input;
 use super::memory::{EptFeatures, Memory, NotRam, Notifiers, SetupError};
+use super::pause::Pauses;
 use super::stir::Stirrer;
-use super::ticks::Ticks;
-use crate::cpu::tsc;
+use super::storm::Storm;
+use crate::cpu::flush::GuestTag;
+use crate::cpu::serial;
 use crate::exit::Flow;
-use crate::link;
 use crate::physmem::PhysicalMemory;
-use crate::vcpu::Counters;
+use crate::vcpu::RunError;
 use abi::config::BootConfig;
 use abi::hypercall::HostOperation;
-use abi::link::Channel;
 use abi::status::Status;
-use abi::telemetry::{DeviceTlbUse, NotifierCalls, Telemetry};
-use addr::{Gpa, PAGE_SIZE, PageSize};
+use addr::{Gpa, PAGE_SIZE, PageSize, Pfn};
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::fmt;
-use devices::{Board, Effect};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use devices::{Board, Effect, Ticks, VcpuId};
 use firmware::{Entry, Guest, Ram};
-use mm::{Host, Mm};
-
-/// Bytes that a telemetry record takes at most: its numbers in postcard's variable-length form.
-const RECORD: usize = 512;
+use mm::Mm;
+use sync::{Mutex, Rank};
 
 /// Why a guest could not be built.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,6 +35,8 @@ pub(crate) enum VmError {
     Setup(SetupError),
     /// Its image or its size is no good.
     Firmware(firmware::Error),
+    /// There are too many guests.
+    TooMany,
 }
 
 impl VmError {
@@ -41,7 +45,7 @@ impl VmError {
     pub(crate) const fn status(&self) -> Status {
         match self {
             Self::Setup(SetupError::NoGiganticPages) => Status::HeraldFailed,
-            Self::Setup(_) => Status::GuestDied,
+            Self::Setup(_) | Self::TooMany => Status::GuestDied,
             Self::Firmware(error) => error.status(),
         }
     }
@@ -52,29 +56,39 @@ impl fmt::Display for VmError {
         match self {
             Self::Setup(error) => error.fmt(f),
             Self::Firmware(error) => error.fmt(f),
+            Self::TooMany => f.write_str("there are too many guests"),
         }
     }
 }
 
-/// A guest.
+/// A guest. Locks: the board's has a rank; the others are outermost, and their holders are never waited for by a CPU that
+/// they wait for.
 pub(crate) struct Vm {
     /// Guest memory.
     pub memory: Memory<PhysicalMemory>,
-    /// Devices.
-    pub board: Board,
-    /// Where its time goes.
-    pub ticks: Ticks,
+    /// Its place among those that are told of flushes.
+    pub tag: GuestTag,
     /// TSC frequency in Hz, the host's and the guest's.
     pub tsc_hz: u64,
     /// Seconds since 1970 when the TSC was 0.
     pub boot_seconds: u64,
-    index: u32,
-    console: Console,
-    stirrer: Stirrer,
-    host_operations: Option<HostOperations<PhysicalMemory>>,
+    /// Host operations beside it, for tests.
+    pub storm: Storm,
+    pub(super) index: u32,
+    pub(super) oracle_checks: AtomicU64,
+    pub(super) controls: Box<[Control]>,
+    started: AtomicU64,
+    name: Box<str>,
+    ept_root: Pfn,
+    board: Mutex<Board>,
+    console: spin::Mutex<Console>,
+    stirrer: Option<spin::Mutex<Stirrer>>,
+    host_operations: Option<spin::Mutex<HostOperations<PhysicalMemory>>>,
     oracle: bool,
-    oracle_checks: u64,
+    pauses: Pauses,
     telemetry_every: u64,
+    ended: AtomicBool,
+    end: spin::Mutex<Option<Result<End, RunError>>>,
 }
 
 /// Time, as all guests of a machine see it.
@@ -88,10 +102,22 @@ pub(crate) struct MachineClock {
     pub shortest_period: u64,
 }
 
-/// What the devices have to know of the guest. One processor, until the scheduler comes.
-fn board_config(ram: &Ram, clock: MachineClock) -> devices::Config {
+/// Which guest of how many.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    /// Its number.
+    pub index: u32,
+    /// Its name.
+    pub name: &'a str,
+    /// There are others.
+    pub among_others: bool,
+}
+
+/// What the devices have to know of the guest.
+fn board_config(guest: &Guest<'_>, clock: MachineClock) -> devices::Config {
+    let ram: &Ram = &guest.ram;
     devices::Config {
-        vcpus: 1,
+        vcpus: guest.vcpus,
         tsc_hz: clock.tsc_hz,
         ram_bytes: ram.bytes(),
         ram_end: ram.ranges().map(|range| range.end().as_u64()).max().unwrap_or(0),
@@ -101,12 +127,12 @@ fn board_config(ram: &Ram, clock: MachineClock) -> devices::Config {
 }
 
 impl Vm {
-    /// Builds guest `index` and fills its memory. From here on its address space is the current one.
+    /// Builds a guest and fills its memory.
     ///
     /// # Errors
     /// [`VmError`].
     pub(crate) fn new(
-        index: u32,
+        place: Place<'_>,
         mm: &Arc<Mm<PhysicalMemory>>,
         boot: &BootConfig<'_>,
         guest: &Guest<'_>,
@@ -115,27 +141,125 @@ impl Vm {
     ) -> Result<(Self, Entry), VmError> {
         let notifiers = if boot.inject.drop_notifiers { Notifiers::Dropped } else { Notifiers::Subscribed };
         let memory = Memory::new(mm, &guest.ram, boot.backing, ept, notifiers).map_err(VmError::Setup)?;
-        crate::cpu::space::switch(memory.space());
         let entry = firmware::boot(guest, &mut &memory).map_err(VmError::Firmware)?;
+        let ept_root = memory.mmu().root().expect("nothing has released the address space");
+        let name = place.among_others.then_some(place.name);
         let vm = Self {
             memory,
-            board: Board::new(&board_config(&guest.ram, clock)),
-            ticks: Ticks::default(),
+            tag: GuestTag::new(ept_root).ok_or(VmError::TooMany)?,
             tsc_hz: clock.tsc_hz,
             boot_seconds: clock.boot_seconds,
-            index,
-            console: Console::new(index as u8),
-            stirrer: Stirrer::new(guest.ram, boot.inject.stir),
-            host_operations: boot.inject.host_operations.then(HostOperations::default),
+            storm: Storm::default(),
+            index: place.index,
+            started: AtomicU64::new(0),
+            oracle_checks: AtomicU64::new(0),
+            controls: (0..guest.vcpus).map(|_| Control::default()).collect(),
+            name: place.name.into(),
+            ept_root,
+            board: Mutex::new(Rank::Board, Board::new(&board_config(guest, clock))),
+            console: spin::Mutex::new(Console::new(place.index as u8, name)),
+            stirrer: Stirrer::new(guest.ram, boot.inject.stir).map(spin::Mutex::new),
+            host_operations: boot.inject.host_operations.then(Default::default),
             oracle: boot.oracle,
-            oracle_checks: 0,
+            pauses: Pauses::default(),
             telemetry_every: boot.telemetry_every,
+            ended: AtomicBool::new(false),
+            end: spin::Mutex::new(None),
         };
         Ok((vm, entry))
     }
 
+    /// A virtual processor is entered for the first time.
+    pub(crate) fn note_start(&self, now: u64) {
+        let _ = self.started.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// TSC at its first instruction.
+    pub(crate) fn started(&self) -> u64 {
+        self.started.load(Ordering::Relaxed)
+    }
+
+    /// What messages call it.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Root of its EPT.
+    pub(crate) fn ept_root(&self) -> Pfn {
+        self.ept_root
+    }
+
+    /// How many virtual processors it has.
+    pub(crate) fn vcpus(&self) -> u32 {
+        self.controls.len() as u32
+    }
+
+    /// A virtual processor, seen from outside.
+    pub(crate) fn control(&self, vcpu: VcpuId) -> &Control {
+        &self.controls[vcpu.0 as usize]
+    }
+
+    /// Uses the devices on behalf of a virtual processor, which looks at its interrupts before it goes on. Whoever else has
+    /// to look is told.
+    pub(crate) fn with_board<T>(&self, vcpu: VcpuId, use_it: impl FnOnce(&mut Board) -> T) -> T {
+        self.control(vcpu).note_own_news();
+        self.with_devices(Some(vcpu), use_it)
+    }
+
+    /// Uses the devices. Whoever has to look is told, but not `caller`.
+    pub(crate) fn with_devices<T>(&self, caller: Option<VcpuId>, use_it: impl FnOnce(&mut Board) -> T) -> T {
+        let (result, news) = {
+            let mut board = self.board.lock();
+            let result = use_it(&mut board);
+            (result, board.take_news())
+        };
+        if news != 0 {
+            for (index, control) in
+                self.controls.iter().enumerate().filter(|(index, _)| news >> index & 1 != 0)
+            {
+                if caller == Some(VcpuId(index as u32)) { control.note_own_news() } else { control.kick() }
+            }
+        }
+        result
+    }
+
+    /// Its virtual processors have ended.
+    pub(super) fn forget_threads(&self) {
+        self.controls.iter().for_each(Control::forget_thread);
+    }
+
+    /// Ends the guest; the first call counts. Every virtual processor leaves it.
+    pub(crate) fn finish_with(&self, end: Result<End, RunError>) {
+        self.end.lock().get_or_insert(end);
+        self.ended.store(true, Ordering::SeqCst);
+        self.controls.iter().for_each(Control::kick);
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// How it has ended.
+    pub(crate) fn end(&self) -> Option<Result<End, RunError>> {
+        *self.end.lock()
+    }
+
+    /// Whether virtual processors have to stay out of their guest for a while.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.pauses.is_paused()
+    }
+
+    /// A virtual processor sleeps that only another one could wake: once all do, that is the guest's end.
+    pub(crate) fn fall_asleep_for_good(&self, vcpu: VcpuId) {
+        self.control(vcpu).set_asleep_for_good(true);
+        if self.controls.iter().all(Control::is_asleep_for_good) {
+            self.finish_with(Ok(End::Halted));
+        }
+    }
+
     /// Does what a device asked for.
-    pub(crate) fn apply(&mut self, effect: Effect) -> Flow {
+    pub(crate) fn apply(&self, vcpu: VcpuId, effect: Effect) -> Flow {
         match effect {
             Effect::None => Flow::Resume,
             Effect::Exit(code) => Flow::End(End::Code(code)),
@@ -143,7 +267,7 @@ impl Vm {
             Effect::Reset => Flow::End(End::Reset),
             Effect::ProtectPage(gpa) => {
                 // Outside RAM the test device ignores the write.
-                let _ = self.protect(gpa.align_down(PageSize::Size4K), PAGE_SIZE);
+                let _ = self.protect(vcpu, gpa.align_down(PageSize::Size4K), PAGE_SIZE);
                 Flow::Resume
             }
         }
@@ -153,135 +277,95 @@ impl Vm {
     ///
     /// # Errors
     /// [`NotRam`].
-    pub(crate) fn protect(&mut self, gpa: Gpa, len: u64) -> Result<(), NotRam> {
-        let mut checker = Checker { memory: &self.memory, on: self.oracle, checks: &mut self.oracle_checks };
-        self.memory.protect(gpa, len, || checker.check())
+    pub(crate) fn protect(&self, vcpu: VcpuId, gpa: Gpa, len: u64) -> Result<(), NotRam> {
+        self.memory.protect(gpa, len, || self.check(Some(vcpu)))
     }
 
     /// `madvise(MADV_DONTNEED)` on guest memory.
     ///
     /// # Errors
     /// [`NotRam`].
-    pub(crate) fn discard(&mut self, gpa: Gpa, len: u64) -> Result<(), NotRam> {
+    pub(crate) fn discard(&self, vcpu: VcpuId, gpa: Gpa, len: u64) -> Result<(), NotRam> {
         self.memory.discard(gpa, len)?;
-        Checker { memory: &self.memory, on: self.oracle, checks: &mut self.oracle_checks }.check();
+        self.check(Some(vcpu));
         Ok(())
     }
 
     /// A host operation on guest memory that the guest asks for; `None` where it may not ask.
     pub(crate) fn host_operation(
-        &mut self,
+        &self,
+        vcpu: VcpuId,
         operation: HostOperation,
         gpa: Gpa,
         len: u64,
     ) -> Option<Result<u64, HostOperationError>> {
-        let result = self.host_operations.as_mut()?.perform(&self.memory, operation, gpa, len);
-        Checker { memory: &self.memory, on: self.oracle, checks: &mut self.oracle_checks }.check();
+        let result = self.host_operations.as_ref()?.lock().perform(&self.memory, operation, gpa, len);
+        self.check(Some(vcpu));
         Some(result)
     }
 
-    /// Between two entries: disturbances and periodic telemetry, where they were asked for.
-    pub(crate) fn after_exit(&mut self, counters: &Counters) {
-        if self.stirrer.due() {
-            let mut checker =
-                Checker { memory: &self.memory, on: self.oracle, checks: &mut self.oracle_checks };
-            self.stirrer.stir(&self.memory, || checker.check());
+    /// Between two entries: disturbances, where they were asked for; whether telemetry is due after this exit.
+    pub(crate) fn after_exit(&self, vcpu: VcpuId, exits: u64) -> bool {
+        if let Some(stirrer) = &self.stirrer {
+            let mut stirrer = stirrer.lock();
+            if stirrer.due() {
+                stirrer.stir(&self.memory, || self.check(Some(vcpu)));
+            }
         }
-        if self.telemetry_every != 0 && counters.exits.total.is_multiple_of(self.telemetry_every) {
-            self.send_telemetry(counters);
-        }
+        self.telemetry_every != 0 && exits.is_multiple_of(self.telemetry_every)
     }
 
     /// After the last exit: the last record, and the last check.
-    pub(crate) fn finish(&mut self, counters: &Counters) {
-        self.drain_console();
-        self.console.flush();
-        Checker { memory: &self.memory, on: self.oracle, checks: &mut self.oracle_checks }.check();
-        self.send_telemetry(counters);
+    pub(crate) fn finish(&self) {
+        self.service_console();
+        self.check(None);
+        self.send_telemetry();
     }
 
-    /// Takes what the guest's UART has sent.
-    pub(crate) fn drain_console(&mut self) {
-        let console = &mut self.console;
-        self.board.console_output(&mut |bytes| bytes.iter().for_each(|byte| console.put(*byte)));
+    /// OUT by a virtual processor. What the guest's UART has sent is taken.
+    pub(crate) fn port_write(&self, vcpu: VcpuId, port: u16, width: u8, value: u32, now: Ticks) -> Effect {
+        let mut console = self.console.lock();
+        self.with_board(vcpu, |board| {
+            let effect = board.port_write(port, width, value, now);
+            board.console_output(&mut |bytes| bytes.iter().for_each(|byte| console.put(*byte)));
+            effect
+        })
     }
 
-    /// Moves console bytes both ways. Input stays in Herald's ring until the guest's UART has room for it.
-    pub(crate) fn service_console(&mut self) {
-        self.drain_console();
-        self.console.flush();
-        while self.board.console_room() != 0
-            && let Some(byte) = crate::cpu::serial::get()
-        {
-            // There is room, so the byte is taken.
-            let _ = self.board.console_input(&[byte]);
+    /// Sends what the guest has written, also an unfinished line, and lets more input come.
+    pub(crate) fn service_console(&self) {
+        self.console.lock().flush();
+        self.let_input_come();
+    }
+
+    /// Input that waits is looked at.
+    pub(crate) fn let_input_come(&self) {
+        if serial::has_input() {
+            input::more();
         }
     }
 
-    fn send_telemetry(&self, counters: &Counters) {
-        let mut buffer = [0; RECORD];
-        match postcard::to_slice(&self.telemetry(counters), &mut buffer) {
-            Ok(record) => link::send(Channel::Telemetry as u8, record),
-            Err(error) => log::error!("telemetry: {error}"),
-        }
+    /// Whether its UART takes a byte of input.
+    pub(super) fn console_has_room(&self) -> bool {
+        self.with_devices(None, |board| board.console_room() != 0)
     }
 
-    fn telemetry(&self, counters: &Counters) -> Telemetry {
-        let now = tsc();
-        let (space, stats) = (self.memory.space(), self.memory.mmu().stats().snapshot());
-        let (device, calls) = (self.memory.device_tlb().stats().snapshot(), self.memory.observer().counts());
-        let host = space.host();
-        Telemetry {
-            vm: self.index,
-            tsc: now,
-            resident_frames: space.resident_frames(),
-            free_frames: host.frames().free_count(),
-            total_frames: host.frames().total(),
-            table_frames: host.table_frames(),
-            exits: counters.exits,
-            ept_violations: counters.ept_violations,
-            fault_retries: stats.retries,
-            invept: counters.invept,
-            invvpid: counters.invvpid,
-            notifier: NotifierCalls {
-                invalidate_page: calls.invalidate_page,
-                invalidate_range_begin: calls.invalidate_range_begin,
-                invalidate_range_end: calls.invalidate_range_end,
-                clear_flush_young: calls.clear_flush_young,
-                clear_young: calls.clear_young,
-                test_young: calls.test_young,
-                release: calls.release,
-            },
-            device_tlb: DeviceTlbUse {
-                hits: device.hits,
-                misses: device.installed,
-                retries: device.retries,
-                zapped: device.zapped,
-            },
-            oracle_checks: self.oracle_checks,
-            guest_boot_ticks: self.ticks.boot(),
-            outside_guest_ticks: self.ticks.boot_outside(),
-            run_ticks: self.ticks.run(now),
-            run_outside_ticks: self.ticks.outside(now),
-        }
+    /// A byte of input, for which there is room.
+    pub(super) fn console_input(&self, byte: u8) {
+        // There is room, so the byte is taken.
+        let _ = self.with_devices(None, |board| board.console_input(&[byte]));
     }
-}
 
-/// The coherence oracle, run after host operations where the configuration asks for it.
-struct Checker<'a> {
-    memory: &'a Memory<PhysicalMemory>,
-    on: bool,
-    checks: &'a mut u64,
-}
-
-impl Checker<'_> {
-    fn check(&mut self) {
-        if !self.on {
+    /// The coherence oracle, run after host operations where the configuration asks for it.
+    pub(super) fn check(&self, caller: Option<VcpuId>) {
+        if !self.oracle {
             return;
         }
-        if let Err(incoherence) = self.memory.check_coherence() {
+        let caller = caller.map(|vcpu| vcpu.0 as usize);
+        let outcome = self.pauses.during(&self.controls, caller, || self.memory.check_coherence());
+        if let Err(incoherence) = outcome {
             panic!("the coherence oracle: {incoherence}");
         }
-        *self.checks += 1;
+        self.oracle_checks.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -34,9 +34,26 @@ impl Vcpu {
             && self.vmcs.read(Field::GuestInterruptibility) & BLOCKED_BRIEFLY == 0
     }
 
+    /// Whether something has come that ends HLT. It stays where it is.
+    pub(super) fn is_woken(&self, board: &Board) -> bool {
+        self.nmi_waits
+            || self.pending.is_some()
+            || board.has_nmi(self.id)
+            || self.accepts_interrupts() && board.pending_interrupt(self.id).is_some()
+    }
+
+    /// An event that waits comes first at the next entry; nothing else has changed.
+    pub(super) fn deliver_pending(&mut self) {
+        if let Some(event) = self.pending.take() {
+            self.deliver(event);
+        }
+    }
+
     /// Chooses what the next entry delivers, and asks for a window where something has to wait.
     pub(super) fn inject(&mut self, board: &mut Board) {
-        if let Some(event) = self.pending.take() {
+        if self.is_delivering() {
+            // Chosen before, and not entered since.
+        } else if let Some(event) = self.pending.take() {
             self.deliver(event);
         } else if self.nmi_waits || board.take_nmi(self.id) {
             self.inject_nmi();
@@ -48,6 +65,11 @@ impl Vcpu {
         }
         let waiting = board.pending_interrupt(self.id).is_some();
         self.vmcs.set_interrupt_window(waiting);
+    }
+
+    /// Whether something was chosen for the next entry. The processor clears the bit at each exit (SDM vol. 3C 25.8.3).
+    fn is_delivering(&self) -> bool {
+        self.vmcs.read(Field::EntryInterruption) >> 31 & 1 != 0
     }
 
     fn inject_nmi(&mut self) {

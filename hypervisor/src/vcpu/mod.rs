@@ -1,20 +1,25 @@
 //! A virtual processor: its VMCS, the registers beside it, and what waits to be delivered to it.
 //!
 //! ```text
-//!        ┌──────────────────────────────────────────────────────────┐
-//!        ▼                                                          │ Resume
-//!   inject what waits ─► flush if owed ─► set timer ─► enter ─► exit::handle ─► End
+//!        ┌───────────────────────────────────────────────────────────────────────────────┐
+//!        ▼                                                                               │ Resume
+//!   turn over? yield ─► inject what waits ─► set timer ─► flush if owed ─► enter ─► exit::handle ─► End
+//!        └─ halted? park
 //! ```
 
+mod extended;
 mod initial;
 mod inject;
+mod place;
 mod run;
 
 use crate::physmem::PhysicalMemory;
+use crate::plat::Ticks;
 use crate::vmx::{GuestRegisters, Vmcs, VmcsConfig, VmcsError, Vmx};
 use abi::telemetry::Exits;
 use alloc::sync::Arc;
 use devices::VcpuId;
+use extended::Extended;
 use vmxdefs::event::Event;
 use vmxdefs::field::{Field, Segment};
 
@@ -61,17 +66,37 @@ pub(crate) struct Vcpu {
     pub registers: GuestRegisters,
     /// Counters.
     pub counters: Counters,
+    /// Where its time goes.
+    pub ticks: Ticks,
+    /// What it does.
+    pub activity: Activity,
     /// An event to deliver before any other: an exception, or one whose delivery an exit interrupted.
     pending: Option<Event>,
     /// An NMI that the guest blocks.
     nmi_waits: bool,
-    /// Flush generation at its last INVEPT; `None` before the first, since firmware, or a guest before this one,
-    /// may have left translations with the same tags.
-    flushed: Option<u64>,
+    /// When its next device timer is due, as of its last look at its board.
+    deadline: Option<devices::Ticks>,
+    /// When its turn is over, in TSC ticks.
+    turn_ends: Option<u64>,
+    /// What is not in the VMCS while another may have the CPU.
+    extended: Extended,
+    /// It has a CPU: its VMCS and its extended registers are there.
+    loaded: bool,
+}
+
+/// What a virtual processor does (SDM vol. 3C 25.4.2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Activity {
+    /// It executes instructions.
+    Active,
+    /// It waits for an interrupt.
+    Halted,
+    /// It waits for a start-up message.
+    AwaitsStartup,
 }
 
 impl Vcpu {
-    /// A virtual processor in the state of `entry`.
+    /// A virtual processor on this CPU: in the state of `entry`, or, without one, waiting to be started.
     ///
     /// # Errors
     /// [`VmcsError`].
@@ -80,14 +105,35 @@ impl Vcpu {
         vmx: &Vmx,
         memory: &Arc<PhysicalMemory>,
         config: &VmcsConfig,
-        entry: &firmware::Entry,
+        entry: Option<&firmware::Entry>,
     ) -> Result<Self, VmcsError> {
-        let vmcs = Vmcs::new(vmx, memory, config)?;
-        let (registers, counters) = (GuestRegisters::default(), Counters::default());
-        let mut vcpu = Self { id, vmcs, registers, counters, pending: None, nmi_waits: false, flushed: None };
-        vcpu.load(entry);
+        let mut vcpu = Self {
+            id,
+            vmcs: Vmcs::new(vmx, memory, config)?,
+            registers: GuestRegisters::default(),
+            counters: Counters::default(),
+            ticks: Ticks::default(),
+            activity: Activity::Active,
+            pending: None,
+            nmi_waits: false,
+            deadline: None,
+            turn_ends: None,
+            extended: Extended::new(),
+            loaded: true,
+        };
+        vcpu.extended.restore();
+        match entry {
+            Some(entry) => vcpu.load(entry),
+            None => vcpu.reset(),
+        }
         vcpu.flush_linear();
         Ok(vcpu)
+    }
+
+    /// Sets XCR0, as XSETBV does; `false` where the processor lacks a component.
+    #[must_use]
+    pub(crate) fn set_xcr0(&mut self, value: u64) -> bool {
+        self.extended.set_xcr0(value)
     }
 
     /// Drops the linear translations cached for it: after a change that the processor itself would flush for.

@@ -1,16 +1,20 @@
 //! The run loop of a virtual processor.
 
-use super::Vcpu;
+use super::{Activity, Vcpu};
 use crate::cpu::{self, tsc};
 use crate::exit::{self, Flow};
 use crate::plat::{End, Vm};
-use crate::vmx::{EntryError, invept_single};
+use crate::sched::{self, Turn};
+use crate::vmx::{EntryError, VmcsError, invept_single};
 use core::fmt;
-use devices::Ticks;
+use devices::{Startup, Ticks, VcpuId};
 use vmxdefs::check::{Rules, Violations, explain};
 use vmxdefs::controls::Pin;
 use vmxdefs::exit::{EntryFailure, Exit};
 use vmxdefs::field::Field;
+
+/// The virtual processor that firmware would start.
+const FIRST: VcpuId = VcpuId(0);
 
 /// A failure of Herald's own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,6 +25,8 @@ pub(crate) enum RunError {
     Failed(EntryFailure),
     /// An exit that Herald's controls cannot cause.
     Unexpected(Exit),
+    /// There is no virtual processor.
+    Setup(VmcsError),
 }
 
 impl fmt::Display for RunError {
@@ -29,69 +35,171 @@ impl fmt::Display for RunError {
             Self::Refused(error) => error.fmt(f),
             Self::Failed(EntryFailure::GuestState) => f.write_str("VM entry failed: invalid guest state"),
             Self::Failed(failure) => write!(f, "VM entry failed: {failure:?}"),
+            Self::Setup(error) => error.fmt(f),
             Self::Unexpected(exit) => write!(f, "unexpected VM exit {exit:?}"),
         }
     }
 }
 
-/// Runs the guest on this virtual processor until it ends.
-///
-/// # Errors
-/// [`RunError`]: Herald, not the guest, has failed; the reasons are in the log.
-pub(crate) fn run(vcpu: &mut Vcpu, vm: &mut Vm) -> Result<End, RunError> {
-    loop {
-        prepare(vcpu, vm);
-        cpu::set_fault_address(vcpu.registers.cr2);
-        vm.ticks.enter(tsc());
-        let entered = vcpu.vmcs.enter(&mut vcpu.registers);
-        vm.ticks.exit(tsc());
-        vcpu.registers.cr2 = cpu::fault_address();
-        entered.map_err(RunError::Refused)?;
-        vcpu.save_interrupted_event();
-        let exit = Exit::decode(|field| vcpu.vmcs.read(field));
-        vcpu.counters.exits.total += 1;
-        match exit::handle(vcpu, vm, exit)? {
-            Flow::Resume => vm.after_exit(&vcpu.counters),
-            Flow::End(end) => return Ok(end),
+/// Runs a virtual processor until its guest ends, whoever ends it.
+pub(crate) fn run(vcpu: &mut Vcpu, vm: &Vm) {
+    vm.control(vcpu.id).set_busy(true);
+    while !vm.has_ended() {
+        if let Err(end) = step(vcpu, vm) {
+            vm.finish_with(end);
         }
     }
+    vm.control(vcpu.id).set_busy(false);
+    vm.control(vcpu.id).publish(&vcpu.counters, &vcpu.ticks);
+    vcpu.leave_cpu();
 }
 
-/// All that has to happen before an entry.
-fn prepare(vcpu: &mut Vcpu, vm: &mut Vm) {
-    let now = Ticks(tsc());
-    vm.board.advance(now);
-    vcpu.inject(&mut vm.board);
-    vcpu.pay_flush_debt(vm);
-    vcpu.set_timer(vm, now);
+/// Once around the loop: waits, or runs until the next exit is handled.
+///
+/// # Errors
+/// How the guest has ended.
+fn step(vcpu: &mut Vcpu, vm: &Vm) -> Result<(), Result<End, RunError>> {
+    let control = vm.control(vcpu.id);
+    if vm.is_paused() {
+        vcpu.wait(vm, || sched::park(None));
+        return Ok(());
+    }
+    match sched::turn() {
+        Turn::Over => {
+            vcpu.wait(vm, sched::yield_now);
+            return Ok(());
+        }
+        Turn::GoesOn(end) => vcpu.turn_ends = end,
+    }
+    vcpu.take_cpu();
+    vcpu.look(vm).map_err(Ok)?;
+    if vcpu.activity != Activity::Active {
+        vcpu.sleep(vm);
+        return Ok(());
+    }
+    vcpu.set_timer();
+    if !vcpu.enter(vm).map_err(|error| Err(RunError::Refused(error)))? {
+        return Ok(());
+    }
+    vcpu.save_interrupted_event();
+    let exit = Exit::decode(|field| vcpu.vmcs.read(field));
+    vcpu.counters.exits.total += 1;
+    match exit::handle(vcpu, vm, exit).map_err(Err)? {
+        Flow::Resume => {
+            if vm.after_exit(vcpu.id, vcpu.counters.exits.total) {
+                control.publish(&vcpu.counters, &vcpu.ticks);
+                vm.send_telemetry();
+            }
+            Ok(())
+        }
+        Flow::End(end) => Err(Ok(end)),
+    }
 }
 
 impl Vcpu {
-    /// Drops what this CPU may have cached of the guest's EPT, if anybody asked for it since (I10). The
-    /// requester has written its entries before it raised the generation.
-    fn pay_flush_debt(&mut self, vm: &Vm) {
-        let generation = cpu::flush::secondary_generation();
-        if self.flushed == Some(generation) {
-            return;
+    /// Looks at the board, if there is news or a timer is due; chooses what the next entry delivers.
+    fn look(&mut self, vm: &Vm) -> Result<(), End> {
+        let now = Ticks(tsc());
+        let due = self.deadline.is_some_and(|deadline| deadline <= now);
+        if !vm.control(self.id).take_news() && !due {
+            self.deliver_pending();
+            return Ok(());
         }
-        let Some(root) = vm.memory.mmu().root() else { return };
-        if let Err(error) = invept_single(self.vmcs.ept_pointer(root)) {
-            panic!("INVEPT failed: {error}");
+        let id = self.id;
+        let startup = vm.with_devices(Some(id), |board| {
+            board.advance(now);
+            let startup = board.take_startup(id);
+            self.deadline = board.next_deadline(id);
+            if startup.is_none() && self.activity == Activity::Halted && self.is_woken(board) {
+                self.activity = Activity::Active;
+            }
+            if startup.is_none() && self.activity == Activity::Active {
+                self.inject(board);
+            }
+            startup
+        });
+        match startup {
+            // The first processor begins where firmware would: the machine is reset.
+            Some(Startup::Init) if id == FIRST => return Err(End::Reset),
+            Some(startup) => {
+                self.obey(startup);
+                // There may be more.
+                vm.control(id).note_own_news();
+            }
+            None => {}
         }
-        self.counters.invept += 1;
-        self.flushed = Some(generation);
+        Ok(())
     }
 
-    /// Makes the guest exit when the next device timer is due.
-    fn set_timer(&mut self, vm: &Vm, now: Ticks) {
-        let deadline = vm.board.next_deadline();
+    /// Halted, or not started: waits until there is news.
+    fn sleep(&mut self, vm: &Vm) {
+        let control = vm.control(self.id);
+        let for_good = self.activity == Activity::AwaitsStartup || !self.accepts_interrupts();
+        let deadline = self.deadline.map(|deadline| deadline.0);
+        control.publish(&self.counters, &self.ticks);
+        vm.service_console();
+        if for_good {
+            vm.fall_asleep_for_good(self.id);
+        }
+        self.wait(vm, || {
+            if !control.has_news() {
+                sched::park(deadline);
+            }
+        });
+        control.set_asleep_for_good(false);
+    }
+
+    /// Lets others have the CPU. It may come back when its guest is to be left alone.
+    fn wait(&mut self, vm: &Vm, wait: impl FnOnce()) {
+        let since = tsc();
+        self.leave_cpu();
+        vm.control(self.id).set_busy(false);
+        wait();
+        vm.control(self.id).set_busy(true);
+        self.ticks.idle(since, tsc());
+    }
+
+    /// Enters the guest, unless there is news; whether it did.
+    fn enter(&mut self, vm: &Vm) -> Result<bool, EntryError> {
+        let control = vm.control(self.id);
+        control.enters();
+        let (mut flushed, vmcs) = (0, &self.vmcs);
+        vm.tag.enter(|| {
+            if let Err(error) = invept_single(vmcs.ept_pointer(vm.ept_root())) {
+                panic!("INVEPT failed: {error}");
+            }
+            flushed = 1;
+        });
+        self.counters.invept += flushed;
+        // What was chosen for delivery before stays: the entry comes later.
+        let enters = !control.has_news() && !vm.has_ended();
+        let mut entered = Ok(());
+        if enters {
+            cpu::set_fault_address(self.registers.cr2);
+            let now = tsc();
+            if self.ticks.enter(now) {
+                vm.note_start(now);
+            }
+            entered = self.vmcs.enter(&mut self.registers);
+            self.ticks.exit(tsc());
+            self.registers.cr2 = cpu::fault_address();
+        }
+        vm.tag.exit();
+        control.has_left();
+        entered.map(|()| enters)
+    }
+
+    /// Makes the guest exit when its next device timer is due, or its turn is over.
+    fn set_timer(&mut self) {
+        let device = self.deadline.map(|deadline| deadline.0);
+        let deadline = [device, self.turn_ends].into_iter().flatten().min();
         if !self.vmcs.controls().has_pin(Pin::PREEMPTION_TIMER) {
-            cpu::timer::arm(deadline.map(|ticks| ticks.0));
+            cpu::timer::arm(deadline);
             return;
         }
         // The timer counts in units of 2^shift ticks; rounded up, so that it is due when it fires.
         let shift = self.vmcs.capabilities().misc.preemption_timer_shift();
-        let left = deadline.map_or(u64::MAX, |deadline| deadline.0.saturating_sub(now.0));
+        let left = deadline.map_or(u64::MAX, |deadline| deadline.saturating_sub(tsc()));
         let units = (left >> shift).saturating_add(1).min(u64::from(u32::MAX));
         self.vmcs.write(Field::PreemptionTimer, units);
     }

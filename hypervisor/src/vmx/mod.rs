@@ -7,6 +7,7 @@ mod instructions;
 mod region;
 mod startup;
 mod vmcs;
+mod vpid;
 
 pub(crate) use enter::GuestRegisters;
 pub(crate) use instructions::invept_single;

@@ -5,11 +5,14 @@ use super::host_state;
 use super::instructions::{VmFail, invvpid_single, vmclear, vmptrld, vmread, vmwrite};
 use super::region::Region;
 use super::startup::Vmx;
+use super::vpid::{MOST_VPIDS, Vpid};
+use crate::cpu::{self, local::MAX_CPUS};
 use crate::physmem::PhysicalMemory;
 use addr::Pfn;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
 use mm::OutOfFrames;
 use vmxdefs::capability::{Capabilities, EptVpid};
 use vmxdefs::controls::{ControlKind, EntryControls, ExitControls, Missing, Pin, Proc, Secondary};
@@ -29,8 +32,6 @@ pub(crate) struct VmcsConfig {
     pub ept_root: Pfn,
     /// Let the processor set A and D bits, where it can.
     pub accessed_dirty: bool,
-    /// Tag of the guest's linear translations; not 0.
-    pub vpid: u16,
     /// Break a rule for the guest state, for tests of the explanation.
     pub fail_entry: bool,
 }
@@ -46,6 +47,8 @@ pub(crate) enum VmcsError {
     OutOfFrames(OutOfFrames),
     /// A VMX instruction failed.
     Instruction(VmFail),
+    /// There are too many virtual processors to tell their translations apart.
+    NoVpid,
 }
 
 impl fmt::Display for VmcsError {
@@ -57,6 +60,7 @@ impl fmt::Display for VmcsError {
             Self::Ept(missing) => write!(f, "the processor's EPT lacks {missing:?}"),
             Self::OutOfFrames(error) => error.fmt(f),
             Self::Instruction(error) => write!(f, "setting up the VMCS failed: {error}"),
+            Self::NoVpid => write!(f, "more than {MOST_VPIDS} virtual processors"),
         }
     }
 }
@@ -159,19 +163,34 @@ impl Controls {
     }
 }
 
-/// The current VMCS of this CPU. One CPU, one virtual processor: it stays current.
+/// The VMCS that each CPU has loaded, by physical address; 0: none.
+static CURRENT: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+
+/// A VMCS, and which CPU has it.
+///
+/// ```text
+///   clear ── load ──► current on a CPU ◄── load ──► active there, another one is current
+///     ▲                      │
+///     └──────── unload ──────┘
+/// ```
+///
+/// A processor may keep an active VMCS in itself: only a clear one can go to another CPU (SDM vol. 3C 25.1).
 pub(crate) struct Vmcs {
     controls: Controls,
     capabilities: Capabilities,
     accessed_dirty: bool,
-    vpid: u16,
+    vpid: Vpid,
     launched: bool,
-    _region: Region,
+    /// The CPU on which it is active.
+    active_on: Option<usize>,
+    /// The CPU that its host state describes.
+    host: Option<usize>,
+    region: Region,
     _msr_bitmap: Region,
 }
 
 impl Vmcs {
-    /// A VMCS with controls and host state; the guest state is the caller's to write.
+    /// A VMCS with controls and host state, loaded on this CPU; the guest state is the caller's to write.
     ///
     /// # Errors
     /// [`VmcsError`].
@@ -187,33 +206,71 @@ impl Vmcs {
         if !missing.is_empty() {
             return Err(VmcsError::Ept(missing));
         }
+        let vpid = Vpid::allocate().ok_or(VmcsError::NoVpid)?;
         let mut region = Region::new(memory)?;
         region.write(&capabilities.basic.revision().to_le_bytes());
         let mut bitmap = Box::new([0; BITMAP_BYTES]);
         fill_bitmap(&mut bitmap);
         let mut msr_bitmap = Region::new(memory)?;
         msr_bitmap.write(&*bitmap);
-        // SAFETY: a frame of our own with the revision in it; no other CPU knows it.
-        unsafe {
-            vmclear(region.address().as_u64())?;
-            vmptrld(region.address().as_u64())?;
-        }
+        // SAFETY: a frame of our own with the revision in it; no CPU knows it.
+        unsafe { vmclear(region.address().as_u64())? };
         let accessed_dirty = config.accessed_dirty && capabilities.ept_vpid.contains(EptVpid::ACCESSED_DIRTY);
         let bitmap_address = msr_bitmap.address().as_u64();
-        let vmcs = Self {
+        let mut vmcs = Self {
             controls,
             capabilities,
             accessed_dirty,
-            vpid: config.vpid,
+            vpid,
             launched: false,
-            _region: region,
+            active_on: None,
+            host: None,
+            region,
             _msr_bitmap: msr_bitmap,
         };
+        vmcs.load();
         vmcs.write_controls(config, bitmap_address)?;
-        for (field, value) in host_state::fields() {
-            vmcs.try_write(field, value)?;
-        }
         Ok(vmcs)
+    }
+
+    /// Makes it this CPU's current VMCS; `true` where its last one was another CPU.
+    pub(crate) fn load(&mut self) -> bool {
+        let cpu = cpu::index();
+        let address = self.region.address().as_u64();
+        if CURRENT[cpu].load(Ordering::Relaxed) == address {
+            return false;
+        }
+        assert!(
+            self.active_on.is_none_or(|active| active == cpu),
+            "a VMCS goes from CPU {:?} to {cpu}, active",
+            self.active_on
+        );
+        // SAFETY: a frame of our own with the revision in it, and active on no other CPU.
+        if let Err(error) = unsafe { vmptrld(address) } {
+            panic!("VMPTRLD failed: {error}");
+        }
+        CURRENT[cpu].store(address, Ordering::Relaxed);
+        self.active_on = Some(cpu);
+        let moved = self.host != Some(cpu);
+        if moved {
+            self.host = Some(cpu);
+            host_state::fields().into_iter().for_each(|(field, value)| self.write(field, value));
+        }
+        moved
+    }
+
+    /// Makes it clear: it may be loaded anywhere. Called on the CPU on which it is active.
+    pub(crate) fn unload(&mut self) {
+        let Some(cpu) = self.active_on.take() else { return };
+        assert_eq!(cpu, cpu::index(), "a VMCS is cleared by another CPU than has it");
+        let address = self.region.address().as_u64();
+        // SAFETY: a VMCS of our own.
+        if let Err(error) = unsafe { vmclear(address) } {
+            panic!("VMCLEAR failed: {error}");
+        }
+        // VMCLEAR of the current VMCS leaves none.
+        let _ = CURRENT[cpu].compare_exchange(address, 0, Ordering::Relaxed, Ordering::Relaxed);
+        self.launched = false;
     }
 
     fn write_controls(&self, config: &VmcsConfig, msr_bitmap: u64) -> Result<(), VmFail> {
@@ -242,7 +299,7 @@ impl Vmcs {
             self.try_write(field, value)?;
         }
         if controls.has(Secondary::VPID) {
-            self.try_write(Field::Vpid, u64::from(config.vpid))?;
+            self.try_write(Field::Vpid, u64::from(self.vpid.tag()))?;
         }
         Ok(())
     }
@@ -256,8 +313,9 @@ impl Vmcs {
     /// Drops the guest's linear translations on this CPU. `false`: there is no VPID, and each entry does it.
     pub(crate) fn flush_linear(&self) -> bool {
         let tagged = self.controls.has(Secondary::VPID);
-        if tagged && let Err(error) = invvpid_single(self.vpid) {
-            panic!("INVVPID of {} failed: {error}", self.vpid);
+        let tag = self.vpid.tag();
+        if tagged && let Err(error) = invvpid_single(tag) {
+            panic!("INVVPID of {tag} failed: {error}");
         }
         tagged
     }
@@ -311,7 +369,7 @@ impl Vmcs {
     fn try_write(&self, field: Field, value: u64) -> Result<(), VmFail> {
         // SAFETY: host state comes from `host_state` alone, which describes this CPU. Of the controls only the MSR
         // bitmap and the EPT pointer name memory, and only `write_controls` sets them: the bitmap is a frame of our
-        // own, the EPT root outlives the last entry (`plat::run` drops the processor before the guest's memory). Any
+        // own, the EPT root outlives the last entry (a virtual processor's thread keeps its guest). Any
         // other control and any guest state is either refused at entry or concerns the guest only.
         unsafe { vmwrite(field.encoding(), value) }
     }
@@ -321,7 +379,7 @@ impl Vmcs {
     /// # Errors
     /// [`EntryError`] where the processor refused the controls or the host state.
     pub(crate) fn enter(&mut self, registers: &mut GuestRegisters) -> Result<(), EntryError> {
-        // SAFETY: this VMCS is current and complete; its host state is this CPU's.
+        // SAFETY: this VMCS is current (`load`) and complete; its host state is this CPU's.
         let failed = unsafe { enter_guest(registers, u64::from(self.launched)) };
         if failed != 0 {
             let error = match vmread(Field::InstructionError.encoding()) {
@@ -332,5 +390,12 @@ impl Vmcs {
         }
         self.launched = true;
         Ok(())
+    }
+}
+
+/// Who drops it is on the CPU that has it.
+impl Drop for Vmcs {
+    fn drop(&mut self) {
+        self.unload();
     }
 }

@@ -212,7 +212,7 @@ impl Bench {
             Step::Pass(ticks) => self.advance(self.now + u64::from(*ticks)),
             Step::PassLong(ticks) => self.advance(self.now + (u64::from(*ticks) << 12)),
             Step::ToDeadline => {
-                let deadline = self.board.next_deadline();
+                let deadline = self.next_deadline();
                 self.advance(deadline.map_or(self.now, |deadline| deadline.0));
             }
             Step::Input(byte, count) => self.input(*byte, usize::from(*count)),
@@ -234,11 +234,15 @@ impl Bench {
         })
     }
 
+    fn next_deadline(&self) -> Option<Ticks> {
+        (0..self.vcpus).filter_map(|cpu| self.board.next_deadline(VcpuId(cpu))).min()
+    }
+
     /// Time passes: what was due is due no longer.
     fn advance(&mut self, to: u64) {
         self.now = to.clamp(self.now, LAST_TICK);
         self.board.advance(self.time());
-        let next = self.board.next_deadline();
+        let next = self.next_deadline();
         assert!(next.is_none_or(|next| next > self.time()), "at {} due at {next:?} again", self.now);
     }
 

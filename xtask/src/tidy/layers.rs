@@ -4,16 +4,16 @@ use super::Finding;
 use super::source::File;
 
 /// What Herald is made of; the simulated machine in `tests` is made of the same.
-const HERALD: [&str; 13] = [
+const HERALD: [&str; 14] = [
     "addr", "mutants", "sync", "abi", "paging", "mm", "mmu", "devices", "vmxdefs", "firmware", "emulate",
-    "screen", "startup",
+    "fair", "screen", "startup",
 ];
 
 /// Models work on the product through the simulated machine.
 const MODELS: [&str; 5] = ["addr", "sync", "mm", "mmu", "tests"];
 
 /// Crates of the tree that each crate may depend on. `herald` is the composition root.
-const ALLOWED: [(&str, &[&str]); 23] = [
+const ALLOWED: [(&str, &[&str]); 24] = [
     ("addr", &[]),
     ("mutants", &[]),
     ("sync", &["addr", "mutants"]),
@@ -25,6 +25,7 @@ const ALLOWED: [(&str, &[&str]); 23] = [
     ("vmxdefs", &["addr", "abi"]),
     ("firmware", &["addr", "abi"]),
     ("emulate", &["addr"]),
+    ("fair", &[]),
     ("screen", &["abi"]),
     ("startup", &["addr", "abi"]),
     ("herald", &HERALD),

@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 
 /// Most guests that one package can start.
 pub const MAX_VMS: usize = 16;
+/// Most virtual processors that one guest can have.
+pub const MAX_VCPUS: u32 = 32;
 
 /// Which tables translate guest memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -54,6 +56,10 @@ pub struct Inject {
     pub host_operations: bool,
     /// Slots of a swap in memory; 0: no swap.
     pub swap_slots: u64,
+    /// How often each guest is killed, at a random time, and started again; 0: never.
+    pub kills: u32,
+    /// Host operations on each guest's memory by a thread of their own, while the guest runs; 0: none.
+    pub storm: u64,
 }
 
 /// What backs guest memory.
@@ -83,8 +89,10 @@ pub struct VmConfig<'a> {
     pub append: &'a str,
     /// Guest RAM in bytes.
     pub memory: u64,
-    /// Virtual processors.
+    /// Virtual processors, at most [`MAX_VCPUS`].
     pub vcpus: u32,
+    /// Share of a CPU relative to other guests; 100 is the normal one.
+    pub weight: u32,
 }
 
 /// The whole configuration.

@@ -35,6 +35,42 @@ pub struct Exits {
     pub other: u64,
 }
 
+impl Exits {
+    /// Adds those of another virtual processor.
+    pub fn add(&mut self, other: &Self) {
+        let Self {
+            total,
+            interrupt,
+            window,
+            cpuid,
+            hlt,
+            hypercall,
+            control_register,
+            io,
+            rdmsr,
+            wrmsr,
+            ept_fault,
+            mmio,
+            preemption_timer,
+            other: rest,
+        } = self;
+        *total += other.total;
+        *interrupt += other.interrupt;
+        *window += other.window;
+        *cpuid += other.cpuid;
+        *hlt += other.hlt;
+        *hypercall += other.hypercall;
+        *control_register += other.control_register;
+        *io += other.io;
+        *rdmsr += other.rdmsr;
+        *wrmsr += other.wrmsr;
+        *ept_fault += other.ept_fault;
+        *mmio += other.mmio;
+        *preemption_timer += other.preemption_timer;
+        *rest += other.other;
+    }
+}
+
 /// Calls of the notifier, by operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct NotifierCalls {
@@ -104,6 +140,8 @@ pub struct Telemetry {
     pub outside_guest_ticks: u64,
     /// Ticks from the first guest instruction to this record.
     pub run_ticks: u64,
-    /// Of `run_ticks`, those spent outside the guest and not idle.
+    /// Ticks that its virtual processors spent outside the guest and not idle.
     pub run_outside_ticks: u64,
+    /// Ticks that its virtual processors spent in the guest.
+    pub guest_ticks: u64,
 }

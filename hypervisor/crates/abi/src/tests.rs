@@ -79,6 +79,7 @@ fn the_configuration_round_trips() {
         append: "console=ttyS0",
         memory: 256 << 20,
         vcpus: 1,
+        weight: 100,
     })
     .expect("room");
     let config = config::BootConfig {

@@ -78,7 +78,12 @@ pub struct Board {
     /// Levels of the interrupt lines, a bit each.
     lines: u32,
     reset_control: u8,
+    /// Somebody has set the PIT, whose deadline is the first processor's.
+    pit_set: bool,
 }
+
+/// The processor that fires the timers which are no processor's own.
+const BOOT: VcpuId = VcpuId(0);
 
 impl Board {
     /// The devices as a BIOS leaves them.
@@ -94,6 +99,7 @@ impl Board {
             test: TestDevice::new(facts),
             lines: 0,
             reset_control: 0,
+            pit_set: false,
         }
     }
 
@@ -165,7 +171,10 @@ impl Board {
             pic::MASTER..=0x21 | pic::SLAVE..=0xa1 | pic::ELCR..=pic::ELCR_SLAVE => {
                 self.interrupts.pic.write(port, value)
             }
-            pit::BASE..=0x43 => self.pit.write(port, value, now),
+            pit::BASE..=0x43 => {
+                self.pit.write(port, value, now);
+                self.pit_set = true;
+            }
             pit::SPEAKER => self.pit.write_speaker(value, now),
             rtc::INDEX => self.rtc.select(value),
             rtc::DATA => self.rtc.write(value),
@@ -253,10 +262,18 @@ impl Board {
         self.interrupts.advance(now);
     }
 
-    /// When the next timer is due.
+    /// When the next timer is due that this processor has to fire: its own, and the first one's also the board's.
     #[must_use]
-    pub fn next_deadline(&self) -> Option<Ticks> {
-        [self.pit.deadline(), self.interrupts.deadline()].into_iter().flatten().min()
+    pub fn next_deadline(&self, vcpu: VcpuId) -> Option<Ticks> {
+        let board = self.pit.deadline().filter(|_| vcpu == BOOT);
+        [board, self.interrupts.deadline(vcpu)].into_iter().flatten().min()
+    }
+
+    /// The processors that have to look here, a bit each: a message has come for them since the last call, or their next
+    /// deadline may be another. Whatever a processor does itself to its own local APIC is not told.
+    #[must_use]
+    pub fn take_news(&mut self) -> u64 {
+        self.interrupts.take_news() | u64::from(core::mem::take(&mut self.pit_set)) << BOOT.0
     }
 
     /// The vector that the processor would get now; nothing changes.
@@ -269,6 +286,12 @@ impl Board {
     #[must_use]
     pub fn acknowledge(&mut self, vcpu: VcpuId) -> Option<u8> {
         self.interrupts.acknowledge(vcpu)
+    }
+
+    /// Whether an NMI waits.
+    #[must_use]
+    pub fn has_nmi(&self, vcpu: VcpuId) -> bool {
+        self.interrupts.has_nmi(vcpu)
     }
 
     /// Takes an NMI, if one waits.

@@ -51,6 +51,45 @@ fn effects_reach_the_host() {
 }
 
 #[test]
+fn processors_hear_of_what_comes_for_them() {
+    let mut board = board(3);
+    let x2apic = |board: &mut Board, cpu| board.msr_write(VcpuId(cpu), 0x1b, 0xfee0_0c00, T0);
+    (0..3).for_each(|cpu| assert_eq!(x2apic(&mut board, cpu), Ok(Effect::None)));
+    assert_eq!(board.take_news(), 0, "a processor knows what it does to its own APIC");
+    // A fixed interrupt, an NMI, INIT to all but the sender.
+    for (icr, news) in [(2 << 32 | 0x4040, 0b100), (1 << 32 | 0x4400, 0b010), (0xc_4500, 0b110)] {
+        assert_eq!(board.msr_write(VcpuId(0), 0x830, icr, T0), Ok(Effect::None));
+        assert_eq!((board.take_news(), board.take_news()), (news, 0), "{icr:#x}");
+    }
+    // The PIT's deadline is the first processor's, whoever has set it.
+    assert_eq!(board.port_write(0x43, 1, 0x30, T0), Effect::None);
+    assert_eq!(board.take_news(), 0b001);
+    for byte in [10, 0] {
+        assert_eq!(board.port_write(0x40, 1, byte, T0), Effect::None);
+    }
+    assert!(board.next_deadline(VcpuId(0)).is_some());
+    assert_eq!(board.next_deadline(VcpuId(1)), None);
+}
+
+#[test]
+fn the_pic_is_news_once_until_it_was_served() {
+    let mut board = board(2);
+    // Vectors from 0x20 on, all lines let through.
+    for (port, value) in [(0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 1), (0x21, 0)] {
+        assert_eq!(board.port_write(port, 1, value, T0), Effect::None);
+    }
+    assert_eq!(board.take_news(), 0);
+    let raise = |board: &mut Board, level| board.port_write(0x2005, 1, level, T0);
+    assert_eq!(raise(&mut board, 1), Effect::None);
+    assert_eq!((board.take_news(), board.take_news()), (0b01, 0));
+    assert_eq!(board.acknowledge(VcpuId(0)), Some(0x25));
+    assert_eq!(board.port_write(0x20, 1, 0x20, T0), Effect::None);
+    assert_eq!(board.take_news(), 0);
+    (0..2).rev().for_each(|level| assert_eq!(raise(&mut board, level ^ 1), Effect::None));
+    assert_eq!(board.take_news(), 0b01, "again");
+}
+
+#[test]
 fn scratch_and_fw_cfg() {
     let mut board = board(3);
     assert_eq!(board.port_write(0xe0, 4, 0x1234_5678, T0), Effect::None);
@@ -73,7 +112,7 @@ fn lines_and_the_timer_interrupt() {
     for (port, value) in [(0x43, 0x34), (0x40, 0), (0x40, 0)] {
         assert_eq!(board.port_write(port, 1, value, T0), Effect::None);
     }
-    let due = board.next_deadline().unwrap();
+    let due = board.next_deadline(VcpuId(0)).unwrap();
     for round in 1..4 {
         board.advance(Ticks(due.0 * round));
         assert_eq!(board.acknowledge(cpu), Some(8));
@@ -206,7 +245,7 @@ proptest! {
             perform(&mut board, step, Ticks(now));
             board.advance(Ticks(now));
             if now < u64::MAX - (1 << 50) {
-                prop_assert!(board.next_deadline().is_none_or(|due| due > Ticks(now)));
+                prop_assert!((0..4).filter_map(|vcpu| board.next_deadline(VcpuId(vcpu))).all(|due| due > Ticks(now)));
             }
             let pending = board.pending_interrupt(step.vcpu);
             prop_assert_eq!(board.acknowledge(step.vcpu), pending);

@@ -18,14 +18,16 @@ const IA32_TSC_DEADLINE: u32 = 0x6e0;
 const X2APIC_FIRST: u32 = 0x800;
 const X2APIC_LAST: u32 = 0x8ff;
 const PAGE: u64 = 0x1000;
-/// A guest cannot have more: APIC IDs of xAPIC have 8 bits, and 0xff is broadcast.
-const MAX_VCPUS: u32 = 255;
+/// A guest cannot have more: each has a bit in a set.
+const MAX_VCPUS: u32 = u64::BITS;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Interrupts {
     pub(crate) pic: Pic,
     ioapic: IoApic,
     apics: Vec<LocalApic>,
+    /// The PIC had an interrupt when it was looked at last.
+    pic_waited: bool,
 }
 
 impl Interrupts {
@@ -35,6 +37,7 @@ impl Interrupts {
             pic: Pic::new(),
             ioapic: IoApic::new(),
             apics: (0..vcpus.clamp(1, MAX_VCPUS)).map(apic).collect(),
+            pic_waited: false,
         }
     }
 
@@ -168,8 +171,21 @@ impl Interrupts {
         }
     }
 
-    pub(crate) fn deadline(&self) -> Option<Ticks> {
-        self.apics.iter().filter_map(|apic| apic.timer().deadline()).min()
+    pub(crate) fn deadline(&self, vcpu: VcpuId) -> Option<Ticks> {
+        self.apic(vcpu)?.timer().deadline()
+    }
+
+    /// The processors for which something has come since the last call, a bit each.
+    pub(crate) fn take_news(&mut self) -> u64 {
+        let pic_waits = self.pic.pending().is_some();
+        let waited_before = core::mem::replace(&mut self.pic_waited, pic_waits);
+        let pic_news = pic_waits && !waited_before;
+        let mut news = 0;
+        for index in 0..self.apics.len() {
+            let own = self.apics[index].take_news();
+            news |= u64::from(own || pic_news && self.takes_pic(VcpuId(index as u32))) << index;
+        }
+        news
     }
 
     fn takes_pic(&self, vcpu: VcpuId) -> bool {
@@ -188,6 +204,10 @@ impl Interrupts {
             return Some(vector);
         }
         if self.takes_pic(vcpu) { self.pic.acknowledge() } else { None }
+    }
+
+    pub(crate) fn has_nmi(&self, vcpu: VcpuId) -> bool {
+        self.apic(vcpu).is_some_and(LocalApic::has_nmi)
     }
 
     pub(crate) fn take_nmi(&mut self, vcpu: VcpuId) -> bool {

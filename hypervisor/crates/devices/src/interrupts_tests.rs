@@ -152,12 +152,12 @@ fn software_disable_masks_and_timers_fire() {
     write(&mut all, BSP, 0xf0, 0x1ff);
     write(&mut all, BSP, 0x320, 0x4_0033);
     all.msr_write(BSP, 0x6e0, 500, T0).unwrap();
-    assert_eq!(all.deadline(), Some(Ticks(500)));
+    assert_eq!(all.deadline(BSP), Some(Ticks(500)));
     all.advance(Ticks(499));
     assert_eq!(all.pending(BSP), None);
     all.advance(Ticks(500));
     assert_eq!(all.acknowledge(BSP), Some(0x33));
-    assert_eq!((all.msr_read(BSP, 0x6e0, T0), all.deadline()), (Ok(0), None));
+    assert_eq!((all.msr_read(BSP, 0x6e0, T0), all.deadline(BSP)), (Ok(0), None));
 }
 
 #[test]
@@ -240,7 +240,7 @@ fn a_masked_timer_runs_out_unheard() {
     write(&mut all, BSP, 0x320, 0x1_0040);
     write(&mut all, BSP, 0x380, 100);
     all.advance(Ticks(100));
-    assert_eq!((all.pending(BSP), all.deadline()), (None, None));
+    assert_eq!((all.pending(BSP), all.deadline(BSP)), (None, None));
     write(&mut all, BSP, 0x320, 0x40);
     write(&mut all, BSP, 0x380, 100);
     all.advance(Ticks(100));

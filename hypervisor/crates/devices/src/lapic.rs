@@ -115,6 +115,8 @@ pub(crate) struct LocalApic {
     timer: Timer,
     nmi: bool,
     init: bool,
+    /// Something has come that the processor has to look at.
+    news: bool,
     /// The page that a start-up message names.
     start_up: Option<u8>,
 }
@@ -151,6 +153,7 @@ impl LocalApic {
             timer: Timer::new(shortest_period),
             nmi: false,
             init: false,
+            news: false,
             start_up: None,
         }
     }
@@ -223,6 +226,7 @@ impl LocalApic {
         if !self.enabled() {
             return;
         }
+        self.news = true;
         match message.delivery {
             Delivery::Fixed | Delivery::LowestPriority => self.accept_vector(message),
             Delivery::Nmi => self.nmi = true,
@@ -255,6 +259,15 @@ impl LocalApic {
         if news && (lvt as u8) >= LOWEST_VECTOR {
             self.local(lvt);
         }
+    }
+
+    /// Whether a message has come since the last call.
+    pub(crate) fn take_news(&mut self) -> bool {
+        core::mem::take(&mut self.news)
+    }
+
+    pub(crate) const fn has_nmi(&self) -> bool {
+        self.nmi
     }
 
     pub(crate) fn take_nmi(&mut self) -> bool {

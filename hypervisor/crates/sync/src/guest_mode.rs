@@ -18,8 +18,9 @@
 //! run on. With both fences at least one sees the other. A CPU in root mode is left alone: it comes by step 3 before it
 //! uses a translation again.
 //!
-//! From step 1 to the entry the CPU has interrupts off: one that is sent meanwhile makes the guest exit at once. The
-//! generation is that of all guests together, so a flush here is one of all of a CPU's guest translations.
+//! From step 1 to the entry the CPU has interrupts off: one that is sent meanwhile makes the guest exit at once. Each set
+//! of tables (each guest's EPT, say) has a handshake of its own. Only CPUs that have used them at all are looked at: before
+//! its first step 1 a CPU notes itself as a visitor, which step 2 orders like step 1.
 
 use crate::atomic::{AtomicU64, Ordering, fence};
 use crate::relax;
@@ -31,6 +32,8 @@ const IN_GUEST: u64 = 1;
 #[derive(Debug)]
 pub struct GuestMode<const CPUS: usize> {
     generation: AtomicU64,
+    /// CPUs that have ever entered, a bit each.
+    visitors: AtomicU64,
     states: [AtomicU64; CPUS],
 }
 
@@ -41,19 +44,42 @@ pub struct Requested {
     generation: u64,
 }
 
+impl Requested {
+    /// Its number: requests are waited for in any order, and a later one covers all earlier ones.
+    #[must_use]
+    pub const fn generation(self) -> u64 {
+        self.generation
+    }
+
+    /// The request of this number.
+    pub const fn of(generation: u64) -> Self {
+        Self { generation }
+    }
+}
+
 impl<const CPUS: usize> GuestMode<CPUS> {
-    /// All CPUs in root mode, with nothing cached.
+    /// All CPUs in root mode. Each flushes before its first stay in guest mode: whoever used the same tag before may have
+    /// left something in its caches.
     #[cfg(not(feature = "loom"))]
     #[must_use]
     pub const fn new() -> Self {
-        Self { generation: AtomicU64::new(0), states: [const { AtomicU64::new(0) }; CPUS] }
+        const { assert!(CPUS <= u64::BITS as usize, "a CPU has a bit") };
+        Self {
+            generation: AtomicU64::new(1),
+            visitors: AtomicU64::new(0),
+            states: [const { AtomicU64::new(0) }; CPUS],
+        }
     }
 
     /// The same; loom's atomics are no constants.
     #[cfg(feature = "loom")]
     #[must_use]
     pub fn new() -> Self {
-        Self { generation: AtomicU64::new(0), states: core::array::from_fn(|_| AtomicU64::new(0)) }
+        Self {
+            generation: AtomicU64::new(1),
+            visitors: AtomicU64::new(0),
+            states: core::array::from_fn(|_| AtomicU64::new(0)),
+        }
     }
 
     /// This CPU, with interrupts off, is about to enter a guest: drops its guest translations by `flush`, if any have
@@ -64,6 +90,10 @@ impl<const CPUS: usize> GuestMode<CPUS> {
 
     /// [`Self::enter`], with this fence.
     pub(crate) fn enter_behind(&self, cpu: usize, fence: impl FnOnce(), flush: impl FnOnce()) {
+        let own = 1 << cpu;
+        if self.visitors.load(Ordering::Relaxed) & own == 0 {
+            self.visitors.fetch_or(own, Ordering::Relaxed);
+        }
         // Relaxed: only this CPU writes its state.
         let state = self.states[cpu].load(Ordering::Relaxed) | IN_GUEST;
         self.states[cpu].store(state, Ordering::Relaxed);
@@ -105,17 +135,22 @@ impl<const CPUS: usize> GuestMode<CPUS> {
     pub(crate) fn request_behind(&self, fence: impl FnOnce(), mut interrupt: impl FnMut(usize)) -> Requested {
         let requested = Requested { generation: self.generation.fetch_add(1, Ordering::Release) + 1 };
         fence();
-        (0..CPUS).filter(|&cpu| self.lags(cpu, requested)).for_each(&mut interrupt);
+        self.visitors().filter(|&cpu| self.lags(cpu, requested)).for_each(&mut interrupt);
         requested
     }
 
     /// Waits until no CPU uses any more what had to go. The caller is in root mode.
     pub fn wait(&self, requested: Requested) {
-        for cpu in 0..CPUS {
+        for cpu in self.visitors() {
             while self.lags(cpu, requested) {
                 relax();
             }
         }
+    }
+
+    fn visitors(&self) -> impl Iterator<Item = usize> + use<CPUS> {
+        let visitors = self.visitors.load(Ordering::Relaxed);
+        (0..CPUS).filter(move |cpu| visitors >> cpu & 1 != 0)
     }
 
     /// Whether a CPU may still use what had to go.

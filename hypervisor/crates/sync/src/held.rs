@@ -63,7 +63,7 @@ impl Drop for Held {
     }
 }
 
-const ALL: [Rank; 17] = [
+const ALL: [Rank; 18] = [
     Rank::Board,
     Rank::Mmap,
     Rank::Page,
@@ -81,6 +81,7 @@ const ALL: [Rank; 17] = [
     Rank::Pool,
     Rank::FrameCache,
     Rank::Buddy,
+    Rank::RunQueue,
 ];
 
 /// Checks the order before a lock of this rank is waited for.

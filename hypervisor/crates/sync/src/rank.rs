@@ -38,4 +38,6 @@ pub enum Rank {
     FrameCache,
     /// The buddy allocator.
     Buddy,
+    /// A CPU's run queue.
+    RunQueue,
 }

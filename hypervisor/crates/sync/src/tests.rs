@@ -72,7 +72,8 @@ fn a_stray_end_only_costs_a_retry() {
 #[test]
 fn only_cpus_in_guest_mode_are_interrupted() {
     let mode = GuestMode::<2>::new();
-    mode.enter(0, || panic!("nothing was asked for"));
+    mode.enter(0, || ());
+    mode.acknowledge(0, || panic!("nothing was asked for"));
     let mut interrupted = Vec::new();
     let requested = mode.request(|cpu| interrupted.push(cpu));
     assert_eq!(interrupted, [0]);
@@ -82,6 +83,16 @@ fn only_cpus_in_guest_mode_are_interrupted() {
     mode.wait(requested);
     mode.enter(1, || flushes += 10);
     assert_eq!(flushes, 11);
+}
+
+#[test]
+fn the_first_stay_begins_with_a_flush() {
+    let mode = GuestMode::<2>::new();
+    let mut flushes = 0;
+    mode.enter(0, || flushes += 1);
+    mode.exit(0);
+    mode.enter(0, || flushes += 1);
+    assert_eq!(flushes, 1);
 }
 
 #[test]

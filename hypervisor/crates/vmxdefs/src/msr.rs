@@ -18,6 +18,12 @@ pub enum Policy {
     KvmWallClock,
 }
 
+/// MSRs that a guest has without exits and that the VMCS does not hold: whoever runs another guest switches them.
+/// STAR, LSTAR, CSTAR, FMASK, KERNEL_GS_BASE; and TSC_AUX, which only processors with RDTSCP have.
+pub const SWITCHED: [u32; 5] = [0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084, 0xc000_0102];
+/// See [`SWITCHED`].
+pub const TSC_AUX: u32 = 0xc000_0103;
+
 struct Row {
     first: u32,
     last: u32,
@@ -65,7 +71,7 @@ const TABLE: [Row; 23] = [
     one(0x4b56_4d01, Policy::KvmSystemTime),
     // EFER: in the VMCS; the processor keeps the entry control in step with LMA.
     one(0xc000_0080, Policy::Pass),
-    // STAR, LSTAR, CSTAR, FMASK: Herald never executes SYSCALL, so the guest's stay loaded.
+    // STAR, LSTAR, CSTAR, FMASK: Herald never executes SYSCALL, so the guest's stay loaded while it has the CPU.
     Row { first: 0xc000_0081, last: 0xc000_0084, policy: Policy::Pass },
     // FS_BASE, GS_BASE: in the VMCS.
     Row { first: 0xc000_0100, last: 0xc000_0101, policy: Policy::Pass },

@@ -13,6 +13,7 @@
 //! append = "console=ttyS0"
 //! memory = "256M"
 //! vcpus = 1
+//! weight = 100            # its share of the processors, beside other guests
 //! ```
 //!
 //! Kernels and RAM disks are named as the boot loader names them; [`ConfigFile::boot_config`] finds them among what
@@ -24,7 +25,7 @@ mod tests;
 mod text;
 
 use crate::size::{Size, parse_size};
-use abi::config::{Backing, BootConfig, Inject, LogLevel, MAX_VMS, Paging, VmConfig};
+use abi::config::{Backing, BootConfig, Inject, LogLevel, MAX_VCPUS, MAX_VMS, Paging, VmConfig};
 use addr::PAGE_SIZE;
 use alloc::format;
 use alloc::string::String;
@@ -92,6 +93,13 @@ pub struct Vm {
     /// Virtual processors.
     #[serde(default = "default_vcpus", deserialize_with = "vcpus")]
     pub vcpus: u32,
+    /// Share of the processors relative to other guests.
+    #[serde(
+        default = "default_weight",
+        deserialize_with = "weight",
+        skip_serializing_if = "is_default_weight"
+    )]
+    pub weight: u32,
 }
 
 /// A file that the boot loader has brought: what it is called, and where it is in the boot package.
@@ -114,6 +122,7 @@ impl Vm {
             append: String::new(),
             memory: default_memory(),
             vcpus: default_vcpus(),
+            weight: default_weight(),
         }
     }
 }
@@ -177,6 +186,7 @@ impl ConfigFile {
                 append: &vm.append,
                 memory: vm.memory.0,
                 vcpus: vm.vcpus,
+                weight: vm.weight,
             };
             vms.push(config).map_err(|_| ConfigError::TooManyVms { count: self.vms.len() })?;
         }
@@ -243,7 +253,27 @@ fn write_size<S: Serializer>(size: &Size, serializer: S) -> Result<S::Ok, S::Err
 fn vcpus<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     match u32::deserialize(deserializer)? {
         0 => Err(D::Error::custom("a guest needs a virtual processor")),
-        1 => Ok(1),
-        count => Err(D::Error::custom(format!("{count} virtual processors: not yet, only 1"))),
+        count @ 1..=MAX_VCPUS => Ok(count),
+        count => {
+            Err(D::Error::custom(format!("{count} virtual processors, a guest has at most {MAX_VCPUS}")))
+        }
+    }
+}
+
+/// Largest weight.
+const MAX_WEIGHT: u32 = 10_000;
+
+fn default_weight() -> u32 {
+    100
+}
+
+fn is_default_weight(weight: &u32) -> bool {
+    *weight == default_weight()
+}
+
+fn weight<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    match u32::deserialize(deserializer)? {
+        weight @ 1..=MAX_WEIGHT => Ok(weight),
+        weight => Err(D::Error::custom(format!("weight {weight}: 1 to {MAX_WEIGHT}"))),
     }
 }

@@ -95,7 +95,7 @@ fn mistakes_are_told_with_line_and_value() {
     for (line, error) in [
         (
             "colour = 3",
-            "unknown field `colour`, expected one of `name`, `kernel`, `initrd`, `append`, `memory`, `vcpus`",
+            "unknown field `colour`, expected one of `name`, `kernel`, `initrd`, `append`, `memory`, `vcpus`, `weight`",
         ),
         ("memory = \"12Q\"", "`12Q` is no size; write a number of bytes, or one with K, M or G behind it"),
         ("memory = \"99999999999G\"", "`99999999999G` is more than 64 bits can count"),
@@ -104,7 +104,8 @@ fn mistakes_are_told_with_line_and_value() {
         ("memory = \"5000001\"", "5000001 bytes are not a multiple of 4K"),
         ("memory = 256", "invalid type: integer `256`, expected a size in quotes, like \"256M\""),
         ("vcpus = 0", "a guest needs a virtual processor"),
-        ("vcpus = 2", "2 virtual processors: not yet, only 1"),
+        ("vcpus = 33", "33 virtual processors, a guest has at most 32"),
+        ("weight = 0", "weight 0: 1 to 10000"),
         ("vcpus = -1", "invalid value: integer `-1`, expected u32"),
         ("name = 7", "invalid type: integer `7`, expected a string"),
     ] {

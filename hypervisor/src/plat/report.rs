@@ -1,0 +1,73 @@
+//! Telemetry: what a guest has cost, over the link.
+
+use super::vm::Vm;
+use crate::cpu::tsc;
+use crate::link;
+use abi::link::Channel;
+use abi::telemetry::{DeviceTlbUse, NotifierCalls, Telemetry};
+use core::sync::atomic::Ordering;
+use mm::Host;
+
+/// Bytes that a telemetry record takes at most: its numbers in postcard's variable-length form.
+const RECORD: usize = 512;
+
+impl Vm {
+    /// Sends a record of what its virtual processors have published.
+    pub(crate) fn send_telemetry(&self) {
+        let mut buffer = [0; RECORD];
+        match postcard::to_slice(&self.telemetry(), &mut buffer) {
+            Ok(record) => link::send(Channel::Telemetry as u8, record),
+            Err(error) => log::error!("telemetry: {error}"),
+        }
+    }
+
+    fn telemetry(&self) -> Telemetry {
+        let now = tsc();
+        let (space, stats) = (self.memory.space(), self.memory.mmu().stats().snapshot());
+        let (device, calls) = (self.memory.device_tlb().stats().snapshot(), self.memory.observer().counts());
+        let host = space.host();
+        let mut record = Telemetry {
+            vm: self.index,
+            tsc: now,
+            resident_frames: space.resident_frames(),
+            free_frames: host.frames().free_count(),
+            total_frames: host.frames().total(),
+            table_frames: host.table_frames(),
+            fault_retries: stats.retries,
+            notifier: NotifierCalls {
+                invalidate_page: calls.invalidate_page,
+                invalidate_range_begin: calls.invalidate_range_begin,
+                invalidate_range_end: calls.invalidate_range_end,
+                clear_flush_young: calls.clear_flush_young,
+                clear_young: calls.clear_young,
+                test_young: calls.test_young,
+                release: calls.release,
+            },
+            device_tlb: DeviceTlbUse {
+                hits: device.hits,
+                misses: device.installed,
+                retries: device.retries,
+                zapped: device.zapped,
+            },
+            oracle_checks: self.oracle_checks.load(Ordering::Relaxed),
+            ..Telemetry::default()
+        };
+        self.add_accounts(&mut record, now);
+        record
+    }
+
+    /// The sums over all virtual processors.
+    fn add_accounts(&self, record: &mut Telemetry, now: u64) {
+        for (counters, ticks) in self.controls.iter().map(|control| control.accounts()) {
+            record.exits.add(&counters.exits);
+            record.ept_violations += counters.ept_violations;
+            record.invept += counters.invept;
+            record.invvpid += counters.invvpid;
+            record.guest_boot_ticks = record.guest_boot_ticks.max(ticks.boot());
+            record.outside_guest_ticks = record.outside_guest_ticks.max(ticks.boot_outside());
+            record.run_ticks = record.run_ticks.max(ticks.run(now));
+            record.run_outside_ticks += ticks.outside();
+            record.guest_ticks += ticks.guest();
+        }
+    }
+}
