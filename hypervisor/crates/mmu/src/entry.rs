@@ -84,6 +84,10 @@ pub(crate) fn clear<M: TableMemory>(memory: &M, found: &Found<EptEntry>, _exclus
 
 /// Tests and clears the accessed bit. The mmu lock is held, shared at least.
 pub(crate) fn age<M: TableMemory>(memory: &M, found: &Found<EptEntry>) -> bool {
+    if !intact(Mutant::AgeStores) {
+        memory.store(found.at, found.entry.aged().bits());
+        return found.leaf().is_some_and(|leaf| leaf.accessed);
+    }
     let entry = replace(memory, found.at, found.entry, EptEntry::aged);
     (Found { entry, ..*found }).leaf().is_some_and(|leaf| leaf.accessed)
 }
