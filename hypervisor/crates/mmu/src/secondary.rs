@@ -176,7 +176,7 @@ impl<H: Host> SecondaryMmu<H> {
             let Some(slot) = self.slots.read().find(gfn) else { return Ok(FaultOutcome::NotRam) };
             let resolved = self.resolve(&slot, gfn, access, snapshot).map_err(MmuError::Host)?;
             let mut reserve = TableReserve::new(&*self.host);
-            reserve.top_up(self.missing_tables(gfn)?)?;
+            reserve.top_up(self.missing_tables(gfn))?;
             match self.install(&resolved, &mut reserve)? {
                 Some(Installed::Changed) => count(&self.stats.installed),
                 Some(Installed::Spurious) => count(&self.stats.spurious),
@@ -219,10 +219,10 @@ impl<H: Host> SecondaryMmu<H> {
         Ok(Resolved { gfn, leaf, hvas, mapping, snapshot })
     }
 
-    /// Tables that a leaf for `gfn` may need, by a walk without a lock: tables only grow while the MMU lives.
-    fn missing_tables(&self, gfn: Gfn) -> Result<usize, MmuError> {
-        let tdp = self.locked.read().tdp.ok_or(MmuError::Released)?;
-        Ok(tdp.walk(&*self.host, gfn).level as usize - Level::Pt as usize)
+    /// Tables that a leaf for `gfn` may need, by a walk without a lock: tables only grow while the MMU lives, also where it
+    /// was released.
+    fn missing_tables(&self, gfn: Gfn) -> usize {
+        self.tables.walk(&*self.host, gfn).level as usize - Level::Pt as usize
     }
 
     /// Checks that nothing has changed since, and installs (I2), under the shared side: whoever takes the frame away, or
