@@ -9,8 +9,13 @@
 //! ```
 //!
 //! There is no arrow from one frame to another (I5), and no write that is not one atomic 64-bit access.
+//!
+//! `install` and `age` need the mmu lock's shared side only: CPUs that do so at the same time exchange what they have
+//! seen, and look again where it has changed. `clear` needs the exclusive side, so a leaf never goes under their hands.
 
-use paging::{EntryRef, EptEntry, Found, Leaf, TableEntry, TableMemory};
+use mutants::{Mutant, intact};
+use paging::{EntryRef, EptEntry, Found, Leaf, TableEntry, TableMemory, View};
+use sync::InProgress;
 
 /// What became of an attempt to install a leaf.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,49 +23,76 @@ pub(crate) enum Installed {
     /// The entry was empty, or allowed less, and is now as asked. No flush: nothing narrower is cached that
     /// the violation itself has not dropped (SDM vol. 3C 28.4.3.1).
     Changed,
-    /// The entry allowed this much already.
+    /// The entry allowed this much already, or does so by now: another CPU was faster.
     Spurious,
 }
 
-/// Makes the entry at `found` map `leaf`. The mmu lock is held.
+/// Makes the entry at `found` map `leaf`. The mmu lock is held, shared at least. `None` where another CPU has linked a
+/// table there: walk again.
 ///
 /// # Panics
-/// If the entry maps another frame, or is a table.
-pub(crate) fn install<M: TableMemory>(memory: &M, found: &Found<EptEntry>, leaf: Leaf) -> Installed {
-    if found.entry == EptEntry::EMPTY {
-        debug_assert_eq!(found.level.leaf_size(), Some(leaf.size), "leaf of another level's size");
-        memory.store(found.at, EptEntry::leaf(leaf).bits());
-        return Installed::Changed;
+/// If the entry maps another frame.
+pub(crate) fn install<M: TableMemory>(memory: &M, found: &Found<EptEntry>, leaf: Leaf) -> Option<Installed> {
+    let mut now = *found;
+    loop {
+        let new = match now.view() {
+            View::Table(_) => return None,
+            View::Leaf(old) => match allow_more(&now, old, leaf) {
+                Some(new) => new,
+                None => return Some(Installed::Spurious),
+            },
+            View::Empty | View::Note(_) => {
+                debug_assert_eq!(now.level.leaf_size(), Some(leaf.size), "leaf of another level's size");
+                EptEntry::leaf(leaf)
+            }
+        };
+        match exchange(memory, &now, new) {
+            Ok(()) => return Some(Installed::Changed),
+            // The CPU has set A or D, or another one has installed something.
+            Err(entry) => now.entry = entry,
+        }
     }
-    let Some(old) = found.leaf() else { panic!("leaf {leaf:?} over the table entry {found:?}") };
+}
+
+/// The entry at `found`, with the rights of `leaf` and what the CPU has noted; `None` where it allows them already.
+fn allow_more(found: &Found<EptEntry>, old: Leaf, leaf: Leaf) -> Option<EptEntry> {
     assert!(
         old.pfn == leaf.pfn && old.size == leaf.size,
         "secondary entry {:?} would change from {old:?} to {leaf:?} while present (I5): \
          missing notifier call, or a race",
         found.at,
     );
-    if old.rights.covers(leaf.rights) {
-        return Installed::Spurious;
-    }
-    replace(memory, found.at, found.entry, |entry| {
-        let kept = entry.bits() & (EptEntry::ACCESSED | EptEntry::DIRTY);
-        EptEntry::from_bits(EptEntry::leaf(leaf).bits() | kept)
-    });
-    Installed::Changed
+    let kept = found.entry.bits() & (EptEntry::ACCESSED | EptEntry::DIRTY);
+    let more = || EptEntry::from_bits(EptEntry::leaf(leaf).bits() | kept);
+    (!old.rights.covers(leaf.rights)).then(more)
 }
 
-/// Empties the entry. The mmu lock is held; the caller owes a flush of the root.
-pub(crate) fn clear<M: TableMemory>(memory: &M, found: &Found<EptEntry>) {
+/// Writes `new` where the entry still is what was found; else what it is by now.
+fn exchange<M: TableMemory>(memory: &M, found: &Found<EptEntry>, new: EptEntry) -> Result<(), EptEntry> {
+    if intact(Mutant::InstallStores) {
+        let done = memory.compare_exchange(found.at, found.entry.bits(), new.bits());
+        return done.map_err(EptEntry::from_bits);
+    }
+    memory.store(found.at, new.bits());
+    Ok(())
+}
+
+/// Empties the entry. The mmu lock is held exclusively; the caller owes a flush of the root.
+pub(crate) fn clear<M: TableMemory>(memory: &M, found: &Found<EptEntry>, _exclusive: &mut InProgress) {
     replace(memory, found.at, found.entry, |_| EptEntry::EMPTY);
 }
 
-/// Tests and clears the accessed bit. The mmu lock is held.
+/// Tests and clears the accessed bit. The mmu lock is held, shared at least.
 pub(crate) fn age<M: TableMemory>(memory: &M, found: &Found<EptEntry>) -> bool {
+    if !intact(Mutant::AgeStores) {
+        memory.store(found.at, found.entry.aged().bits());
+        return found.leaf().is_some_and(|leaf| leaf.accessed);
+    }
     let entry = replace(memory, found.at, found.entry, EptEntry::aged);
     (Found { entry, ..*found }).leaf().is_some_and(|leaf| leaf.accessed)
 }
 
-/// One compare-exchange, repeated only while the CPU sets A or D under our hands.
+/// One compare-exchange, repeated while the CPU sets A or D under our hands, or another one ages or allows more.
 fn replace<M: TableMemory>(
     memory: &M,
     at: EntryRef,

@@ -26,6 +26,8 @@ mod secondary;
 mod slots;
 mod stats;
 mod tdp;
+#[cfg(test)]
+mod tests;
 
 pub use device_tlb::{DeviceEntry, DeviceTlb, DeviceTlbError};
 pub use observer::{Call, Observer};

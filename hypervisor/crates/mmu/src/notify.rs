@@ -1,7 +1,9 @@
-//! The subscriber: what the EPT does when the host changes memory under it.
+//! The subscriber: what the EPT does when the host changes memory under it. What takes entries away holds the mmu lock
+//! exclusively, up to the end of its flush; aging by A bits shares it with faults.
 
 use crate::secondary::SecondaryMmu;
-use crate::tdp::{AccessedDirty, every_gfn};
+use crate::slots::Slots;
+use crate::tdp::{AccessedDirty, Tdp, every_gfn};
 use addr::{Hva, HvaRange, PAGE_SIZE};
 use mm::Host;
 use mm::notifier::MmuNotifier;
@@ -11,34 +13,52 @@ fn page_at(address: Hva) -> HvaRange {
     HvaRange::new(address, address.add(PAGE_SIZE))
 }
 
+impl<H: Host> SecondaryMmu<H> {
+    fn age(&self, tdp: Tdp, slots: &Slots, range: HvaRange) -> bool {
+        slots.gfns_of(range).fold(false, |young, run| young | tdp.age(&*self.host, run))
+    }
+
+    /// Aging without A bits: entries go, and whether there was one is the answer. So it takes the exclusive side, and
+    /// flushes whoever asks (I6), unless the mistake `unflushed` is made.
+    fn zap_young(&self, slots: &Slots, range: HvaRange, unflushed: Mutant) -> bool {
+        let mut locked = self.locked.write();
+        let Some(tdp) = locked.tdp else { return false };
+        let mut runs = slots.gfns_of(range);
+        if !intact(Mutant::AgingWithoutBitsZapsNothing) {
+            return runs.any(|run| tdp.is_young(&*self.host, run, AccessedDirty::Absent));
+        }
+        let zapped: u64 = runs.map(|run| tdp.zap(&*self.host, run, &mut locked.in_progress)).sum();
+        if zapped > 0 && intact(unflushed) {
+            self.flush(tdp);
+        }
+        zapped > 0
+    }
+}
+
 impl<H: Host> MmuNotifier for SecondaryMmu<H> {
     /// Zaps everything, flushes, and lets no fault install again: afterwards nothing translates. The tables
     /// themselves stay until the MMU is dropped: a CPU may be in guest mode on them now, and walk them again
     /// right after the flush (I11, I13).
     fn release(&self) {
-        let mut locked = self.locked.lock();
+        let mut locked = self.locked.write();
         if intact(Mutant::ReleaseZapsNothing) {
-            self.zap_and_flush(&locked, [every_gfn()]);
+            self.zap_and_flush(&mut locked, [every_gfn()]);
         }
         if intact(Mutant::ReleaseLeavesRoot) {
             locked.tdp = None;
         }
     }
 
+    /// The shared side will do where there are A bits: no entry goes. All who age hold the page-table lock, so nobody
+    /// hears "old" of a page whose flush another one has yet to pay (I12).
     fn clear_flush_young(&self, range: HvaRange) -> bool {
         let slots = self.slots.read();
-        let locked = self.locked.lock();
-        let Some(tdp) = locked.tdp else { return false };
-        let mut young = false;
-        for run in slots.gfns_of(range) {
-            young |= match self.accessed_dirty {
-                AccessedDirty::Hardware => tdp.age(&*self.host, run),
-                AccessedDirty::Absent if intact(Mutant::AgingWithoutBitsZapsNothing) => {
-                    tdp.zap(&*self.host, run) > 0
-                }
-                AccessedDirty::Absent => tdp.is_young(&*self.host, run, self.accessed_dirty),
-            };
+        if self.accessed_dirty == AccessedDirty::Absent {
+            return self.zap_young(&slots, range, Mutant::NoFlushOfYoung);
         }
+        let locked = self.locked.read();
+        let Some(tdp) = locked.tdp else { return false };
+        let young = self.age(tdp, &slots, range);
         if young && intact(Mutant::NoFlushOfYoung) {
             // v8's contract: the next access must set A again, so no cached translation may survive (I12).
             self.flush(tdp);
@@ -48,54 +68,44 @@ impl<H: Host> MmuNotifier for SecondaryMmu<H> {
 
     fn clear_young(&self, range: HvaRange) -> bool {
         let slots = self.slots.read();
-        let locked = self.locked.lock();
-        let Some(tdp) = locked.tdp else { return false };
-        match self.accessed_dirty {
-            AccessedDirty::Hardware => {
-                slots.gfns_of(range).fold(false, |young, run| young | tdp.age(&*self.host, run))
-            }
-            // An entry that goes needs its flush, whoever asks (I6).
-            AccessedDirty::Absent => {
-                let zapped = slots.gfns_of(range).fold(0, |zapped, run| zapped + tdp.zap(&*self.host, run));
-                if zapped > 0 && intact(Mutant::NoFlushOfClearedYoung) {
-                    self.flush(tdp);
-                }
-                zapped > 0
-            }
+        if self.accessed_dirty == AccessedDirty::Absent {
+            return self.zap_young(&slots, range, Mutant::NoFlushOfClearedYoung);
         }
+        let locked = self.locked.read();
+        locked.tdp.is_some_and(|tdp| self.age(tdp, &slots, range))
     }
 
     fn test_young(&self, range: HvaRange) -> bool {
         let slots = self.slots.read();
-        let locked = self.locked.lock();
+        let locked = self.locked.read();
         let Some(tdp) = locked.tdp else { return false };
         slots.gfns_of(range).any(|run| tdp.is_young(&*self.host, run, self.accessed_dirty))
     }
 
     fn invalidate_page(&self, address: Hva) {
         let slots = self.slots.read();
-        let mut locked = self.locked.lock();
+        let mut locked = self.locked.write();
         // Raised before the zap, the primary entry being clear already: a fault that resolved the old frame
         // finds the sequence changed (I3).
         if intact(Mutant::NoRaiseOnPage) {
             self.sequence.raise(&mut locked.in_progress);
         }
         if intact(Mutant::PageZapsNothing) {
-            self.zap_and_flush(&locked, slots.gfns_of(page_at(address)));
+            self.zap_and_flush(&mut locked, slots.gfns_of(page_at(address)));
         }
     }
 
     fn invalidate_range_begin(&self, range: HvaRange) {
         let slots = self.slots.read();
-        let mut locked = self.locked.lock();
+        let mut locked = self.locked.write();
         // Host addresses, not guest frames: a slot may be added before the end, and nothing may appear in it.
         locked.in_progress.begin(range.start().as_u64(), range.end().as_u64());
         if intact(Mutant::BeginZapsNothing) {
-            self.zap_and_flush(&locked, slots.gfns_of(range));
+            self.zap_and_flush(&mut locked, slots.gfns_of(range));
         }
     }
 
     fn invalidate_range_end(&self, _range: HvaRange) {
-        self.locked.lock().in_progress.end(&self.sequence);
+        self.locked.write().in_progress.end(&self.sequence);
     }
 }

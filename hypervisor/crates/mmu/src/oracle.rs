@@ -92,7 +92,8 @@ impl<H: Host> SecondaryMmu<H> {
     /// The first [`Incoherence`].
     pub fn check_coherence(&self) -> Result<u64, Incoherence> {
         let slots = self.slots.read();
-        let locked = self.locked.lock();
+        // Exclusive: no fault changes the tables meanwhile.
+        let locked = self.locked.write();
         let Some(tdp) = locked.tdp else { return Ok(0) };
         let mut checked = 0;
         for visit in Cursor::<H, EptEntry>::new(&self.host, tdp.root, 0, 1 << 48) {
@@ -140,7 +141,7 @@ impl<H: Host> SecondaryMmu<H> {
 
     /// Guest frames that have an entry of their own size, for reports.
     pub fn mapped(&self) -> u64 {
-        let locked = self.locked.lock();
+        let locked = self.locked.read();
         let Some(tdp) = locked.tdp else { return 0 };
         Cursor::<H, EptEntry>::new(&self.host, tdp.root, 0, 1 << 48)
             .filter_map(|visit| visit.found.leaf())

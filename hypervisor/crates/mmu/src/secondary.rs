@@ -1,9 +1,12 @@
 //! One guest's secondary MMU: the fault path, and the state that notifier calls work on.
 //!
-//! | lock | protects |
-//! |---|---|
-//! | slots lock (reader-writer) | which guest frames are RAM |
-//! | mmu lock | the EPT's leaves, "in progress" |
+//! | lock (reader-writer) | protects | shared | exclusive |
+//! |---|---|---|---|
+//! | slots lock | which guest frames are RAM | look-ups, callbacks | set-up, removal |
+//! | mmu lock | the EPT's leaves, "in progress" | entries appear, allow more, grow old | entries go; begin, end, release |
+//!
+//! So faults on one guest's pages go on side by side, and only an invalidation keeps them out, for as long as it zaps and
+//! flushes. Those on the shared side settle it among themselves, entry by entry, by compare-exchange (`entry`).
 //!
 //! The fault path takes no memory-manager lock under the mmu lock (I4): it resolves first, then locks.
 
@@ -17,9 +20,9 @@ use core::fmt;
 use mm::{Access, AddressSpace, FaultError, Host, Mapping};
 use mutants::{Mutant, intact};
 use paging::{Leaf, Level, OutOfTables, Rights, TableReserve};
-use sync::{InProgress, InvalidationSequence, Mutex, Rank, RwLock, Snapshot};
+use sync::{InProgress, InvalidationSequence, Rank, RwLock, Snapshot};
 
-/// What the mmu lock protects.
+/// What the mmu lock protects. Who has `&mut` of it, or of a part, holds the exclusive side.
 pub(crate) struct Locked {
     /// `None` once released: nothing is installed or looked up any more.
     pub(crate) tdp: Option<Tdp>,
@@ -35,7 +38,7 @@ pub struct SecondaryMmu<H: Host> {
     largest: PageSize,
     pub(crate) slots: RwLock<Slots>,
     pub(crate) sequence: InvalidationSequence,
-    pub(crate) locked: Mutex<Locked>,
+    pub(crate) locked: RwLock<Locked>,
     /// Freed with the MMU, also when it was released before.
     tables: Tdp,
     pub(crate) stats: Stats,
@@ -102,7 +105,7 @@ impl<H: Host> SecondaryMmu<H> {
             largest: PageSize::Size1G,
             slots: RwLock::new(Rank::Slots, Slots::new()),
             sequence: InvalidationSequence::new(),
-            locked: Mutex::new(Rank::Mmu, Locked { tdp: Some(tables), in_progress: InProgress::new() }),
+            locked: RwLock::new(Rank::Mmu, Locked { tdp: Some(tables), in_progress: InProgress::new() }),
             tables,
             stats: Stats::default(),
         })
@@ -117,7 +120,7 @@ impl<H: Host> SecondaryMmu<H> {
 
     /// The root for the EPT pointer; `None` once released.
     pub fn root(&self) -> Option<Pfn> {
-        self.locked.lock().tdp.map(|tdp| tdp.root)
+        self.locked.read().tdp.map(|tdp| tdp.root)
     }
 
     /// The host address space.
@@ -145,13 +148,13 @@ impl<H: Host> SecondaryMmu<H> {
         let mut slots = self.slots.write();
         let slot = slots.remove(first)?;
         let _held = intact(Mutant::SlotRemovedBeforeZap).then_some(slots);
-        let mut locked = self.locked.lock();
+        let mut locked = self.locked.write();
         // A fault that looked the slot up before must not install afterwards.
         if intact(Mutant::NoRaiseOnSlotRemoval) {
             self.sequence.raise(&mut locked.in_progress);
         }
         if intact(Mutant::SlotRemovalZapsNothing) {
-            self.zap_and_flush(&locked, [slot.gfns()]);
+            self.zap_and_flush(&mut locked, [slot.gfns()]);
         }
         Some(slot)
     }
@@ -173,7 +176,7 @@ impl<H: Host> SecondaryMmu<H> {
             let Some(slot) = self.slots.read().find(gfn) else { return Ok(FaultOutcome::NotRam) };
             let resolved = self.resolve(&slot, gfn, access, snapshot).map_err(MmuError::Host)?;
             let mut reserve = TableReserve::new(&*self.host);
-            reserve.top_up(self.missing_tables(gfn)?)?;
+            reserve.top_up(self.missing_tables(gfn))?;
             match self.install(&resolved, &mut reserve)? {
                 Some(Installed::Changed) => count(&self.stats.installed),
                 Some(Installed::Spurious) => count(&self.stats.spurious),
@@ -216,25 +219,27 @@ impl<H: Host> SecondaryMmu<H> {
         Ok(Resolved { gfn, leaf, hvas, mapping, snapshot })
     }
 
-    /// Tables that a leaf for `gfn` may need, by a walk without a lock: tables only grow while the MMU lives.
-    fn missing_tables(&self, gfn: Gfn) -> Result<usize, MmuError> {
-        let tdp = self.locked.lock().tdp.ok_or(MmuError::Released)?;
-        Ok(tdp.walk(&*self.host, gfn).level as usize - Level::Pt as usize)
+    /// Tables that a leaf for `gfn` may need, by a walk without a lock: tables only grow while the MMU lives, also where it
+    /// was released.
+    fn missing_tables(&self, gfn: Gfn) -> usize {
+        self.tables.walk(&*self.host, gfn).level as usize - Level::Pt as usize
     }
 
-    /// Checks that nothing has changed since, and installs (I2). `None`: resolve again.
+    /// Checks that nothing has changed since, and installs (I2), under the shared side: whoever takes the frame away, or
+    /// the right to write it, comes before or after. `None`: resolve again.
     fn install(
         &self,
         resolved: &Resolved,
         reserve: &mut TableReserve<'_, H>,
     ) -> Result<Option<Installed>, MmuError> {
-        let locked = self.locked.lock();
+        let locked = self.locked.read();
         let tdp = locked.tdp.ok_or(MmuError::Released)?;
         let Resolved { gfn, leaf, hvas, mapping, snapshot } = resolved;
         let (start, end) = (hvas.start().as_u64(), hvas.end().as_u64());
         if locked.in_progress.permits(&self.sequence, *snapshot, start, end).is_err() {
             return Ok(None);
         }
+        // Before the entry is there: what another CPU writes through it must be known to be written (I7).
         if leaf.rights.write && intact(Mutant::NoDirtyOnInstall) {
             self.space.mark_dirty(mapping);
         }
@@ -243,9 +248,10 @@ impl<H: Host> SecondaryMmu<H> {
 
     /// Zaps all runs and flushes once (I10), under the mmu lock, so that whoever takes the lock next owes
     /// nothing (I6).
-    pub(crate) fn zap_and_flush(&self, locked: &Locked, runs: impl IntoIterator<Item = GfnRange>) {
+    pub(crate) fn zap_and_flush(&self, locked: &mut Locked, runs: impl IntoIterator<Item = GfnRange>) {
         let Some(tdp) = locked.tdp else { return };
-        let zapped: u64 = runs.into_iter().map(|run| tdp.zap(&*self.host, run)).sum();
+        let zapped: u64 =
+            runs.into_iter().map(|run| tdp.zap(&*self.host, run, &mut locked.in_progress)).sum();
         if zapped > 0 {
             add(&self.stats.zapped, zapped);
             if intact(Mutant::NoFlushOfZapped) {
@@ -261,7 +267,7 @@ impl<H: Host> SecondaryMmu<H> {
 
     /// The leaf that maps a guest frame now, as a base page.
     pub fn lookup(&self, gfn: Gfn) -> Option<Leaf> {
-        let locked = self.locked.lock();
+        let locked = self.locked.read();
         let leaf = locked.tdp?.walk(&*self.host, gfn).leaf()?;
         Some(resize(leaf, gfn, PageSize::Size4K))
     }

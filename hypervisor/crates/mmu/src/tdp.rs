@@ -1,9 +1,13 @@
 //! Two-dimensional paging: the EPT of one guest, and what may be done to it under the mmu lock.
+//!
+//! Tables only grow until the MMU is dropped. So whoever walks needs no lock to be safe, and whoever installs under the
+//! shared side needs no more tables than he has counted before: other CPUs can only have linked some meanwhile.
 
 use crate::entry::{self, Installed};
 use addr::{Gfn, GfnRange, PAGE_SHIFT, PageSize, Pfn};
 use mm::Host;
 use paging::{Cursor, EntryRef, EptEntry, FlushScope, Found, Leaf, Level, TableEntry, TableReserve, View};
+use sync::InProgress;
 
 /// Whether the CPU sets A and D bits in EPT entries (EPTP bit 6).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,7 +41,8 @@ impl Tdp {
         paging::walk(host, self.root, gfn.base().as_u64())
     }
 
-    /// Installs a leaf for `gfn`: huge where `leaf` is and no table stands in the way, else the base page.
+    /// Installs a leaf for `gfn`: as large as `leaf`, or smaller where a table stands in the way. Other CPUs may do the
+    /// same at the same time. `None`: the reserve was too small.
     pub(crate) fn install<H: Host>(
         self,
         host: &H,
@@ -45,33 +50,33 @@ impl Tdp {
         leaf: Leaf,
         reserve: &mut TableReserve<'_, H>,
     ) -> Option<Installed> {
-        let lowest = Level::of_leaf(leaf.size);
-        let found = self.grow(gfn, lowest, reserve, host);
-        match found.entry.view(found.level) {
-            View::Empty | View::Note(_) if found.level > lowest => None,
-            View::Table(_) => {
-                let small = resize(leaf, gfn, PageSize::Size4K);
-                let found = self.grow(gfn, Level::Pt, reserve, host);
-                (found.level == Level::Pt).then(|| entry::install(host, &found, small))
+        let mut wanted = leaf;
+        loop {
+            let lowest = Level::of_leaf(wanted.size);
+            let found = self.grow(gfn, lowest, reserve, host);
+            match found.view() {
+                View::Empty | View::Note(_) if found.level > lowest => return None,
+                View::Table(_) => wanted = resize(wanted, gfn, next_smaller(wanted.size)),
+                // A huge entry is there already; the primary page must be as large, or somebody split it without
+                // telling us. `entry::install` compares frames.
+                View::Leaf(old) if old.size > wanted.size => wanted = resize(wanted, gfn, old.size),
+                View::Empty | View::Note(_) | View::Leaf(_) => {
+                    // Nothing was installed where a table has come meanwhile: the next round finds it.
+                    if let Some(installed) = entry::install(host, &found, wanted) {
+                        return Some(installed);
+                    }
+                }
             }
-            View::Leaf(old) if old.size > leaf.size => {
-                // A huge entry is there already; the primary page must be as large, or somebody split it
-                // without telling us. `entry::install` compares frames.
-                let offset = gfn.as_u64() % old.size.base_pages();
-                let base = leaf.pfn.as_u64().checked_sub(offset).map_or(leaf.pfn, Pfn::new);
-                Some(entry::install(host, &found, Leaf { pfn: base, size: old.size, ..leaf }))
-            }
-            View::Empty | View::Note(_) | View::Leaf(_) => Some(entry::install(host, &found, leaf)),
         }
     }
 
     /// Zaps every leaf that overlaps `range`; returns how many. A huge leaf goes whole. The caller flushes.
     #[must_use = "zapped entries are owed a flush (I6)"]
-    pub(crate) fn zap<H: Host>(self, host: &H, range: GfnRange) -> u64 {
+    pub(crate) fn zap<H: Host>(self, host: &H, range: GfnRange, exclusive: &mut InProgress) -> u64 {
         let (start, end) = (range.start().base().as_u64(), range.end().as_u64() << PAGE_SHIFT);
         let mut zapped = 0;
         for visit in Cursor::<H, EptEntry>::new(host, self.root, start, end) {
-            entry::clear(host, &visit.found);
+            entry::clear(host, &visit.found, exclusive);
             zapped += 1;
         }
         zapped
@@ -108,10 +113,19 @@ pub(crate) fn every_gfn() -> GfnRange {
     GfnRange::new(Gfn::ZERO, Gfn::new(1 << (48 - PAGE_SHIFT)))
 }
 
-/// The part of a leaf that maps a page of `size` around `gfn`.
+/// A leaf as a page of `size` around `gfn`: the part of it there, or the larger page that it is a part of.
 pub(crate) fn resize(leaf: Leaf, gfn: Gfn, size: PageSize) -> Leaf {
-    let offset = gfn.align_down(size).as_u64() % leaf.size.base_pages();
-    Leaf { pfn: leaf.pfn.add(offset), size, ..leaf }
+    let (old, new) = (gfn.align_down(leaf.size).as_u64(), gfn.align_down(size).as_u64());
+    // A frame too low to lie in such a page stays as it is, and is found to be another than is mapped.
+    let pfn = (leaf.pfn.as_u64() + new).checked_sub(old).map_or(leaf.pfn, Pfn::new);
+    Leaf { pfn, size, ..leaf }
+}
+
+fn next_smaller(size: PageSize) -> PageSize {
+    match size {
+        PageSize::Size1G => PageSize::Size2M,
+        PageSize::Size2M | PageSize::Size4K => PageSize::Size4K,
+    }
 }
 
 fn free_below<H: Host>(host: &H, table: Pfn, level: Level) {

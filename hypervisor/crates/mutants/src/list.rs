@@ -117,6 +117,16 @@ mutants! {
     /// a huge EPT leaf is checked for one of its base pages only
     HugeLeafCheckedInPart,
 
+    // Two CPUs in the tables of one guest.
+    /// EPT: an entry is stored, not exchanged for what was seen there
+    InstallStores,
+    /// EPT: an entry is aged by a store, not exchanged for what was seen there
+    AgeStores,
+    /// a new table is linked by a store, not exchanged for what was seen there
+    GrowthStores,
+    /// a table that another CPU was faster to link is lost
+    GrowthLosesTable,
+
     // Zaps.
     /// EPT: begin zaps nothing
     BeginZapsNothing,

@@ -148,6 +148,9 @@ pub fn walk_to<E: TableEntry, M: TableMemory>(
 
 /// Walks to the entry of level `lowest` for `address`, linking tables from the reserve where the path ends
 /// early. Ends above `lowest` only at a leaf, or at an empty entry when the reserve is empty.
+///
+/// Other CPUs may grow the same path, or install leaves on it: whoever comes second goes on through what he finds,
+/// and keeps his table.
 pub fn walk_or_grow<E: TableEntry, M: TableMemory>(
     memory: &M,
     root: Pfn,
@@ -160,8 +163,19 @@ pub fn walk_or_grow<E: TableEntry, M: TableMemory>(
         let stuck = found.level > lowest && found.entry.view(found.level) == View::Empty;
         let Some(table) = stuck.then(|| reserve.take()).flatten() else { return found };
         // The table was zeroed when it was allocated: a CPU that walks here sees nothing mapped.
-        memory.store(found.at, E::table(table).bits());
+        if !link(memory, &found, E::table(table)) && intact(Mutant::GrowthLosesTable) {
+            reserve.give_back(table);
+        }
     }
+}
+
+/// Writes the entry that names a new table; `false` where another CPU has written one since `found` was read.
+fn link<E: TableEntry, M: TableMemory>(memory: &M, found: &Found<E>, table: E) -> bool {
+    if intact(Mutant::GrowthStores) {
+        return memory.compare_exchange(found.at, found.entry.bits(), table.bits()).is_ok();
+    }
+    memory.store(found.at, table.bits());
+    true
 }
 
 /// Splits the huge leaf at `found` into 512 leaves of the next size, with the same frames, rights and A/D

@@ -3,18 +3,23 @@
 extern crate std;
 
 use crate::{
-    Cursor, EntryRef, EptEntry, HostEntry, Leaf, Level, Note, OutOfTables, Rights, TableEntry, TableMemory,
-    TableReserve, View, prune, split, walk, walk_or_grow,
+    Cursor, EntryRef, EptEntry, Found, HostEntry, Leaf, Level, Note, OutOfTables, Rights, TableEntry,
+    TableMemory, TableReserve, View, prune, split, walk, walk_or_grow,
 };
 use addr::{PageSize, Pfn};
+use std::boxed::Box;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::vec::Vec;
+
+type Rival = Box<dyn FnOnce(&Memory)>;
 
 #[derive(Default)]
 struct Memory {
     tables: RefCell<BTreeMap<u64, Vec<u64>>>,
     limit: Option<usize>,
+    /// What another CPU does right before the next compare-exchange.
+    rival: RefCell<Option<Rival>>,
 }
 
 impl TableMemory for Memory {
@@ -26,6 +31,9 @@ impl TableMemory for Memory {
         tables.get_mut(&at.table().as_u64()).expect("live table")[usize::from(at.index())] = value;
     }
     fn compare_exchange(&self, at: EntryRef, old: u64, new: u64) -> Result<(), u64> {
+        if let Some(rival) = self.rival.take() {
+            rival(self);
+        }
         let found = self.load(at);
         if found != old {
             return Err(found);
@@ -172,6 +180,42 @@ fn prune_unlinks_empty_tables_inside_the_range_only() {
     unlinked.into_iter().for_each(|table| memory.free_table(table));
     assert_eq!(memory.tables.borrow().len(), before - 2);
     assert!(walk::<HostEntry, _>(&memory, root, 0x4000_0000).leaf().is_some());
+}
+
+const RIVALS: u64 = 0x20_0000;
+const OURS: u64 = 0x20_1000;
+
+/// Grows for [`OURS`] where another CPU installs a leaf for [`RIVALS`] first; what was found, and tables left over.
+fn grow_against(leaf: Leaf) -> (Memory, Pfn, Found<EptEntry>, usize) {
+    let memory = Memory::default();
+    let root = memory.allocate_table().expect("root");
+    let rival = move |memory: &Memory| install::<EptEntry>(memory, root, RIVALS, leaf);
+    let mut reserve = TableReserve::new(&memory);
+    reserve.top_up(3).expect("tables");
+    *memory.rival.borrow_mut() = Some(Box::new(rival));
+    let found = walk_or_grow::<EptEntry, _>(&memory, root, OURS, Level::Pt, &mut reserve);
+    let left = std::iter::from_fn(|| reserve.take()).map(|table| memory.free_table(table)).count();
+    drop(reserve);
+    (memory, root, found, left)
+}
+
+#[test]
+fn tables_that_another_cpu_links_first_are_used_and_ones_own_stay_in_the_reserve() {
+    let theirs = small(7, Rights::ALL);
+    let (memory, root, found, left) = grow_against(theirs);
+    assert_eq!((found.level, found.entry, left), (Level::Pt, EptEntry::EMPTY, 3));
+    memory.store(found.at, EptEntry::leaf(small(8, Rights::ALL)).bits());
+    assert_eq!(walk::<EptEntry, _>(&memory, root, RIVALS).leaf(), Some(theirs));
+    assert_eq!(walk::<EptEntry, _>(&memory, root, OURS).leaf(), Some(small(8, Rights::ALL)));
+    assert_eq!(memory.tables.borrow().len(), 4, "the root and one path");
+}
+
+#[test]
+fn growth_ends_at_a_huge_leaf_that_another_cpu_installs_first() {
+    let theirs = Leaf { size: PageSize::Size2M, ..small(512, Rights::ALL) };
+    let (memory, _, found, left) = grow_against(theirs);
+    assert_eq!((found.level, found.leaf(), left), (Level::Pd, Some(theirs), 3));
+    assert_eq!(memory.tables.borrow().len(), 3);
 }
 
 #[test]

@@ -54,11 +54,11 @@ impl<T> RwLock<T> {
         self.inner.get_mut()
     }
 
-    /// Waits for the exclusive hold.
+    /// Waits for the exclusive hold. Who asks for a shared one later waits behind.
     #[track_caller]
     pub fn write(&self) -> RwLockWriteGuard<'_, T> {
         held::acquire(self.rank);
-        RwLockWriteGuard { rank: self.rank, inner: self.inner.write() }
+        RwLockWriteGuard { rank: self.rank, inner: raw::write(&self.inner) }
     }
 }
 

@@ -6,7 +6,7 @@
 use crate::atomic::{AtomicU64, Ordering, fence};
 use crate::{GuestMode, InProgress, InvalidationSequence};
 use loom::cell::UnsafeCell;
-use loom::sync::{Arc, Mutex};
+use loom::sync::{Arc, RwLock};
 use loom::thread;
 
 /// Both fences are there.
@@ -84,12 +84,16 @@ fn without_the_invalidators_fence_it_does() {
     handshake(full, none);
 }
 
-/// The primary entry names a frame; the secondary entry lies under the mmu lock, with "in progress".
+/// The primary entry is empty, or names a frame; "in progress" lies in the mmu lock. The secondary entry is empty, or names a frame:
+/// who has the shared side fills it, who has the exclusive side empties it.
 struct Entries {
     sequence: InvalidationSequence,
     primary: AtomicU64,
-    locked: Mutex<(InProgress, Option<u64>)>,
+    secondary: AtomicU64,
+    locked: RwLock<InProgress>,
 }
+
+const EMPTY: u64 = 0;
 
 const OLD: u64 = 1;
 const NEW: u64 = 2;
@@ -98,66 +102,89 @@ impl Entries {
     fn fault(&self, snapshot: Ordering) {
         let snapshot = self.sequence.snapshot_as(snapshot);
         let frame = self.primary.load(Ordering::Relaxed);
-        let mut locked = self.locked.lock().expect("no panic");
-        if locked.0.permits(&self.sequence, snapshot, 0, 1).is_ok() {
-            locked.1 = Some(frame);
+        if frame == EMPTY {
+            return; // The product would wait for the page-table lock.
+        }
+        let locked = self.locked.read().expect("no panic");
+        if locked.permits(&self.sequence, snapshot, 0, 1).is_ok() {
+            let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
+            let found = self.secondary.compare_exchange(EMPTY, frame, success, failure);
+            assert!(found.is_ok() || found == Err(frame), "two frames for one page (I5)");
         }
     }
 
-    /// `invalidate_page`: the primary entry has changed before.
+    /// `invalidate_page`: the primary entry has been cleared before, and gets its new frame afterwards (I8).
     fn change_page(&self, raise: Ordering) {
+        self.primary.store(EMPTY, Ordering::Relaxed);
+        self.invalidate_page(raise);
         self.primary.store(NEW, Ordering::Relaxed);
-        let mut locked = self.locked.lock().expect("no panic");
-        self.sequence.raise_as(&mut locked.0, raise);
-        locked.1 = None;
+    }
+
+    fn invalidate_page(&self, raise: Ordering) {
+        let mut locked = self.locked.write().expect("no panic");
+        self.sequence.raise_as(&mut locked, raise);
+        self.secondary.store(EMPTY, Ordering::Release);
     }
 
     /// A range: the primary entry changes between the begin and the end.
     fn change_range(&self) {
         {
-            let mut locked = self.locked.lock().expect("no panic");
-            locked.0.begin(0, 1);
-            locked.1 = None;
+            let mut locked = self.locked.write().expect("no panic");
+            locked.begin(0, 1);
+            self.secondary.store(EMPTY, Ordering::Release);
         }
         self.primary.store(NEW, Ordering::Relaxed);
-        self.locked.lock().expect("no panic").0.end(&self.sequence);
+        self.locked.write().expect("no panic").end(&self.sequence);
     }
 }
 
-fn fault_against(snapshot: Ordering, change: fn(&Entries)) {
-    loom::model(move || {
+/// `faults` CPUs fault at the same time. Of three threads not every order is tried: at most three preemptions.
+fn faults_against(faults: usize, snapshot: Ordering, change: fn(&Entries)) {
+    let mut models = loom::model::Builder::new();
+    models.preemption_bound = (faults > 1).then_some(3);
+    models.check(move || {
         let entries = Arc::new(Entries {
             sequence: InvalidationSequence::new(),
             primary: AtomicU64::new(OLD),
-            locked: Mutex::new((InProgress::new(), None)),
+            secondary: AtomicU64::new(EMPTY),
+            locked: RwLock::new(InProgress::new()),
         });
-        let other = Arc::clone(&entries);
-        let fault = thread::spawn(move || other.fault(snapshot));
+        let spawn = |_| {
+            let other = Arc::clone(&entries);
+            thread::spawn(move || other.fault(snapshot))
+        };
+        let threads: [_; 2] = std::array::from_fn(|fault| (fault < faults).then(|| spawn(fault)));
         change(&entries);
-        fault.join().expect("no panic");
-        let installed = entries.locked.lock().expect("no panic").1;
-        assert_ne!(installed, Some(OLD), "a frame that has gone was installed");
+        threads.into_iter().flatten().for_each(|fault| fault.join().expect("no panic"));
+        let installed = entries.secondary.load(Ordering::Relaxed);
+        assert_ne!(installed, OLD, "a frame that has gone was installed");
     });
 }
 
 #[test]
 fn a_fault_never_installs_a_page_that_has_gone() {
-    fault_against(Ordering::Acquire, |entries| entries.change_page(Ordering::Release));
+    faults_against(1, Ordering::Acquire, |entries| entries.change_page(Ordering::Release));
 }
 
 #[test]
 fn a_fault_never_installs_from_a_range_that_has_gone() {
-    fault_against(Ordering::Acquire, Entries::change_range);
+    faults_against(1, Ordering::Acquire, Entries::change_range);
+}
+
+#[test]
+fn two_faults_at_a_time_install_one_frame_and_none_that_has_gone() {
+    faults_against(2, Ordering::Acquire, |entries| entries.change_page(Ordering::Release));
+    faults_against(2, Ordering::Acquire, Entries::change_range);
 }
 
 #[test]
 #[should_panic(expected = "a frame that has gone was installed")]
 fn a_snapshot_that_acquires_nothing_does() {
-    fault_against(Ordering::Relaxed, |entries| entries.change_page(Ordering::Release));
+    faults_against(1, Ordering::Relaxed, |entries| entries.change_page(Ordering::Release));
 }
 
 #[test]
 #[should_panic(expected = "a frame that has gone was installed")]
 fn a_raise_that_releases_nothing_does() {
-    fault_against(Ordering::Acquire, |entries| entries.change_page(Ordering::Relaxed));
+    faults_against(1, Ordering::Acquire, |entries| entries.change_page(Ordering::Relaxed));
 }

@@ -12,6 +12,20 @@ pub use spin::Once;
 #[cfg(not(feature = "shuttle"))]
 pub(crate) use spin::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+/// Waits for the exclusive hold, and keeps new shared ones out meanwhile: an invalidation comes to its turn, however many
+/// CPUs fault. Nobody takes a lock twice, so nobody waits for a writer that waits for him.
+#[cfg(not(feature = "shuttle"))]
+pub(crate) fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.try_write().unwrap_or_else(|| lock.upgradeable_read().upgrade())
+}
+
+/// The same; in a model, whose turn it is is the scheduler's.
+#[cfg(feature = "shuttle")]
+#[track_caller]
+pub(crate) fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write()
+}
+
 #[cfg(feature = "shuttle")]
 mod modelled {
     use crate::model::at;

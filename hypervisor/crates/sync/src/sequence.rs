@@ -4,7 +4,7 @@
 //!   fault                                     invalidation (range)          (single page)
 //!   s = snapshot                              lock
 //!   resolve the frame, no lock held           in progress += 1, range       lock
-//!   lock                                      zap, flush                    sequence += 1
+//!   lock, shared                              zap, flush                    sequence += 1
 //!   in progress overlaps?  ── yes ─► retry    unlock                        zap, flush
 //!   sequence == s?         ── no ──► retry    ... primary entries change    unlock
 //!   install                                   lock
@@ -13,8 +13,10 @@
 //!                                             unlock
 //! ```
 //!
-//! "Lock" is the mmu lock. [`InProgress`] lives inside it, so that holding a `&mut InProgress` proves the
-//! lock held; the sequence itself lives outside, so that a snapshot needs no lock.
+//! "Lock" is the mmu lock, taken exclusively where nothing else is said. [`InProgress`] lives inside it, so that a
+//! `&mut InProgress` proves the exclusive side held, and a `&InProgress` the shared one; the sequence itself lives
+//! outside, so that a snapshot needs no lock. Faults that share the lock all pass the test or come too late for it: no
+//! invalidation lies between the test of one and its installation.
 
 use crate::atomic::{AtomicU64, Ordering};
 use mutants::{Mutant, intact};
@@ -64,7 +66,7 @@ impl InvalidationSequence {
         Snapshot(self.value.load(ordering))
     }
 
-    /// Raises the sequence for a single page, before it is zapped. The caller holds the mmu lock and has
+    /// Raises the sequence for a single page, before it is zapped. The caller holds the mmu lock exclusively and has
     /// cleared the primary entry before (I3).
     pub fn raise(&self, lock_held: &mut InProgress) {
         self.raise_as(lock_held, Ordering::Release);
@@ -130,7 +132,7 @@ impl InProgress {
         if overlaps && intact(Mutant::NoInProgressTest) {
             return Err(Stale);
         }
-        // Relaxed: the mmu lock, held by the caller as by every raiser, orders it.
+        // Relaxed: the mmu lock, shared at least by the caller and held exclusively by every raiser, orders it.
         if sequence.value.load(Ordering::Relaxed) != snapshot.0 && intact(Mutant::NoSequenceTest) {
             return Err(Stale);
         }

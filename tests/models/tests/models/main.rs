@@ -5,6 +5,7 @@
 //! | `ranges` | a fault, and a range between its begin and its end |
 //! | `single_page` | a fault, and `invalidate_page`: copy on write, migration, swap-out, write-back |
 //! | `two_faults` | two faults on one page |
+//! | `parallel` | two faults of one guest, on one page and on pages with tables in common |
 //! | `huge` | a fault that maps a huge page, and a range over a part of it |
 //! | `aging` | aging, and unmapping, with and without A and D bits |
 //! | `fork` | fork, and a fault |
@@ -20,6 +21,7 @@ mod broken;
 mod flushes;
 mod fork;
 mod huge;
+mod parallel;
 mod ranges;
 mod registration;
 mod release;

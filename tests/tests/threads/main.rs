@@ -1,6 +1,8 @@
 //! Real threads: guests and Herald on their own CPUs store and load while the host works on the same memory. Which thread
 //! comes first is luck; that nobody ever reads a wrong word is not. Everything ends by count.
 
+mod faults;
+
 use addr::{GfnRange, Gpa, Hva, PageSize};
 use mm::{Access, CpuIndex, MapRequest, MigrateError, Placement, Protection, VmaKind};
 use mmu::{FaultOutcome, MmuError, Slot};
