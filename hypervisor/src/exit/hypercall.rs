@@ -5,9 +5,9 @@ use crate::cpu::tsc;
 use crate::plat::{HostOperationError, Vm};
 use crate::vcpu::{Vcpu, register};
 use abi::hypercall::{
-    DENIED, DISCARD, FAILED, HOST_OPERATION, HostOperation, INVALID, MARK_INIT, PROTECT, UNKNOWN,
+    DENIED, DISCARD, FAILED, HOST_OPERATION, HostOperation, INVALID, MARK_INIT, PROTECT, STORM, UNKNOWN,
 };
-use addr::Gpa;
+use addr::{Gpa, GpaRange};
 use devices::VcpuId;
 
 pub(super) fn handle(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
@@ -20,13 +20,14 @@ pub(super) fn handle(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
             vcpu.ticks.mark_init(vm.started(), tsc());
             0
         }
-        DISCARD | PROTECT | HOST_OPERATION if !privileged => DENIED,
+        DISCARD | PROTECT | HOST_OPERATION | STORM if !privileged => DENIED,
         DISCARD => on_memory(first, |gpa| vm.discard(vcpu.id, gpa, len)),
         PROTECT => on_memory(first, |gpa| vm.protect(vcpu.id, gpa, len)),
         HOST_OPERATION => {
             let operation = vcpu.registers.general[register::RDX];
             host_operation(vcpu.id, vm, operation, first, len)
         }
+        STORM => storm(vm, first, len),
         _ => UNKNOWN,
     };
     vcpu.registers.general[register::RAX] = result;
@@ -46,6 +47,15 @@ fn host_operation(vcpu: VcpuId, vm: &Vm, operation: u64, first: u64, len: u64) -
         }
         None => UNKNOWN,
     }
+}
+
+fn storm(vm: &Vm, first: u64, len: u64) -> u64 {
+    if len != 0 {
+        let range = Gpa::try_new(first).and_then(|gpa| GpaRange::sized(gpa, len));
+        let Some(range) = range.filter(|range| vm.memory.has_pages(*range)) else { return INVALID };
+        vm.storm.give_away(range);
+    }
+    vm.storm.done()
 }
 
 fn on_memory<E>(first: u64, operation: impl FnOnce(Gpa) -> Result<(), E>) -> u64 {

@@ -278,6 +278,11 @@ impl<H: Host + 'static> Memory<H> {
         Ok(())
     }
 
+    /// Whether these are whole pages of guest memory.
+    pub fn has_pages(&self, range: GpaRange) -> bool {
+        self.pages(range.start(), range.len()).is_ok()
+    }
+
     /// The host address of whole pages of guest memory, for an operation that changes what they map.
     ///
     /// # Errors

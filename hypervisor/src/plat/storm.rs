@@ -63,6 +63,7 @@ impl Storm {
 pub(super) fn whip(vm: &Vm, ram: Ram, operations: u64) {
     let mut random = Random(0x2545_f491_4f6c_dd1d);
     let mut forks = HostOperations::<PhysicalMemory>::default();
+    log::debug!("{}: a storm of {operations} host operations", vm.name());
     while vm.storm.done() < operations && !vm.has_ended() {
         if sched::turn() == Turn::Over {
             sched::yield_now();

@@ -17,6 +17,9 @@ pub const PROTECT: u64 = 0x4845_0003;
 /// The [`HostOperation`] RDX on guest-physical RBX..RBX+RCX. RAX returns what the operation counts, or 0;
 /// [`INVALID`], [`FAILED`]. [`UNKNOWN`] unless the configuration lets guests ask: it is for tests.
 pub const HOST_OPERATION: u64 = 0x4845_0004;
+/// Lets a storm of host operations discard guest-physical RBX..RBX+RCX at any time: the pages may read zero from now on.
+/// RCX 0: gives nothing away. RAX returns how many operations the storm has done so far, or [`INVALID`]. For tests.
+pub const STORM: u64 = 0x4845_0005;
 /// RAX: the range is not page-aligned, or not inside RAM.
 pub const INVALID: u64 = u64::MAX - 1;
 /// RAX: the caller's privilege level is too low.
