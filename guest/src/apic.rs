@@ -22,6 +22,8 @@ pub const END_OF_INTERRUPT: u32 = 0xb0;
 pub const SPURIOUS: u32 = 0xf0;
 /// Interrupt command, low half; in x2APIC mode all 64 bits.
 pub const COMMAND: u32 = 0x300;
+/// Interrupt command, high half, in xAPIC mode: the destination.
+const COMMAND_HIGH: u32 = 0x310;
 /// LVT: timer.
 pub const LVT_TIMER: u32 = 0x320;
 /// LVT: LINT0, where the PIC is.
@@ -110,6 +112,29 @@ impl LocalApic {
         self.write(SPURIOUS, SOFTWARE_ENABLE | SPURIOUS_VECTOR);
         self.write(TASK_PRIORITY, 0);
         self.write(LVT_LINT0, lint0);
+    }
+
+    /// The CPU's APIC id.
+    #[must_use]
+    pub fn id(self) -> u32 {
+        match self {
+            Self::Xapic => self.read(ID) >> 24,
+            Self::X2apic => self.read(ID),
+        }
+    }
+
+    /// Sends what the low half of the command says to the CPU with this id.
+    pub fn send(self, id: u32, command: u32) {
+        match self {
+            Self::Xapic => {
+                self.write(COMMAND_HIGH, id << 24);
+                self.write(COMMAND, command);
+            }
+            // SAFETY: what is sent finds a handler, or starts a CPU where the caller wants it.
+            Self::X2apic => unsafe {
+                cpu::wrmsr(X2APIC_MSR + COMMAND / 16, u64::from(id) << 32 | u64::from(command));
+            },
+        }
     }
 
     /// Ends the interrupt in service.

@@ -1,7 +1,9 @@
 //! Hypercalls into Herald: VMCALL (SDM 3, 26.1.2: exits at any privilege level in VMX non-root operation,
 //! #UD elsewhere), so each call first asks CPUID whether Herald is there.
 
-use abi::hypercall::{CPUID_LEAF, DISCARD, HOST_OPERATION, HostOperation, MARK_INIT, PROTECT, SIGNATURE};
+use abi::hypercall::{
+    CPUID_LEAF, DISCARD, HOST_OPERATION, HostOperation, MARK_INIT, PROTECT, SIGNATURE, STORM,
+};
 use core::arch::asm;
 use core::arch::x86_64::__cpuid;
 
@@ -42,6 +44,17 @@ pub unsafe fn discard(gpa: u64, len: u64) -> u64 {
 pub unsafe fn protect(gpa: u64, len: u64) -> u64 {
     // SAFETY: the caller's promise; the call keeps all data.
     unsafe { call(PROTECT, gpa, len) }
+}
+
+/// Lets a storm of host operations drop the guest-physical range at any time; nothing where `len` is 0. Returns how many
+/// operations the storm has done.
+///
+/// # Safety
+/// Herald is [`present`], the caller runs at CPL 0, and nothing that Rust relies on lies in the range.
+#[must_use]
+pub unsafe fn storm(gpa: u64, len: u64) -> u64 {
+    // SAFETY: the caller's promise.
+    unsafe { call(STORM, gpa, len) }
 }
 
 /// Asks the host for an operation on the guest-physical range. Returns the call's RAX.

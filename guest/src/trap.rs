@@ -123,8 +123,14 @@ pub unsafe fn install() {
         // SAFETY: the caller's promise: nobody else uses the table yet.
         unsafe { (*table)[vector] = gate };
     }
+    load();
+}
+
+/// Uses the table on this CPU, too.
+pub fn load() {
+    let table = TABLE.0.get();
     let pointer = TablePointer { limit: (size_of::<Table>() - 1) as u16, base: table.addr() as u64 };
-    // SAFETY: the table is static and each gate leads to a stub.
+    // SAFETY: the table is static, and each gate leads to a stub once the first CPU has called `install`.
     unsafe { asm!("lidt [{}]", in(reg) &raw const pointer, options(readonly, nostack, preserves_flags)) };
 }
 

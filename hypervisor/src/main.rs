@@ -22,6 +22,7 @@ mod vmx;
 use abi::status::Status;
 use alloc::boxed::Box;
 use boot::Machine;
+use cpu::smp::Program;
 use plat::{MachineClock, Outcome};
 use sched::Group;
 use spin::Once;
@@ -41,13 +42,14 @@ fn run(machine: Machine) -> ! {
         Ok(vmx) => Box::leak(Box::new(vmx)),
         Err(error) => end(failed(&error)),
     };
+    let Machine { memory, processors, low_pages, tsc_hz, .. } = machine;
+    let program = Program { prepare: start_vmx, run: run_threads };
+    let count = cpu::smp::start_others(memory, processors, *low_pages, *tsc_hz, program);
+    log::info!("{count} {}", if count == 1 { "CPU" } else { "CPUs" });
     let started = sched::spawn(&Group::new(MAIN_WEIGHT), move || end(run_guests(machine, vmx)));
     if let Err(error) = started {
         end(failed(&error));
     }
-    let Machine { memory, processors, low_pages, tsc_hz, .. } = machine;
-    let count = cpu::smp::start_others(memory, processors, *low_pages, *tsc_hz, run_threads);
-    log::info!("{count} {}", if count == 1 { "CPU" } else { "CPUs" });
     sched::idle(slice(*tsc_hz))
 }
 
@@ -59,18 +61,29 @@ const fn slice(tsc_hz: u64) -> u64 {
     tsc_hz / 250
 }
 
-/// What another processor does.
-fn run_threads() -> ! {
-    let machine = MACHINE.get().expect("it was set before this processor was started");
+fn machine() -> &'static Machine {
+    MACHINE.get().expect("it was set before another processor was started")
+}
+
+/// Turns VMX on, on another processor; whether it can be used.
+fn start_vmx() -> bool {
+    let machine = machine();
     match Vmx::start(&machine.memory, &machine.config.inject) {
-        // For as long as Herald runs.
-        Ok(vmx) => core::mem::forget(vmx),
+        Ok(vmx) => {
+            // For as long as Herald runs.
+            core::mem::forget(vmx);
+            true
+        }
         Err(error) => {
-            log::warn!("CPU {}: {error}; it is not used", cpu::index());
-            cpu::halt();
+            log::warn!("CPU {}: {error}", cpu::index());
+            false
         }
     }
-    sched::idle(slice(machine.tsc_hz))
+}
+
+/// What another processor does from then on.
+fn run_threads() -> ! {
+    sched::idle(slice(machine().tsc_hz))
 }
 
 fn run_guests(machine: &'static Machine, vmx: &'static Vmx) -> Outcome {

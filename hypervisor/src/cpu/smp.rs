@@ -106,6 +106,8 @@ pub(crate) enum StartError {
     OutOfMemory,
     /// It does not answer.
     Silent(u32),
+    /// It has said why in the log.
+    Unfit(u32),
     /// Herald uses no more.
     TooMany(usize),
 }
@@ -116,6 +118,7 @@ impl fmt::Display for StartError {
             Self::NoLowMemory => f.write_str("no free memory below 640 KiB to start other processors from"),
             Self::OutOfMemory => f.write_str("not enough memory for another processor"),
             Self::Silent(id) => write!(f, "the processor with APIC id {id} does not start"),
+            Self::Unfit(id) => write!(f, "the processor with APIC id {id} is not used"),
             Self::TooMany(count) => write!(f, "{count} processors, of which {MAX_CPUS} are used"),
         }
     }
@@ -141,6 +144,8 @@ const CLAIMED: u8 = 1;
 const RUNNING: u8 = 2;
 /// It came too late.
 const GIVEN_UP: u8 = 3;
+/// It cannot be used.
+const UNFIT: u8 = 4;
 
 /// What one processor starts with.
 struct Start {
@@ -148,7 +153,16 @@ struct Start {
     root: Pfn,
     interrupt_stacks: [u64; 3],
     stage: AtomicU8,
-    run: fn() -> !,
+    program: Program,
+}
+
+/// What other processors do once they have tables, stacks and a local APIC.
+#[derive(Clone, Copy)]
+pub(crate) struct Program {
+    /// While the boot CPU waits; `false`: the processor cannot be used.
+    pub prepare: fn() -> bool,
+    /// From then on.
+    pub run: fn() -> !,
 }
 
 /// The pages that all come by.
@@ -166,14 +180,13 @@ pub(crate) fn low_pages(memory: &MemoryMap) -> Option<HpaRange> {
     place.filter(|place| place.start() >= FIRST_PAGE)
 }
 
-/// Starts all other processors that can be used; each calls `run` once it has tables, stacks and a local APIC.
-/// Returns how many run, with this one.
+/// Starts all other processors that can be used. Returns how many run, with this one.
 pub(crate) fn start_others(
     memory: &PhysicalMemory,
     processors: &[Processor],
     low: Option<HpaRange>,
     tsc_hz: u64,
-    run: fn() -> !,
+    program: Program,
 ) -> usize {
     let own = timer::id();
     let others = processors.iter().filter(|processor| processor.enabled && processor.apic_id != own);
@@ -193,7 +206,7 @@ pub(crate) fn start_others(
     };
     let mut count = 1;
     for &id in ids.iter().take(MAX_CPUS - 1) {
-        match way.start(count, id, run) {
+        match way.start(count, id, program) {
             Ok(()) => count += 1,
             Err(error) => log::warn!("{error}"),
         }
@@ -217,14 +230,14 @@ impl<'a> Trampoline<'a> {
     }
 
     /// Starts one processor, and waits until it runs.
-    fn start(&self, index: usize, apic_id: u32, run: fn() -> !) -> Result<(), StartError> {
+    fn start(&self, index: usize, apic_id: u32, program: Program) -> Result<(), StartError> {
         let stack = Stack::forever()?;
         let start: &'static Start = Box::leak(Box::new(Start {
             local: Local::new(index),
             root: self.memory.root(),
             interrupt_stacks: [Stack::forever()?, Stack::forever()?, Stack::forever()?],
             stage: AtomicU8::new(EXPECTED),
-            run,
+            program,
         }));
         self.write(stack, start);
         timer::send(apic_id, Message::Init);
@@ -235,8 +248,12 @@ impl<'a> Trampoline<'a> {
         }
         // A tenth of a second is long for a processor, and short for a person.
         let patience = tsc() + self.tsc_hz / 10;
-        while start.stage.load(Ordering::Acquire) != RUNNING {
-            core::hint::spin_loop();
+        loop {
+            match start.stage.load(Ordering::Acquire) {
+                RUNNING => return Ok(()),
+                UNFIT => return Err(StartError::Unfit(apic_id)),
+                _ => core::hint::spin_loop(),
+            }
             let late = tsc() > patience;
             if late
                 && start
@@ -247,7 +264,6 @@ impl<'a> Trampoline<'a> {
                 return Err(StartError::Silent(apic_id));
             }
         }
-        Ok(())
     }
 
     fn pause(&self, microseconds: u64) {
@@ -298,6 +314,10 @@ extern "sysv64" fn enter(start: &'static Start) -> ! {
     traps::load();
     timer::init_another();
     local::announce(timer::id());
+    if !(start.program.prepare)() {
+        start.stage.store(UNFIT, Ordering::Release);
+        super::halt();
+    }
     start.stage.store(RUNNING, Ordering::Release);
-    (start.run)()
+    (start.program.run)()
 }

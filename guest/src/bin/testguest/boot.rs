@@ -16,6 +16,7 @@ global_asm!(
 
     ".pushsection .bss",
     ".balign 4096",
+    ".global boot_pml4",
     "boot_pml4: .skip 4096",
     ".global boot_pointers",
     "boot_pointers: .skip 4096",
@@ -26,6 +27,7 @@ global_asm!(
     ".pushsection .rodata",
     ".balign 8",
     // Null, code (long, present, readable), data (present, writable).
+    ".global boot_gdt",
     "boot_gdt: .quad 0, 0x00209a0000000000, 0x0000920000000000",
     "boot_gdt_pointer: .word . - boot_gdt - 1",
     ".long boot_gdt",

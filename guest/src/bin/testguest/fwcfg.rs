@@ -24,6 +24,11 @@ fn item<const BYTES: usize>(selector: u16) -> u64 {
     u64::from_le_bytes(bytes)
 }
 
+/// CPUs that the machine has.
+pub(crate) fn cpus() -> u64 {
+    item::<2>(CPUS)
+}
+
 pub(crate) fn run(guest: &mut Guest) -> Result<(), Failure> {
     let total = guest.info.ram().map(|range| range.len()).sum::<u64>();
     let end = guest.info.ram().map(|range| range.end().as_u64()).max().unwrap_or(0);

@@ -9,6 +9,7 @@
 mod bigmem;
 mod boot;
 mod costs;
+mod cpus;
 mod device;
 mod fpu;
 mod fwcfg;
@@ -21,6 +22,9 @@ mod model;
 mod notifier;
 mod ports;
 mod report;
+mod smp;
+mod spin;
+mod storm;
 mod timer;
 mod triplefault;
 
@@ -57,7 +61,7 @@ impl Guest {
 
 type Test = fn(&mut Guest) -> Result<(), Failure>;
 
-const TESTS: [(&str, Test); 13] = [
+const TESTS: [(&str, Test); 16] = [
     ("hello", hello::run),
     ("notifier", notifier::run),
     ("costs", costs::run),
@@ -71,6 +75,9 @@ const TESTS: [(&str, Test); 13] = [
     ("fwcfg", fwcfg::run),
     ("fpu", fpu::run),
     ("bigmem", bigmem::run),
+    ("smp", smp::run),
+    ("spin", spin::run),
+    ("storm", storm::run),
 ];
 
 unsafe extern "C" {
