@@ -66,7 +66,10 @@ impl<H: Host + 'static> HostOperations<H> {
         let (space, range) = (memory.space(), HvaRange::new(start, start.add(len)));
         let count = |wanted: &dyn Fn(Hva) -> bool| range.pages().filter(|&page| wanted(page)).count() as u64;
         match operation {
-            Op::Unmap => unmap_and_back(space, range)?,
+            Op::Unmap => {
+                let _upheaval = memory.upheaval();
+                unmap_and_back(space, range)?;
+            }
             Op::Migrate => return Ok(count(&|page| space.migrate_page(page).is_ok())),
             Op::Age => return Ok(count(&|page| space.test_and_clear_young(page) == Some(true))),
             Op::CountYoung => return Ok(count(&|page| space.test_young(page) == Some(true))),
@@ -81,7 +84,10 @@ impl<H: Host + 'static> HostOperations<H> {
             Op::Collapse => return Ok(collapse(space, range)),
             Op::Fork => self.fork(space)?,
             Op::DropForks => self.forks.clear(),
-            Op::Move => move_and_back(space, range)?,
+            Op::Move => {
+                let _upheaval = memory.upheaval();
+                move_and_back(space, range)?;
+            }
             Op::WriteProtect => {
                 space.apply_to_page_range(start, len, |_, _| Ok::<_, MapError>(Change::WriteProtect))?;
             }

@@ -9,6 +9,7 @@
 
 use super::module::Module;
 use super::store::FrameStore;
+use super::upheaval::{Upheaval, Upheavals};
 use crate::cpu::uaccess;
 use crate::layout;
 use crate::physmem::PhysicalMemory;
@@ -114,6 +115,7 @@ pub struct Memory<H: Host + 'static> {
     mmu: Arc<SecondaryMmu<H>>,
     device_tlb: Arc<DeviceTlb<H>>,
     observer: Arc<Observer>,
+    upheavals: Upheavals,
 }
 
 impl<H: Host + 'static> Memory<H> {
@@ -133,7 +135,13 @@ impl<H: Host + 'static> Memory<H> {
             SecondaryMmu::new(Arc::clone(&space), ept.accessed_dirty).map_err(SetupError::OutOfTables)?;
         let mmu = mmu.with_largest_page(ept.largest_page);
         let device_tlb = Arc::new(DeviceTlb::new(Arc::clone(&space)));
-        let memory = Self { space, mmu: Arc::new(mmu), device_tlb, observer: Arc::new(Observer::new()) };
+        let memory = Self {
+            space,
+            mmu: Arc::new(mmu),
+            device_tlb,
+            observer: Arc::new(Observer::new()),
+            upheavals: Upheavals::default(),
+        };
         if notifiers == Notifiers::Subscribed {
             memory.space.register(Arc::clone(&memory.mmu) as Arc<dyn MmuNotifier>);
             memory.space.register(Arc::clone(&memory.device_tlb) as Arc<dyn MmuNotifier>);
@@ -225,7 +233,7 @@ impl<H: Host + 'static> Memory<H> {
     /// A hole, or the host has no memory; a part may be written then.
     pub fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), AccessError> {
         let hva = self.hva(gpa, bytes.len() as u64).map_err(AccessError::NotRam)?;
-        self.device_tlb.write(hva, bytes).map_err(AccessError::Device)
+        self.upheavals.outlast(|| self.device_tlb.write(hva, bytes)).map_err(AccessError::Device)
     }
 
     /// Resolves an EPT violation.
@@ -233,7 +241,7 @@ impl<H: Host + 'static> Memory<H> {
     /// # Errors
     /// [`MmuError`]; the guest cannot go on.
     pub fn fault(&self, gpa: Gpa, access: Access) -> Result<FaultOutcome, MmuError> {
-        self.mmu.fault(gpa, access)
+        self.upheavals.outlast(|| self.mmu.fault(gpa, access))
     }
 
     /// `mprotect(PROT_NONE)` and back on whole pages of guest memory: the entries go, the contents stay.
@@ -243,11 +251,26 @@ impl<H: Host + 'static> Memory<H> {
     /// [`NotRam`], also where the range is empty or not page-aligned; nothing has changed then.
     pub fn protect(&self, gpa: Gpa, len: u64, mut check: impl FnMut()) -> Result<(), NotRam> {
         let hva = self.pages(gpa, len)?;
+        let upheaval = self.upheaval();
         for protection in [Protection::None, Protection::ReadWrite] {
             self.space.mprotect(hva, len, protection).map_err(|_| NotRam { gpa, len })?;
-            check();
+            if protection == Protection::None {
+                check();
+            }
         }
+        drop(upheaval);
+        check();
         Ok(())
+    }
+
+    /// Begins an operation in the middle of which memory is not there.
+    pub(super) fn upheaval(&self) -> Upheaval<'_> {
+        self.upheavals.begin()
+    }
+
+    /// Whether there is such an operation.
+    pub(super) fn is_in_upheaval(&self) -> bool {
+        self.upheavals.is_active()
     }
 
     /// `madvise(MADV_DONTNEED)` on whole pages of guest memory: they read zero afterwards, or what the file has where
@@ -311,7 +334,7 @@ impl<H: Host + 'static> Drop for Memory<H> {
 impl<H: Host + 'static> GuestMemory for Memory<H> {
     fn read(&self, gpa: Gpa, bytes: &mut [u8]) -> bool {
         let Ok(hva) = self.hva(gpa, bytes.len() as u64) else { return false };
-        self.device_tlb.read(hva, bytes).is_ok()
+        self.upheavals.outlast(|| self.device_tlb.read(hva, bytes)).is_ok()
     }
 }
 

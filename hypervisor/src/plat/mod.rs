@@ -24,6 +24,7 @@ mod stir;
 mod store;
 mod storm;
 mod ticks;
+mod upheaval;
 mod vm;
 
 pub(crate) use end::End;

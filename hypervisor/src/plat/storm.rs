@@ -24,13 +24,12 @@ const MOST_PAGES: u64 = 8;
 const BETWEEN_CHECKS: u64 = 500;
 
 /// Those that no guest notices.
-const UNNOTICED: [Op; 11] = [
+const UNNOTICED: [Op; 10] = [
     Op::Migrate,
     Op::Age,
     Op::CountYoung,
     Op::PageOut,
     Op::Cold,
-    Op::HugePages,
     Op::Collapse,
     Op::Fork,
     Op::DropForks,

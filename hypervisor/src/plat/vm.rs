@@ -85,6 +85,7 @@ pub(crate) struct Vm {
     stirrer: Option<spin::Mutex<Stirrer>>,
     host_operations: Option<spin::Mutex<HostOperations<PhysicalMemory>>>,
     oracle: bool,
+    storms: bool,
     pauses: Pauses,
     telemetry_every: u64,
     ended: AtomicBool,
@@ -161,6 +162,7 @@ impl Vm {
             stirrer: Stirrer::new(guest.ram, boot.inject.stir).map(spin::Mutex::new),
             host_operations: boot.inject.host_operations.then(Default::default),
             oracle: boot.oracle,
+            storms: boot.inject.storm != 0,
             pauses: Pauses::default(),
             telemetry_every: boot.telemetry_every,
             ended: AtomicBool::new(false),
@@ -358,7 +360,9 @@ impl Vm {
 
     /// The coherence oracle, run after host operations where the configuration asks for it.
     pub(super) fn check(&self, caller: Option<VcpuId>) {
-        if !self.oracle {
+        // Whoever waits for the end of an upheaval would keep a pause from beginning.
+        let others = self.controls.len() > 1 || self.storms;
+        if !self.oracle || others && self.memory.is_in_upheaval() {
             return;
         }
         let caller = caller.map(|vcpu| vcpu.0 as usize);

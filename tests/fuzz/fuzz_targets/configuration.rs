@@ -4,7 +4,7 @@
 //! again as the same, and becomes a configuration that keeps every rule.
 #![no_main]
 
-use abi::config::MAX_VMS;
+use abi::config::{MAX_VCPUS, MAX_VMS};
 use libfuzzer_sys::fuzz_target;
 use startup::config::{ConfigError, ConfigFile, LEAST_MEMORY, MAX_NAME_BYTES, Module};
 
@@ -23,7 +23,7 @@ fuzz_target!(|bytes: &[u8]| {
             assert!((1..=MAX_VMS).contains(&config.vms.len()));
             for (index, vm) in config.vms.iter().enumerate() {
                 assert!(vm.kernel == 3 || vm.kernel == 5);
-                assert!(vm.memory >= LEAST_MEMORY && vm.memory.is_multiple_of(4096) && vm.vcpus == 1);
+                assert!(vm.memory >= LEAST_MEMORY && vm.memory.is_multiple_of(4096) && (1..=MAX_VCPUS).contains(&vm.vcpus));
                 assert!((1..=MAX_NAME_BYTES).contains(&vm.name.len()));
                 assert!(config.vms[..index].iter().all(|other| other.name != vm.name));
             }
