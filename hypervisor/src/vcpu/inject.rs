@@ -28,9 +28,14 @@ impl Vcpu {
         }
     }
 
+    /// Whether RFLAGS.IF is 1.
+    pub(super) fn has_interrupts_on(&self) -> bool {
+        self.vmcs.read(Field::GuestRflags) & RFLAGS_IF != 0
+    }
+
     /// Whether the guest would take an interrupt at the next instruction boundary.
     pub(crate) fn accepts_interrupts(&self) -> bool {
-        self.vmcs.read(Field::GuestRflags) & RFLAGS_IF != 0
+        self.has_interrupts_on()
             && self.vmcs.read(Field::GuestInterruptibility) & BLOCKED_BRIEFLY == 0
     }
 

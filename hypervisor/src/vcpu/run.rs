@@ -16,6 +16,9 @@ use vmxdefs::field::Field;
 /// The virtual processor that firmware would start.
 const FIRST: VcpuId = VcpuId(0);
 
+/// The part of a second after which a guest with interrupts off has to exit.
+const DEAF_PART: u64 = 1000;
+
 /// A failure of Herald's own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum RunError {
@@ -77,7 +80,7 @@ fn step(vcpu: &mut Vcpu, vm: &Vm) -> Result<(), Result<End, RunError>> {
         vcpu.sleep(vm);
         return Ok(());
     }
-    vcpu.set_timer();
+    vcpu.set_timer(vm);
     if !vcpu.enter(vm).map_err(|error| Err(RunError::Refused(error)))? {
         return Ok(());
     }
@@ -190,9 +193,9 @@ impl Vcpu {
     }
 
     /// Makes the guest exit when its next device timer is due, or its turn is over.
-    fn set_timer(&mut self) {
+    fn set_timer(&mut self, vm: &Vm) {
         let device = self.deadline.map(|deadline| deadline.0);
-        let deadline = [device, self.turn_ends].into_iter().flatten().min();
+        let deadline = [device, self.turn_ends, self.deaf_until(vm)].into_iter().flatten().min();
         if !self.vmcs.controls().has_pin(Pin::PREEMPTION_TIMER) {
             cpu::timer::arm(deadline);
             return;
@@ -202,6 +205,13 @@ impl Vcpu {
         let left = deadline.map_or(u64::MAX, |deadline| deadline.saturating_sub(tsc()));
         let units = (left >> shift).saturating_add(1).min(u64::from(u32::MAX));
         self.vmcs.write(Field::PreemptionTimer, units);
+    }
+
+    /// When a guest with interrupts off has to exit, where other CPUs may want this one. A processor lets an interrupt end
+    /// its stay whatever RFLAGS.IF is (SDM vol. 3C 26.2); Bochs 2.7 does not, where RFLAGS.IF is 0 from the entry on.
+    fn deaf_until(&self, vm: &Vm) -> Option<u64> {
+        let may_be_wanted = sched::online() > 1 && !self.has_interrupts_on();
+        may_be_wanted.then(|| tsc() + vm.tsc_hz / DEAF_PART)
     }
 
     /// Tells what is wrong with the guest state, rule by rule.

@@ -58,7 +58,7 @@ impl<T> RwLock<T> {
     #[track_caller]
     pub fn write(&self) -> RwLockWriteGuard<'_, T> {
         held::acquire(self.rank);
-        RwLockWriteGuard { rank: self.rank, inner: raw::write(&self.inner) }
+        RwLockWriteGuard { rank: self.rank, inner: self.inner.write() }
     }
 }
 

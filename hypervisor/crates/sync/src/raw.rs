@@ -8,22 +8,68 @@ pub use modelled::Once;
 #[cfg(feature = "shuttle")]
 pub(crate) use modelled::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 #[cfg(not(feature = "shuttle"))]
+pub(crate) use spinning::{RwLock, RwLockWriteGuard};
+#[cfg(not(feature = "shuttle"))]
 pub use spin::Once;
 #[cfg(not(feature = "shuttle"))]
-pub(crate) use spin::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+pub(crate) use spin::{Mutex, MutexGuard, RwLockReadGuard};
 
-/// Waits for the exclusive hold, and keeps new shared ones out meanwhile: an invalidation comes to its turn, however many
-/// CPUs fault. Nobody takes a lock twice, so nobody waits for a writer that waits for him.
 #[cfg(not(feature = "shuttle"))]
-pub(crate) fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
-    lock.try_write().unwrap_or_else(|| lock.upgradeable_read().upgrade())
-}
+mod spinning {
+    use crate::relax;
+    use core::sync::atomic::{AtomicU32, Ordering};
+    use spin::RwLockReadGuard;
+    pub(crate) use spin::RwLockWriteGuard;
 
-/// The same; in a model, whose turn it is is the scheduler's.
-#[cfg(feature = "shuttle")]
-#[track_caller]
-pub(crate) fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
-    lock.write()
+    /// `spin`'s, and who waits for the exclusive hold keeps new shared ones out: an invalidation comes to its turn, however
+    /// many CPUs fault. `spin`'s own upgrade would not do: a reader that is kept out adds itself, looks, and subtracts itself,
+    /// and several of them at that leave hardly a moment in which there is none. Nobody takes a lock twice, so nobody waits
+    /// for a writer that waits for him.
+    #[derive(Debug)]
+    pub(crate) struct RwLock<T> {
+        lock: spin::RwLock<T>,
+        /// How many wait for the exclusive hold.
+        writers: AtomicU32,
+    }
+
+    impl<T> RwLock<T> {
+        pub(crate) const fn new(value: T) -> Self {
+            Self { lock: spin::RwLock::new(value), writers: AtomicU32::new(0) }
+        }
+
+        pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
+            loop {
+                // Relaxed: it is about whose turn it is; the lock does the ordering.
+                if self.writers.load(Ordering::Relaxed) == 0
+                    && let Some(guard) = self.lock.try_read()
+                {
+                    return guard;
+                }
+                relax();
+            }
+        }
+
+        pub(crate) fn write(&self) -> RwLockWriteGuard<'_, T> {
+            self.lock.try_write().unwrap_or_else(|| self.wait_to_write())
+        }
+
+        #[cold]
+        fn wait_to_write(&self) -> RwLockWriteGuard<'_, T> {
+            self.writers.fetch_add(1, Ordering::Relaxed);
+            let guard = loop {
+                if let Some(guard) = self.lock.try_write() {
+                    break guard;
+                }
+                relax();
+            };
+            self.writers.fetch_sub(1, Ordering::Relaxed);
+            guard
+        }
+
+        pub(crate) fn get_mut(&mut self) -> &mut T {
+            self.lock.get_mut()
+        }
+    }
 }
 
 #[cfg(feature = "shuttle")]
