@@ -35,8 +35,7 @@ impl Vcpu {
 
     /// Whether the guest would take an interrupt at the next instruction boundary.
     pub(crate) fn accepts_interrupts(&self) -> bool {
-        self.has_interrupts_on()
-            && self.vmcs.read(Field::GuestInterruptibility) & BLOCKED_BRIEFLY == 0
+        self.has_interrupts_on() && self.vmcs.read(Field::GuestInterruptibility) & BLOCKED_BRIEFLY == 0
     }
 
     /// Whether something has come that ends HLT. It stays where it is.

@@ -10,6 +10,22 @@ const FAR: u32 = 0xb000_0000;
 /// Bytes that are left of a truncated kernel: the boot sector's header, but not the code.
 const TRUNCATED: usize = 20_000;
 
+/// Two guests; one of them ends badly while the other one runs.
+const ONE_DIES: &str = r#"
+[[vm]]
+name = "dies"
+kernel = "testguest"
+append = "triplefault"
+memory = "16M"
+
+[[vm]]
+name = "lives"
+kernel = "testguest"
+append = "spin ticks=20000000"
+memory = "16M"
+vcpus = 2
+"#;
+
 /// The directory with the files.
 pub(super) struct Fixtures {
     dir: PathBuf,
@@ -37,6 +53,7 @@ impl Fixtures {
             ("far", elf32::from_elf64(&elf, FAR)?),
             ("truncated", kernel[..kernel.len().min(TRUNCATED)].to_vec()),
             (guest_images::TINY_KERNEL, kernel),
+            ("one-dies.toml", ONE_DIES.into()),
             ("empty", Vec::new()),
             ("text", b"This is no kernel.\n".repeat(1000)),
         ];

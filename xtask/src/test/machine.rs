@@ -1,5 +1,6 @@
 //! Runs the scenarios, two at a time at most: an emulated machine takes a whole host processor.
 
+use super::fairness::{FAIRNESS, Fairness};
 use super::fixtures::Fixtures;
 use super::medium::{MEDIA, Medium};
 use super::scenario::Scenario;
@@ -30,6 +31,7 @@ pub(super) enum Lab {
 enum Job {
     Scenario(&'static Scenario),
     Medium(&'static Medium),
+    Fairness(&'static Fairness),
     Nested,
 }
 
@@ -38,6 +40,7 @@ impl Job {
         match self {
             Self::Scenario(scenario) => scenario.name,
             Self::Medium(medium) => medium.name,
+            Self::Fairness(fairness) => fairness.name,
             Self::Nested => "nested",
         }
     }
@@ -47,6 +50,7 @@ impl Job {
         let result = match self {
             Self::Scenario(scenario) => scenario.run(fixtures),
             Self::Medium(medium) => medium.run(),
+            Self::Fairness(fairness) => fairness.run(fixtures),
             Self::Nested => match nested::run_in_lab(fixtures, None) {
                 Ok(tally) => return tally,
                 Err(error) => Err(error),
@@ -98,7 +102,8 @@ fn jobs(lab: Lab) -> Vec<Job> {
     let nested = (lab == Lab::With).then_some(Job::Nested);
     let media = MEDIA.iter().map(Job::Medium);
     let scenarios = SCENARIOS.iter().copied().flatten().map(Job::Scenario);
-    nested.into_iter().chain(media).chain(scenarios).collect()
+    let fairness = FAIRNESS.iter().map(Job::Fairness);
+    nested.into_iter().chain(media).chain(fairness).chain(scenarios).collect()
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -1,6 +1,7 @@
 //! `test` and `ci`: host tests, a bounded search by fuzzing, then scenarios on an emulated machine. The last line is the sum.
 
 mod dialogue;
+mod fairness;
 mod fixtures;
 mod host;
 mod machine;
@@ -9,6 +10,7 @@ mod mutants;
 mod nested;
 mod random;
 mod scenario;
+mod smp;
 mod table;
 
 use crate::cli::{Suite, TestArgs, TidyArgs};

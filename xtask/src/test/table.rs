@@ -1,6 +1,7 @@
 //! The scenarios.
 
 use super::scenario::{Bound, Console, Scenario};
+use super::smp::SMP;
 
 /// What a scenario has unless it says otherwise: a headless run without input that ends well.
 pub(super) const PLAIN: Scenario = Scenario {
@@ -15,8 +16,8 @@ pub(super) const PLAIN: Scenario = Scenario {
 };
 
 /// All of them; long ones first, so that two at a time end together.
-pub(super) const SCENARIOS: [&[Scenario]; 6] =
-    [&LINUX, &TEST_GUEST, &COHERENCE, &HERALD_FAILS, &DISKS, &BAD_INPUT];
+pub(super) const SCENARIOS: [&[Scenario]; 7] =
+    [&LINUX, &SMP, &TEST_GUEST, &COHERENCE, &HERALD_FAILS, &DISKS, &BAD_INPUT];
 
 /// Ends the shell at once.
 pub(super) const POWER_OFF: Console = Console::Pipe("poweroff -f\n");

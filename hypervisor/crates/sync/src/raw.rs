@@ -8,11 +8,11 @@ pub use modelled::Once;
 #[cfg(feature = "shuttle")]
 pub(crate) use modelled::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 #[cfg(not(feature = "shuttle"))]
-pub(crate) use spinning::{RwLock, RwLockWriteGuard};
-#[cfg(not(feature = "shuttle"))]
 pub use spin::Once;
 #[cfg(not(feature = "shuttle"))]
 pub(crate) use spin::{Mutex, MutexGuard, RwLockReadGuard};
+#[cfg(not(feature = "shuttle"))]
+pub(crate) use spinning::{RwLock, RwLockWriteGuard};
 
 #[cfg(not(feature = "shuttle"))]
 mod spinning {
