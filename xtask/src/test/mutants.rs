@@ -27,7 +27,9 @@ use std::time::{Duration, Instant};
 const VARIABLE: &str = "HERALD_MUTANT";
 /// The suites, cheapest first, with what each leaves out: tests that make mistakes of their own, and expect others to
 /// be absent; threads, whose order is luck.
-const SUITES: [(&str, &[&str]); 6] = [
+const SUITES: [(&str, &[&str]); 7] = [
+    // The models under loom.
+    ("sync", &["--skip", "without_", "--skip", "s_nothing_"]),
     ("sites", &["--skip", "every_call::", "--skip", "crowd::"]),
     ("scenarios", &["--skip", "device_deaf::"]),
     ("spaces", &["--skip", "random::", "--skip", "threads::"]),
@@ -35,8 +37,12 @@ const SUITES: [(&str, &[&str]); 6] = [
     ("models", &["--skip", "broken::"]),
     ("spaces", &["random::"]),
 ];
-/// Where they are. Built one after the other: the models' locks are others.
-const PACKAGES: [&str; 2] = ["tests", "models"];
+/// How they are built, each with the kit. One after the other: the models' locks are others, and loom's atomics.
+const BUILDS: [&[&str]; 3] = [
+    &["--package", "sync", "--lib", "--features", "loom,mutants/kit"],
+    &["--package", "tests", "--test", "*", "--features", "mutants"],
+    &["--package", "models", "--test", "*", "--features", "mutants"],
+];
 /// After this a suite counts as stuck.
 const PATIENCE: Duration = Duration::from_secs(600);
 const TICK: Duration = Duration::from_millis(50);
@@ -102,16 +108,15 @@ pub(super) fn run(only: Option<&str>, list: List) -> Result<u8> {
 /// Builds the suites with the kit; where each is.
 fn build() -> Result<Vec<PathBuf>> {
     let mut built = Vec::new();
-    for package in PACKAGES {
-        built.extend(build_package(package)?);
+    for build in BUILDS {
+        built.extend(build_suites(build)?);
     }
     SUITES.iter().map(|(name, _)| find(&built, name)).collect()
 }
 
-fn build_package(package: &str) -> Result<Vec<PathBuf>> {
-    let what = ["test", "--profile", "search", "--features", "mutants", "--test", "*", "--no-run"];
-    let arguments = [&what[..], &["--package", package]].concat();
-    progress::run(&format!("{package}, with the mutation kit"), &mut host::command(&arguments))?;
+fn build_suites(build: &[&str]) -> Result<Vec<PathBuf>> {
+    let arguments = [&["test", "--profile", "search", "--no-run"], build].concat();
+    progress::run(&format!("{}, with the mutation kit", build[1]), &mut host::command(&arguments))?;
     let json = [&arguments[..], &["--message-format", "json", "--quiet"]].concat();
     let executables = String::from_utf8_lossy(&host::command(&json).output()?.stdout)
         .lines()

@@ -81,6 +81,18 @@ mutants! {
     /// collapse does not flush between write-protecting and copying
     NoFlushBeforeCollapse,
 
+    // The handshake of flushes with processors in guest mode.
+    /// a processor acknowledges a flush that it has not made
+    AcknowledgesWithoutFlush,
+    /// a processor on its way into a guest takes the generation before the last for the last
+    EntersOneBehind,
+    /// whoever asks for a flush takes the generation before his own for his own
+    WaitsForOneBehind,
+    /// whoever asks for a flush does not wait for the acknowledgements
+    WaitsForNobody,
+    /// a processor that enters a guest for the first time is not looked at
+    VisitorIsNotNoted,
+
     // Flushes of secondary translations.
     /// zapped EPT entries are not flushed: invalidation, release, slot removal
     NoFlushOfZapped,

@@ -24,6 +24,7 @@
 
 use crate::atomic::{AtomicU64, Ordering, fence};
 use crate::relax;
+use mutants::{Mutant, intact};
 
 /// Of a CPU's state: it is in guest mode. Above it, the generation that it has flushed to.
 const IN_GUEST: u64 = 1;
@@ -91,7 +92,7 @@ impl<const CPUS: usize> GuestMode<CPUS> {
     /// [`Self::enter`], with this fence.
     pub(crate) fn enter_behind(&self, cpu: usize, fence: impl FnOnce(), flush: impl FnOnce()) {
         let own = 1 << cpu;
-        if self.visitors.load(Ordering::Relaxed) & own == 0 {
+        if self.visitors.load(Ordering::Relaxed) & own == 0 && intact(Mutant::VisitorIsNotNoted) {
             self.visitors.fetch_or(own, Ordering::Relaxed);
         }
         // Relaxed: only this CPU writes its state.
@@ -111,8 +112,11 @@ impl<const CPUS: usize> GuestMode<CPUS> {
         let state = self.states[cpu].load(Ordering::Relaxed);
         // Acquire pairs with the Release in `request`: whoever sees the generation sees the entries.
         let generation = self.generation.load(Ordering::Acquire);
-        if state >> 1 < generation {
-            flush();
+        let last = if intact(Mutant::EntersOneBehind) { generation } else { generation - 1 };
+        if state >> 1 < last {
+            if intact(Mutant::AcknowledgesWithoutFlush) {
+                flush();
+            }
             // Release pairs with the Acquire in `lags`: what was used before the flush was used before it is seen.
             self.states[cpu].store(generation << 1 | state & IN_GUEST, Ordering::Release);
         }
@@ -141,6 +145,9 @@ impl<const CPUS: usize> GuestMode<CPUS> {
 
     /// Waits until no CPU uses any more what had to go. The caller is in root mode.
     pub fn wait(&self, requested: Requested) {
+        if !intact(Mutant::WaitsForNobody) {
+            return;
+        }
         for cpu in self.visitors() {
             while self.lags(cpu, requested) {
                 relax();
@@ -156,7 +163,9 @@ impl<const CPUS: usize> GuestMode<CPUS> {
     /// Whether a CPU may still use what had to go.
     fn lags(&self, cpu: usize, requested: Requested) -> bool {
         let state = self.states[cpu].load(Ordering::Acquire);
-        state & IN_GUEST != 0 && state >> 1 < requested.generation
+        let wanted =
+            if intact(Mutant::WaitsForOneBehind) { requested.generation } else { requested.generation - 1 };
+        state & IN_GUEST != 0 && state >> 1 < wanted
     }
 }
 

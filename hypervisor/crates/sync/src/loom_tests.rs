@@ -60,6 +60,9 @@ fn handshake(guests: fn(), invalidators: fn()) {
             frame: UnsafeCell::new(0),
             interrupt: AtomicU64::new(0),
         });
+        // Where the translation was cached.
+        machine.mode.enter_behind(0, guests, || ());
+        machine.mode.exit(0);
         let other = Arc::clone(&machine);
         let guest = thread::spawn(move || other.run_guest(guests));
         machine.take_frame(invalidators);
@@ -82,6 +85,17 @@ fn without_the_fence_on_the_way_into_the_guest_it_does() {
 #[should_panic(expected = "Causality violation")]
 fn without_the_invalidators_fence_it_does() {
     handshake(full, none);
+}
+
+/// A guest that runs there for the first time finds what another one with the same tag has left.
+#[test]
+fn a_first_entry_drops_what_others_have_left() {
+    loom::model(|| {
+        let mode = GuestMode::<2>::new();
+        let mut left = Some(1);
+        mode.enter(0, || left = None);
+        assert_eq!(left, None);
+    });
 }
 
 /// The primary entry is empty, or names a frame; "in progress" lies in the mmu lock. The secondary entry is empty, or names a frame:
