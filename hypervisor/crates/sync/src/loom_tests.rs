@@ -60,7 +60,8 @@ fn handshake(guests: fn(), invalidators: fn()) {
             frame: UnsafeCell::new(0),
             interrupt: AtomicU64::new(0),
         });
-        // Where the translation was cached.
+        // There have been flushes before, and the translation was cached since.
+        let _ = machine.mode.request_behind(invalidators, |_| ());
         machine.mode.enter_behind(0, guests, || ());
         machine.mode.exit(0);
         let other = Arc::clone(&machine);
