@@ -241,10 +241,38 @@ pub(crate) struct BenchArgs {
     pub(crate) json: Option<PathBuf>,
 }
 
+/// A stress program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Stress {
+    /// A guest verifies its memory while the host protects, moves, forks, ages and discards it at random
+    Storm,
+    /// Two guests in such a storm are killed and started again, at random
+    Kills,
+}
+
+impl std::fmt::Display for Stress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Storm => "storm",
+            Self::Kills => "kills",
+        })
+    }
+}
+
 #[derive(Args)]
 pub(crate) struct StressArgs {
     /// The program
-    pub(crate) name: String,
+    #[arg(value_enum)]
+    pub(crate) name: Stress,
+    /// Operations, or kills of each guest; without it: 1000000, or 200
+    #[arg(long, value_name = "N")]
+    pub(crate) count: Option<u64>,
+    /// Virtual processors of a guest
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=32))]
+    pub(crate) vcpus: u32,
+    /// Processors of the machine
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=8))]
+    pub(crate) host_cpus: u32,
     /// Write the results to a file
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,

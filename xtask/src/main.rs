@@ -32,6 +32,7 @@ mod run;
 mod session;
 mod setup;
 mod size;
+mod stress;
 mod symbols;
 mod terminal;
 mod test;
@@ -69,7 +70,7 @@ fn dispatch(command: cli::Command) -> anyhow::Result<u8> {
         cli::Command::Test(args) => test::run(&args),
         cli::Command::Fuzz(args) => fuzz::run(&args),
         cli::Command::Bench(args) => bench::run(&args),
-        cli::Command::Stress(_) => Err(error::not_yet("stress")),
+        cli::Command::Stress(args) => stress::run(&args),
         cli::Command::Image(args) => image::run(&args),
         cli::Command::Doctor => doctor::run(),
         cli::Command::Tidy(args) => tidy::run(&args),

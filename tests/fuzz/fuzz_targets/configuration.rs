@@ -23,7 +23,11 @@ fuzz_target!(|bytes: &[u8]| {
             assert!((1..=MAX_VMS).contains(&config.vms.len()));
             for (index, vm) in config.vms.iter().enumerate() {
                 assert!(vm.kernel == 3 || vm.kernel == 5);
-                assert!(vm.memory >= LEAST_MEMORY && vm.memory.is_multiple_of(4096) && (1..=MAX_VCPUS).contains(&vm.vcpus));
+                assert!(
+                    vm.memory >= LEAST_MEMORY
+                        && vm.memory.is_multiple_of(4096)
+                        && (1..=MAX_VCPUS).contains(&vm.vcpus)
+                );
                 assert!((1..=MAX_NAME_BYTES).contains(&vm.name.len()));
                 assert!(config.vms[..index].iter().all(|other| other.name != vm.name));
             }

@@ -116,8 +116,15 @@ pub(crate) fn run(guest: &mut Guest) -> Result<(), Failure> {
     println!("storm: {count} CPUs, {before} operations before");
     cpus::start_all(&mut guest.memory, work)?;
     // SAFETY: as above; nothing is given away.
-    while unsafe { hypercall::storm(0, 0) } < operations && !STOP.load(Ordering::Acquire) {
+    let done = || unsafe { hypercall::storm(0, 0) };
+    let mut told = 0;
+    while done() < operations && !STOP.load(Ordering::Acquire) {
         work_for_a_while();
+        let tenths = done() * 10 / operations.max(1);
+        if tenths > told && tenths < 10 {
+            told = tenths;
+            println!("storm: {tenths}0 % of {operations} operations");
+        }
     }
     STOP.store(true, Ordering::Release);
     cpus::join(count)?;
