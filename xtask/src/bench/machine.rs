@@ -1,31 +1,97 @@
-//! Ticks of a guest page's life on the emulated machine, where one instruction is one tick: the test guest `costs`.
+//! Ticks of a guest page's life on the emulated machine, where one instruction is one tick: the test guests `costs` and,
+//! for several CPUs, `crowd`. And how often an idle Linux exits.
 
 use super::{Row, Table};
-use crate::metal;
-use crate::{elf32, workspace};
+use crate::run::RunDir;
+use crate::{elf32, metal};
 use anyhow::{Context, Result, ensure};
+use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Runs the guest, and takes its lines.
+/// CPUs of the machine, and as many of the guest.
+const CROWDS: [(&str, &str); 3] = [("1", "1 CPU"), ("2", "2 CPUs"), ("4", "4 CPUs")];
+/// Seconds for which a guest sleeps.
+const IDLE: u64 = 10;
+
+/// Measures a page of a guest that is alone.
+///
+/// # Errors
+/// Something cannot be built or run.
 pub(super) fn measure(pages: u64) -> Result<Table> {
-    let binaries = metal::build()?;
-    let elf = std::fs::read(&binaries.testguest).context("the test guest")?;
-    let dir = workspace::target().join("bench");
-    std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
-    let kernel = dir.join("testguest");
-    std::fs::write(&kernel, elf32::from_elf64(&elf, 0)?)?;
+    let swap = (pages * 2).to_string();
+    let rows = costs(&["--host-operations", "--swap-slots", &swap], &format!("costs pages={pages}"))?;
+    let rows = rows.into_iter().map(|(name, ticks)| Row { name, values: vec![ticks] }).collect();
+    Ok(Table { title: "a guest's page on the machine, ticks", columns: vec!["Herald"], rows })
+}
+
+/// Measures a page of each CPU, while all are busy: EPT violations, and an mprotect whose flush all have to hear of.
+///
+/// # Errors
+/// Something cannot be built or run.
+pub(super) fn crowds(pages: u64) -> Result<Table> {
+    let mut rows: Vec<Row> = Vec::new();
+    for (cpus, _) in CROWDS {
+        let costs = costs(&["--vcpus", cpus, "--host-cpus", cpus], &format!("crowd pages={}", pages / 8))?;
+        for (name, ticks) in costs {
+            match rows.iter_mut().find(|row| row.name == name) {
+                Some(row) => row.values.push(ticks),
+                None => rows.push(Row { name, values: vec![ticks] }),
+            }
+        }
+    }
+    let columns = CROWDS.iter().map(|(_, column)| *column).collect();
+    Ok(Table { title: "a page, all CPUs of a guest at a time, ticks", columns, rows })
+}
+
+/// Measures the exits of a Linux guest that sleeps.
+///
+/// # Errors
+/// Something cannot be built or run.
+pub(super) fn idle() -> Result<Table> {
+    let dir = RunDir::create()?;
+    let telemetry = dir.path().join("telemetry");
+    let busy = exits_of("poweroff -f\n", &telemetry)?;
+    let idle = exits_of(&format!("sleep {IDLE}; poweroff -f\n"), &telemetry)?;
+    let row = Row { name: "exits".to_owned(), values: vec![idle.saturating_sub(busy) / IDLE] };
+    Ok(Table { title: "an idle Linux, in a second", columns: vec!["Herald"], rows: vec![row] })
+}
+
+/// Exits of a tiny Linux, to the end of a shell with this input.
+fn exits_of(input: &str, telemetry: &Path) -> Result<u64> {
+    let mut command = run()?;
+    command.arg("--telemetry").arg(telemetry).stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut child = command.spawn().context("cannot start the machine")?;
+    child.stdin.take().context("no standard input")?.write_all(input.as_bytes())?;
+    ensure!(child.wait()?.success(), "the tiny Linux failed");
+    let text = std::fs::read_to_string(telemetry).context("telemetry")?;
+    let last = text.lines().last().context("no telemetry record")?;
+    let record: serde_json::Value = serde_json::from_str(last)?;
+    record.pointer("/exits/total").and_then(serde_json::Value::as_u64).context("no count of exits")
+}
+
+fn run() -> Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(["run", "--machine", "bochs", "--headless", "--host-operations", "--timeout", "300"]);
-    command.args(["--swap-slots", &(pages * 2).to_string(), "--append", &format!("costs pages={pages}")]);
-    command.arg("--kernel").arg(&kernel).stdin(Stdio::null());
+    command.args(["run", "--machine", "bochs", "--headless", "--timeout", "300"]);
+    Ok(command)
+}
+
+/// What the test guest says of costs.
+fn costs(args: &[&str], append: &str) -> Result<Vec<(String, u64)>> {
+    let dir = RunDir::create()?;
+    let kernel = dir.path().join("testguest");
+    let elf = std::fs::read(metal::build()?.testguest).context("the test guest")?;
+    std::fs::write(&kernel, elf32::from_elf64(&elf, 0)?)?;
+    let mut command = run()?;
+    command.args(args).args(["--append", append, "--kernel"]).arg(&kernel).stdin(Stdio::null());
     let output = command.output().context("cannot start the machine")?;
     let text = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.success(), "the guest failed: {text}{}", String::from_utf8_lossy(&output.stderr));
-    let row = |line: &str| -> Option<Row> {
+    let cost = |line: &str| -> Option<(String, u64)> {
         let (name, ticks) = line.trim().strip_prefix("cost: ")?.split_once(' ')?;
-        Some(Row { name: name.to_owned(), values: vec![ticks.parse().ok()?] })
+        Some((name.to_owned(), ticks.parse().ok()?))
     };
-    let rows: Vec<_> = text.lines().filter_map(row).collect();
-    ensure!(!rows.is_empty(), "the guest measured nothing: {text}");
-    Ok(Table { title: "a guest's page on the machine, ticks", columns: vec!["Herald"], rows })
+    let costs: Vec<_> = text.lines().filter_map(cost).collect();
+    ensure!(!costs.is_empty(), "the guest measured nothing: {text}");
+    Ok(costs)
 }

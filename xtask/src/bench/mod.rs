@@ -33,7 +33,13 @@ pub(crate) fn run(args: &BenchArgs) -> Result<u8> {
         return Err(not_yet("bench --profile"));
     }
     let pages = if args.quick { 512 } else { 2048 };
-    let tables = [host::measure(pages)?, host::overhead()?, machine::measure(pages)?];
+    let tables = [
+        host::measure(pages)?,
+        host::overhead()?,
+        machine::measure(pages)?,
+        machine::crowds(pages)?,
+        machine::idle()?,
+    ];
     for table in &tables {
         print(table)?;
     }

@@ -10,6 +10,7 @@ mod bigmem;
 mod boot;
 mod costs;
 mod cpus;
+mod crowd;
 mod device;
 mod fpu;
 mod fwcfg;
@@ -20,6 +21,7 @@ mod mmio;
 mod mmio_forms;
 mod model;
 mod notifier;
+mod once;
 mod ports;
 mod report;
 mod smp;
@@ -61,10 +63,11 @@ impl Guest {
 
 type Test = fn(&mut Guest) -> Result<(), Failure>;
 
-const TESTS: [(&str, Test); 16] = [
+const TESTS: [(&str, Test); 17] = [
     ("hello", hello::run),
     ("notifier", notifier::run),
     ("costs", costs::run),
+    ("crowd", crowd::run),
     ("hostops", hostops::run),
     ("device", device::run),
     ("triplefault", triplefault::run),

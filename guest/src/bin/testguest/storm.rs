@@ -4,6 +4,7 @@
 
 use crate::Guest;
 use crate::cpus;
+use crate::once::Once;
 use crate::report::{Failure, same};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use guest::memory::{Pages, WORDS};
@@ -17,41 +18,8 @@ const KEPT: u64 = 96;
 /// Pages of each CPU that the host may discard, behind all that are kept.
 const GIVEN_AWAY: u64 = 32;
 
-/// The memory of all CPUs: pages that are kept, CPU by CPU; then pages that are given away, CPU by CPU.
-struct Field(spin_once::Once<(Pages, u64)>);
-
-mod spin_once {
-    //! A value that the first CPU sets before the others start.
-
-    use core::cell::UnsafeCell;
-
-    pub(super) struct Once<T>(UnsafeCell<Option<T>>);
-
-    // SAFETY: `set` is called before another CPU runs.
-    unsafe impl<T> Sync for Once<T> {}
-
-    impl<T> Once<T> {
-        pub(super) const fn new() -> Self {
-            Self(UnsafeCell::new(None))
-        }
-
-        /// Sets it.
-        ///
-        /// # Safety
-        /// Called once, before another CPU runs and before [`Self::get`].
-        pub(super) unsafe fn set(&self, value: T) {
-            // SAFETY: the caller's promise.
-            unsafe { *self.0.get() = Some(value) };
-        }
-
-        pub(super) fn get(&self) -> Option<&T> {
-            // SAFETY: nobody writes any more.
-            unsafe { (*self.0.get()).as_ref() }
-        }
-    }
-}
-
-static FIELD: Field = Field(spin_once::Once::new());
+/// The memory of all CPUs: pages that are kept, CPU by CPU; then pages that are given away, CPU by CPU. And how many CPUs.
+static FIELD: Once<(Pages, u64)> = Once::new();
 static STOP: AtomicBool = AtomicBool::new(false);
 /// What a CPU has found: the page's address, the word, what was expected, what was found. The first counts.
 static WRONG: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
@@ -74,7 +42,7 @@ fn report(address: u64, word: u64, expected: u64, found: u64) {
 
 /// A word of each of some pages: what was written in an earlier round is there, and the next is written.
 fn work(number: u64) {
-    let Some((pages, count)) = FIELD.0.get() else { return };
+    let Some((pages, count)) = FIELD.get() else { return };
     let mut random = Random::new(number + 1);
     let mut rounds = [0u32; (KEPT + GIVEN_AWAY) as usize];
     while !STOP.load(Ordering::Acquire) {
@@ -110,7 +78,7 @@ pub(crate) fn run(guest: &mut Guest) -> Result<(), Failure> {
     let pages = guest.memory.take(count * (KEPT + GIVEN_AWAY))?;
     let given_away = pages.page(count * KEPT).as_u64();
     // SAFETY: no other CPU runs, and `set` is called here alone.
-    unsafe { FIELD.0.set((pages, count)) };
+    unsafe { FIELD.set((pages, count)) };
     // SAFETY: Herald is there, this is CPL 0, and the pages hold no Rust object.
     let before = unsafe { hypercall::storm(given_away, count * GIVEN_AWAY * WORDS * 8) };
     println!("storm: {count} CPUs, {before} operations before");
@@ -141,7 +109,7 @@ pub(crate) fn run(guest: &mut Guest) -> Result<(), Failure> {
 /// The first CPU's share: its own kept pages, in turn.
 fn work_for_a_while() {
     static ROUND: AtomicU64 = AtomicU64::new(0);
-    let Some((pages, _)) = FIELD.0.get() else { return };
+    let Some((pages, _)) = FIELD.get() else { return };
     let round = ROUND.fetch_add(1, Ordering::Relaxed);
     for page in 0..KEPT {
         if round != 0 {
