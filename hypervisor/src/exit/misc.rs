@@ -25,6 +25,13 @@ pub(super) fn skip(vcpu: &mut Vcpu) -> Flow {
     Flow::Resume
 }
 
+/// The guest spins: for something that another virtual processor has to do, which may wait for this CPU.
+pub(super) fn pause(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
+    vcpu.skip_instruction();
+    vcpu.let_others_run(vm);
+    Flow::Resume
+}
+
 /// An instruction that the guest's processor does not have, or not now.
 pub(super) fn refuse(vcpu: &mut Vcpu, exception: Event) -> Flow {
     vcpu.raise(exception);

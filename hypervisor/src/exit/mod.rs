@@ -42,7 +42,8 @@ pub(crate) fn handle(vcpu: &mut Vcpu, vm: &Vm, exit: Exit) -> Result<Flow, RunEr
         Exit::Wrmsr => msr::write(vcpu, vm),
         Exit::EptViolation(violation) => ept::handle(vcpu, vm, violation),
         Exit::Xsetbv => misc::xsetbv(vcpu),
-        Exit::CacheFlush | Exit::Pause => misc::skip(vcpu),
+        Exit::CacheFlush => misc::skip(vcpu),
+        Exit::Pause => misc::pause(vcpu, vm),
         Exit::TripleFault => misc::triple_fault(vcpu),
         Exit::TaskSwitch => Flow::End(End::TaskSwitch),
         // Not offered by CPUID, or not there without nesting.

@@ -321,6 +321,12 @@ pub(super) fn set_idle(idle: bool) {
     CPUS[cpu::index()].idle.store(idle, Ordering::SeqCst);
 }
 
+/// Whether a thread waits for this CPU.
+#[must_use]
+pub(crate) fn others_wait() -> bool {
+    CPUS[cpu::index()].waiting.load(Ordering::Relaxed) != 0
+}
+
 /// Whether a thread waits for some CPU.
 pub(super) fn somebody_waits() -> bool {
     cpus().any(|index| CPUS[index].waiting.load(Ordering::SeqCst) != 0)

@@ -162,6 +162,13 @@ impl Vcpu {
         self.ticks.idle(since, tsc());
     }
 
+    /// Gives the CPU to a thread that waits for it, if there is one.
+    pub(crate) fn let_others_run(&mut self, vm: &Vm) {
+        if sched::others_wait() {
+            self.wait(vm, sched::yield_now);
+        }
+    }
+
     /// Enters the guest, unless there is news; whether it did.
     fn enter(&mut self, vm: &Vm) -> Result<bool, EntryError> {
         let control = vm.control(self.id);

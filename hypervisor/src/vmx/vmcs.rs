@@ -32,6 +32,8 @@ pub(crate) struct VmcsConfig {
     pub ept_root: Pfn,
     /// Let the processor set A and D bits, where it can.
     pub accessed_dirty: bool,
+    /// Let the guest exit when it spins, where the processor can tell: others may want the CPU.
+    pub pause_exits: bool,
     /// Break a rule for the guest state, for tests of the explanation.
     pub fail_entry: bool,
 }
@@ -98,6 +100,11 @@ impl fmt::Display for EntryError {
     }
 }
 
+/// PAUSEs that follow each other within so many ticks are one loop, which exits after so many (SDM vol. 3C 25.6.13; KVM's
+/// figures).
+const PLE_GAP: u64 = 128;
+const PLE_WINDOW: u64 = 4096;
+
 /// The controls as negotiated.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Controls {
@@ -111,7 +118,7 @@ pub(crate) struct Controls {
 impl Controls {
     /// # Errors
     /// The first field in which something required is missing.
-    fn negotiate(capabilities: &Capabilities) -> Result<Self, Missing> {
+    fn negotiate(capabilities: &Capabilities, pause_exits: bool) -> Result<Self, Missing> {
         let pin = Pin::EXTERNAL_INTERRUPT | Pin::NMI;
         let pin_optional = Pin::PREEMPTION_TIMER | Pin::VIRTUAL_NMI;
         let proc = Proc::HLT
@@ -128,6 +135,9 @@ impl Controls {
         // A tag that cannot be flushed is worse than none.
         if capabilities.ept_vpid.contains(EptVpid::INVVPID | EptVpid::INVVPID_SINGLE) {
             secondary_optional |= Secondary::VPID;
+        }
+        if pause_exits {
+            secondary_optional |= Secondary::PAUSE_LOOP;
         }
         let exit = ExitControls::HOST_64
             | ExitControls::SAVE_DEBUG
@@ -200,7 +210,7 @@ impl Vmcs {
         config: &VmcsConfig,
     ) -> Result<Self, VmcsError> {
         let capabilities = vmx.capabilities;
-        let controls = Controls::negotiate(&capabilities)?;
+        let controls = Controls::negotiate(&capabilities, config.pause_exits)?;
         let needed = EptVpid::WALK_4 | EptVpid::WRITE_BACK | EptVpid::INVEPT | EptVpid::INVEPT_SINGLE;
         let missing = needed.difference(capabilities.ept_vpid);
         if !missing.is_empty() {
@@ -297,6 +307,10 @@ impl Vmcs {
         ];
         for (field, value) in fields {
             self.try_write(field, value)?;
+        }
+        if controls.has(Secondary::PAUSE_LOOP) {
+            self.try_write(Field::PleGap, PLE_GAP)?;
+            self.try_write(Field::PleWindow, PLE_WINDOW)?;
         }
         if controls.has(Secondary::VPID) {
             self.try_write(Field::Vpid, u64::from(self.vpid.tag()))?;

@@ -76,6 +76,8 @@ bitflags! {
         const WBINVD = 1 << 6;
         /// Real mode and unpaged protected mode run as they are.
         const UNRESTRICTED = 1 << 7;
+        /// PAUSE exits in a loop.
+        const PAUSE_LOOP = 1 << 10;
         /// INVPCID works.
         const INVPCID = 1 << 12;
         /// XSAVES and XRSTORS work.

@@ -108,6 +108,10 @@ fields! {
     EntryInstructionLength = 0x401a,
     /// Secondary processor-based controls.
     SecondaryControls = 0x401e,
+    /// PLE_Gap.
+    PleGap = 0x4020,
+    /// PLE_Window.
+    PleWindow = 0x4022,
     /// VM-instruction error.
     InstructionError = 0x4400,
     /// Exit reason.
