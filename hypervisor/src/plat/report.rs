@@ -49,6 +49,7 @@ impl Vm {
                 retries: device.retries,
                 zapped: device.zapped,
             },
+            lock_waits: sync::lock_waits(),
             oracle_checks: self.oracle_checks.load(Ordering::Relaxed),
             ..Telemetry::default()
         };

@@ -20,12 +20,13 @@ const IDLE: u64 = 10;
 /// Something cannot be built or run.
 pub(super) fn measure(pages: u64) -> Result<Table> {
     let swap = (pages * 2).to_string();
-    let rows = costs(&["--host-operations", "--swap-slots", &swap], &format!("costs pages={pages}"))?;
-    let rows = rows.into_iter().map(|(name, ticks)| Row { name, values: vec![ticks] }).collect();
+    let costs = costs(&["--host-operations", "--swap-slots", &swap], &format!("costs pages={pages}"))?;
+    let rows = costs.ticks.into_iter().map(|(name, ticks)| Row { name, values: vec![ticks] }).collect();
     Ok(Table { title: "a guest's page on the machine, ticks", columns: vec!["Herald"], rows })
 }
 
-/// Measures a page of each CPU, while all are busy: EPT violations, and an mprotect whose flush all have to hear of.
+/// Measures a page of each CPU, while all are busy: EPT violations, and an mprotect whose flush all have to hear of. And
+/// what the whole run had of violations and of waits for locks.
 ///
 /// # Errors
 /// Something cannot be built or run.
@@ -33,15 +34,15 @@ pub(super) fn crowds(pages: u64) -> Result<Table> {
     let mut rows: Vec<Row> = Vec::new();
     for (cpus, _) in CROWDS {
         let costs = costs(&["--vcpus", cpus, "--host-cpus", cpus], &format!("crowd pages={}", pages / 8))?;
-        for (name, ticks) in costs {
+        for (name, value) in costs.ticks.into_iter().chain(costs.events) {
             match rows.iter_mut().find(|row| row.name == name) {
-                Some(row) => row.values.push(ticks),
-                None => rows.push(Row { name, values: vec![ticks] }),
+                Some(row) => row.values.push(value),
+                None => rows.push(Row { name, values: vec![value] }),
             }
         }
     }
     let columns = CROWDS.iter().map(|(_, column)| *column).collect();
-    Ok(Table { title: "a page, all CPUs of a guest at a time, ticks", columns, rows })
+    Ok(Table { title: "a page, all CPUs of a guest at a time, ticks; events of the run", columns, rows })
 }
 
 /// Measures the exits of a Linux guest that sleeps.
@@ -59,30 +60,41 @@ pub(super) fn idle() -> Result<Table> {
 
 /// Exits of a tiny Linux, to the end of a shell with this input.
 fn exits_of(input: &str, telemetry: &Path) -> Result<u64> {
-    let mut command = run()?;
-    command.arg("--telemetry").arg(telemetry).stdin(Stdio::piped()).stdout(Stdio::null());
-    let mut child = command.spawn().context("cannot start the machine")?;
+    let mut child = run(telemetry)?.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
     child.stdin.take().context("no standard input")?.write_all(input.as_bytes())?;
     ensure!(child.wait()?.success(), "the tiny Linux failed");
-    let text = std::fs::read_to_string(telemetry).context("telemetry")?;
-    let last = text.lines().last().context("no telemetry record")?;
-    let record: serde_json::Value = serde_json::from_str(last)?;
-    record.pointer("/exits/total").and_then(serde_json::Value::as_u64).context("no count of exits")
+    last_count(telemetry, "/exits/total")
 }
 
-fn run() -> Result<Command> {
+/// A number of the last record.
+fn last_count(telemetry: &Path, pointer: &str) -> Result<u64> {
+    let text = std::fs::read_to_string(telemetry).context("telemetry")?;
+    let record: serde_json::Value = serde_json::from_str(text.lines().last().context("no record")?)?;
+    record.pointer(pointer).and_then(serde_json::Value::as_u64).with_context(|| format!("no {pointer}"))
+}
+
+fn run(telemetry: &Path) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(["run", "--machine", "bochs", "--headless", "--timeout", "300"]);
+    command
+        .args(["run", "--machine", "bochs", "--headless", "--timeout", "300", "--telemetry"])
+        .arg(telemetry);
     Ok(command)
 }
 
-/// What the test guest says of costs.
-fn costs(args: &[&str], append: &str) -> Result<Vec<(String, u64)>> {
+/// What a run of the test guest has cost.
+struct Costs {
+    /// What it says, in ticks.
+    ticks: Vec<(String, u64)>,
+    /// What Herald has counted.
+    events: Vec<(String, u64)>,
+}
+
+fn costs(args: &[&str], append: &str) -> Result<Costs> {
     let dir = RunDir::create()?;
-    let kernel = dir.path().join("testguest");
+    let (kernel, telemetry) = (dir.path().join("testguest"), dir.path().join("telemetry"));
     let elf = std::fs::read(metal::build()?.testguest).context("the test guest")?;
     std::fs::write(&kernel, elf32::from_elf64(&elf, 0)?)?;
-    let mut command = run()?;
+    let mut command = run(&telemetry)?;
     command.args(args).args(["--append", append, "--kernel"]).arg(&kernel).stdin(Stdio::null());
     let output = command.output().context("cannot start the machine")?;
     let text = String::from_utf8_lossy(&output.stdout);
@@ -91,7 +103,10 @@ fn costs(args: &[&str], append: &str) -> Result<Vec<(String, u64)>> {
         let (name, ticks) = line.trim().strip_prefix("cost: ")?.split_once(' ')?;
         Some((name.to_owned(), ticks.parse().ok()?))
     };
-    let costs: Vec<_> = text.lines().filter_map(cost).collect();
-    ensure!(!costs.is_empty(), "the guest measured nothing: {text}");
-    Ok(costs)
+    let ticks: Vec<_> = text.lines().filter_map(cost).collect();
+    ensure!(!ticks.is_empty(), "the guest measured nothing: {text}");
+    let events = [("violations", "/ept_violations"), ("waits for locks", "/lock_waits")];
+    let events =
+        events.into_iter().map(|(name, pointer)| Ok((name.to_owned(), last_count(&telemetry, pointer)?)));
+    Ok(Costs { ticks, events: events.collect::<Result<_>>()? })
 }

@@ -5,20 +5,55 @@ use super::table::PLAIN;
 
 /// Says how many processors there are, and ends.
 const COUNT: Console = Console::Pipe("echo cpus: $(nproc)\npoweroff -f\n");
-/// What a storm has to do to a guest's memory.
-const STORM: &str = "storm operations=3000";
-
-/// The test guest with these words, which says that it is content.
-macro_rules! test_guest {
-    ($name:literal, $append:expr, $says:literal, $($argument:literal),*) => {
+/// The test guest with four virtual processors, which says that it is content.
+macro_rules! on_cpus {
+    ($name:literal, $cpus:literal, $append:literal, $says:literal $(, $argument:literal)*) => {
         Scenario {
             name: $name,
-            args: &["--kernel", "{testguest}", "--append", $append, "--memory", "16M", $($argument),*],
+            args: &[
+                "--kernel",
+                "{testguest}",
+                "--append",
+                $append,
+                "--memory",
+                "16M",
+                "--vcpus",
+                "4",
+                "--host-cpus",
+                $cpus,
+                $($argument),*
+            ],
             stdout: &[$says],
             ..PLAIN
         }
     };
 }
+
+/// In a storm of host operations, looked at by the oracle.
+macro_rules! storm {
+    ($name:literal, $cpus:literal) => {
+        on_cpus!($name, $cpus, "storm operations=3000", "storm: ok", "--storm", "100000", "--oracle")
+    };
+}
+
+const KILLS: [&str; 16] = [
+    "--kernel",
+    "{testguest}",
+    "--append",
+    "storm operations=300",
+    "--memory",
+    "16M",
+    "--vms",
+    "2",
+    "--vcpus",
+    "2",
+    "--host-cpus",
+    "2",
+    "--storm",
+    "100000",
+    "--kills",
+    "10",
+];
 
 /// All of them.
 pub(super) const SMP: [Scenario; 16] = [
@@ -46,50 +81,14 @@ pub(super) const SMP: [Scenario; 16] = [
     nproc("nproc-1-cpu", &["--vcpus", "4"]),
     nproc("nproc-2-cpus", &["--vcpus", "4", "--host-cpus", "2"]),
     nproc("nproc-4-cpus", &["--vcpus", "4", "--host-cpus", "4"]),
-    test_guest!("storm-1-cpu", STORM, "storm: ok", "--vcpus", "4", "--storm", "100000", "--oracle"),
-    test_guest!(
-        "storm-2-cpus",
-        STORM,
-        "storm: ok",
-        "--vcpus",
-        "4",
-        "--storm",
-        "100000",
-        "--oracle",
-        "--host-cpus",
-        "2"
-    ),
-    test_guest!(
-        "storm-4-cpus",
-        STORM,
-        "storm: ok",
-        "--vcpus",
-        "4",
-        "--storm",
-        "100000",
-        "--oracle",
-        "--host-cpus",
-        "4"
-    ),
+    storm!("storm-1-cpu", "1"),
+    storm!("storm-2-cpus", "2"),
+    storm!("storm-4-cpus", "4"),
+    on_cpus!("smp-1-cpu", "1", "smp cpus=4", "smp: ok"),
+    on_cpus!("smp-2-cpus", "2", "smp cpus=4", "smp: ok"),
+    on_cpus!("smp-4-cpus", "4", "smp cpus=4", "smp: ok"),
     // Killed wherever they are: in the storm's locks, while they fault, while they start.
-    test_guest!(
-        "kills-under-load",
-        "storm operations=300",
-        "storm: ok",
-        "--vms",
-        "2",
-        "--vcpus",
-        "2",
-        "--storm",
-        "100000",
-        "--kills",
-        "10",
-        "--host-cpus",
-        "2"
-    ),
-    test_guest!("smp-1-cpu", "smp cpus=4", "smp: ok", "--vcpus", "4"),
-    test_guest!("smp-2-cpus", "smp cpus=4", "smp: ok", "--vcpus", "4", "--host-cpus", "2"),
-    test_guest!("smp-4-cpus", "smp cpus=4", "smp: ok", "--vcpus", "4", "--host-cpus", "4"),
+    Scenario { name: "kills-under-load", args: &KILLS, stdout: &["storm: ok"], ..PLAIN },
     // One dies; the other lives on, and the worse end counts.
     Scenario {
         name: "one-of-two-dies",

@@ -132,6 +132,8 @@ pub struct Telemetry {
     pub notifier: NotifierCalls,
     /// Use of the device TLB.
     pub device_tlb: DeviceTlbUse,
+    /// How often a lock of Herald's was not free at once, on all CPUs and for all guests.
+    pub lock_waits: u64,
     /// Checks of the coherence oracle that ran, and found nothing.
     pub oracle_checks: u64,
     /// Ticks from the first guest instruction to /init; 0 before that.

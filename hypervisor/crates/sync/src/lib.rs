@@ -27,7 +27,7 @@ pub use guest_mode::{GuestMode, Requested};
 pub use held::{Held, MAX_CPUS, set_current_cpu};
 pub use lock::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use rank::Rank;
-pub use raw::Once;
+pub use raw::{Once, lock_waits};
 pub use sequence::{InProgress, InvalidationSequence, Snapshot, Stale};
 pub use switch::{relax, switch_point, undisturbed};
 

@@ -3,6 +3,8 @@
 //! A lock of a model is one of shuttle's: who waits for it does not run. Taking it is a switch point, giving it back is
 //! none: whatever could happen then can as well happen at the next switch point of the thread.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 #[cfg(feature = "shuttle")]
 pub use modelled::Once;
 #[cfg(feature = "shuttle")]
@@ -10,16 +12,47 @@ pub(crate) use modelled::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWrit
 #[cfg(not(feature = "shuttle"))]
 pub use spin::Once;
 #[cfg(not(feature = "shuttle"))]
-pub(crate) use spin::{Mutex, MutexGuard, RwLockReadGuard};
+pub(crate) use spin::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
 #[cfg(not(feature = "shuttle"))]
-pub(crate) use spinning::{RwLock, RwLockWriteGuard};
+pub(crate) use spinning::{Mutex, RwLock};
+
+/// How often a lock was not free at once, since the start, on all CPUs.
+static WAITS: AtomicU64 = AtomicU64::new(0);
+
+/// See [`WAITS`]. A model counts none.
+#[must_use]
+pub fn lock_waits() -> u64 {
+    WAITS.load(Ordering::Relaxed)
+}
 
 #[cfg(not(feature = "shuttle"))]
 mod spinning {
+    use super::WAITS;
     use crate::relax;
     use core::sync::atomic::{AtomicU32, Ordering};
-    use spin::RwLockReadGuard;
-    pub(crate) use spin::RwLockWriteGuard;
+    use spin::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
+
+    /// `spin`'s, which counts its waits.
+    #[derive(Debug)]
+    pub(crate) struct Mutex<T>(spin::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(crate) const fn new(value: T) -> Self {
+            Self(spin::Mutex::new(value))
+        }
+
+        pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+            self.0.try_lock().unwrap_or_else(|| wait(|| self.try_lock()))
+        }
+
+        fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+            (!self.0.is_locked()).then(|| self.0.try_lock()).flatten()
+        }
+
+        pub(crate) fn get_mut(&mut self) -> &mut T {
+            self.0.get_mut()
+        }
+    }
 
     /// `spin`'s, and who waits for the exclusive hold keeps new shared ones out: an invalidation comes to its turn, however
     /// many CPUs fault. `spin`'s own upgrade would not do: a reader that is kept out adds itself, looks, and subtracts itself,
@@ -38,36 +71,36 @@ mod spinning {
         }
 
         pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
-            loop {
-                // Relaxed: it is about whose turn it is; the lock does the ordering.
-                if self.writers.load(Ordering::Relaxed) == 0
-                    && let Some(guard) = self.lock.try_read()
-                {
-                    return guard;
-                }
-                relax();
-            }
+            self.try_read().unwrap_or_else(|| wait(|| self.try_read()))
+        }
+
+        fn try_read(&self) -> Option<RwLockReadGuard<'_, T>> {
+            // Relaxed: it is about whose turn it is; the lock does the ordering.
+            (self.writers.load(Ordering::Relaxed) == 0).then(|| self.lock.try_read()).flatten()
         }
 
         pub(crate) fn write(&self) -> RwLockWriteGuard<'_, T> {
-            self.lock.try_write().unwrap_or_else(|| self.wait_to_write())
-        }
-
-        #[cold]
-        fn wait_to_write(&self) -> RwLockWriteGuard<'_, T> {
-            self.writers.fetch_add(1, Ordering::Relaxed);
-            let guard = loop {
-                if let Some(guard) = self.lock.try_write() {
-                    break guard;
-                }
-                relax();
-            };
-            self.writers.fetch_sub(1, Ordering::Relaxed);
-            guard
+            self.lock.try_write().unwrap_or_else(|| {
+                self.writers.fetch_add(1, Ordering::Relaxed);
+                let guard = wait(|| self.lock.try_write());
+                self.writers.fetch_sub(1, Ordering::Relaxed);
+                guard
+            })
         }
 
         pub(crate) fn get_mut(&mut self) -> &mut T {
             self.lock.get_mut()
+        }
+    }
+
+    #[cold]
+    fn wait<T>(mut attempt: impl FnMut() -> Option<T>) -> T {
+        WAITS.fetch_add(1, Ordering::Relaxed);
+        loop {
+            relax();
+            if let Some(guard) = attempt() {
+                return guard;
+            }
         }
     }
 }
