@@ -144,7 +144,7 @@ pub(super) fn slice() -> u64 {
 }
 
 /// The thread that runs.
-pub(super) fn current() -> Arc<Thread> {
+pub(crate) fn current() -> Arc<Thread> {
     own(|running| Arc::clone(&running.thread))
 }
 
@@ -223,10 +223,10 @@ pub(crate) fn yield_now() {
     leave(Leaving::Queued);
 }
 
-/// The next thread for this CPU: from its own queue, else from another CPU's.
-fn next() -> Option<(Account, Arc<Thread>)> {
+/// The next thread for this CPU: from its own queue, else from another CPU's. `leaver`: of whoever ran until now.
+fn next(leaver: &mut Account) -> Option<(Account, Arc<Thread>)> {
     let here = cpu::index();
-    let own = CPUS[here].take(RunQueue::pop);
+    let own = CPUS[here].take(|queue| queue.pop(leaver));
     own.or_else(|| {
         cpus().filter(|&index| index != here).find_map(|index| CPUS[index].take(RunQueue::take_last))
     })
@@ -234,12 +234,14 @@ fn next() -> Option<(Account, Arc<Thread>)> {
 
 /// Switches to another thread, or to the idle one. Returns when the caller runs again.
 pub(super) fn leave(why: Leaving) {
-    let found = next();
+    let found = own(|running| {
+        running.charge(tsc());
+        next(&mut running.account)
+    });
     if found.is_none() && why == Leaving::Queued {
         return;
     }
     let (saved, target) = own(|running| {
-        running.charge(tsc());
         let (account, thread) = found.unwrap_or_else(|| (Account::default(), Arc::clone(&running.idle)));
         thread.last_cpu.store(cpu::index(), Ordering::Relaxed);
         let target = thread.saved.get();

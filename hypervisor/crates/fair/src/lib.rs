@@ -10,7 +10,8 @@
 //! ```
 //!
 //! The floor is the virtual time of whoever was last chosen: nobody in the queue has had less. Outside of a queue a
-//! thread's account is relative to it (its lag), so that it means the same on another CPU. Who sleeps earns, but never
+//! thread's account is relative to it (its lag), so that it means the same on another CPU; whoever leaves a CPU is still
+//! outside when the next one is chosen, and his account follows the floor. Who sleeps earns, but never
 //! more than a slice: after a long sleep he runs soon, and not for long at others' cost.
 //!
 //! All times are TSC ticks.

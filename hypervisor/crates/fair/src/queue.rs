@@ -36,12 +36,15 @@ impl<T> RunQueue<T> {
         self.waiting.insert((self.floor.saturating_add(account.0), self.arrivals), thread);
     }
 
-    /// Whoever has had least is to run now.
-    pub fn pop(&mut self) -> Option<(Account, T)> {
+    /// Whoever has had least is to run now. `leaver`: the account of whoever ran until now; it stays relative to the
+    /// floor, which may rise.
+    pub fn pop(&mut self, leaver: &mut Account) -> Option<(Account, T)> {
         let ((time, _), thread) = self.waiting.pop_first()?;
-        let lag = Account(time.saturating_sub(self.floor).min(0));
-        self.floor = self.floor.max(time);
-        Some((lag, thread))
+        let ahead = time.saturating_sub(self.floor);
+        let rise = ahead.max(0);
+        self.floor = self.floor.saturating_add(rise);
+        leaver.0 = leaver.0.saturating_sub(rise);
+        Some((Account(ahead.min(0)), thread))
     }
 
     /// The one who would run last is to run on another CPU.
