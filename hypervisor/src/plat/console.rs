@@ -2,7 +2,7 @@
 //!
 //! A frame costs four bytes and a byte costs an OUT; a prompt without a newline waits only until the guest
 //! goes idle or asks for input. Where several guests run, each line begins with the guest's name; a line that another
-//! guest's output has interrupted goes on in a new line.
+//! guest's output has interrupted is shown again from its beginning, so that no word is torn.
 
 use abi::link::Channel;
 use alloc::format;
@@ -23,6 +23,8 @@ pub(super) struct Console {
     prefix: Option<String>,
     /// What was sent last was no newline.
     in_line: bool,
+    /// What has been sent of the line, to be shown again; of one that is longer than this only its last part.
+    shown: heapless::Vec<u8, CHUNK>,
     pending: heapless::Vec<u8, CHUNK>,
 }
 
@@ -30,8 +32,13 @@ impl Console {
     /// The console of guest `vm`; with a name where it is not the only one.
     #[must_use]
     pub(super) fn new(vm: u8, name: Option<&str>) -> Self {
-        let prefix = name.map(|name| format!("[{name}] "));
-        Self { channel: Channel::Console as u8 + vm, prefix, in_line: false, pending: heapless::Vec::new() }
+        Self {
+            channel: Channel::Console as u8 + vm,
+            prefix: name.map(|name| format!("[{name}] ")),
+            in_line: false,
+            shown: heapless::Vec::new(),
+            pending: heapless::Vec::new(),
+        }
     }
 
     /// Takes a byte of output.
@@ -46,6 +53,7 @@ impl Console {
     /// Sends what there is.
     pub(super) fn flush(&mut self) {
         let Some(&last) = self.pending.last() else { return };
+        let ends = last == b'\n';
         if let Some(prefix) = &self.prefix {
             let mut before = LAST.lock();
             let interrupted = before.0 != self.channel;
@@ -54,13 +62,17 @@ impl Console {
             }
             if interrupted || !self.in_line {
                 crate::link::send(self.channel, prefix.as_bytes());
+                crate::link::send(self.channel, &self.shown);
             }
             crate::link::send(self.channel, &self.pending);
-            *before = (self.channel, last != b'\n');
+            *before = (self.channel, !ends);
         } else {
             crate::link::send(self.channel, &self.pending);
         }
-        self.in_line = last != b'\n';
+        self.in_line = !ends;
+        if ends || self.shown.extend_from_slice(&self.pending).is_err() {
+            self.shown.clear();
+        }
         self.pending.clear();
     }
 }
