@@ -265,7 +265,7 @@ pub(crate) struct StressArgs {
     #[arg(value_enum)]
     pub(crate) name: Stress,
     /// Operations, or kills of each guest; without it: 1000000, or 200
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub(crate) count: Option<u64>,
     /// Virtual processors of a guest
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=32))]

@@ -21,6 +21,14 @@ impl Stress {
         }
     }
 
+    /// Seconds after which a machine hangs: five times what Bochs took for as much on one slow CPU, and five minutes.
+    const fn timeout(self, count: u64) -> u64 {
+        300 + match self {
+            Self::Storm => count / 100,
+            Self::Kills => count.saturating_mul(5),
+        }
+    }
+
     fn arguments(self, count: u64) -> Vec<String> {
         let text = match self {
             Self::Storm => format!("--oracle --storm {ENDLESS} --append"),
@@ -45,6 +53,7 @@ pub(crate) fn run(args: &StressArgs) -> Result<u8> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["run", "--headless", "--memory", "16M", "--kernel"]).arg(&kernel);
     command.args(["--vcpus", &args.vcpus.to_string(), "--host-cpus", &args.host_cpus.to_string()]);
+    command.args(["--timeout", &args.name.timeout(count).to_string()]);
     command.args(args.name.arguments(count)).stdin(Stdio::null());
     let started = Instant::now();
     let status = command.status().context("cannot start the machine")?;

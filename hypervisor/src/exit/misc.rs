@@ -26,9 +26,9 @@ pub(super) fn skip(vcpu: &mut Vcpu) -> Flow {
 }
 
 /// The guest spins: for something that another virtual processor has to do, which may wait for this CPU.
-pub(super) fn pause(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
+pub(super) fn pause(vcpu: &mut Vcpu) -> Flow {
     vcpu.skip_instruction();
-    vcpu.let_others_run(vm);
+    vcpu.gives_way = true;
     Flow::Resume
 }
 

@@ -43,7 +43,7 @@ pub(crate) fn handle(vcpu: &mut Vcpu, vm: &Vm, exit: Exit) -> Result<Flow, RunEr
         Exit::EptViolation(violation) => ept::handle(vcpu, vm, violation),
         Exit::Xsetbv => misc::xsetbv(vcpu),
         Exit::CacheFlush => misc::skip(vcpu),
-        Exit::Pause => misc::pause(vcpu, vm),
+        Exit::Pause => misc::pause(vcpu),
         Exit::TripleFault => misc::triple_fault(vcpu),
         Exit::TaskSwitch => Flow::End(End::TaskSwitch),
         // Not offered by CPUID, or not there without nesting.

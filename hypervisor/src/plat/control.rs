@@ -35,8 +35,8 @@ pub(crate) struct Control {
 
 impl Control {
     /// Tells which thread runs it.
-    pub(crate) fn set_thread(&self, thread: &Arc<Thread>) {
-        *self.thread.lock() = Some(Arc::clone(thread));
+    pub(crate) fn set_thread(&self, thread: Arc<Thread>) {
+        *self.thread.lock() = Some(thread);
     }
 
     /// The thread has ended.

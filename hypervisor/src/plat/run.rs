@@ -177,7 +177,7 @@ impl Machine {
         self.host.frames().free_count() + self.host.table_frames() + stacks::frames()
     }
 
-    /// Runs one guest to its end, as often as it is killed.
+    /// Runs one guest to its end, as often as it is killed; a life that ends badly before is the last one.
     fn run_guest(
         &'static self,
         place: Place<'_>,
@@ -188,6 +188,9 @@ impl Machine {
             let deadline = tsc() + self.random_life(place.index, killed);
             let end = self.run_once(place, config, mm, Some(deadline))?;
             log::debug!("{}: {end}", config.name);
+            if end.status() != Status::Success {
+                return Ok(end);
+            }
         }
         self.run_once(place, config, mm, None)
     }
@@ -243,10 +246,7 @@ impl Machine {
         for id in (0..config.vcpus).map(VcpuId) {
             let (shared, entry) = (Arc::clone(vm), (id == VcpuId(0)).then_some(*entry));
             match sched::spawn(&group, move || self.run_vcpu(id, &shared, entry.as_ref())) {
-                Ok(thread) => {
-                    vm.control(id).set_thread(thread.thread());
-                    threads.push(thread);
-                }
+                Ok(thread) => threads.push(thread),
                 Err(error) => {
                     vm.finish_with(Ok(End::OutOfMemory(error)));
                     break;
@@ -270,6 +270,8 @@ impl Machine {
     }
 
     fn run_vcpu(&self, id: VcpuId, vm: &Vm, entry: Option<&Entry>) {
+        // Before it looks at anything: whoever finds no thread has said what there is to say before that.
+        vm.control(id).set_thread(sched::current());
         let config = VmcsConfig {
             ept_root: vm.ept_root(),
             accessed_dirty: self.ept_features().accessed_dirty == AccessedDirty::Hardware,

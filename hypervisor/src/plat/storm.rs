@@ -6,7 +6,7 @@
 //! | mprotect and back, write-protection, mremap and back | up to some pages anywhere |
 //! | migration, aging, page-out, advice, collapse | the same |
 //! | fork, and the end of the copies | the address space |
-//! | discard, munmap and mmap | pages that the guest has given away for that |
+//! | discard | pages that the guest has given away for that |
 
 use super::hostops::{HostOperationError, HostOperations};
 use super::vm::Vm;

@@ -3,34 +3,42 @@
 //!
 //! ```text
 //!   operation                                   whoever needs memory
-//!   active += 1                                 before = completed
+//!   active = true                               before = completed
 //!   … not there … and back                      attempt fails
-//!   completed += 1, active -= 1                 active, or completed is not before: again; else it has failed
+//!   completed += 1, active = false              active, or completed is not before: again; else it has failed
 //! ```
+//!
+//! There is one at a time: in the middle of one, another one would not find the memory either.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use spin::{Mutex, MutexGuard};
 
 /// The upheavals of one guest's memory.
 #[derive(Debug, Default)]
 pub(super) struct Upheavals {
-    active: AtomicU32,
+    one: Mutex<()>,
+    active: AtomicBool,
     completed: AtomicU64,
 }
 
 /// One of them, until it is dropped.
 #[must_use]
-pub(super) struct Upheaval<'a>(&'a Upheavals);
+pub(super) struct Upheaval<'a> {
+    upheavals: &'a Upheavals,
+    _one: MutexGuard<'a, ()>,
+}
 
 impl Upheavals {
-    /// Begins one.
+    /// Begins one, when there is none.
     pub(super) fn begin(&self) -> Upheaval<'_> {
-        self.active.fetch_add(1, Ordering::SeqCst);
-        Upheaval(self)
+        let one = self.one.lock();
+        self.active.store(true, Ordering::SeqCst);
+        Upheaval { upheavals: self, _one: one }
     }
 
     /// Whether there is one.
     pub(super) fn is_active(&self) -> bool {
-        self.active.load(Ordering::SeqCst) != 0
+        self.active.load(Ordering::SeqCst)
     }
 
     /// Tries until it succeeds, or fails with no upheaval to blame.
@@ -48,7 +56,7 @@ impl Upheavals {
 
 impl Drop for Upheaval<'_> {
     fn drop(&mut self) {
-        self.0.completed.fetch_add(1, Ordering::SeqCst);
-        self.0.active.fetch_sub(1, Ordering::SeqCst);
+        self.upheavals.completed.fetch_add(1, Ordering::SeqCst);
+        self.upheavals.active.store(false, Ordering::SeqCst);
     }
 }

@@ -308,11 +308,11 @@ impl Vm {
 
     /// Between two entries: disturbances, where they were asked for; whether telemetry is due after this exit.
     pub(crate) fn after_exit(&self, vcpu: VcpuId, exits: u64) -> bool {
-        if let Some(stirrer) = &self.stirrer {
-            let mut stirrer = stirrer.lock();
-            if stirrer.due() {
-                stirrer.stir(&self.memory, || self.check(Some(vcpu)));
-            }
+        // Whoever stirs may wait for this virtual processor to come out.
+        if let Some(mut stirrer) = self.stirrer.as_ref().and_then(spin::Mutex::try_lock)
+            && stirrer.due()
+        {
+            stirrer.stir(&self.memory, || self.check(Some(vcpu)));
         }
         self.telemetry_every != 0 && exits.is_multiple_of(self.telemetry_every)
     }
@@ -360,9 +360,11 @@ impl Vm {
 
     /// The coherence oracle, run after host operations where the configuration asks for it.
     pub(super) fn check(&self, caller: Option<VcpuId>) {
+        // A storm's thread is none that a pause stops: it looks itself.
+        let in_storm = self.storms && caller.is_some();
         // Whoever waits for the end of an upheaval would keep a pause from beginning.
         let others = self.controls.len() > 1 || self.storms;
-        if !self.oracle || others && self.memory.is_in_upheaval() {
+        if !self.oracle || in_storm || others && self.memory.is_in_upheaval() {
             return;
         }
         let caller = caller.map(|vcpu| vcpu.0 as usize);

@@ -21,6 +21,6 @@ mod idle;
 mod switch;
 mod thread;
 
-pub(crate) use cpu::{Turn, online, others_wait, turn, yield_now};
+pub(crate) use cpu::{Turn, current, online, others_wait, turn, yield_now};
 pub(crate) use idle::run as idle;
 pub(crate) use thread::{Group, JoinHandle, Thread, park, spawn};

@@ -78,6 +78,8 @@ pub(crate) struct Vcpu {
     deadline: Option<devices::Ticks>,
     /// When its turn is over, in TSC ticks.
     turn_ends: Option<u64>,
+    /// It spins: whoever waits for its CPU goes first.
+    pub gives_way: bool,
     /// What is not in the VMCS while another may have the CPU.
     extended: Extended,
     /// It has a CPU: its VMCS and its extended registers are there.
@@ -118,6 +120,7 @@ impl Vcpu {
             nmi_waits: false,
             deadline: None,
             turn_ends: None,
+            gives_way: false,
             extended: Extended::new(),
             loaded: true,
         };

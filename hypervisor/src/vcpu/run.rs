@@ -67,12 +67,13 @@ fn step(vcpu: &mut Vcpu, vm: &Vm) -> Result<(), Result<End, RunError>> {
         vcpu.wait(vm, || sched::park(None));
         return Ok(());
     }
+    let gives_way = core::mem::take(&mut vcpu.gives_way) && sched::others_wait();
     match sched::turn() {
-        Turn::Over => {
+        Turn::GoesOn(end) if !gives_way => vcpu.turn_ends = end,
+        _ => {
             vcpu.wait(vm, sched::yield_now);
             return Ok(());
         }
-        Turn::GoesOn(end) => vcpu.turn_ends = end,
     }
     vcpu.take_cpu();
     vcpu.look(vm).map_err(Ok)?;
@@ -162,13 +163,6 @@ impl Vcpu {
         self.ticks.idle(since, tsc());
     }
 
-    /// Gives the CPU to a thread that waits for it, if there is one.
-    pub(crate) fn let_others_run(&mut self, vm: &Vm) {
-        if sched::others_wait() {
-            self.wait(vm, sched::yield_now);
-        }
-    }
-
     /// Enters the guest, unless there is news; whether it did.
     fn enter(&mut self, vm: &Vm) -> Result<bool, EntryError> {
         let control = vm.control(self.id);
@@ -182,7 +176,7 @@ impl Vcpu {
         });
         self.counters.invept += flushed;
         // What was chosen for delivery before stays: the entry comes later.
-        let enters = !control.has_news() && !vm.has_ended();
+        let enters = !control.has_news() && !vm.has_ended() && !vm.is_paused();
         let mut entered = Ok(());
         if enters {
             cpu::set_fault_address(self.registers.cr2);

@@ -36,7 +36,7 @@ macro_rules! storm {
     };
 }
 
-const KILLS: [&str; 16] = [
+const KILLS: [&str; 18] = [
     "--kernel",
     "{testguest}",
     "--append",
@@ -53,6 +53,8 @@ const KILLS: [&str; 16] = [
     "100000",
     "--kills",
     "10",
+    "--log",
+    "debug",
 ];
 
 /// All of them.
@@ -88,7 +90,13 @@ pub(super) const SMP: [Scenario; 16] = [
     on_cpus!("smp-2-cpus", "2", "smp cpus=4", "smp: ok"),
     on_cpus!("smp-4-cpus", "4", "smp cpus=4", "smp: ok"),
     // Killed wherever they are: in the storm's locks, while they fault, while they start.
-    Scenario { name: "kills-under-load", args: &KILLS, stdout: &["storm: ok"], ..PLAIN },
+    Scenario {
+        name: "kills-under-load",
+        args: &KILLS,
+        stdout: &["storm: ok"],
+        stderr: &["the guest was killed"],
+        ..PLAIN
+    },
     // One dies; the other lives on, and the worse end counts.
     Scenario {
         name: "one-of-two-dies",

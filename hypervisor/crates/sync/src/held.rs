@@ -63,7 +63,7 @@ impl Drop for Held {
     }
 }
 
-const ALL: [Rank; 18] = [
+const ALL: [Rank; 17] = [
     Rank::Board,
     Rank::Mmap,
     Rank::Page,
@@ -77,7 +77,6 @@ const ALL: [Rank; 18] = [
     Rank::NotifierChain,
     Rank::Slots,
     Rank::Mmu,
-    Rank::Shootdown,
     Rank::Pool,
     Rank::FrameCache,
     Rank::Buddy,

@@ -52,7 +52,8 @@ impl Machine {
     }
 }
 
-fn handshake(guests: fn(), invalidators: fn()) {
+/// On both sides a fence, or none. The guest has run there before, or comes for the first time.
+fn handshake(guests: fn(), invalidators: fn(), has_run: bool) {
     loom::model(move || {
         let machine = Arc::new(Machine {
             mode: GuestMode::new(),
@@ -60,10 +61,12 @@ fn handshake(guests: fn(), invalidators: fn()) {
             frame: UnsafeCell::new(0),
             interrupt: AtomicU64::new(0),
         });
-        // There have been flushes before, and the translation was cached since.
-        let _ = machine.mode.request_behind(invalidators, |_| ());
-        machine.mode.enter_behind(0, guests, || ());
-        machine.mode.exit(0);
+        if has_run {
+            // There have been flushes before, and the translation was cached since.
+            let _ = machine.mode.request_behind(invalidators, |_| ());
+            machine.mode.enter_behind(0, guests, || ());
+            machine.mode.exit(0);
+        }
         let other = Arc::clone(&machine);
         let guest = thread::spawn(move || other.run_guest(guests));
         machine.take_frame(invalidators);
@@ -73,19 +76,24 @@ fn handshake(guests: fn(), invalidators: fn()) {
 
 #[test]
 fn a_guest_never_uses_a_frame_that_was_taken() {
-    handshake(full, full);
+    handshake(full, full, true);
+}
+
+#[test]
+fn nor_does_one_that_enters_for_the_first_time() {
+    handshake(full, full, false);
 }
 
 #[test]
 #[should_panic(expected = "Causality violation")]
 fn without_the_fence_on_the_way_into_the_guest_it_does() {
-    handshake(none, full);
+    handshake(none, full, true);
 }
 
 #[test]
 #[should_panic(expected = "Causality violation")]
 fn without_the_invalidators_fence_it_does() {
-    handshake(full, none);
+    handshake(full, none, true);
 }
 
 /// A guest that runs there for the first time finds what another one with the same tag has left.

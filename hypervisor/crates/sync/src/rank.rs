@@ -30,8 +30,6 @@ pub enum Rank {
     Slots,
     /// Secondary tables of one guest.
     Mmu,
-    /// Requests to other CPUs to flush.
-    Shootdown,
     /// Huge frames set aside.
     Pool,
     /// A per-CPU cache of free frames.
