@@ -18,6 +18,12 @@ pub const VERSION: u32 = 0x30;
 pub const TASK_PRIORITY: u32 = 0x80;
 /// End of interrupt.
 pub const END_OF_INTERRUPT: u32 = 0xb0;
+/// In service, vectors 0 to 31; the others follow at steps of 16.
+pub const IN_SERVICE: u32 = 0x100;
+/// Errors, latched by a write.
+pub const ERROR_STATUS: u32 = 0x280;
+/// Interrupt to the CPU itself; x2APIC mode only.
+pub const SELF_IPI: u32 = 0x3f0;
 /// Spurious vector; bit 8 is the software enable.
 pub const SPURIOUS: u32 = 0xf0;
 /// Interrupt command, low half; in x2APIC mode all 64 bits.

@@ -74,3 +74,18 @@ pub fn cr2() -> u64 {
     unsafe { asm!("mov {}, cr2", out(reg) address, options(nomem, nostack, preserves_flags)) };
     address
 }
+
+/// The upper half of the task priority, 0 to 15.
+#[must_use]
+pub fn cr8() -> u64 {
+    let priority;
+    // SAFETY: reads a register.
+    unsafe { asm!("mov {}, cr8", out(reg) priority, options(nomem, nostack, preserves_flags)) };
+    priority
+}
+
+/// Sets the upper half of the task priority.
+pub fn set_cr8(priority: u64) {
+    // SAFETY: interrupts are held back, or let in, and each finds its handler.
+    unsafe { asm!("mov cr8, {}", in(reg) priority, options(nostack, preserves_flags)) };
+}

@@ -91,6 +91,9 @@ pub(crate) struct RunArgs {
     /// Leave EPT accessed and dirty bits off
     #[arg(long)]
     pub(crate) no_ept_ad: bool,
+    /// Let the processor deliver interrupts to guests, where it can (not under Bochs: docs/CAVEATS.md)
+    #[arg(long)]
+    pub(crate) apic_virtualisation: bool,
     /// Swap tiers of the host: ram or disk, with their sizes
     #[arg(long, value_name = "TIER:SIZE[,TIER:SIZE]")]
     pub(crate) swap: Option<String>,

@@ -58,6 +58,7 @@ impl Guests {
         let Some(file) = &self.settings else { return };
         config.paging = file.paging;
         config.ept_ad &= file.ept_ad;
+        config.apic_virtualisation |= file.apic_virtualisation;
         if !self.backing_given {
             config.backing = file.backing;
         }

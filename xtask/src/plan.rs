@@ -124,6 +124,7 @@ pub(crate) fn boot_config(args: &RunArgs, tsc_hz: u64) -> config::BootConfig<'st
             Backing::Shared => config::Backing::Shared,
         },
         ept_ad: !args.no_ept_ad,
+        apic_virtualisation: args.apic_virtualisation,
         log: log_level(args.log),
         oracle: args.oracle,
         telemetry_every: 0,

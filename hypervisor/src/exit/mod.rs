@@ -44,6 +44,8 @@ pub(crate) fn handle(vcpu: &mut Vcpu, vm: &Vm, exit: Exit) -> Result<Flow, RunEr
         Exit::Xsetbv => misc::xsetbv(vcpu),
         Exit::CacheFlush => misc::skip(vcpu),
         Exit::Pause => misc::pause(vcpu),
+        Exit::VirtualEoi(vector) => msr::end_of_interrupt(vcpu, vm, vector),
+        Exit::ApicWrite { register } => msr::apic_written(vcpu, vm, register),
         Exit::TripleFault => misc::triple_fault(vcpu),
         Exit::TaskSwitch => Flow::End(End::TaskSwitch),
         // Not offered by CPUID, or not there without nesting.

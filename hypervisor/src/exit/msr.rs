@@ -11,6 +11,9 @@ use vmxdefs::event::Event;
 use vmxdefs::msr::{Policy, policy};
 use zerocopy::IntoBytes;
 
+/// The first of the x2APIC registers.
+const X2APIC: u32 = 0x800;
+
 fn number(vcpu: &Vcpu) -> u32 {
     vcpu.registers.general[register::RCX] as u32
 }
@@ -60,6 +63,22 @@ pub(super) fn write(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
         }
         Some(Policy::Pass) | None => refuse(vcpu, msr, "WRMSR"),
     }
+}
+
+/// The guest has ended an interrupt that a device has to know of; the processor has done the rest.
+pub(super) fn end_of_interrupt(vcpu: &Vcpu, vm: &Vm, vector: u8) -> Flow {
+    vm.with_board(vcpu.id, |board| board.end_of_interrupt(vcpu.id, vector));
+    Flow::Resume
+}
+
+/// The guest has written a register of its virtual-APIC page: an interrupt to itself by a vector that there is not, which
+/// the model notes as an error.
+pub(super) fn apic_written(vcpu: &Vcpu, vm: &Vm, register: u8) -> Flow {
+    let msr = X2APIC + u32::from(register);
+    let value = u64::from(vcpu.virtual_apic_register(register));
+    // What the processor has accepted is no fault any more.
+    let _ = vm.with_board(vcpu.id, |board| board.msr_write(vcpu.id, msr, value, Ticks(tsc())));
+    Flow::Resume
 }
 
 /// Writes a clock where the guest wants it.

@@ -275,6 +275,7 @@ impl Machine {
         let config = VmcsConfig {
             ept_root: vm.ept_root(),
             accessed_dirty: self.ept_features().accessed_dirty == AccessedDirty::Hardware,
+            virtual_apic: self.config.apic_virtualisation,
             pause_exits: self.config.vms.iter().map(|vm| vm.vcpus as usize).sum::<usize>() > sched::online(),
             fail_entry: self.config.inject.fail_entry,
         };

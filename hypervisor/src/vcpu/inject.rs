@@ -43,7 +43,8 @@ impl Vcpu {
         self.nmi_waits
             || self.pending.is_some()
             || board.has_nmi(self.id)
-            || self.accepts_interrupts() && board.pending_interrupt(self.id).is_some()
+            || self.accepts_interrupts()
+                && (board.pending_interrupt(self.id).is_some() || self.virtual_interrupt_waits())
     }
 
     /// An event that waits comes first at the next entry; nothing else has changed.

@@ -7,6 +7,7 @@
 //!        └─ halted? park
 //! ```
 
+mod apic;
 mod extended;
 mod initial;
 mod inject;
@@ -74,6 +75,8 @@ pub(crate) struct Vcpu {
     pending: Option<Event>,
     /// An NMI that the guest blocks.
     nmi_waits: bool,
+    /// The EOI-exit bitmaps in force.
+    eoi_exits: [u64; 4],
     /// When its next device timer is due, as of its last look at its board.
     deadline: Option<devices::Ticks>,
     /// When its turn is over, in TSC ticks.
@@ -118,6 +121,7 @@ impl Vcpu {
             activity: Activity::Active,
             pending: None,
             nmi_waits: false,
+            eoi_exits: [0; 4],
             deadline: None,
             turn_ends: None,
             gives_way: false,

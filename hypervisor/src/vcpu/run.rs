@@ -113,6 +113,7 @@ impl Vcpu {
         let startup = vm.with_devices(Some(id), |board| {
             board.advance(now);
             let startup = board.take_startup(id);
+            self.lend_apic(board);
             self.deadline = board.next_deadline(id);
             if startup.is_none() && self.activity == Activity::Halted && self.is_woken(board) {
                 self.activity = Activity::Active;

@@ -6,10 +6,12 @@ mod host_state;
 mod instructions;
 mod region;
 mod startup;
+mod virtual_apic;
 mod vmcs;
 mod vpid;
 
 pub(crate) use enter::GuestRegisters;
 pub(crate) use instructions::invept_single;
 pub(crate) use startup::Vmx;
+pub(crate) use virtual_apic::VirtualApic;
 pub(crate) use vmcs::{CR0_OWNED, CR4_OWNED, EntryError, Vmcs, VmcsConfig, VmcsError};

@@ -1,4 +1,4 @@
-//! A 4 KiB frame that the processor uses by physical address: VMXON region, VMCS, MSR bitmaps.
+//! A 4 KiB frame that the processor uses by physical address: VMXON region, VMCS, MSR bitmaps, virtual-APIC page.
 
 use crate::physmem::PhysicalMemory;
 use addr::{Hpa, PageSize, Pfn};
@@ -21,9 +21,14 @@ impl Region {
         self.frame.base()
     }
 
-    /// Writes at the start of the frame; only before the processor is given the address.
-    pub(super) fn write(&mut self, bytes: &[u8]) {
-        self.memory.write_bytes(self.frame, 0, bytes);
+    /// Writes at an offset; only while the processor does not use the frame.
+    pub(super) fn write(&mut self, offset: usize, bytes: &[u8]) {
+        self.memory.write_bytes(self.frame, offset, bytes);
+    }
+
+    /// Reads at an offset.
+    pub(super) fn read(&self, offset: usize, bytes: &mut [u8]) {
+        self.memory.read_bytes(self.frame, offset, bytes);
     }
 }
 

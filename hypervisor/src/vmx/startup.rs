@@ -59,7 +59,7 @@ impl Vmx {
             cr4_write(Cr4::from_bits_unchecked(fixed as usize));
         }
         let mut region = Region::new(memory).map_err(VmxError::OutOfFrames)?;
-        region.write(&capabilities.basic.revision().to_le_bytes());
+        region.write(0, &capabilities.basic.revision().to_le_bytes());
         // SAFETY: a frame of our own with the revision in it, kept as long as VMX is on.
         unsafe { vmxon(region.address().as_u64()) }.map_err(VmxError::Vmxon)?;
         Ok(Self { capabilities, _region: region })

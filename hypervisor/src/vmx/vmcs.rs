@@ -5,6 +5,7 @@ use super::host_state;
 use super::instructions::{VmFail, invvpid_single, vmclear, vmptrld, vmread, vmwrite};
 use super::region::Region;
 use super::startup::Vmx;
+use super::virtual_apic::{PROC_OFF, PROC_ON, SECONDARY_ON, VirtualApic};
 use super::vpid::{MOST_VPIDS, Vpid};
 use crate::cpu::{self, local::MAX_CPUS};
 use crate::physmem::PhysicalMemory;
@@ -32,6 +33,8 @@ pub(crate) struct VmcsConfig {
     pub ept_root: Pfn,
     /// Let the processor set A and D bits, where it can.
     pub accessed_dirty: bool,
+    /// Let the processor deliver the interrupts of a local APIC, where it can.
+    pub virtual_apic: bool,
     /// Let the guest exit when it spins, where the processor can tell: others may want the CPU.
     pub pause_exits: bool,
     /// Break a rule for the guest state, for tests of the explanation.
@@ -104,6 +107,9 @@ impl fmt::Display for EntryError {
 /// figures).
 const PLE_GAP: u64 = 128;
 const PLE_WINDOW: u64 = 4096;
+
+/// Which vectors' ends exit, from a virtual-APIC page, 64 each.
+const EOI_EXITS: [Field; 4] = [Field::EoiExits0, Field::EoiExits1, Field::EoiExits2, Field::EoiExits3];
 
 /// The controls as negotiated.
 #[derive(Clone, Copy, Debug)]
@@ -196,7 +202,8 @@ pub(crate) struct Vmcs {
     /// The CPU that its host state describes.
     host: Option<usize>,
     region: Region,
-    _msr_bitmap: Region,
+    msr_bitmap: Region,
+    virtual_apic: Option<VirtualApic>,
 }
 
 impl Vmcs {
@@ -218,15 +225,15 @@ impl Vmcs {
         }
         let vpid = Vpid::allocate().ok_or(VmcsError::NoVpid)?;
         let mut region = Region::new(memory)?;
-        region.write(&capabilities.basic.revision().to_le_bytes());
+        region.write(0, &capabilities.basic.revision().to_le_bytes());
         let mut bitmap = Box::new([0; BITMAP_BYTES]);
         fill_bitmap(&mut bitmap);
         let mut msr_bitmap = Region::new(memory)?;
-        msr_bitmap.write(&*bitmap);
+        msr_bitmap.write(0, &*bitmap);
+        let virtual_apic = if config.virtual_apic { VirtualApic::new(&capabilities, memory)? } else { None };
         // SAFETY: a frame of our own with the revision in it; no CPU knows it.
         unsafe { vmclear(region.address().as_u64())? };
         let accessed_dirty = config.accessed_dirty && capabilities.ept_vpid.contains(EptVpid::ACCESSED_DIRTY);
-        let bitmap_address = msr_bitmap.address().as_u64();
         let mut vmcs = Self {
             controls,
             capabilities,
@@ -236,10 +243,11 @@ impl Vmcs {
             active_on: None,
             host: None,
             region,
-            _msr_bitmap: msr_bitmap,
+            msr_bitmap,
+            virtual_apic,
         };
         vmcs.load();
-        vmcs.write_controls(config, bitmap_address)?;
+        vmcs.write_controls(config)?;
         Ok(vmcs)
     }
 
@@ -283,7 +291,7 @@ impl Vmcs {
         self.launched = false;
     }
 
-    fn write_controls(&self, config: &VmcsConfig, msr_bitmap: u64) -> Result<(), VmFail> {
+    fn write_controls(&self, config: &VmcsConfig) -> Result<(), VmFail> {
         let controls = &self.controls;
         let fields = [
             (Field::PinControls, u64::from(controls.pin)),
@@ -299,7 +307,7 @@ impl Vmcs {
             (Field::ExitMsrLoadCount, 0),
             (Field::EntryMsrLoadCount, 0),
             (Field::EntryInterruption, 0),
-            (Field::MsrBitmap, msr_bitmap),
+            (Field::MsrBitmap, self.msr_bitmap.address().as_u64()),
             (Field::EptPointer, self.ept_pointer(config.ept_root)),
             (Field::Cr0Mask, CR0_OWNED),
             (Field::Cr4Mask, CR4_OWNED),
@@ -314,6 +322,11 @@ impl Vmcs {
         }
         if controls.has(Secondary::VPID) {
             self.try_write(Field::Vpid, u64::from(self.vpid.tag()))?;
+        }
+        if let Some(apic) = &self.virtual_apic {
+            self.try_write(Field::VirtualApic, apic.page().as_u64())?;
+            self.try_write(Field::TprThreshold, 0)?;
+            EOI_EXITS.into_iter().try_for_each(|field| self.try_write(field, 0))?;
         }
         Ok(())
     }
@@ -371,6 +384,35 @@ impl Vmcs {
         }
     }
 
+    /// The virtual-APIC page, where the processor has such a thing.
+    pub(crate) fn virtual_apic(&mut self) -> Option<&mut VirtualApic> {
+        self.virtual_apic.as_mut()
+    }
+
+    /// The virtual-APIC page, while it is in use.
+    pub(crate) fn active_virtual_apic(&self) -> Option<&VirtualApic> {
+        self.virtual_apic.as_ref().filter(|apic| apic.on)
+    }
+
+    /// Sets which ends of interrupts of the virtual-APIC page exit.
+    pub(crate) fn set_eoi_exits(&mut self, exits: [u64; 4]) {
+        EOI_EXITS.into_iter().zip(exits).for_each(|(field, bits)| self.write(field, bits));
+    }
+
+    /// Lets the processor deliver interrupts from the virtual-APIC page, and the guest use it as its x2APIC; or not. Where
+    /// there is no page, nothing happens.
+    pub(crate) fn use_virtual_apic(&mut self, on: bool) {
+        let Some(apic) = self.virtual_apic.as_mut().filter(|apic| apic.on != on) else { return };
+        apic.on = on;
+        let bitmap = if on { apic.msr_bitmap() } else { self.msr_bitmap.address() };
+        let (set, clear) = if on { (PROC_ON, PROC_OFF) } else { (PROC_OFF, PROC_ON) };
+        self.controls.proc = self.controls.proc & !clear.bits() | set.bits();
+        self.controls.secondary ^= SECONDARY_ON.bits();
+        self.write(Field::MsrBitmap, bitmap.as_u64());
+        self.write(Field::ProcControls, u64::from(self.controls.proc));
+        self.write(Field::SecondaryControls, u64::from(self.controls.secondary));
+    }
+
     fn set_proc(&mut self, control: Proc, wanted: bool) {
         let proc =
             if wanted { self.controls.proc | control.bits() } else { self.controls.proc & !control.bits() };
@@ -382,8 +424,9 @@ impl Vmcs {
 
     fn try_write(&self, field: Field, value: u64) -> Result<(), VmFail> {
         // SAFETY: host state comes from `host_state` alone, which describes this CPU. Of the controls only the MSR
-        // bitmap and the EPT pointer name memory, and only `write_controls` sets them: the bitmap is a frame of our
-        // own, the EPT root outlives the last entry (a virtual processor's thread keeps its guest). Any
+        // bitmap, the virtual-APIC page and the EPT pointer name memory, and only `write_controls` and `use_virtual_apic`
+        // set them: the first two are frames of our own, the EPT root outlives the last entry (a virtual processor's thread
+        // keeps its guest); the bitmap that passes x2APIC registers is in force only with the controls that virtualise them. Any
         // other control and any guest state is either refused at entry or concerns the guest only.
         unsafe { vmwrite(field.encoding(), value) }
     }

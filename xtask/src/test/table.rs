@@ -134,7 +134,7 @@ const LINUX: [Scenario; 13] = [
 ];
 
 /// The multiboot test guest; its command line names the test.
-const TEST_GUEST: [Scenario; 22] = [
+const TEST_GUEST: [Scenario; 24] = [
     Scenario {
         name: "hello",
         args: &["--kernel", "{testguest}", "--append", "hello"],
@@ -309,6 +309,18 @@ const TEST_GUEST: [Scenario; 22] = [
     Scenario {
         name: "interrupts",
         args: &["--kernel", "{testguest}", "--append", "interrupts"],
+        stdout: &["interrupts: ok"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "interrupts-virtual",
+        args: &["--kernel", "{testguest}", "--append", "interrupts x2apic=1", "--apic-virtualisation"],
+        stdout: &["interrupts: ok"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "interrupts-x2apic",
+        args: &["--kernel", "{testguest}", "--append", "interrupts x2apic=1"],
         stdout: &["interrupts: ok"],
         ..PLAIN
     },

@@ -107,6 +107,8 @@ pub struct BootConfig<'a> {
     pub backing: Backing,
     /// Use EPT A/D bits where the CPU has them.
     pub ept_ad: bool,
+    /// Let the CPU deliver guests' interrupts, where it can.
+    pub apic_virtualisation: bool,
     /// Threshold of Herald's log.
     pub log: LogLevel,
     /// Check the coherence rule of the whole machine at each host operation (slow; debug aid and tests).

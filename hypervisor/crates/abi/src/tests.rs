@@ -87,6 +87,7 @@ fn the_configuration_round_trips() {
         paging: config::Paging::Ept,
         backing: config::Backing::Anonymous,
         ept_ad: true,
+        apic_virtualisation: true,
         log: config::LogLevel::Info,
         oracle: false,
         telemetry_every: 0,

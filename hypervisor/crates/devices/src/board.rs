@@ -11,6 +11,7 @@ use crate::pm::{self, Pm, Power};
 use crate::rtc::{self, Rtc};
 use crate::serial::{self, Serial};
 use crate::testdev::{self, Facts, TestDevice};
+use crate::virtual_apic::Loan;
 use crate::{GeneralProtection, Ticks};
 use addr::Gpa;
 
@@ -253,6 +254,17 @@ impl Board {
         self.interrupts.set_tpr(vcpu, cr8);
     }
 
+    /// Lends a local APIC to the processor, which then delivers its interrupts by itself; asked again before each entry that
+    /// follows news. `None`: the model delivers them, since the guest uses it in xAPIC mode, or not at all.
+    pub fn lend_apic(&mut self, vcpu: VcpuId) -> Option<Loan> {
+        self.interrupts.lend(vcpu)
+    }
+
+    /// The processor has ended an interrupt of a local APIC that is on loan to it.
+    pub fn end_of_interrupt(&mut self, vcpu: VcpuId, vector: u8) {
+        self.interrupts.ended(vcpu, vector);
+    }
+
     /// Fires the timers that are due.
     pub fn advance(&mut self, now: Ticks) {
         if self.pit.take_edge(now) {
@@ -276,7 +288,7 @@ impl Board {
         self.interrupts.take_news() | u64::from(core::mem::take(&mut self.pit_set)) << BOOT.0
     }
 
-    /// The vector that the processor would get now; nothing changes.
+    /// The vector that the processor would get now, but for those of an APIC that is on loan; nothing changes.
     #[must_use]
     pub fn pending_interrupt(&self, vcpu: VcpuId) -> Option<u8> {
         self.interrupts.pending(vcpu)

@@ -10,6 +10,7 @@ use crate::ioapic::{self, IoApic};
 use crate::lapic::{Action, LocalApic, NoRegister, Startup, error, register};
 use crate::message::{Delivery, Message};
 use crate::pic::Pic;
+use crate::virtual_apic::Loan;
 use crate::{GeneralProtection, Ticks, VcpuId};
 use alloc::vec::Vec;
 
@@ -163,6 +164,15 @@ impl Interrupts {
         if let Some(apic) = self.apic_mut(vcpu) {
             apic.set_tpr(cr8 << 4);
         }
+    }
+
+    pub(crate) fn lend(&mut self, vcpu: VcpuId) -> Option<Loan> {
+        self.apic_mut(vcpu)?.lend()
+    }
+
+    pub(crate) fn ended(&mut self, vcpu: VcpuId, vector: u8) {
+        let action = self.apic(vcpu).map_or(Action::None, |apic| apic.ended(vector));
+        self.perform(action);
     }
 
     pub(crate) fn advance(&mut self, now: Ticks) {

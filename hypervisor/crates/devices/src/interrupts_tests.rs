@@ -293,3 +293,59 @@ fn one_processor_starts_another() {
     assert_eq!(all.take_startup(AP), Some(Startup::StartUp { page: 0x9f }));
     assert_eq!((all.take_startup(AP), all.take_startup(BSP)), (None, None));
 }
+
+/// Switches to x2APIC mode.
+fn x2apic(vcpus: u32) -> Interrupts {
+    let mut all = interrupts(vcpus);
+    for vcpu in (0..vcpus).map(VcpuId) {
+        let base = all.msr_read(vcpu, 0x1b, T0).unwrap();
+        assert_eq!(all.msr_write(vcpu, 0x1b, base | 1 << 10, T0), Ok(()));
+    }
+    all
+}
+
+#[test]
+fn an_apic_is_lent_in_x2apic_mode_only() {
+    assert_eq!(interrupts(1).lend(BSP), None);
+    let mut all = x2apic(1);
+    assert!(all.lend(BSP).is_some_and(|loan| loan.begins.is_some()));
+    assert!(all.lend(BSP).is_some_and(|loan| loan.begins.is_none()), "it goes on");
+    assert_eq!(all.msr_write(BSP, 0x1b, 0xfee0_0000, T0), Ok(()));
+    assert_eq!(all.lend(BSP), None, "switched off");
+}
+
+#[test]
+fn what_comes_for_a_lent_apic_waits_for_its_processor() {
+    let mut all = x2apic(2);
+    assert_eq!(all.msr_write(AP, 0x83f, 0x61, T0), Ok(()));
+    let loan = all.lend(AP).expect("x2APIC");
+    assert!(loan.begins.is_some() && loan.came.has(0x61));
+    assert_eq!(all.msr_write(BSP, 0x830, 1 << 32 | 0x52, T0), Ok(()));
+    assert_eq!(all.take_news() >> 1 & 1, 1);
+    assert_eq!((all.pending(AP), all.acknowledge(AP)), (None, None), "the model delivers nothing");
+    let loan = all.lend(AP).expect("x2APIC");
+    assert!(loan.came.has(0x52) && !loan.came.has(0x61));
+    assert_eq!(all.lend(AP).expect("x2APIC").came.highest(), None, "taken");
+}
+
+#[test]
+fn an_init_ends_a_loan_and_the_mode_begins_another() {
+    let mut all = x2apic(2);
+    let _ = all.lend(AP);
+    assert_eq!(all.msr_write(BSP, 0x830, 1 << 32 | 0x4500, T0), Ok(()));
+    assert_eq!(all.take_startup(AP), Some(Startup::Init));
+    assert!(all.lend(AP).is_some_and(|loan| loan.begins.is_some()));
+}
+
+#[test]
+fn a_level_is_ended_at_the_io_apic_by_a_lent_apic_too() {
+    let mut all = x2apic(1);
+    set_pin(&mut all, 5, 0x8045);
+    all.set_irq(5, true);
+    let loan = all.lend(BSP).expect("x2APIC");
+    assert!(loan.came.has(0x45) && loan.eoi_exits() == [0, 1 << 5, 0, 0]);
+    all.ended(BSP, 0x44);
+    assert_eq!(all.lend(BSP).expect("x2APIC").came.highest(), None);
+    all.ended(BSP, 0x45);
+    assert!(all.lend(BSP).expect("x2APIC").came.has(0x45), "the line is still up");
+}

@@ -16,6 +16,7 @@ use crate::lapic_timer::{Mode, Timer};
 use crate::message::{ASSERT, Delivery, Destination, LEVEL, LOWEST_VECTOR, MASKED, Message, Trigger};
 use crate::time::Ticks;
 use crate::vectors::Vectors;
+use crate::virtual_apic::{Loan, Registers};
 
 /// Register numbers.
 pub(crate) mod register {
@@ -119,6 +120,8 @@ pub(crate) struct LocalApic {
     news: bool,
     /// The page that a start-up message names.
     start_up: Option<u8>,
+    /// TPR and ISR are on loan, IRR has what came since (`virtual_apic`).
+    lent: bool,
 }
 
 impl LocalApic {
@@ -155,6 +158,7 @@ impl LocalApic {
             init: false,
             news: false,
             start_up: None,
+            lent: false,
         }
     }
 
@@ -292,10 +296,26 @@ impl LocalApic {
         if self.tpr & 0xf0 >= served & 0xf0 { self.tpr } else { served & 0xf0 }
     }
 
-    /// The vector that the processor would take.
+    /// The vector that the processor would take; none of an APIC that is on loan.
     pub(crate) fn pending(&self) -> Option<u8> {
         let ppr = self.ppr();
-        self.irr.highest().filter(|vector| self.enabled() && vector & 0xf0 > ppr & 0xf0)
+        self.irr.highest().filter(|vector| self.enabled() && !self.lent && vector & 0xf0 > ppr & 0xf0)
+    }
+
+    /// Lends it to a processor that delivers its interrupts by itself, if it is in x2APIC mode, or goes on doing so. The loan
+    /// ends with the mode, or by INIT.
+    pub(crate) fn lend(&mut self) -> Option<Loan> {
+        if !self.x2apic() {
+            return None;
+        }
+        let begins = !core::mem::replace(&mut self.lent, true);
+        let begins = begins.then_some(Registers { tpr: self.tpr, isr: self.isr });
+        Some(Loan { begins, came: core::mem::replace(&mut self.irr, Vectors::NONE), level: self.tmr })
+    }
+
+    /// An interrupt has been ended: whom that concerns.
+    pub(crate) fn ended(&self, vector: u8) -> Action {
+        if self.tmr.has(vector) { Action::EndOfInterrupt(vector) } else { Action::None }
     }
 
     pub(crate) fn acknowledge(&mut self) -> Option<u8> {
@@ -432,7 +452,7 @@ impl LocalApic {
     fn end_of_interrupt(&mut self) -> Action {
         let Some(vector) = self.isr.highest() else { return Action::None };
         self.isr.clear(vector);
-        if self.tmr.has(vector) { Action::EndOfInterrupt(vector) } else { Action::None }
+        self.ended(vector)
     }
 
     /// The message in ICR (11.6.1).

@@ -21,6 +21,7 @@
 //! - calls [`Board::advance`] before each entry, and no later than [`Board::next_deadline`];
 //! - asks for [`Board::take_nmi`] and [`Board::pending_interrupt`], and calls [`Board::acknowledge`] once it
 //!   delivers the vector; with several processors also for [`Board::take_startup`];
+//! - may ask for [`Board::lend_apic`], if the processor can deliver interrupts by itself;
 //! - moves the console's bytes: [`Board::console_input`] and [`Board::console_output`].
 //!
 //! What is where:
@@ -58,10 +59,12 @@ mod serial;
 mod testdev;
 mod time;
 mod vectors;
+mod virtual_apic;
 
 pub use board::{Board, Config, Effect, VcpuId};
 pub use lapic::Startup;
 pub use time::Ticks;
+pub use virtual_apic::{Loan, RegisterPage, interrupt_status, interrupt_waits};
 
 /// An MSR access that raises #GP(0).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -70,12 +70,18 @@ bitflags! {
         const EPT = 1 << 1;
         /// RDTSCP works.
         const RDTSCP = 1 << 3;
+        /// x2APIC MSRs that the MSR bitmaps pass are the virtual-APIC page's.
+        const VIRTUAL_X2APIC = 1 << 4;
         /// Virtual-processor identifiers.
         const VPID = 1 << 5;
         /// WBINVD exits.
         const WBINVD = 1 << 6;
         /// Real mode and unpaged protected mode run as they are.
         const UNRESTRICTED = 1 << 7;
+        /// All APIC registers are read from the virtual-APIC page.
+        const APIC_REGISTERS = 1 << 8;
+        /// The processor delivers interrupts from the virtual-APIC page.
+        const VIRTUAL_INTERRUPTS = 1 << 9;
         /// PAUSE exits in a loop.
         const PAUSE_LOOP = 1 << 10;
         /// INVPCID works.

@@ -65,6 +65,13 @@ pub enum Exit {
     PreemptionTimer,
     /// XSETBV.
     Xsetbv,
+    /// The processor has ended an interrupt of the virtual-APIC page; this vector's end exits.
+    VirtualEoi(u8),
+    /// The guest has written a register of the virtual-APIC page, and the processor does not do the rest.
+    ApicWrite {
+        /// Number of the register: its offset, in units of 16 bytes.
+        register: u8,
+    },
     /// The entry failed: guest state, MSR loading, machine check.
     EntryFailed(EntryFailure),
     /// Any other reason: none that Herald's controls, or a guest without them, can cause.
@@ -176,10 +183,12 @@ impl Exit {
             32 => Self::Wrmsr,
             36 | 39 => Self::MonitorMwait,
             40 => Self::Pause,
+            45 => Self::VirtualEoi(vmread(Field::ExitQualification) as u8),
             48 => Self::EptViolation(ept_violation(vmread)),
             49 => Self::EptMisconfiguration(gpa(&mut vmread)),
             52 => Self::PreemptionTimer,
             55 => Self::Xsetbv,
+            56 => Self::ApicWrite { register: (vmread(Field::ExitQualification) >> 4) as u8 },
             other => Self::Unknown(other),
         }
     }
@@ -273,6 +282,15 @@ mod tests {
         let (gpa, linear) = (Gpa::new(0x1234), Some(Gva::new(0x5678)));
         let expected = EptViolation { gpa, write: true, fetch: false, linear, walking: true };
         assert_eq!(violation, Exit::EptViolation(expected));
+    }
+
+    #[test]
+    fn virtual_apic() {
+        let exit = |reason, qualification| {
+            decode(&[(Field::ExitReason, reason), (Field::ExitQualification, qualification)])
+        };
+        assert_eq!(exit(45, 0x31), Exit::VirtualEoi(0x31));
+        assert_eq!(exit(56, 0x3f0), Exit::ApicWrite { register: 0x3f });
     }
 
     #[test]

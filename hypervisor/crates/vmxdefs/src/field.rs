@@ -30,6 +30,8 @@ fields! {
     GuestLdtrSelector = 0x080c,
     /// Guest TR selector.
     GuestTrSelector = 0x080e,
+    /// Guest interrupt status.
+    GuestInterruptStatus = 0x0810,
     /// Host ES selector.
     HostEsSelector = 0x0c00,
     /// Host CS selector.
@@ -52,8 +54,18 @@ fields! {
     MsrBitmap = 0x2004,
     /// TSC offset.
     TscOffset = 0x2010,
+    /// Physical address of the virtual-APIC page.
+    VirtualApic = 0x2012,
     /// EPT pointer.
     EptPointer = 0x201a,
+    /// EOI-exit bitmap 0; the others follow at steps of two.
+    EoiExits0 = 0x201c,
+    /// EOI-exit bitmap 1.
+    EoiExits1 = 0x201e,
+    /// EOI-exit bitmap 2.
+    EoiExits2 = 0x2020,
+    /// EOI-exit bitmap 3.
+    EoiExits3 = 0x2022,
     /// XSS-exiting bitmap.
     XssExitingBitmap = 0x202c,
     /// Guest-physical address of an EPT violation.
@@ -106,6 +118,8 @@ fields! {
     EntryErrorCode = 0x4018,
     /// VM-entry instruction length.
     EntryInstructionLength = 0x401a,
+    /// TPR threshold.
+    TprThreshold = 0x401c,
     /// Secondary processor-based controls.
     SecondaryControls = 0x401e,
     /// PLE_Gap.

@@ -112,6 +112,23 @@ pub fn fill_bitmap(bitmap: &mut [u8; BITMAP_BYTES]) {
     }
 }
 
+/// x2APIC MSRs that a processor with a virtual-APIC page reads without an exit: TPR, PPR, ISR, IRR.
+const VIRTUAL_READS: [core::ops::RangeInclusive<u32>; 4] =
+    [0x808..=0x808, 0x80a..=0x80a, 0x810..=0x817, 0x820..=0x827];
+/// The same for writes: TPR, EOI, self IPI.
+const VIRTUAL_WRITES: [u32; 3] = [0x808, 0x80b, 0x83f];
+
+/// Passes the x2APIC registers that the processor keeps in a virtual-APIC page. Only with that page in use: else they are
+/// the host's own.
+pub fn pass_virtual_apic(bitmap: &mut [u8; BITMAP_BYTES]) {
+    let reads = VIRTUAL_READS.into_iter().flatten().map(|msr| (msr, 0));
+    for (msr, half) in reads.chain(VIRTUAL_WRITES.map(|msr| (msr, WRITES))) {
+        if let Some((byte, bit)) = bitmap_place(msr) {
+            bitmap[byte + half] &= !bit;
+        }
+    }
+}
+
 /// Byte and bit of an MSR in the read half.
 const fn bitmap_place(msr: u32) -> Option<(usize, u8)> {
     let (offset, base) = if msr < LOW {
@@ -126,17 +143,34 @@ const fn bitmap_place(msr: u32) -> Option<(usize, u8)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{BITMAP_BYTES, Policy, fill_bitmap, policy};
+    use super::{BITMAP_BYTES, Policy, fill_bitmap, pass_virtual_apic, policy};
+    use std::vec::Vec;
+
+    fn exits(bitmap: &[u8; BITMAP_BYTES], msr: u32, write: bool) -> bool {
+        let high = if msr >= 0xc000_0000 { 1024 } else { 0 };
+        let at = high + (msr as usize & 0x1fff) / 8 + if write { 2048 } else { 0 };
+        bitmap[at] >> (msr % 8) & 1 != 0
+    }
+
+    #[test]
+    fn a_virtual_apic_passes_what_the_processor_does() {
+        let mut bitmap = [0; BITMAP_BYTES];
+        fill_bitmap(&mut bitmap);
+        assert!((0x800..=0x8ff).all(|msr| exits(&bitmap, msr, false) && exits(&bitmap, msr, true)));
+        pass_virtual_apic(&mut bitmap);
+        let passing =
+            |write| (0x800..=0x8ff).filter(|msr| !exits(&bitmap, *msr, write)).collect::<Vec<u32>>();
+        assert_eq!(passing(true), [0x808, 0x80b, 0x83f]);
+        assert_eq!(passing(false).len(), 18);
+        assert!(exits(&bitmap, 0x830, true), "an IPI is Herald's to send");
+        assert!(exits(&bitmap, 0x839, false), "the count is a model's");
+    }
 
     #[test]
     fn only_what_passes_is_clear() {
         let mut bitmap = [0; BITMAP_BYTES];
         fill_bitmap(&mut bitmap);
-        let exits = |msr: u32, write: bool| {
-            let high = if msr >= 0xc000_0000 { 1024 } else { 0 };
-            let at = high + (msr as usize & 0x1fff) / 8 + if write { 2048 } else { 0 };
-            bitmap[at] >> (msr % 8) & 1 != 0
-        };
+        let exits = |msr, write| exits(&bitmap, msr, write);
         assert!(!exits(0xc000_0100, false) && !exits(0xc000_0100, true), "FS_BASE passes");
         assert!(!exits(0x10, false) && exits(0x10, true), "the TSC can be read, not written");
         assert!(exits(0x1b, false) && exits(0x830, true), "the APIC is a model");

@@ -5,6 +5,7 @@
 //! paging = "ept"
 //! backing = "anonymous"   # huge-pages, gigantic-pages, shared
 //! ept-ad = true
+//! apic-virtualisation = false
 //!
 //! [[vm]]                  # one for each guest
 //! name = "first"
@@ -55,6 +56,8 @@ pub struct ConfigFile {
     pub backing: Backing,
     /// Use EPT A/D bits where the processor has them.
     pub ept_ad: bool,
+    /// Let the processor deliver guests' interrupts, where it can.
+    pub apic_virtualisation: bool,
     /// The guests, started in order.
     #[serde(rename = "vm")]
     pub vms: Vec<Vm>,
@@ -67,6 +70,7 @@ impl Default for ConfigFile {
             paging: Paging::Ept,
             backing: Backing::Anonymous,
             ept_ad: true,
+            apic_virtualisation: false,
             vms: Vec::new(),
         }
     }
@@ -195,6 +199,7 @@ impl ConfigFile {
             paging: self.paging,
             backing: self.backing,
             ept_ad: self.ept_ad,
+            apic_virtualisation: self.apic_virtualisation,
             log: self.log,
             oracle: false,
             telemetry_every: 0,

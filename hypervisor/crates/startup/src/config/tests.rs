@@ -23,6 +23,7 @@ fn a_whole_file() {
         paging = "shadow"
         backing = "huge-pages"
         ept-ad = false
+        apic-virtualisation = true
         [[vm]]
         name = "first"
         kernel = "bzImage"
@@ -36,8 +37,8 @@ fn a_whole_file() {
     let file = ConfigFile::parse(text.as_bytes()).expect("accepted");
     let config = file.boot_config(&MODULES).expect("all files are there");
     assert_eq!(
-        (config.log, config.paging, config.backing, config.ept_ad),
-        (LogLevel::Debug, Paging::Shadow, Backing::HugePages, false)
+        (config.log, config.paging, config.backing, config.ept_ad, config.apic_virtualisation),
+        (LogLevel::Debug, Paging::Shadow, Backing::HugePages, false, true)
     );
     let [first, second] = &config.vms[..] else { panic!("{:?}", config.vms) };
     assert_eq!((first.name, first.kernel, first.initrd), ("first", 3, Some(5)));
@@ -75,7 +76,7 @@ fn mistakes_are_told_with_line_and_value() {
         ("", "the configuration has no guest: no [[vm]]"),
         (
             "log = \"info\"\nfoo = 1\n",
-            "configuration, line 2 `foo = 1`: unknown field `foo`, expected one of `log`, `paging`, `backing`, `ept-ad`, `vm`",
+            "configuration, line 2 `foo = 1`: unknown field `foo`, expected one of `log`, `paging`, `backing`, `ept-ad`, `apic-virtualisation`, `vm`",
         ),
         (
             "log = \"loud\"\n",
