@@ -2,6 +2,7 @@
 
 use crate::fuzz;
 use crate::size::parse_size;
+use crate::swap::{self, Tiers};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -95,8 +96,8 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) apic_virtualisation: bool,
     /// Swap tiers of the host: ram or disk, with their sizes
-    #[arg(long, value_name = "TIER:SIZE[,TIER:SIZE]")]
-    pub(crate) swap: Option<String>,
+    #[arg(long, value_name = "TIER:SIZE[,TIER:SIZE]", value_parser = swap::parse)]
+    pub(crate) swap: Option<Tiers>,
     /// Write a snapshot at the end
     #[arg(long, value_name = "FILE", conflicts_with = "restore")]
     pub(crate) snapshot: Option<PathBuf>,

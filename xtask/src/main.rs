@@ -33,6 +33,7 @@ mod session;
 mod setup;
 mod size;
 mod stress;
+mod swap;
 mod symbols;
 mod terminal;
 mod test;

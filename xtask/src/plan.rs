@@ -71,7 +71,7 @@ pub(crate) fn check_guest(guest: &GuestArgs, host_memory: u64) -> Result<()> {
 fn refuse_not_yet(args: &RunArgs) -> Result<()> {
     let asked = [
         (args.paging == Paging::Shadow, "--paging shadow"),
-        (args.swap.is_some(), "--swap"),
+        (args.swap.is_some_and(|tiers| tiers.disk != 0), "--swap disk"),
         (args.snapshot.is_some(), "--snapshot"),
         (args.restore.is_some(), "--restore"),
     ];
@@ -125,6 +125,7 @@ pub(crate) fn boot_config(args: &RunArgs, tsc_hz: u64) -> config::BootConfig<'st
         },
         ept_ad: !args.no_ept_ad,
         apic_virtualisation: args.apic_virtualisation,
+        swap: args.swap.unwrap_or_default().config(),
         log: log_level(args.log),
         oracle: args.oracle,
         telemetry_every: 0,
@@ -189,7 +190,7 @@ mod tests {
 
     #[test]
     fn what_is_not_there_yet_says_so() {
-        for words in [["--swap", "ram:1G"], ["--paging", "shadow"]] {
+        for words in [["--swap", "disk:1G"], ["--paging", "shadow"]] {
             assert!(refusal(&words).ends_with("not yet"), "{words:?}");
         }
     }

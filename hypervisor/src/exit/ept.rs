@@ -22,6 +22,7 @@ pub(super) fn handle(vcpu: &mut Vcpu, vm: &Vm, violation: EptViolation) -> Flow 
     match vm.memory.fault(violation.gpa, access) {
         Ok(FaultOutcome::Mapped) => {
             vcpu.counters.exits.ept_fault += 1;
+            vm.note_fault();
             Flow::Resume
         }
         Ok(FaultOutcome::NotRam) => {

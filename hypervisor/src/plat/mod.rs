@@ -5,6 +5,7 @@
 //!                         ├─ board    devices::Board: ports, MMIO, interrupts, timers
 //!                         ├─ console  the guest's UART ◄──► the link; input
 //!                         ├─ control  each virtual processor, seen from outside; ticks: where its time goes
+//!                         ├─ reclaim  a thread that keeps frames free
 //!                         ├─ pause    the oracle looks while nobody works on the memory
 //!                         ├─ stirrer  disturbances, storm: host operations beside the running guest; for tests
 //!                         └─ hostops  host operations that a test guest asks for
@@ -18,6 +19,7 @@ mod input;
 mod memory;
 mod module;
 mod pause;
+mod reclaim;
 mod report;
 mod run;
 mod stir;

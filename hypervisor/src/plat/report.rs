@@ -40,6 +40,7 @@ impl Vm {
                 invalidate_range_end: calls.invalidate_range_end,
                 clear_flush_young: calls.clear_flush_young,
                 clear_young: calls.clear_young,
+                collect_young: calls.collect_young,
                 test_young: calls.test_young,
                 release: calls.release,
             },

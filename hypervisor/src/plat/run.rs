@@ -8,6 +8,7 @@
 use super::end::End;
 use super::input;
 use super::memory::EptFeatures;
+use super::reclaim::Reclaimer;
 use super::store::FrameStore;
 use super::storm;
 use super::vm::{MachineClock, Place, Vm, VmError};
@@ -16,10 +17,10 @@ use crate::physmem::PhysicalMemory;
 use crate::sched::{self, Group, JoinHandle};
 use crate::vcpu::{self, RunError, Vcpu};
 use crate::vmx::{VmcsConfig, Vmx};
-use abi::config::{BootConfig, VmConfig};
+use abi::config::{BootConfig, Swap, VmConfig};
 use abi::package::Table;
 use abi::status::Status;
-use addr::PageSize;
+use addr::{PAGE_SHIFT, PageSize};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -30,9 +31,12 @@ use mm::{Host, Mm, OutOfFrames, SwapDevice};
 use mmu::AccessedDirty;
 use spin::Mutex;
 use vmxdefs::capability::EptVpid;
+use zram::{NoTable, Zram};
 
 /// Supervisors mostly sleep; while they build a guest nobody waits for theirs alone.
 const SUPERVISOR_WEIGHT: u32 = 100;
+/// Slots of swap for each frame of compressed memory: pages may become so much smaller.
+const PAGES_PER_FRAME: u64 = 3;
 
 /// How a run ended, for the link's last frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,6 +54,8 @@ enum GuestError {
     NoImage(u32),
     /// Not even one frame, or no stack.
     NoMemory(OutOfFrames),
+    /// No memory for what swap needs.
+    Swap(NoTable),
     Vm(VmError),
     Run(RunError),
 }
@@ -59,7 +65,7 @@ impl GuestError {
         match self {
             Self::NoImage(_) => Status::Usage,
             Self::Vm(error) => error.status(),
-            Self::Run(_) | Self::NoMemory(_) => Status::HeraldFailed,
+            Self::Run(_) | Self::NoMemory(_) | Self::Swap(_) => Status::HeraldFailed,
         }
     }
 }
@@ -69,6 +75,7 @@ impl fmt::Display for GuestError {
         match self {
             Self::NoMemory(error) => error.fmt(f),
             Self::NoImage(index) => write!(f, "the boot package has no entry {index}"),
+            Self::Swap(error) => error.fmt(f),
             Self::Vm(error) => error.fmt(f),
             Self::Run(error) => error.fmt(f),
         }
@@ -79,6 +86,13 @@ impl From<OutOfFrames> for GuestError {
     fn from(error: OutOfFrames) -> Self {
         Self::NoMemory(error)
     }
+}
+
+/// The machine's memory, as a guest gets it.
+pub(crate) struct HostMemory {
+    pub(super) mm: Arc<Mm<PhysicalMemory>>,
+    /// Who keeps frames free, where there is swap.
+    pub(super) reclaimer: Option<Arc<Reclaimer>>,
 }
 
 /// What a run works with, for as long as Herald runs.
@@ -143,17 +157,24 @@ impl Machine {
     fn run(&'static self) -> Result<Vec<Outcome>, GuestError> {
         input::start(self.config.vms.iter().map(|vm| vm.name))?;
         let before = self.frames_accounted_for();
-        let mm = Mm::new(Arc::clone(self.host), self.swap())?;
+        let mm = Mm::new(Arc::clone(self.host), self.swap()?)?;
+        let reclaimer = if self.config.swap == Swap::default() {
+            None
+        } else {
+            Some(Reclaimer::start(&mm, self.clock.tsc_hz)?)
+        };
         assert!(!self.config.inject.panic, "a panic, as the configuration asks for");
         let several = self.config.vms.len() > 1;
         let outcomes = Arc::new(Mutex::new(Vec::new()));
         let mut guests = Vec::new();
         for (index, config) in self.config.vms.iter().enumerate() {
             let (mm, outcomes) = (Arc::clone(&mm), Arc::clone(&outcomes));
+            let reclaimer = reclaimer.as_ref().map(|(reclaimer, _)| Arc::clone(reclaimer));
             guests.push(sched::spawn(&Group::new(SUPERVISOR_WEIGHT), move || {
                 let place = Place { index: index as u32, name: config.name, among_others: several };
                 let name = several.then_some(config.name);
-                let outcome = match self.run_guest(place, config, &mm) {
+                let host = HostMemory { mm, reclaimer };
+                let outcome = match self.run_guest(place, config, &host) {
                     Ok(end) => end.outcome(name),
                     Err(error) => error.outcome(name),
                 };
@@ -162,6 +183,10 @@ impl Machine {
             })?);
         }
         guests.into_iter().for_each(JoinHandle::join);
+        if let Some((reclaimer, handle)) = reclaimer {
+            reclaimer.stop();
+            handle.join();
+        }
         let mut outcomes = core::mem::take(&mut *outcomes.lock());
         drop(mm);
         let after = self.frames_accounted_for();
@@ -182,17 +207,17 @@ impl Machine {
         &'static self,
         place: Place<'_>,
         config: &VmConfig<'static>,
-        mm: &Arc<Mm<PhysicalMemory>>,
+        host: &HostMemory,
     ) -> Result<End, GuestError> {
         for killed in 0..self.config.inject.kills {
             let deadline = tsc() + self.random_life(place.index, killed);
-            let end = self.run_once(place, config, mm, Some(deadline))?;
+            let end = self.run_once(place, config, host, Some(deadline))?;
             log::debug!("{}: {end}", config.name);
             if end.status() != Status::Success {
                 return Ok(end);
             }
         }
-        self.run_once(place, config, mm, None)
+        self.run_once(place, config, host, None)
     }
 
     /// Ticks that a guest lives which is to be killed: a twentieth of a second to one and a half.
@@ -209,11 +234,11 @@ impl Machine {
         &'static self,
         place: Place<'_>,
         config: &VmConfig<'static>,
-        mm: &Arc<Mm<PhysicalMemory>>,
+        host: &HostMemory,
         deadline: Option<u64>,
     ) -> Result<End, GuestError> {
         let guest = self.guest(config)?;
-        let (vm, entry) = Vm::new(place, mm, self.config, &guest, self.ept_features(), self.clock)
+        let (vm, entry) = Vm::new(place, host, self.config, &guest, self.ept_features(), self.clock)
             .map_err(GuestError::Vm)?;
         let vm = Arc::new(vm);
         log::info!("guest {} starts at {:#x}", config.name, entry.rip);
@@ -285,11 +310,18 @@ impl Machine {
         }
     }
 
-    /// Swap in memory, for tests of the mechanism: it saves nothing.
-    fn swap(&self) -> Option<Box<dyn SwapDevice>> {
-        let slots = self.config.inject.swap_slots;
-        let device = FrameStore::with_slots(Arc::clone(self.host), slots);
-        (slots > 0).then(|| Box::new(device) as Box<dyn SwapDevice>)
+    /// Where pages go when frames are short; or, for tests of the mechanism, to other frames, which saves nothing.
+    fn swap(&self) -> Result<Option<Box<dyn SwapDevice>>, GuestError> {
+        let (slots, ram) = (self.config.inject.swap_slots, self.config.swap.ram >> PAGE_SHIFT);
+        if slots > 0 {
+            return Ok(Some(Box::new(FrameStore::with_slots(Arc::clone(self.host), slots))));
+        }
+        if ram == 0 {
+            return Ok(None);
+        }
+        let device =
+            Zram::new(Arc::clone(self.host), ram * PAGES_PER_FRAME, ram).map_err(GuestError::Swap)?;
+        Ok(Some(Box::new(device)))
     }
 
     fn guest(&self, config: &VmConfig<'static>) -> Result<Guest<'static>, GuestError> {

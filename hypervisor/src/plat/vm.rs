@@ -8,6 +8,8 @@ use super::hostops::{HostOperationError, HostOperations};
 use super::input;
 use super::memory::{EptFeatures, Memory, NotRam, Notifiers, SetupError};
 use super::pause::Pauses;
+use super::reclaim::Reclaimer;
+use super::run::HostMemory;
 use super::stir::Stirrer;
 use super::storm::Storm;
 use crate::cpu::flush::GuestTag;
@@ -25,7 +27,6 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use devices::{Board, Effect, Ticks, VcpuId};
 use firmware::{Entry, Guest, Ram};
-use mm::Mm;
 use sync::{Mutex, Rank};
 
 /// Why a guest could not be built.
@@ -74,6 +75,7 @@ pub(crate) struct Vm {
     pub boot_seconds: u64,
     /// Host operations beside it, for tests.
     pub storm: Storm,
+    reclaimer: Option<Arc<Reclaimer>>,
     pub(super) index: u32,
     pub(super) oracle_checks: AtomicU64,
     pub(super) controls: Box<[Control]>,
@@ -134,19 +136,21 @@ impl Vm {
     /// [`VmError`].
     pub(crate) fn new(
         place: Place<'_>,
-        mm: &Arc<Mm<PhysicalMemory>>,
+        host: &HostMemory,
         boot: &BootConfig<'_>,
         guest: &Guest<'_>,
         ept: EptFeatures,
         clock: MachineClock,
     ) -> Result<(Self, Entry), VmError> {
         let notifiers = if boot.inject.drop_notifiers { Notifiers::Dropped } else { Notifiers::Subscribed };
-        let memory = Memory::new(mm, &guest.ram, boot.backing, ept, notifiers).map_err(VmError::Setup)?;
+        let memory =
+            Memory::new(&host.mm, &guest.ram, boot.backing, ept, notifiers).map_err(VmError::Setup)?;
         let entry = firmware::boot(guest, &mut &memory).map_err(VmError::Firmware)?;
         let ept_root = memory.mmu().root().expect("nothing has released the address space");
         let name = place.among_others.then_some(place.name);
         let vm = Self {
             memory,
+            reclaimer: host.reclaimer.clone(),
             tag: GuestTag::new(ept_root).ok_or(VmError::TooMany)?,
             tsc_hz: clock.tsc_hz,
             boot_seconds: clock.boot_seconds,
@@ -169,6 +173,13 @@ impl Vm {
             end: spin::Mutex::new(None),
         };
         Ok((vm, entry))
+    }
+
+    /// The guest has got memory.
+    pub(crate) fn note_fault(&self) {
+        if let Some(reclaimer) = &self.reclaimer {
+            reclaimer.look();
+        }
     }
 
     /// A virtual processor is entered for the first time.
@@ -368,7 +379,9 @@ impl Vm {
             return;
         }
         let caller = caller.map(|vcpu| vcpu.0 as usize);
-        let outcome = self.pauses.during(&self.controls, caller, || self.memory.check_coherence());
+        let outcome = self.pauses.during(&self.controls, caller, || {
+            self.memory.space().mm().while_calm(|| self.memory.check_coherence())
+        });
         if let Err(incoherence) = outcome {
             panic!("the coherence oracle: {incoherence}");
         }

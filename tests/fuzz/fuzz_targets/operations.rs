@@ -54,7 +54,9 @@ fn step(u: &mut Unstructured<'_>) -> Result<Step> {
         5 => Step::WriteBack { file: space },
         6 => Step::Failing { swap: u.ratio(1, 4)?, disk: u.ratio(1, 4)?, in_place: u.ratio(1, 4)? },
         7 => Step::FailNext { after: u.int_in_range(0..=7)? },
-        8..=14 => Step::In { space, what: access(u)? },
+        8 => Step::AgeAll,
+        9 => Step::Shrink { goal: u.int_in_range(1..=40)? },
+        10..=14 => Step::In { space, what: access(u)? },
         15..=19 => Step::In { space, what: frames(u)? },
         _ => Step::In { space, what: change(u)? },
     })

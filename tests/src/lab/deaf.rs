@@ -2,7 +2,7 @@
 
 use crate::lock;
 use addr::{Hva, HvaRange};
-use mm::notifier::MmuNotifier;
+use mm::notifier::{MmuNotifier, YoungPages};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -21,6 +21,10 @@ pub enum Notice {
     RangeEnd,
     /// `clear_young`.
     ClearYoung,
+    /// `collect_young`.
+    CollectYoung,
+    /// `flush_young`.
+    FlushYoung,
     /// `test_young`.
     TestYoung,
 }
@@ -86,6 +90,18 @@ impl MmuNotifier for Deaf {
 
     fn clear_young(&self, range: HvaRange) -> bool {
         self.hears(Notice::ClearYoung) && self.inner.clear_young(range)
+    }
+
+    fn collect_young(&self, young: &mut YoungPages) {
+        if self.hears(Notice::CollectYoung) {
+            self.inner.collect_young(young);
+        }
+    }
+
+    fn flush_young(&self) {
+        if self.hears(Notice::FlushYoung) {
+            self.inner.flush_young();
+        }
     }
 
     fn test_young(&self, range: HvaRange) -> bool {

@@ -21,7 +21,7 @@ pub use cpu::Kind;
 pub use memory::POISON;
 pub use nested::GuestFault;
 pub use replay::Sight;
-pub use seams::{Event, Skip};
+pub use seams::{Event, Failing, Skip};
 pub use tlb::{Cached, Context};
 
 pub(crate) use cpu::Cpu;
@@ -355,7 +355,12 @@ impl Machine {
 
     /// Lets the allocation fail that comes after `successes` others, and only that one.
     pub fn fail_allocation_after(&self, successes: u64) {
-        self.seams.fail_allocation_after(successes);
+        self.fail_allocations_after(successes, Failing::Once);
+    }
+
+    /// Lets allocations fail after `successes` others.
+    pub fn fail_allocations_after(&self, successes: u64, failing: Failing) {
+        self.seams.fail_allocation_after(successes, failing);
     }
 
     /// From now on guest-physical translations may be cached whose A bit is clear: somebody aged without a flush, as

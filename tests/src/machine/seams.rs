@@ -55,6 +55,17 @@ type LoadHook = Box<dyn FnOnce() + Send>;
 const FLAGS: u64 = 0xfff0_0000_0000_0fff;
 /// No failure is asked for.
 const NEVER: u64 = u64::MAX;
+/// The failure has come, and lasts.
+const STILL: u64 = u64::MAX - 1;
+
+/// How long allocations fail.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Failing {
+    /// One does.
+    Once,
+    /// All from then on do, until the failure is cancelled.
+    FromThenOn,
+}
 
 pub(super) struct Seams {
     hook: Mutex<Option<Hook>>,
@@ -66,6 +77,7 @@ pub(super) struct Seams {
     tears: AtomicBool,
     /// Allocations that succeed before the one that fails.
     successes_left: Mutex<u64>,
+    lasting: AtomicBool,
 }
 
 impl Default for Seams {
@@ -77,6 +89,7 @@ impl Default for Seams {
             flushes: AtomicU64::new(0),
             tears: AtomicBool::new(false),
             successes_left: Mutex::new(NEVER),
+            lasting: AtomicBool::new(false),
         }
     }
 }
@@ -111,12 +124,13 @@ impl Seams {
         self.flushes.load(Ordering::Relaxed)
     }
 
-    pub(super) fn fail_allocation_after(&self, successes: u64) {
+    pub(super) fn fail_allocation_after(&self, successes: u64, failing: Failing) {
+        self.lasting.store(failing == Failing::FromThenOn, Ordering::Relaxed);
         *lock(&self.successes_left) = successes;
     }
 
     pub(super) fn cancel_failure(&self) -> bool {
-        std::mem::replace(&mut *lock(&self.successes_left), NEVER) != NEVER
+        std::mem::replace(&mut *lock(&self.successes_left), NEVER) < STILL
     }
 
     pub(super) fn failure_is_pending(&self) -> bool {
@@ -157,8 +171,9 @@ impl Seams {
         let mut left = lock(&self.successes_left);
         match *left {
             NEVER => false,
+            STILL => true,
             0 => {
-                *left = NEVER;
+                *left = if self.lasting.load(Ordering::Relaxed) { STILL } else { NEVER };
                 true
             }
             _ => {

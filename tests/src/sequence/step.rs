@@ -21,6 +21,8 @@ pub enum Step {
     WriteBack { file: usize },
     Failing { swap: bool, disk: bool, in_place: bool },
     FailNext { after: u64 },
+    AgeAll,
+    Shrink { goal: u64 },
 }
 
 /// What happens in one space.
@@ -99,6 +101,8 @@ pub fn take(world: &mut World, step: Step) -> Result<Verdict, Violation> {
             world.in_place.set_failing(in_place);
             Ok(Verdict::Done)
         }
+        Step::AgeAll => world.age_all(),
+        Step::Shrink { goal } => world.shrink(goal),
         Step::FailNext { after } => {
             world.fail_allocation_after(after);
             Ok(Verdict::Done)

@@ -216,6 +216,8 @@ fn step(huge: Huge) -> BoxedStrategy<Step> {
         1 => (weighted(0.2), weighted(0.2), weighted(0.2))
             .prop_map(|(swap, disk, in_place)| Step::Failing { swap, disk, in_place }),
         1 => (0..8u64).prop_map(|after| Step::FailNext { after }),
+        1 => Just(Step::AgeAll),
+        1 => (1..40u64).prop_map(|goal| Step::Shrink { goal }),
     ]
     .boxed()
 }

@@ -128,6 +128,32 @@ impl World {
         self.judged(|| format!("aging of {page} in {id} after its use"), &[Verdict::Young(true)], found)
     }
 
+    /// A pass of aging over all spaces.
+    ///
+    /// # Errors
+    /// [`Violation`].
+    pub fn age_all(&mut self) -> Result<Verdict, Violation> {
+        self.mm.age_all();
+        self.judged(|| "aging of all spaces".into(), &[Verdict::Done], Verdict::Done)
+    }
+
+    /// Lets the policy of reclaim choose `goal` pages. Nothing is seen of it.
+    ///
+    /// # Errors
+    /// [`Violation`].
+    pub fn shrink(&mut self, goal: u64) -> Result<Verdict, Violation> {
+        self.machine.settle();
+        let free = self.machine.frames().free_count();
+        let shrunk = self.mm.shrink(goal);
+        let gained = self.machine.frames().free_count().saturating_sub(free);
+        let found = if gained <= shrunk.reclaimed { Verdict::Done } else { Verdict::OutOfMemory };
+        self.judged(
+            || format!("shrinking by {goal}: {shrunk:?}, {gained} frames gained"),
+            &[Verdict::Done],
+            found,
+        )
+    }
+
     /// Migrates a page. Nothing is seen of it.
     ///
     /// # Errors

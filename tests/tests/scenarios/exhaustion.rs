@@ -64,7 +64,7 @@ fn unmapping_protecting_discarding_and_aging_need_no_memory() -> Outcome {
     lab.hoard(0);
     lab.machine.fail_allocation_after(0);
     assert_eq!(lab.mprotect(pages(0, 100), Protection::Read)?, Verdict::Done);
-    assert_eq!(lab.age(page(0))?, Verdict::Young(true));
+    assert_eq!(lab.age(page(260))?, Verdict::Young(true));
     assert_eq!(lab.discard(pages(50, 100))?, Verdict::Done);
     assert_eq!(lab.munmap(pages(20, 250))?, Verdict::Done);
     assert_eq!(lab.mmap(pages(20, 250), Protection::ReadWrite, SMALL)?, Verdict::Done);

@@ -8,6 +8,7 @@ mod machine;
 mod medium;
 mod mutants;
 mod nested;
+mod overcommit;
 mod random;
 mod scenario;
 mod smp;

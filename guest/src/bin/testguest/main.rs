@@ -27,6 +27,7 @@ mod report;
 mod smp;
 mod spin;
 mod storm;
+mod sweep;
 mod timer;
 mod triplefault;
 
@@ -63,7 +64,7 @@ impl Guest {
 
 type Test = fn(&mut Guest) -> Result<(), Failure>;
 
-const TESTS: [(&str, Test); 17] = [
+const TESTS: [(&str, Test); 18] = [
     ("hello", hello::run),
     ("notifier", notifier::run),
     ("costs", costs::run),
@@ -81,6 +82,7 @@ const TESTS: [(&str, Test); 17] = [
     ("smp", smp::run),
     ("spin", spin::run),
     ("storm", storm::run),
+    ("sweep", sweep::run),
 ];
 
 unsafe extern "C" {

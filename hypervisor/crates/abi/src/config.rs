@@ -76,6 +76,14 @@ pub enum Backing {
     Shared,
 }
 
+/// Where pages go when frames are short, in bytes; 0: there is no such tier.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Swap {
+    /// Most memory that compressed pages may take.
+    pub ram: u64,
+}
+
 /// One guest.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct VmConfig<'a> {
@@ -109,6 +117,8 @@ pub struct BootConfig<'a> {
     pub ept_ad: bool,
     /// Let the CPU deliver guests' interrupts, where it can.
     pub apic_virtualisation: bool,
+    /// Where pages go when frames are short.
+    pub swap: Swap,
     /// Threshold of Herald's log.
     pub log: LogLevel,
     /// Check the coherence rule of the whole machine at each host operation (slow; debug aid and tests).

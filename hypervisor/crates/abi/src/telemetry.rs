@@ -84,6 +84,8 @@ pub struct NotifierCalls {
     pub clear_flush_young: u64,
     /// `clear_young`.
     pub clear_young: u64,
+    /// `collect_young`.
+    pub collect_young: u64,
     /// `test_young`.
     pub test_young: u64,
     /// `release`.

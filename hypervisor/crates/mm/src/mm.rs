@@ -4,13 +4,16 @@ use crate::frames::FrameMeta;
 use crate::host::{Host, OutOfFrames};
 use crate::pool::Pools;
 use crate::rmap::{Rmap, Rmaps};
+use crate::shrink::Clock;
+use crate::space::AddressSpace;
 use crate::swap::{Probe, Swap, SwapDevice};
 use addr::{PageSize, Pfn};
 use alloc::boxed::Box;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
 use mutants::{Mutant, intact};
+use sync::{Mutex, Rank};
 
 /// What all address spaces of a machine share.
 pub struct Mm<H: Host> {
@@ -19,6 +22,8 @@ pub struct Mm<H: Host> {
     swap: Swap,
     zero_page: Pfn,
     pools: Pools,
+    spaces: Mutex<Vec<Weak<AddressSpace<H>>>>,
+    clock: Mutex<Clock>,
 }
 
 impl<H: Host> Mm<H> {
@@ -34,6 +39,8 @@ impl<H: Host> Mm<H> {
             swap: Swap::new(swap),
             zero_page,
             pools: Pools::new(),
+            spaces: Mutex::new(Rank::Spaces, Vec::new()),
+            clock: Mutex::new(Rank::Reclaim, Clock::default()),
         }))
     }
 
@@ -60,6 +67,23 @@ impl<H: Host> Mm<H> {
     /// Frames in the swap cache.
     pub fn swap_cached_frames(&self) -> Vec<Pfn> {
         self.swap.cached_frames()
+    }
+
+    /// Who makes frames free holds it.
+    pub(crate) const fn clock(&self) -> &Mutex<Clock> {
+        &self.clock
+    }
+
+    /// A new address space is to be aged like the others.
+    pub(crate) fn add_space(&self, space: &Arc<AddressSpace<H>>) {
+        let mut spaces = self.spaces.lock();
+        spaces.retain(|other| other.strong_count() > 0);
+        spaces.push(Arc::downgrade(space));
+    }
+
+    /// The address spaces that live. To be dropped where no lock is held: one of them may be the last reference.
+    pub(crate) fn spaces(&self) -> Vec<Arc<AddressSpace<H>>> {
+        self.spaces.lock().iter().filter_map(Weak::upgrade).collect()
     }
 
     pub(crate) fn rmaps(&self) -> &Arc<Rmaps<H>> {

@@ -16,7 +16,7 @@
 //! from a caller that has already passed the chain; aging passes the whole primary page, which a subscriber may
 //! map in smaller pieces. Subscribers count nesting and never match ranges.
 
-use addr::{Hva, HvaRange};
+use addr::{Hva, HvaRange, PAGE_SHIFT, PageSize};
 use alloc::sync::Arc;
 use mutants::{Mutant, PageSite, RangeSite, YoungSite, intact};
 #[cfg(feature = "mmu-notifier")]
@@ -25,6 +25,57 @@ use {
     sync::atomic::{AtomicUsize, Ordering},
     sync::{Rank, RwLock},
 };
+
+/// The pages of a block of 2 MiB, or of a part of it, that were used.
+#[derive(Clone, Copy, Debug)]
+pub struct YoungPages {
+    range: HvaRange,
+    bits: [u64; 8],
+}
+
+impl YoungPages {
+    /// None of these pages, which lie in one naturally aligned block.
+    #[must_use]
+    pub const fn none(range: HvaRange) -> Self {
+        Self { range, bits: [0; 8] }
+    }
+
+    /// The pages in question.
+    #[must_use]
+    pub const fn range(&self) -> HvaRange {
+        self.range
+    }
+
+    /// These pages were used; what lies outside of the block does not count.
+    pub fn add(&mut self, used: HvaRange) {
+        if let Some(used) = used.intersection(&self.range) {
+            used.pages().for_each(|page| self.add_page(page));
+        }
+    }
+
+    /// The page at this address, which lies in the block, was used.
+    pub fn add_page(&mut self, page: Hva) {
+        let index = index_of(page);
+        self.bits[index / 64] |= 1 << (index % 64);
+    }
+
+    /// Those that were used.
+    pub fn pages(&self) -> impl Iterator<Item = Hva> {
+        let first = self.range.start().align_down(PageSize::Size2M);
+        (0..8).flat_map(move |word| {
+            let mut rest = self.bits[word as usize];
+            core::iter::from_fn(move || {
+                let bit = u64::from(rest.checked_ilog2()?);
+                rest ^= 1 << bit;
+                Some(first.add((word * 64 + bit) << PAGE_SHIFT))
+            })
+        })
+    }
+}
+
+fn index_of(page: Hva) -> usize {
+    (page.offset_in(PageSize::Size2M) >> PAGE_SHIFT) as usize
+}
 
 /// Somebody who keeps translations of an address space in tables or caches of his own.
 ///
@@ -46,6 +97,15 @@ pub trait MmuNotifier: Send + Sync {
         let _ = range;
         false
     }
+
+    /// Tests and clears "young" on all pages of a block, and adds those that were; nothing is flushed before
+    /// [`Self::flush_young`]. Without A bits: unmaps what was mapped, which is then the answer.
+    fn collect_young(&self, young: &mut YoungPages) {
+        let _ = young;
+    }
+
+    /// Whatever translations of pages are cached whose "young" was collected go, so that the next access sets it again.
+    fn flush_young(&self) {}
 
     /// Whether any page in the range is young; changes nothing (Linux: `test_young`).
     fn test_young(&self, range: HvaRange) -> bool {
@@ -163,6 +223,18 @@ impl NotifierChain {
         intact(Mutant::NoClearYoung) && self.any(|subscriber| subscriber.clear_young(range))
     }
 
+    pub(crate) fn collect_young(&self, young: &mut YoungPages) {
+        if intact(Mutant::NoCollectYoung) {
+            self.notify(|subscriber| subscriber.collect_young(young));
+        }
+    }
+
+    pub(crate) fn flush_young(&self) {
+        if intact(Mutant::NoFlushYoung) {
+            self.notify(|subscriber| subscriber.flush_young());
+        }
+    }
+
     pub(crate) fn test_young(&self, range: HvaRange) -> bool {
         intact(Mutant::NoTestYoung) && self.any(|subscriber| subscriber.test_young(range))
     }
@@ -218,6 +290,8 @@ impl NotifierChain {
     pub(crate) fn test_young(&self, _range: HvaRange) -> bool {
         false
     }
+    pub(crate) fn collect_young(&self, _young: &mut YoungPages) {}
+    pub(crate) fn flush_young(&self) {}
     pub(crate) fn invalidate_page(&self, _site: PageSite, _address: Hva) {}
     fn invalidate_range_end(&self, _range: HvaRange) {}
     pub(crate) fn invalidate(&self, site: RangeSite, range: HvaRange) -> Invalidation<'_> {

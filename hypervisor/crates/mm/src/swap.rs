@@ -36,6 +36,11 @@ pub trait SwapDevice: Send + Sync {
     /// How many pages it can keep.
     fn slots(&self) -> u64;
 
+    /// Whether it can keep more than it does now. A hint: a write may fail all the same.
+    fn has_room(&self) -> bool {
+        true
+    }
+
     /// Keeps a copy of the frame.
     ///
     /// # Errors
@@ -52,16 +57,48 @@ pub trait SwapDevice: Send + Sync {
     fn discard(&self, slot: u64);
 }
 
-#[derive(Clone, Copy, Default)]
+/// A number of 32 bits, or none: slots are many, and their table lies in memory that is short.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Link(u32);
+
+impl Link {
+    const NONE: Self = Self(u32::MAX);
+
+    /// # Panics
+    /// If the number has more bits. Frames have not ([`crate::frames::MAX_FRAMES`]), nor have slots.
+    const fn to(number: u64) -> Self {
+        assert!(number < u32::MAX as u64, "a number of 32 bits");
+        Self(number as u32)
+    }
+
+    fn get(self) -> Option<u64> {
+        (self != Self::NONE).then_some(self.0.into())
+    }
+}
+
+#[derive(Clone, Copy)]
 struct Slot {
     notes: u32,
     /// How often the slot was reserved: a page read while this changed is not the page asked for.
     generation: u32,
-    cached: Option<Pfn>,
-    /// In the list of orphans, and before whom.
-    listed: bool,
-    next: Option<u64>,
+    cached: Link,
+    /// In the list of orphans: the next one; the last one names itself.
+    orphan: Link,
 }
+
+impl Slot {
+    const FREE: Self = Self { notes: 0, generation: 0, cached: Link::NONE, orphan: Link::NONE };
+
+    fn cached(&self) -> Option<Pfn> {
+        self.cached.get().map(Pfn::new)
+    }
+
+    fn is_free(&self) -> bool {
+        self.notes == 0 && self.cached == Link::NONE
+    }
+}
+
+const _: () = assert!(size_of::<Slot>() == 16);
 
 /// What is known of a slot that a fault has found in an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,7 +131,7 @@ pub(crate) struct Swap {
 impl Swap {
     pub(crate) fn new(device: Option<Box<dyn SwapDevice>>) -> Self {
         let count = device.as_ref().map_or(0, |device| device.slots()) as usize;
-        let slots = core::iter::repeat_n(Slot::default(), count).collect();
+        let slots = core::iter::repeat_n(Slot::FREE, count).collect();
         Self { device, state: Mutex::new(Rank::Swap, State { slots, next: 0, orphans: None }) }
     }
 
@@ -105,29 +142,29 @@ impl Swap {
     /// Slots in use.
     pub(crate) fn used(&self) -> u64 {
         let state = self.state.lock();
-        state.slots.iter().filter(|slot| slot.notes > 0 || slot.cached.is_some()).count() as u64
+        state.slots.iter().filter(|slot| !slot.is_free()).count() as u64
     }
 
     /// Slots in use, and how many entries name each.
     pub(crate) fn notes(&self) -> Vec<(u64, u32)> {
         let state = self.state.lock();
-        let used = state.slots.iter().enumerate().filter(|(_, slot)| slot.notes > 0 || slot.cached.is_some());
+        let used = state.slots.iter().enumerate().filter(|(_, slot)| !slot.is_free());
         used.map(|(index, slot)| (index as u64, slot.notes)).collect()
     }
 
     /// Frames that cache a slot.
     pub(crate) fn cached_frames(&self) -> Vec<Pfn> {
-        self.state.lock().slots.iter().filter_map(|slot| slot.cached).collect()
+        self.state.lock().slots.iter().filter_map(Slot::cached).collect()
     }
 
     /// A free slot, cached by `frame` from now on; the caller has added the cache's reference.
     pub(crate) fn reserve(&self, frame: Pfn) -> Option<u64> {
+        self.device().filter(|device| device.has_room())?;
         let mut state = self.state.lock();
         let count = state.slots.len();
         let start = state.next;
-        let free = |slot: &Slot| slot.notes == 0 && slot.cached.is_none();
-        let found = (start..count).chain(0..start).find(|&index| free(&state.slots[index]))?;
-        state.slots[found].cached = Some(frame);
+        let found = (start..count).chain(0..start).find(|&index| state.slots[index].is_free())?;
+        state.slots[found].cached = Link::to(frame.as_u64());
         state.slots[found].generation = state.slots[found].generation.wrapping_add(1);
         state.next = found + 1;
         Some(found as u64)
@@ -146,13 +183,10 @@ impl Swap {
         let entry = &mut slots[slot as usize];
         entry.notes -= 1;
         let left = *entry;
-        match left {
-            Slot { notes: 0, cached: Some(_), listed: false, .. } => {
-                entry.listed = true;
-                entry.next = orphans.replace(slot);
-            }
-            Slot { notes: 0, cached: None, .. } => self.discard(slot),
-            Slot { .. } => {}
+        if left.is_free() {
+            self.discard(slot);
+        } else if left.notes == 0 && left.orphan == Link::NONE {
+            entry.orphan = Link::to(orphans.replace(slot).unwrap_or(slot));
         }
         left.notes
     }
@@ -161,15 +195,15 @@ impl Swap {
     /// lock that keeps the cache's.
     pub(crate) fn probe(&self, slot: u64, get: impl FnOnce(Pfn)) -> Probe {
         let state = self.state.lock();
-        match state.slots.get(slot as usize) {
-            Some(Slot { cached: Some(frame), .. }) => {
-                get(*frame);
-                Probe::Cached(*frame)
+        let Some(slot) = state.slots.get(slot as usize).filter(|slot| !slot.is_free()) else {
+            return Probe::Free;
+        };
+        match slot.cached() {
+            Some(frame) => {
+                get(frame);
+                Probe::Cached(frame)
             }
-            Some(Slot { notes: 1.., generation, cached: None, .. }) => {
-                Probe::OnDevice { generation: *generation }
-            }
-            Some(_) | None => Probe::Free,
+            None => Probe::OnDevice { generation: slot.generation },
         }
     }
 
@@ -179,9 +213,9 @@ impl Swap {
         let mut state = self.state.lock();
         let entry = &mut state.slots[slot as usize];
         let same = entry.generation == generation || !intact(Mutant::SwapIgnoresGeneration);
-        let wanted = entry.cached.is_none() && entry.notes > 0 && same;
+        let wanted = entry.cached().is_none() && entry.notes > 0 && same;
         if wanted {
-            entry.cached = Some(frame);
+            entry.cached = Link::to(frame.as_u64());
         }
         wanted
     }
@@ -193,7 +227,7 @@ impl Swap {
 
     fn forget(&self, state: &mut State, slot: u64) {
         let entry = &mut state.slots[slot as usize];
-        entry.cached = None;
+        entry.cached = Link::NONE;
         if entry.notes == 0 {
             self.discard(slot);
         }
@@ -220,8 +254,8 @@ impl Swap {
         let State { slots, orphans, .. } = &mut *self.state.lock();
         let slot = (*orphans)?;
         let entry = &mut slots[slot as usize];
-        entry.listed = false;
-        *orphans = entry.next.take();
+        let next = core::mem::replace(&mut entry.orphan, Link::NONE).get();
+        *orphans = next.filter(|&next| next != slot);
         Some(slot)
     }
 

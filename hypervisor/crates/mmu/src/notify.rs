@@ -2,11 +2,11 @@
 //! exclusively, up to the end of its flush; aging by A bits shares it with faults.
 
 use crate::secondary::SecondaryMmu;
-use crate::slots::Slots;
+use crate::slots::{Slot, Slots};
 use crate::tdp::{AccessedDirty, Tdp, every_gfn};
-use addr::{Hva, HvaRange, PAGE_SIZE};
+use addr::{GfnRange, Hva, HvaRange, PAGE_SHIFT, PAGE_SIZE};
 use mm::Host;
-use mm::notifier::MmuNotifier;
+use mm::notifier::{MmuNotifier, YoungPages};
 use mutants::{Mutant, intact};
 
 fn page_at(address: Hva) -> HvaRange {
@@ -33,6 +33,32 @@ impl<H: Host> SecondaryMmu<H> {
         }
         zapped > 0
     }
+
+    fn collect_by_zapping(&self, slots: &Slots, young: &mut YoungPages) {
+        let mut locked = self.locked.write();
+        let Some(tdp) = locked.tdp else { return };
+        let mut zapped = 0;
+        for (slot, run) in parts(slots, young.range()) {
+            tdp.each_leaf(&*self.host, run, |used| young.add(hvas_of(&slot, used)));
+            zapped += tdp.zap(&*self.host, run, &mut locked.in_progress);
+        }
+        if zapped > 0 && intact(Mutant::NoFlushOfCollected) {
+            self.flush(tdp);
+        }
+    }
+}
+
+/// Where slots and a range of host addresses meet.
+fn parts(slots: &Slots, range: HvaRange) -> impl Iterator<Item = (Slot, GfnRange)> + '_ {
+    slots.iter().filter_map(move |slot| Some((slot, slot.gfns_of(range)?)))
+}
+
+/// The host addresses of guest frames, as far as the slot has them.
+fn hvas_of(slot: &Slot, gfns: GfnRange) -> HvaRange {
+    let first = gfns.start().max(slot.gfns().start());
+    let count = gfns.end().min(slot.gfns().end()).as_u64() - first.as_u64();
+    let start = slot.hva_of(first);
+    HvaRange::new(start, start.add(count << PAGE_SHIFT))
 }
 
 impl<H: Host> MmuNotifier for SecondaryMmu<H> {
@@ -73,6 +99,26 @@ impl<H: Host> MmuNotifier for SecondaryMmu<H> {
         }
         let locked = self.locked.read();
         locked.tdp.is_some_and(|tdp| self.age(tdp, &slots, range))
+    }
+
+    /// By A bits under the shared side; without them entries go, and the flush is not put off (I6).
+    fn collect_young(&self, young: &mut YoungPages) {
+        let slots = self.slots.read();
+        if self.accessed_dirty == AccessedDirty::Absent {
+            return self.collect_by_zapping(&slots, young);
+        }
+        let locked = self.locked.read();
+        let Some(tdp) = locked.tdp else { return };
+        for (slot, run) in parts(&slots, young.range()) {
+            tdp.collect_young(&*self.host, run, |used| young.add(hvas_of(&slot, used)));
+        }
+    }
+
+    fn flush_young(&self) {
+        let locked = self.locked.read();
+        if let Some(tdp) = locked.tdp.filter(|_| self.accessed_dirty == AccessedDirty::Hardware) {
+            self.flush(tdp);
+        }
     }
 
     fn test_young(&self, range: HvaRange) -> bool {

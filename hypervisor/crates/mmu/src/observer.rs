@@ -13,7 +13,7 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::num::NonZeroUsize;
-use mm::notifier::MmuNotifier;
+use mm::notifier::{MmuNotifier, YoungPages};
 use sync::{Mutex, Rank};
 
 /// One call of the notifier interface.
@@ -25,6 +25,8 @@ pub enum Call {
     ClearFlushYoung(HvaRange),
     /// `clear_young` of a range.
     ClearYoung(HvaRange),
+    /// `collect_young` of a block.
+    CollectYoung(HvaRange),
     /// `test_young` of a range.
     TestYoung(HvaRange),
     /// `invalidate_page`.
@@ -101,6 +103,11 @@ impl MmuNotifier for Observer {
         count(&self.counts.clear_flush_young);
         self.record(Call::ClearFlushYoung(range));
         false
+    }
+
+    fn collect_young(&self, young: &mut YoungPages) {
+        count(&self.counts.collect_young);
+        self.record(Call::CollectYoung(young.range()));
     }
 
     fn clear_young(&self, range: HvaRange) -> bool {

@@ -77,6 +77,8 @@ stats! {
     clear_flush_young,
     /// `clear_young` calls.
     clear_young,
+    /// `collect_young` calls.
+    collect_young,
     /// `test_young` calls.
     test_young,
     /// `release` calls.

@@ -89,6 +89,28 @@ impl Tdp {
             .fold(false, |young, visit| young | entry::age(host, &visit.found))
     }
 
+    /// Tests and clears A on every leaf that overlaps `range`, and calls `used` for each that had it. The caller flushes.
+    pub(crate) fn collect_young<H: Host>(self, host: &H, range: GfnRange, mut used: impl FnMut(GfnRange)) {
+        let (mut next, end) = (range.start().base().as_u64(), range.end().as_u64() << PAGE_SHIFT);
+        while next < end {
+            let block = (next & !(Level::Pd.span() - 1)) + Level::Pd.span();
+            paging::collect_young::<EptEntry, H>(host, self.root, (next, end.min(block)), |first, bytes| {
+                let first = Gfn::new(first >> PAGE_SHIFT);
+                used(GfnRange::new(first, first.add(bytes >> PAGE_SHIFT)));
+            });
+            next = block;
+        }
+    }
+
+    /// Calls `used` for every leaf that overlaps `range`.
+    pub(crate) fn each_leaf<H: Host>(self, host: &H, range: GfnRange, mut used: impl FnMut(GfnRange)) {
+        let (start, end) = (range.start().base().as_u64(), range.end().as_u64() << PAGE_SHIFT);
+        for visit in Cursor::<H, EptEntry>::new(host, self.root, start, end) {
+            let first = Gfn::new(visit.address >> PAGE_SHIFT);
+            used(GfnRange::new(first, first.add(visit.found.level.span() >> PAGE_SHIFT)));
+        }
+    }
+
     /// Whether a leaf that overlaps `range` was used; without A bits, whether there is one.
     pub(crate) fn is_young<H: Host>(self, host: &H, range: GfnRange, bits: AccessedDirty) -> bool {
         let (start, end) = (range.start().base().as_u64(), range.end().as_u64() << PAGE_SHIFT);

@@ -52,6 +52,12 @@ mutants! {
     NoClearYoung,
     /// `test_young` is not called
     NoTestYoung,
+    /// `collect_young` is not called
+    NoCollectYoung,
+    /// `flush_young` is not called
+    NoFlushYoung,
+    /// without A bits, the entries that a collection of young pages takes are not flushed
+    NoFlushOfCollected,
     /// registration does not keep out range operations on areas
     RegisterWithoutMmapLock,
     /// registration does not keep out range operations that come by a reverse map

@@ -50,6 +50,8 @@ const _: () = {
 };
 
 impl TableEntry for EptEntry {
+    const ACCESSED: u64 = Self::ACCESSED;
+
     fn from_bits(bits: u64) -> Self {
         Self(bits)
     }

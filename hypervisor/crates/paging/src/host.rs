@@ -113,6 +113,8 @@ const _: () = {
 };
 
 impl TableEntry for HostEntry {
+    const ACCESSED: u64 = Self::ACCESSED;
+
     fn from_bits(bits: u64) -> Self {
         Self(bits)
     }

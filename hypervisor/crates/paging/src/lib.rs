@@ -12,6 +12,7 @@ mod level;
 mod memory;
 mod shootdown;
 mod tables;
+mod young;
 
 pub use cursor::{Cursor, Visit};
 pub use ept::EptEntry;
@@ -20,6 +21,7 @@ pub use level::Level;
 pub use memory::{EntryRef, OutOfTables, TableMemory, TableReserve};
 pub use shootdown::{FlushScope, FlushToken, Shootdown};
 pub use tables::{Found, Leaf, Note, Rights, TableEntry, View, prune, split, walk, walk_or_grow, walk_to};
+pub use young::collect_young;
 
 #[cfg(test)]
 mod tests;

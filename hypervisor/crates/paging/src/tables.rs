@@ -79,6 +79,8 @@ pub enum View {
 
 /// A 64-bit entry of some format.
 pub trait TableEntry: Copy + PartialEq + fmt::Debug {
+    /// The bit that a processor sets when it uses the entry, whether that maps something or names a table.
+    const ACCESSED: u64;
     /// The entry with these bits.
     fn from_bits(bits: u64) -> Self;
     /// The bits.

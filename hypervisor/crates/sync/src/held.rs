@@ -63,8 +63,9 @@ impl Drop for Held {
     }
 }
 
-const ALL: [Rank; 17] = [
+const ALL: [Rank; 20] = [
     Rank::Board,
+    Rank::Reclaim,
     Rank::Mmap,
     Rank::Page,
     Rank::FileRmap,
@@ -74,9 +75,11 @@ const ALL: [Rank; 17] = [
     Rank::PageTable,
     Rank::PageCache,
     Rank::Swap,
+    Rank::SwapStore,
     Rank::NotifierChain,
     Rank::Slots,
     Rank::Mmu,
+    Rank::Spaces,
     Rank::Pool,
     Rank::FrameCache,
     Rank::Buddy,

@@ -6,6 +6,8 @@
 pub enum Rank {
     /// A guest's devices.
     Board,
+    /// Who makes frames free: one CPU at a time.
+    Reclaim,
     /// VMAs of an address space: faults read, mmap and munmap write.
     Mmap,
     /// State of one page.
@@ -24,12 +26,16 @@ pub enum Rank {
     PageCache,
     /// Use counts of swap slots, and the swap cache.
     Swap,
+    /// What a swap device keeps.
+    SwapStore,
     /// Subscribers of a notifier chain: callers of the chain read, registration writes.
     NotifierChain,
     /// Slots of one guest: faults and notifiers read, set-up writes.
     Slots,
     /// Secondary tables of one guest.
     Mmu,
+    /// The list of all address spaces.
+    Spaces,
     /// Huge frames set aside.
     Pool,
     /// A per-CPU cache of free frames.

@@ -6,7 +6,7 @@
 //! | `map_count` | primary entries; never more than `count` |
 //! | `owner`, `index` | which reverse map finds those entries, and the page's place in it |
 //! | `slot` | the swap slot with the same contents, while the frame is in the swap cache |
-//! | links | the buddy's, while the frame heads a free block |
+//! | links | the buddy's, while the frame heads a free block; of a frame in use, `next` is its generation |
 //!
 //! A secondary entry owns nothing and is not counted (I6). Whoever raises `map_count` holds the page-table lock of
 //! the entry. The frames of a huge page are counted one by one: a split changes no metadata.
@@ -115,8 +115,9 @@ impl FrameMeta {
         reserved
     }
 
-    /// Free → used, one owner.
-    pub(super) fn take(&self) {
+    /// Free → used, one owner; used in this generation.
+    pub(super) fn take(&self, generation: u32) {
+        self.set_generation(generation);
         self.count.store(1, Ordering::Relaxed);
         self.owner.store(0, Ordering::Relaxed);
         self.place.store(0, Ordering::Relaxed);
@@ -159,6 +160,17 @@ impl FrameMeta {
 
     pub(super) fn set_next(&self, next: u32) {
         self.next.store(next, Ordering::Relaxed);
+    }
+
+    /// The last generation of aging in which the page was used; of a frame that is in use.
+    #[must_use]
+    pub(crate) fn generation(&self) -> u32 {
+        self.next.load(Ordering::Relaxed)
+    }
+
+    /// The page was used in this generation.
+    pub(crate) fn set_generation(&self, generation: u32) {
+        self.next.store(generation, Ordering::Relaxed);
     }
 
     /// Owners.

@@ -21,7 +21,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use buddy::Buddy;
 use cache::FrameCache;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use meta::State;
 use sync::{Mutex, Rank};
 
@@ -38,6 +38,10 @@ pub struct Frames {
     caches: Box<[Mutex<FrameCache>]>,
     total: AtomicU64,
     free: AtomicU64,
+    /// Frames that only reclaim may take.
+    reserve: AtomicU64,
+    /// Passes of aging so far.
+    generation: AtomicU32,
 }
 
 impl Frames {
@@ -56,6 +60,8 @@ impl Frames {
             caches: caches.into_boxed_slice(),
             total: AtomicU64::new(0),
             free: AtomicU64::new(0),
+            reserve: AtomicU64::new(0),
+            generation: AtomicU32::new(0),
         }
     }
 
@@ -102,6 +108,12 @@ impl Frames {
         frame.as_u64() < self.meta.len() as u64
     }
 
+    /// Frames that have metadata, from frame 0 on.
+    #[must_use]
+    pub(crate) fn known(&self) -> u64 {
+        self.meta.len() as u64
+    }
+
     /// Frames that were ever allocatable.
     #[must_use]
     pub fn total(&self) -> u64 {
@@ -114,18 +126,52 @@ impl Frames {
         self.free.load(Ordering::Relaxed)
     }
 
-    /// A frame of this size, naturally aligned, contents unspecified, with one reference.
+    /// Keeps so many frames for whoever makes others free ([`Self::allocate_reserved`]).
+    pub fn set_reserve(&self, frames: u64) {
+        self.reserve.store(frames, Ordering::Relaxed);
+    }
+
+    /// Frames that may be allocated by anybody.
+    #[must_use]
+    pub fn spare(&self) -> u64 {
+        self.free_count().saturating_sub(self.reserve.load(Ordering::Relaxed))
+    }
+
+    /// The present generation of aging.
+    #[must_use]
+    pub fn generation(&self) -> u32 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    /// Begins the next generation.
+    pub(crate) fn next_generation(&self) -> u32 {
+        self.generation.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
+    }
+
+    /// A frame of this size, naturally aligned, contents unspecified, with one reference. The reserve stays.
     ///
     /// # Errors
     /// [`OutOfFrames`].
     pub fn allocate(&self, cpu: CpuIndex, size: PageSize) -> Result<Pfn, OutOfFrames> {
+        if self.spare() < size.base_pages() {
+            return Err(OutOfFrames { size });
+        }
+        self.allocate_reserved(cpu, size)
+    }
+
+    /// The same for whoever makes others free: the reserve is there for him.
+    ///
+    /// # Errors
+    /// [`OutOfFrames`].
+    pub fn allocate_reserved(&self, cpu: CpuIndex, size: PageSize) -> Result<Pfn, OutOfFrames> {
         let frame = match size {
             PageSize::Size4K => self.allocate_base(cpu),
             PageSize::Size2M | PageSize::Size1G => self.buddy.lock().allocate(&self.meta, order_of(size)),
         };
         let frame = frame.ok_or(OutOfFrames { size })?;
+        let generation = self.generation();
         for index in 0..size.base_pages() {
-            self.meta(frame.add(index)).take();
+            self.meta(frame.add(index)).take(generation);
         }
         self.free.fetch_sub(size.base_pages(), Ordering::Relaxed);
         Ok(frame)

@@ -43,7 +43,7 @@ impl<H: Host> AddressSpace<H> {
         let mut reserve = TableReserve::new(&**self.host());
         reserve.top_up(self.missing_tables(fault.page, PageSize::Size4K))?;
         let dirty = fault.access == Access::Write;
-        let leaf = Leaf { pfn, size: PageSize::Size4K, rights, accessed: true, dirty };
+        let leaf = Leaf { pfn, size: PageSize::Size4K, rights, accessed: false, dirty };
         let tables = self.tables.lock();
         if still() {
             self.install(&tables, fault.page, seen, leaf, &mut reserve);
@@ -83,7 +83,7 @@ impl<H: Host> AddressSpace<H> {
         let prepared = reserve.top_up(self.missing_tables(fault.page, PageSize::Size4K));
         let rights = self.rights_for(fault.vma.protection, &fault.vma.kind, frame);
         let dirty = fault.access == Access::Write;
-        let leaf = Leaf { pfn: frame, size: PageSize::Size4K, rights, accessed: true, dirty };
+        let leaf = Leaf { pfn: frame, size: PageSize::Size4K, rights, accessed: false, dirty };
         let tables = self.tables.lock();
         let installed =
             prepared.is_ok() && still() && self.install(&tables, fault.page, seen, leaf, &mut reserve);
@@ -165,7 +165,7 @@ impl<H: Host> AddressSpace<H> {
         }
         let rights = self.rights_for(fault.vma.protection, &fault.vma.kind, frame);
         let dirty = fault.access == Access::Write && rights.write;
-        let leaf = Leaf { pfn: frame, size: PageSize::Size4K, rights, accessed: true, dirty };
+        let leaf = Leaf { pfn: frame, size: PageSize::Size4K, rights, accessed: false, dirty };
         let installed = self.install(&tables, fault.page, seen, leaf, &mut reserve);
         debug_assert!(installed, "the entry was looked at under the lock");
         true

@@ -128,7 +128,7 @@ impl<H: Host> AddressSpace<H> {
         }
         let old = self.clear_flush_notify(PageSite::DoWpPage, &tables, fault.page, &now);
         let rights = self.rights_for(fault.vma.protection, &fault.vma.kind, copy);
-        let leaf = Leaf { pfn: copy, size: PageSize::Size4K, rights, accessed: true, dirty: true };
+        let leaf = Leaf { pfn: copy, size: PageSize::Size4K, rights, accessed: false, dirty: true };
         self.count_leaf(&leaf);
         self.host().store(now.at, HostEntry::leaf(leaf).bits());
         let unmapped = old.leaf().filter(|old| self.uncount_leaf(old));

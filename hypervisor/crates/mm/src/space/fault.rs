@@ -16,6 +16,18 @@ use crate::vma::{Access, Vma, VmaKind, VmaTree};
 use addr::{Hva, PageSize};
 use paging::{Leaf, Note, View};
 
+/// How often a fault that finds no frame makes room and tries again, before it gives up: others may be faster each time.
+const ATTEMPTS: usize = 64;
+
+/// Whether it is for want of a frame of the usual size.
+const fn is_short(error: FaultError) -> bool {
+    match error {
+        FaultError::OutOfFrames(error) => matches!(error.size, PageSize::Size4K),
+        FaultError::OutOfTables(_) => true,
+        _ => false,
+    }
+}
+
 /// A fault under way: the mmap lock is held for reading.
 pub(super) struct Fault<'v, H: Host> {
     pub(super) vmas: &'v VmaTree<H>,
@@ -42,6 +54,19 @@ impl<H: Host> AddressSpace<H> {
     /// # Errors
     /// [`FaultError`]; nothing has changed then (I16).
     pub fn fault_in(&self, address: Hva, access: Access) -> Result<Mapping, FaultError> {
+        let mut outcome = self.try_fault_in(address, access);
+        for _ in 0..ATTEMPTS {
+            // No lock is held any more: what goes for this page's sake may be of this address space.
+            match outcome {
+                Err(error) if is_short(error) && self.mm.make_room() => {}
+                outcome => return outcome,
+            }
+            outcome = self.try_fault_in(address, access);
+        }
+        outcome
+    }
+
+    fn try_fault_in(&self, address: Hva, access: Access) -> Result<Mapping, FaultError> {
         let vmas = self.vmas.read();
         let vma = vmas.find(address).ok_or(FaultError::Unmapped(address))?;
         if !vma.protection.allows(access) {

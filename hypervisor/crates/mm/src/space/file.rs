@@ -53,7 +53,7 @@ impl<H: Host> AddressSpace<H> {
             }
             let rights = self.rights_for(fault.vma.protection, &fault.vma.kind, frame);
             let dirty = fault.access == Access::Write;
-            let leaf = Leaf { pfn: frame, size: PageSize::Size4K, rights, accessed: true, dirty };
+            let leaf = Leaf { pfn: frame, size: PageSize::Size4K, rights, accessed: false, dirty };
             self.install(&self.tables.lock(), fault.page, seen, leaf, &mut reserve)
         };
         drop(lock);

@@ -76,7 +76,7 @@ impl<H: Host> AddressSpace<H> {
         self.own_huge(fault, page, frame, size);
         let rights = self.rights_for(fault.vma.protection, &fault.vma.kind, frame);
         let dirty = fault.access == Access::Write;
-        let leaf = Leaf { pfn: frame, size, rights, accessed: true, dirty };
+        let leaf = Leaf { pfn: frame, size, rights, accessed: false, dirty };
         let tables = self.tables.lock();
         let barred = fault.vma.kind.page_size() == PageSize::Size4K && self.is_huge_barred();
         let installed = !barred && self.install(&tables, page, HostEntry::EMPTY, leaf, reserve);
@@ -129,7 +129,7 @@ impl<H: Host> AddressSpace<H> {
         self.own_huge(fault, page, copy, size);
         let old = self.clear_flush(page, &now);
         let rights = self.rights_for(fault.vma.protection, &fault.vma.kind, copy);
-        let new = Leaf { pfn: copy, size, rights, accessed: true, dirty: true };
+        let new = Leaf { pfn: copy, size, rights, accessed: false, dirty: true };
         self.count_leaf(&new);
         self.host().store(now.at, HostEntry::leaf(new).bits());
         let unmapped = old.leaf().filter(|old| self.uncount_leaf(old));
@@ -303,7 +303,7 @@ impl<H: Host> AddressSpace<H> {
             }
         }
         let rights = self.rights_for(vma.protection, &vma.kind, huge);
-        let leaf = Leaf { pfn: huge, size: HUGE, rights, accessed: true, dirty: true };
+        let leaf = Leaf { pfn: huge, size: HUGE, rights, accessed: false, dirty: true };
         self.count_leaf(&leaf);
         self.host().store(at.at, HostEntry::leaf(leaf).bits());
         gather.table(range.start(), table);

@@ -11,6 +11,7 @@
 //! before (I4, I16), flushed and freed after.
 
 mod advise;
+mod age;
 mod anon;
 mod apply;
 mod cow;
@@ -95,7 +96,7 @@ impl<H: Host> AddressSpace<H> {
     }
 
     fn build(mm: &Arc<Mm<H>>, root: Pfn, vmas: impl FnOnce(Weak<Self>) -> VmaTree<H>) -> Arc<Self> {
-        Arc::new_cyclic(|this| Self {
+        let space = Arc::new_cyclic(|this| Self {
             mm: Arc::clone(mm),
             this: Weak::clone(this),
             root,
@@ -105,7 +106,9 @@ impl<H: Host> AddressSpace<H> {
             registration: RwLock::new(Rank::Registration, ()),
             chain: NotifierChain::new(),
             resident: AtomicU64::new(0),
-        })
+        });
+        mm.add_space(&space);
+        space
     }
 
     /// The root of the primary tables, for CR3.

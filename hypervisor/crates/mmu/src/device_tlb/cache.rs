@@ -9,6 +9,7 @@
 
 use addr::{Hva, HvaRange, PAGE_SHIFT, PAGE_SIZE, Pfn};
 use mm::Access;
+use mm::notifier::YoungPages;
 
 const SETS: usize = 16;
 const WAYS: usize = 4;
@@ -106,6 +107,17 @@ impl Cache {
             young |= way.as_mut().is_some_and(|entry| core::mem::take(&mut entry.used));
         });
         young
+    }
+
+    /// Tests and clears the used flags of a block's pages.
+    pub(super) fn collect_young(&mut self, young: &mut YoungPages) {
+        self.overlapping(young.range(), |way| {
+            if let Some(entry) = way.as_mut()
+                && core::mem::take(&mut entry.used)
+            {
+                young.add(entry.hvas());
+            }
+        });
     }
 
     /// Every entry.

@@ -6,7 +6,7 @@ use super::DeviceTlb;
 use crate::stats::add;
 use addr::{Hva, HvaRange, PAGE_SIZE, PageSize};
 use mm::Host;
-use mm::notifier::MmuNotifier;
+use mm::notifier::{MmuNotifier, YoungPages};
 use mutants::{Mutant, intact};
 
 impl<H: Host> MmuNotifier for DeviceTlb<H> {
@@ -26,6 +26,12 @@ impl<H: Host> MmuNotifier for DeviceTlb<H> {
     /// There is no flush to leave out.
     fn clear_young(&self, range: HvaRange) -> bool {
         self.clear_flush_young(range)
+    }
+
+    fn collect_young(&self, young: &mut YoungPages) {
+        if let Some(cache) = self.locked.lock().cache.as_mut() {
+            cache.collect_young(young);
+        }
     }
 
     fn test_young(&self, range: HvaRange) -> bool {

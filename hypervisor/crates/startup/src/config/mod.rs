@@ -26,7 +26,7 @@ mod tests;
 mod text;
 
 use crate::size::{Size, parse_size};
-use abi::config::{Backing, BootConfig, Inject, LogLevel, MAX_VCPUS, MAX_VMS, Paging, VmConfig};
+use abi::config::{Backing, BootConfig, Inject, LogLevel, MAX_VCPUS, MAX_VMS, Paging, Swap, VmConfig};
 use addr::PAGE_SIZE;
 use alloc::format;
 use alloc::string::String;
@@ -200,6 +200,7 @@ impl ConfigFile {
             backing: self.backing,
             ept_ad: self.ept_ad,
             apic_virtualisation: self.apic_virtualisation,
+            swap: Swap::default(),
             log: self.log,
             oracle: false,
             telemetry_every: 0,

@@ -1,0 +1,103 @@
+//! A pass of aging over an address space: every page that was used since the last one is young again, by its own A bit or by
+//! what the subscribers say.
+//!
+//! ```text
+//!   each block of 2 MiB, under the page-table lock:
+//!     primary A bits ─┐
+//!     collect_young ──┴─► pages that were used ─► their frames: used in this generation
+//!   then one flush for all: the next use sets A again (I12)
+//! ```
+
+use super::AddressSpace;
+use crate::host::Host;
+use crate::notifier::YoungPages;
+use crate::vma::{Vma, VmaFlags};
+use addr::{Hva, HvaRange, PageSize, Pfn};
+use core::ops::ControlFlow;
+use paging::{EntryRef, FlushScope, HostEntry, Level, TableEntry, View, walk_to};
+
+impl<H: Host> AddressSpace<H> {
+    /// Notes `generation` in the frames of all base pages, and transparent huge ones, that were used since the last pass.
+    /// Takes the mmap lock for reading.
+    pub(crate) fn collect_young(&self, generation: u32) {
+        let vmas = self.vmas.read();
+        for vma in vmas.iter().filter(|vma| can_age(vma)) {
+            blocks(vma.range).for_each(|block| self.collect_block(block, generation));
+        }
+        drop(vmas);
+        self.host()
+            .flush(FlushScope::Primary { root: self.root, range: HvaRange::new(Hva::ZERO, super::USER_END) });
+        self.chain.flush_young();
+    }
+
+    fn collect_block(&self, block: HvaRange, generation: u32) {
+        let _tables = self.tables.lock();
+        let (start, end) = (block.start().as_u64(), block.end().as_u64());
+        let found = walk_to::<HostEntry, H>(self.host(), self.root, start, Level::Pd);
+        let view = found.view();
+        if !matches!(view, View::Table(_) | View::Leaf(_)) {
+            return;
+        }
+        let mut young = YoungPages::none(block);
+        paging::collect_young::<HostEntry, H>(self.host(), self.root, (start, end), |first, bytes| {
+            let first = Hva::new(first);
+            young.add(HvaRange::new(first, first.add(bytes)));
+        });
+        self.chain.collect_young(&mut young);
+        for page in young.pages() {
+            let frame = match view {
+                View::Table(table) => self.frame_in(table, page),
+                View::Leaf(leaf) => Some(leaf.pfn.add(page.offset_in(leaf.size) >> addr::PAGE_SHIFT)),
+                View::Empty | View::Note(_) => None,
+            };
+            if let Some(meta) = frame.and_then(|frame| self.mm.counted(frame)) {
+                meta.set_generation(generation);
+            }
+        }
+    }
+
+    /// The frame that a page table maps at an address.
+    fn frame_in(&self, table: Pfn, page: Hva) -> Option<Pfn> {
+        let at = EntryRef::new(table, Level::Pt.index(page.as_u64()));
+        match HostEntry::from_bits(self.host().load(at)).view(Level::Pt) {
+            View::Leaf(leaf) => Some(leaf.pfn),
+            View::Empty | View::Table(_) | View::Note(_) => None,
+        }
+    }
+
+    /// Base pages around `address`, in `bounds`, that were not used for `age` generations: calls `take` for each, with a
+    /// reference on the frame for the caller, in the order of their addresses. Takes the page-table lock.
+    pub(crate) fn old_frames(
+        &self,
+        bounds: HvaRange,
+        is_old: impl Fn(&crate::frames::FrameMeta) -> bool,
+        mut take: impl FnMut(Pfn) -> ControlFlow<()>,
+    ) {
+        let _tables = self.tables.lock();
+        for visit in self.cursor(bounds) {
+            let leaf = visit.found.leaf().filter(|leaf| leaf.size == PageSize::Size4K);
+            let Some(frame) = leaf.map(|leaf| leaf.pfn) else { continue };
+            let Some(meta) = self.mm.counted(frame).filter(|meta| is_old(meta)) else { continue };
+            meta.get();
+            if take(frame).is_break() {
+                return;
+            }
+        }
+    }
+}
+
+/// What is never reclaimed has no age.
+fn can_age<H: Host>(vma: &Vma<H>) -> bool {
+    vma.kind.page_size() == PageSize::Size4K && !vma.flags.contains(VmaFlags::LOCKED)
+}
+
+/// A range, cut at multiples of 2 MiB.
+fn blocks(range: HvaRange) -> impl Iterator<Item = HvaRange> {
+    let mut next = range.start();
+    core::iter::from_fn(move || {
+        let start = next;
+        let block = start.align_down(PageSize::Size2M).add(PageSize::Size2M.bytes());
+        next = block.min(range.end());
+        (start < range.end()).then(|| HvaRange::new(start, next))
+    })
+}

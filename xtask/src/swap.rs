@@ -1,0 +1,73 @@
+//! `--swap`: the tiers that pages go to, and how large each is.
+
+use crate::size::{parse_size, show_size};
+use abi::config;
+
+/// Least size of a tier: a few pages more would not help anybody.
+const LEAST: u64 = 1 << 20;
+
+/// What was asked for, in bytes; 0: not this one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Tiers {
+    /// Compressed memory, at most so much.
+    pub(crate) ram: u64,
+    /// A disk of this size.
+    pub(crate) disk: u64,
+}
+
+impl Tiers {
+    /// What Herald is told.
+    pub(crate) const fn config(self) -> config::Swap {
+        config::Swap { ram: self.ram }
+    }
+}
+
+/// Reads `ram:256M,disk:2G`, or one of the two.
+///
+/// # Errors
+/// One sentence.
+pub(crate) fn parse(text: &str) -> Result<Tiers, String> {
+    let mut tiers = Tiers::default();
+    for part in text.split(',') {
+        let (name, size) = part.split_once(':').ok_or_else(|| format!("`{part}` is no TIER:SIZE"))?;
+        let size = parse_size(size).map_err(|error| error.to_string())?;
+        if size < LEAST {
+            return Err(format!("`{part}`: a tier has at least {}", show_size(LEAST)));
+        }
+        let tier = match name {
+            "ram" => &mut tiers.ram,
+            "disk" => &mut tiers.disk,
+            _ => return Err(format!("`{name}` is no tier: there are ram and disk")),
+        };
+        if core::mem::replace(tier, size) != 0 {
+            return Err(format!("`{name}` is there twice"));
+        }
+    }
+    Ok(tiers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Tiers, parse};
+
+    #[test]
+    fn tiers() {
+        assert_eq!(parse("ram:256M"), Ok(Tiers { ram: 256 << 20, disk: 0 }));
+        assert_eq!(parse("disk:2G,ram:1M"), Ok(Tiers { ram: 1 << 20, disk: 2 << 30 }));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (text, said) in [
+            ("", "no TIER:SIZE"),
+            ("ram", "no TIER:SIZE"),
+            ("tape:1G", "`tape` is no tier"),
+            ("ram:", "size"),
+            ("ram:4K", "at least 1M"),
+            ("ram:1G,ram:2G", "twice"),
+        ] {
+            let error = parse(text).expect_err(text);
+            assert!(error.contains(said), "{text}: {error}");
+        }
+    }
+}
