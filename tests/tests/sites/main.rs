@@ -18,6 +18,7 @@ mod protect;
 mod races;
 mod recorder;
 mod scenario;
+mod shrink;
 mod swap;
 mod table;
 mod thp;
