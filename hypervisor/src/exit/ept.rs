@@ -2,13 +2,13 @@
 
 use super::{Flow, misc};
 use crate::cpu::tsc;
-use crate::plat::{End, Vm};
+use crate::plat::{self, End, Vm};
 use crate::vcpu::Vcpu;
 use addr::{Gpa, Gva, PAGE_SIZE, PageSize};
 use devices::{Effect, Ticks, VcpuId};
 use emulate::{CodeSize, Done, GuestMemory, PagingState};
-use mm::Access;
-use mmu::FaultOutcome;
+use mm::{Access, FaultError};
+use mmu::{FaultOutcome, MmuError};
 use vmxdefs::event::Event;
 use vmxdefs::exit::EptViolation;
 use vmxdefs::field::{Field, Segment};
@@ -29,8 +29,20 @@ pub(super) fn handle(vcpu: &mut Vcpu, vm: &Vm, violation: EptViolation) -> Flow 
             vcpu.counters.exits.mmio += 1;
             device(vcpu, vm, &violation)
         }
+        Err(error) if is_short(&error) && plat::judge(vm, error) == plat::Verdict::TriesAgain => {
+            vcpu.gives_way = true;
+            Flow::Resume
+        }
         Err(error) => Flow::End(End::Memory(error)),
     }
+}
+
+/// Whether it is for want of memory.
+const fn is_short(error: &MmuError) -> bool {
+    matches!(
+        error,
+        MmuError::Host(FaultError::OutOfFrames(_) | FaultError::OutOfTables(_)) | MmuError::OutOfTables(_)
+    )
 }
 
 /// Performs the instruction that touched a device, or nothing at all.

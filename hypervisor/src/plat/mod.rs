@@ -5,7 +5,7 @@
 //!                         ├─ board    devices::Board: ports, MMIO, interrupts, timers
 //!                         ├─ console  the guest's UART ◄──► the link; input
 //!                         ├─ control  each virtual processor, seen from outside; ticks: where its time goes
-//!                         ├─ reclaim  a thread that keeps frames free
+//!                         ├─ reclaim  a thread that keeps frames free; oom: who ends where there are none
 //!                         ├─ pause    the oracle looks while nobody works on the memory
 //!                         ├─ stirrer  disturbances, storm: host operations beside the running guest; for tests
 //!                         └─ hostops  host operations that a test guest asks for
@@ -18,6 +18,7 @@ mod hostops;
 mod input;
 mod memory;
 mod module;
+mod oom;
 mod pause;
 mod reclaim;
 mod report;
@@ -31,6 +32,7 @@ mod vm;
 
 pub(crate) use end::End;
 pub(crate) use hostops::HostOperationError;
+pub(crate) use oom::{Verdict, judge};
 pub(crate) use run::{Machine, Outcome, run};
 pub(crate) use ticks::Ticks;
 pub(crate) use vm::{MachineClock, Vm};

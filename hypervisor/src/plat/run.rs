@@ -8,6 +8,7 @@
 use super::end::End;
 use super::input;
 use super::memory::EptFeatures;
+use super::oom;
 use super::reclaim::Reclaimer;
 use super::store::FrameStore;
 use super::storm;
@@ -243,6 +244,7 @@ impl Machine {
         let vm = Arc::new(vm);
         log::info!("guest {} starts at {:#x}", config.name, entry.rip);
         input::add(place.index as usize, &vm);
+        oom::add(&vm);
         let mut threads = self.start_vcpus(&vm, config, &entry);
         self.add_storm(&vm, &guest.ram, &mut threads);
         if let Some(deadline) = deadline {

@@ -5,9 +5,11 @@
 
 mod plain;
 
-use addr::{Hva, HvaRange, PAGE_SIZE, PageSize};
+use addr::{Gfn, GfnRange, Gpa, Hva, HvaRange, PAGE_SIZE, PageSize};
 use mm::notifier::MmuNotifier;
 use mm::{Access, AddressSpace, MapRequest, Mm, Placement, Protection, VmaKind};
+use mmu::{AccessedDirty, SecondaryMmu, Slot};
+use paging::{EptEntry, Level, TableEntry, TableMemory};
 use plain::Plain;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -18,9 +20,16 @@ const SPARE: u64 = 4096;
 
 type Space = Arc<AddressSpace<Plain>>;
 /// What comes before, and what is measured.
-type Operation = (&'static str, fn(&Space, HvaRange), fn(&Space, HvaRange));
+type Operation = (&'static str, fn(&World), fn(&World));
 
-const OPERATIONS: [Operation; 8] = [
+/// An address space, an area in it, and a guest whose memory that is.
+struct World {
+    space: Space,
+    range: HvaRange,
+    mmu: Arc<SecondaryMmu<Plain>>,
+}
+
+const OPERATIONS: [Operation; 10] = [
     ("write-fault", nothing, write_all),
     ("read-fault", nothing, read_all),
     ("fault-when-mapped", write_all, write_all),
@@ -29,6 +38,8 @@ const OPERATIONS: [Operation; 8] = [
     ("mprotect", write_all, protect),
     ("fork", write_all, fork),
     ("cow-break", write_and_fork, write_all),
+    ("aging-unused", age_a_guest, age),
+    ("aging-used", run_a_guest, age),
 ];
 
 /// Somebody who listens and has nothing to do.
@@ -36,43 +47,69 @@ struct Idle;
 
 impl MmuNotifier for Idle {}
 
-fn nothing(_: &Space, _: HvaRange) {}
+fn nothing(_: &World) {}
 
-fn write_all(space: &Space, range: HvaRange) {
+fn write_all(World { space, range, .. }: &World) {
     for page in range.pages() {
         space.fault_in(page, Access::Write).expect("there are frames");
     }
 }
 
-fn read_all(space: &Space, range: HvaRange) {
+fn read_all(World { space, range, .. }: &World) {
     for page in range.pages() {
         space.fault_in(page, Access::Read).expect("there are tables");
     }
 }
 
-fn look_up(space: &Space, range: HvaRange) {
+fn look_up(World { space, range, .. }: &World) {
     assert!(range.pages().all(|page| space.lookup(page).is_some()), "all pages are mapped");
 }
 
-fn discard(space: &Space, range: HvaRange) {
+fn discard(World { space, range, .. }: &World) {
     space.discard(range.start(), range.len()).expect("the range is mapped");
 }
 
-fn protect(space: &Space, range: HvaRange) {
+fn protect(World { space, range, .. }: &World) {
     space.mprotect(range.start(), range.len(), Protection::Read).expect("the range is mapped");
 }
 
 /// The copy stays: its end is not part of the cost.
-fn fork(space: &Space, _: HvaRange) {
-    std::mem::forget(space.fork().expect("there are tables"));
+fn fork(world: &World) {
+    std::mem::forget(world.space.fork().expect("there are tables"));
 }
 
-fn write_and_fork(space: &Space, range: HvaRange) {
-    write_all(space, range);
-    fork(space, range);
+fn write_and_fork(world: &World) {
+    write_all(world);
+    fork(world);
 }
 
-fn space(pages: u64) -> (Space, HvaRange) {
+/// A guest writes all pages: as its processor does, A is set in each EPT entry that it goes through.
+fn run_a_guest(World { space, range, mmu }: &World) {
+    space.register(Arc::clone(mmu) as Arc<dyn MmuNotifier>);
+    let gpa = |page: Hva| Gpa::new(page.as_u64() - range.start().as_u64());
+    for page in range.pages() {
+        mmu.fault(gpa(page), Access::Write).expect("there are frames");
+    }
+    let root = mmu.root().expect("nothing was released");
+    for page in range.pages() {
+        for level in [Level::Pd, Level::Pt] {
+            let found = paging::walk_to::<EptEntry, _>(&**space.host(), root, gpa(page).as_u64(), level);
+            space.host().store(found.at, found.entry.bits() | EptEntry::ACCESSED);
+        }
+    }
+}
+
+/// The same, and nothing since the last pass.
+fn age_a_guest(world: &World) {
+    run_a_guest(world);
+    age(world);
+}
+
+fn age(world: &World) {
+    world.space.mm().age_all();
+}
+
+fn world(pages: u64) -> World {
     let mm = Mm::new(Arc::new(Plain::new(pages * 2 + SPARE)), None).expect("a frame");
     let space = AddressSpace::new(&mm).expect("a root");
     let request = MapRequest {
@@ -82,15 +119,22 @@ fn space(pages: u64) -> (Space, HvaRange) {
         kind: VmaKind::Anonymous(PageSize::Size4K),
     };
     let range = space.mmap(request).expect("the address space is empty");
-    (space, range)
+    let mmu = SecondaryMmu::new(Arc::clone(&space), AccessedDirty::Hardware).expect("a root");
+    let slot = Slot::try_new(GfnRange::new(Gfn::ZERO, Gfn::new(pages)), range.start()).expect("whole pages");
+    mmu.add_slot(slot).expect("there is no other");
+    World { space, range, mmu: Arc::new(mmu) }
 }
 
 /// What is spent beside the pages themselves.
 fn print_overhead(pages: u64) {
-    let (space, range) = space(pages);
-    write_all(&space, range);
+    let world = world(pages);
+    let before = world.space.host().tables();
+    write_all(&world);
     println!("metadata-bytes-per-frame {}", size_of::<mm::frames::FrameMeta>());
-    println!("table-bytes-per-mapped-mebibyte {}", space.host().tables() * PAGE_SIZE * 256 / pages);
+    println!(
+        "table-bytes-per-mapped-mebibyte {}",
+        (world.space.host().tables() - before) * PAGE_SIZE * 256 / pages
+    );
 }
 
 fn run(words: &[String]) -> Option<()> {
@@ -105,13 +149,13 @@ fn run(words: &[String]) -> Option<()> {
         "whole" => true,
         _ => return None,
     };
-    let (space, range) = space(pages);
+    let world = world(pages);
     if words.get(3).is_some_and(|word| word == "subscriber") {
-        space.register(Arc::new(Idle));
+        world.space.register(Arc::new(Idle));
     }
-    prepare(&space, range);
+    prepare(&world);
     if whole {
-        operation(&space, range);
+        operation(&world);
     }
     // What comes after is the same for both, and not part of the cost.
     std::process::exit(0)

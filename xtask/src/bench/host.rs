@@ -9,8 +9,18 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const PACKAGES: [&str; 1] = ["valgrind"];
-const OPERATIONS: [&str; 8] =
-    ["write-fault", "read-fault", "fault-when-mapped", "page-walk", "zap", "mprotect", "fork", "cow-break"];
+const OPERATIONS: [&str; 10] = [
+    "write-fault",
+    "read-fault",
+    "fault-when-mapped",
+    "page-walk",
+    "zap",
+    "mprotect",
+    "fork",
+    "cow-break",
+    "aging-unused",
+    "aging-used",
+];
 /// Pages over which the tables' share is measured: 128 MiB.
 const OVERHEAD_PAGES: u64 = 32768;
 

@@ -26,6 +26,21 @@ memory = "16M"
 vcpus = 2
 "#;
 
+/// Two guests; one of them wants more memory than there is, whatever is done.
+const ONE_HOARDS: &str = r#"
+[[vm]]
+name = "hoards"
+kernel = "testguest"
+append = "sweep"
+memory = "128M"
+
+[[vm]]
+name = "modest"
+kernel = "testguest"
+append = "sweep rounds=12"
+memory = "16M"
+"#;
+
 /// The directory with the files.
 pub(super) struct Fixtures {
     dir: PathBuf,
@@ -54,6 +69,7 @@ impl Fixtures {
             ("truncated", kernel[..kernel.len().min(TRUNCATED)].to_vec()),
             (guest_images::TINY_KERNEL, kernel),
             ("one-dies.toml", ONE_DIES.into()),
+            ("one-hoards.toml", ONE_HOARDS.into()),
             ("empty", Vec::new()),
             ("text", b"This is no kernel.\n".repeat(1000)),
         ];

@@ -29,7 +29,7 @@ macro_rules! sweep {
 }
 
 /// All of them.
-pub(super) const OVERCOMMIT: [Scenario; 6] = [
+pub(super) const OVERCOMMIT: [Scenario; 7] = [
     sweep!("swap-sweep"),
     sweep!("swap-sweep-no-ad", "--no-ept-ad"),
     sweep!("swap-sweep-2-cpus", "--host-cpus", "2"),
@@ -51,6 +51,15 @@ pub(super) const OVERCOMMIT: [Scenario; 6] = [
         ],
         status: 5,
         stderr: &["out of memory"],
+        ..PLAIN
+    },
+    // The one that has most ends; the other one has its memory, and not a wrong byte in it.
+    Scenario {
+        name: "one-of-two-hoards",
+        args: &["--config", "{one-hoards.toml}", "--host-memory", "64M", "--swap", "ram:8M"],
+        status: 5,
+        stdout: &["[modest] sweep: ok"],
+        stderr: &["hoards: the guest ended abnormally: out of memory"],
         ..PLAIN
     },
     Scenario { name: "no-swap-tier", args: &["--swap", "tape:1G"], status: 2, stderr: &["tape"], ..PLAIN },

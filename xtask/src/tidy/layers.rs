@@ -33,7 +33,7 @@ const ALLOWED: [(&str, &[&str]); 25] = [
     ("loader", &["abi", "addr"]),
     ("guest", &["abi", "addr"]),
     ("tests", &HERALD),
-    ("costs", &["addr", "mm", "paging"]),
+    ("costs", &["addr", "mm", "mmu", "paging"]),
     ("linux", &["addr", "mm", "paging", "tests"]),
     ("sequences", &["tests"]),
     ("models", &MODELS),

@@ -35,7 +35,7 @@ pub use file::{Direct, File, Store, StoreError, Zeros};
 pub use host::{CpuIndex, FrameMemory, Host, OutOfFrames};
 pub use mm::Mm;
 pub use reclaim::Spared;
-pub use shrink::Shrunk;
+pub use shrink::{ATTEMPTS, Shrunk};
 pub use space::{
     AddressSpace, Advice, Change, FaultError, MapError, MapRequest, Mapping, MigrateError, Placement, Remap,
     USER_END,

@@ -19,6 +19,7 @@
 use addr::{Hva, HvaRange, PAGE_SHIFT, PageSize};
 use alloc::sync::Arc;
 use mutants::{Mutant, PageSite, RangeSite, YoungSite, intact};
+use paging::BlockBits;
 #[cfg(feature = "mmu-notifier")]
 use {
     alloc::vec::Vec,
@@ -30,7 +31,7 @@ use {
 #[derive(Clone, Copy, Debug)]
 pub struct YoungPages {
     range: HvaRange,
-    bits: [u64; 8],
+    bits: BlockBits,
 }
 
 impl YoungPages {
@@ -54,23 +55,45 @@ impl YoungPages {
     }
 
     /// The page at this address, which lies in the block, was used.
-    pub fn add_page(&mut self, page: Hva) {
+    fn add_page(&mut self, page: Hva) {
         let index = index_of(page);
         self.bits[index / 64] |= 1 << (index % 64);
     }
 
-    /// Those that were used.
-    pub fn pages(&self) -> impl Iterator<Item = Hva> {
-        let first = self.range.start().align_down(PageSize::Size2M);
-        (0..8).flat_map(move |word| {
-            let mut rest = self.bits[word as usize];
-            core::iter::from_fn(move || {
-                let bit = u64::from(rest.checked_ilog2()?);
-                rest ^= 1 << bit;
-                Some(first.add((word * 64 + bit) << PAGE_SHIFT))
+    /// Of the block that begins at `first`, in whatever address space it lies, these pages were used; those that are not in
+    /// the range do not count.
+    pub fn add_block(&mut self, first: Hva, used: &BlockBits) {
+        if first == self.range.start().align_down(PageSize::Size2M)
+            && self.range.len() == PageSize::Size2M.bytes()
+        {
+            self.bits.iter_mut().zip(used).for_each(|(own, used)| *own |= used);
+            return;
+        }
+        for index in indices(used) {
+            let page = first.add(index << PAGE_SHIFT);
+            if self.range.contains(page) {
+                self.add_page(page);
+            }
+        }
+    }
+
+    /// Those that were used, by their numbers in the block.
+    pub fn indices(&self) -> impl Iterator<Item = u64> + '_ {
+        indices(&self.bits)
+    }
+}
+
+fn indices(bits: &BlockBits) -> impl Iterator<Item = u64> + '_ {
+    (0..8).flat_map(move |word| {
+        let mut rest = bits[word as usize];
+        core::iter::from_fn(move || {
+            let bit = u64::from(rest.trailing_zeros());
+            (rest != 0).then(|| {
+                rest &= rest - 1;
+                word * 64 + bit
             })
         })
-    }
+    })
 }
 
 fn index_of(page: Hva) -> usize {

@@ -31,6 +31,9 @@ const CLUSTER: usize = 16;
 /// Frames that a fault makes free which finds none.
 const DIRECT: u64 = 32;
 
+/// How often a fault that finds no frame makes room and tries again, before it gives up: others may be faster each time.
+pub const ATTEMPTS: usize = 64;
+
 /// The hand, and how far it has got.
 #[derive(Debug, Default)]
 pub(crate) struct Clock {
@@ -82,7 +85,7 @@ impl<H: Host> Mm<H> {
 
     /// For a fault that has found no frame, or no table: whether to try again. The caller holds no lock of rank `Reclaim` or
     /// later.
-    pub(crate) fn make_room(&self) -> bool {
+    pub fn make_room(&self) -> bool {
         let has_swap = self.swap().device().is_some();
         has_swap && (self.host().frames().spare() >= DIRECT || self.shrink(DIRECT).reclaimed > 0)
     }

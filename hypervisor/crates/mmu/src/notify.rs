@@ -110,7 +110,11 @@ impl<H: Host> MmuNotifier for SecondaryMmu<H> {
         let locked = self.locked.read();
         let Some(tdp) = locked.tdp else { return };
         for (slot, run) in parts(&slots, young.range()) {
-            tdp.collect_young(&*self.host, run, |used| young.add(hvas_of(&slot, used)));
+            tdp.collect_young(&*self.host, run, |first, used| {
+                // May lie before the slot; then the pages there are none of the run.
+                let offset = slot.hva_of(run.start()).as_u64().wrapping_sub(run.start().base().as_u64());
+                young.add_block(Hva::new(first.base().as_u64().wrapping_add(offset)), used);
+            });
         }
     }
 

@@ -169,6 +169,7 @@ impl<H: Host> SecondaryMmu<H> {
     /// # Errors
     /// [`MmuError`]; the guest cannot go on.
     pub fn fault(&self, gpa: Gpa, access: Access) -> Result<FaultOutcome, MmuError> {
+        let mut attempts = 0..mm::ATTEMPTS;
         loop {
             let gfn = gpa.gfn();
             // Before the slot is looked up, too: removing it raises the sequence (I2).
@@ -176,7 +177,12 @@ impl<H: Host> SecondaryMmu<H> {
             let Some(slot) = self.slots.read().find(gfn) else { return Ok(FaultOutcome::NotRam) };
             let resolved = self.resolve(&slot, gfn, access, snapshot).map_err(MmuError::Host)?;
             let mut reserve = TableReserve::new(&*self.host);
-            reserve.top_up(self.missing_tables(gfn))?;
+            if let Err(error) = reserve.top_up(self.missing_tables(gfn)) {
+                if attempts.next().is_some() && self.space.mm().make_room() {
+                    continue;
+                }
+                return Err(error.into());
+            }
             match self.install(&resolved, &mut reserve)? {
                 Some(Installed::Changed) => count(&self.stats.installed),
                 Some(Installed::Spurious) => count(&self.stats.spurious),

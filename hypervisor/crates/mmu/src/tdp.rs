@@ -6,7 +6,9 @@
 use crate::entry::{self, Installed};
 use addr::{Gfn, GfnRange, PAGE_SHIFT, PageSize, Pfn};
 use mm::Host;
-use paging::{Cursor, EntryRef, EptEntry, FlushScope, Found, Leaf, Level, TableEntry, TableReserve, View};
+use paging::{
+    BlockBits, Cursor, EntryRef, EptEntry, FlushScope, Found, Leaf, Level, TableEntry, TableReserve, View,
+};
 use sync::InProgress;
 
 /// Whether the CPU sets A and D bits in EPT entries (EPTP bit 6).
@@ -89,16 +91,21 @@ impl Tdp {
             .fold(false, |young, visit| young | entry::age(host, &visit.found))
     }
 
-    /// Tests and clears A on every leaf that overlaps `range`, and calls `used` for each that had it. The caller flushes.
-    pub(crate) fn collect_young<H: Host>(self, host: &H, range: GfnRange, mut used: impl FnMut(GfnRange)) {
+    /// Tests and clears A on every leaf that overlaps `range`, and calls `used` for each block of 2 MiB: its first frame, and
+    /// which of its pages had it. The caller flushes.
+    pub(crate) fn collect_young<H: Host>(
+        self,
+        host: &H,
+        range: GfnRange,
+        mut used: impl FnMut(Gfn, &BlockBits),
+    ) {
         let (mut next, end) = (range.start().base().as_u64(), range.end().as_u64() << PAGE_SHIFT);
         while next < end {
-            let block = (next & !(Level::Pd.span() - 1)) + Level::Pd.span();
-            paging::collect_young::<EptEntry, H>(host, self.root, (next, end.min(block)), |first, bytes| {
-                let first = Gfn::new(first >> PAGE_SHIFT);
-                used(GfnRange::new(first, first.add(bytes >> PAGE_SHIFT)));
-            });
-            next = block;
+            let first = next & !(Level::Pd.span() - 1);
+            let until = end.min(first + Level::Pd.span());
+            let bits = paging::collect_young::<EptEntry, H>(host, self.root, (next, until));
+            used(Gfn::new(first >> PAGE_SHIFT), &bits);
+            next = until;
         }
     }
 

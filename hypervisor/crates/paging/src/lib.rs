@@ -21,7 +21,7 @@ pub use level::Level;
 pub use memory::{EntryRef, OutOfTables, TableMemory, TableReserve};
 pub use shootdown::{FlushScope, FlushToken, Shootdown};
 pub use tables::{Found, Leaf, Note, Rights, TableEntry, View, prune, split, walk, walk_or_grow, walk_to};
-pub use young::collect_young;
+pub use young::{BlockBits, collect_young};
 
 #[cfg(test)]
 mod tests;

@@ -11,40 +11,50 @@
 use crate::{EntryRef, Level, TableEntry, TableMemory, View, walk_to};
 use addr::Pfn;
 
-/// Calls `used` with the first address and the bytes of each leaf in `start..end` whose A bit is set, and clears it. The
-/// range lies in one span of [`Level::Pd`]; where it is less than that, each leaf is looked at. Nothing is flushed: of what
-/// CPUs have cached they do not set A again.
+/// The pages of a naturally aligned block of 2 MiB, a bit each.
+pub type BlockBits = [u64; 8];
+
+/// Which pages in `start..end` were used: tests and clears the A bit of each leaf there. The range lies in one span of
+/// [`Level::Pd`]; where it is less than that, each leaf is looked at. Nothing is flushed: of what CPUs have cached they do not
+/// set A again.
 pub fn collect_young<E: TableEntry, M: TableMemory>(
     memory: &M,
     root: Pfn,
     (start, end): (u64, u64),
-    mut used: impl FnMut(u64, u64),
-) {
+) -> BlockBits {
+    let mut bits = [0; 8];
+    let (first, last) = (Level::Pt.index(start), Level::Pt.index(end - 1));
     let found = walk_to::<E, M>(memory, root, start, Level::Pd);
     match found.view() {
         View::Leaf(_) => {
             if take_accessed(memory, found.at, found.entry) {
-                used(start, end - start);
+                (first..=last).for_each(|index| set(&mut bits, index));
             }
         }
         View::Table(table) if found.level == Level::Pd => {
             let whole = end - start == Level::Pd.span();
             if whole && !take_accessed(memory, found.at, found.entry) {
-                return;
+                return bits;
             }
-            for index in Level::Pt.index(start)..=Level::Pt.index(end - 1) {
+            for index in first..=last {
                 let at = EntryRef::new(table, index);
                 let entry = E::from_bits(memory.load(at));
-                let is_leaf =
-                    entry.bits() & E::ACCESSED != 0 && matches!(entry.view(Level::Pt), View::Leaf(_));
-                if is_leaf && take_accessed(memory, at, entry) {
-                    let block = start & !(Level::Pd.span() - 1);
-                    used(block + u64::from(index) * Level::Pt.span(), Level::Pt.span());
+                // Most entries are decided by the bit alone.
+                if entry.bits() & E::ACCESSED != 0
+                    && matches!(entry.view(Level::Pt), View::Leaf(_))
+                    && take_accessed(memory, at, entry)
+                {
+                    set(&mut bits, index);
                 }
             }
         }
         View::Empty | View::Table(_) | View::Note(_) => {}
     }
+    bits
+}
+
+fn set(bits: &mut BlockBits, index: u16) {
+    bits[usize::from(index / 64)] |= 1 << (index % 64);
 }
 
 /// Clears A, and tells whether it was set. Nothing else that the CPU or others change meanwhile is lost.

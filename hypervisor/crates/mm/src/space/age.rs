@@ -39,26 +39,26 @@ impl<H: Host> AddressSpace<H> {
             return;
         }
         let mut young = YoungPages::none(block);
-        paging::collect_young::<HostEntry, H>(self.host(), self.root, (start, end), |first, bytes| {
-            let first = Hva::new(first);
-            young.add(HvaRange::new(first, first.add(bytes)));
-        });
+        let own = paging::collect_young::<HostEntry, H>(self.host(), self.root, (start, end));
+        young.add_block(block.start().align_down(PageSize::Size2M), &own);
         self.chain.collect_young(&mut young);
-        for page in young.pages() {
+        let frames = self.host().frames();
+        for index in young.indices() {
             let frame = match view {
-                View::Table(table) => self.frame_in(table, page),
-                View::Leaf(leaf) => Some(leaf.pfn.add(page.offset_in(leaf.size) >> addr::PAGE_SHIFT)),
+                View::Table(table) => self.frame_in(table, index),
+                View::Leaf(leaf) => Some(leaf.pfn.add(index)),
                 View::Empty | View::Note(_) => None,
             };
-            if let Some(meta) = frame.and_then(|frame| self.mm.counted(frame)) {
-                meta.set_generation(generation);
+            // The zero page, and frames that nobody reclaims, may well have a generation.
+            if let Some(frame) = frame.filter(|&frame| frames.knows(frame)) {
+                frames.meta(frame).set_generation(generation);
             }
         }
     }
 
-    /// The frame that a page table maps at an address.
-    fn frame_in(&self, table: Pfn, page: Hva) -> Option<Pfn> {
-        let at = EntryRef::new(table, Level::Pt.index(page.as_u64()));
+    /// The frame that a page table maps.
+    fn frame_in(&self, table: Pfn, index: u64) -> Option<Pfn> {
+        let at = EntryRef::new(table, index as u16);
         match HostEntry::from_bits(self.host().load(at)).view(Level::Pt) {
             View::Leaf(leaf) => Some(leaf.pfn),
             View::Empty | View::Table(_) | View::Note(_) => None,

@@ -12,12 +12,10 @@
 
 use super::{AddressSpace, FaultError, Mapping};
 use crate::host::Host;
+use crate::shrink::ATTEMPTS;
 use crate::vma::{Access, Vma, VmaKind, VmaTree};
 use addr::{Hva, PageSize};
 use paging::{Leaf, Note, View};
-
-/// How often a fault that finds no frame makes room and tries again, before it gives up: others may be faster each time.
-const ATTEMPTS: usize = 64;
 
 /// Whether it is for want of a frame of the usual size.
 const fn is_short(error: FaultError) -> bool {
