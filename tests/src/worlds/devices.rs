@@ -8,9 +8,6 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// What a page reads as that was never kept: no program has written it.
-const NEVER_WRITTEN: u64 = 0x6e6f_7468_696e_6721;
-
 /// The words of a page that are not zero.
 pub type Kept = Vec<(u16, u64)>;
 
@@ -66,8 +63,14 @@ impl Medium {
         Some(())
     }
 
-    /// Fills a frame; `otherwise` with this word, where nothing is kept.
-    fn fill(&self, page: u64, frame: Pfn, otherwise: u64) -> Option<()> {
+    /// What was discarded, or never written, cannot be read from a device that keeps no more than it must.
+    fn holds(&self, page: u64) -> Option<()> {
+        sync::switch_point();
+        lock(&self.kept).contains_key(&page).then_some(())
+    }
+
+    /// Fills a frame; with zeros, where nothing is kept.
+    fn fill(&self, page: u64, frame: Pfn) -> Option<()> {
         sync::switch_point();
         if self.is_failing() {
             return None;
@@ -75,7 +78,7 @@ impl Medium {
         let kept = lock(&self.kept);
         let memory = &self.machine.memory;
         self.machine.fill_frame(frame, || {
-            memory.fill(frame, if kept.contains_key(&page) { 0 } else { otherwise });
+            memory.fill(frame, 0);
             kept.get(&page).into_iter().flatten().for_each(|&(word, value)| memory.store(frame, word, value));
         });
         Some(())
@@ -95,7 +98,7 @@ impl SwapDevice for Slots {
     }
 
     fn read(&self, slot: u64, frame: Pfn) -> Result<(), SlotError> {
-        self.0.fill(slot, frame, NEVER_WRITTEN).ok_or(SlotError { slot })
+        self.0.holds(slot).and_then(|()| self.0.fill(slot, frame)).ok_or(SlotError { slot })
     }
 
     fn discard(&self, slot: u64) {
@@ -108,7 +111,7 @@ pub struct Disk(pub Arc<Medium>);
 
 impl Store for Disk {
     fn read(&self, index: u64, frame: Pfn) -> Result<(), StoreError> {
-        self.0.fill(index, frame, 0).ok_or(StoreError { index })
+        self.0.fill(index, frame).ok_or(StoreError { index })
     }
 
     fn write(&self, index: u64, frame: Pfn) -> Result<(), StoreError> {

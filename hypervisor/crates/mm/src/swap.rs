@@ -207,6 +207,12 @@ impl Swap {
         }
     }
 
+    /// Whether the device still has the contents of a slot that were there when it was probed.
+    pub(crate) fn holds(&self, slot: u64, generation: u32) -> bool {
+        let slot = self.state.lock().slots[slot as usize];
+        slot.notes > 0 && slot.cached().is_none() && slot.generation == generation
+    }
+
     /// Makes `frame`, which was read from the slot since it was probed, its cache, unless the slot is cached, free or
     /// another page's by now.
     pub(crate) fn cache(&self, slot: u64, frame: Pfn, generation: u32) -> bool {

@@ -230,6 +230,8 @@ mutants! {
     CopyIgnoresExclusive,
     /// a frame that goes to swap stays exclusive
     UnmapLeavesExclusive,
+    /// swap-in: a slot that cannot be read is a lost page, also where somebody else has brought it in
+    SwapInBelievesError,
     /// a page that comes back from swap becomes exclusive under a reference of somebody else
     SwapInIgnoresReferences,
 

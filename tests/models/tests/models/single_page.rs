@@ -134,6 +134,27 @@ fn fault_against_swap_out() {
         .holds(TWO);
 }
 
+/// The last of two faults on a page in swap finds the slot empty: whoever was faster has given it back.
+#[test]
+fn two_faults_on_a_page_in_swap() {
+    let in_swap = || {
+        let world = private_world();
+        page_out(&world);
+        world
+    };
+    Model::new(in_swap)
+        .thread("guest", guest_stores)
+        .thread("herald", |world: &World| {
+            let space = world.space(0);
+            assert!(matches!(Program::herald_in(world, &space, 1).load(WORD), Ok(OLD | NEW)));
+        })
+        .end(|world| {
+            assert_eq!(guests_read(&world), Ok(NEW));
+            world_ends_well(world);
+        })
+        .holds(TWO);
+}
+
 /// What is in the file in the end: the page is written, dropped, and read again.
 fn reads_back(mut world: World) {
     assert_eq!(guests_read(&world), Ok(NEW));

@@ -127,7 +127,9 @@ impl<H: Host> AddressSpace<H> {
         let frame = self.host().allocate_zeroed(PageSize::Size4K)?;
         if let Err(error) = device.read(slot, frame) {
             self.mm.put(frame);
-            return Err(FaultError::Swap(error));
+            // Whoever was faster may have given the slot back meanwhile: then nothing is lost.
+            let lost = self.mm.swap().holds(slot, generation) || !intact(Mutant::SwapInBelievesError);
+            return if lost { Err(FaultError::Swap(error)) } else { Ok(None) };
         }
         let meta = frames.meta(frame);
         meta.set_swap_slot(Some(slot));
