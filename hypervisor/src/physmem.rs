@@ -6,7 +6,7 @@ use addr::{Hva, PAGE_SIZE, PageSize, Pfn};
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 use mm::frames::Frames;
-use mm::{CpuIndex, FrameMemory, Host};
+use mm::{CpuIndex, FrameMemory, Host, OutOfFrames};
 use paging::{EntryRef, FlushScope, FlushToken, OutOfTables, Shootdown, TableMemory};
 
 /// Contents of a freed frame in debug builds.
@@ -32,6 +32,17 @@ impl PhysicalMemory {
     /// The root of Herald's own tables, whose upper half is that of every address space.
     pub(crate) fn root(&self) -> Pfn {
         self.root
+    }
+
+    /// A zeroed frame for Herald's own use, of the reserve if need be: there are few of these, and what needs them cannot wait
+    /// for reclaim.
+    ///
+    /// # Errors
+    /// [`OutOfFrames`].
+    pub(crate) fn allocate_own(&self) -> Result<Pfn, OutOfFrames> {
+        let frame = self.frames.allocate_reserved(self.current_cpu(), PageSize::Size4K)?;
+        self.zero(frame, PageSize::Size4K);
+        Ok(frame)
     }
 
     /// Gives back a frame of a caller that holds the only reference.

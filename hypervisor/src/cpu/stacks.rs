@@ -13,7 +13,7 @@ use addr::{Hva, PAGE_SIZE, PageSize};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
-use mm::{Host, OutOfFrames};
+use mm::OutOfFrames;
 use spin::{Mutex, Once};
 
 /// Bytes of a stack.
@@ -89,7 +89,7 @@ fn map_another() -> Result<u64, OutOfFrames> {
         if pages::is_mapped(&**memory, memory.root(), at) {
             continue;
         }
-        let frame = memory.allocate_zeroed(PageSize::Size4K)?;
+        let frame = memory.allocate_own()?;
         pages::map_own(&**memory, memory.root(), at, frame).map_err(|_| none)?;
     }
     COUNT.fetch_add(1, Ordering::Release);

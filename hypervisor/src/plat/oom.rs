@@ -11,11 +11,14 @@ use super::end::End;
 use super::vm::Vm;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicUsize, Ordering};
 use mmu::MmuError;
 use spin::Mutex;
 
-/// The guests that may have to go.
+/// The guests that may have to go. Held over a whole verdict: one at a time.
 static GUESTS: Mutex<Vec<Weak<Vm>>> = Mutex::new(Vec::new());
+/// Guests that have ended, and whose memory is not free yet.
+static LEAVING: AtomicUsize = AtomicUsize::new(0);
 
 /// What becomes of a guest that has found no memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,26 +36,35 @@ pub(super) fn add(vm: &Arc<Vm>) {
     guests.push(Arc::downgrade(vm));
 }
 
-/// Decides for `asker`, which has met `error`. No lock is held.
+/// A guest has ended.
+pub(super) fn leaves() {
+    LEAVING.fetch_add(1, Ordering::SeqCst);
+}
+
+/// Its memory is free.
+pub(super) fn has_left() {
+    LEAVING.fetch_sub(1, Ordering::SeqCst);
+}
+
+/// Decides for `asker`, which has met `error`, and ends whoever has to go. No lock is held.
 pub(crate) fn judge(asker: &Vm, error: MmuError) -> Verdict {
-    // Dropped after the lock: one of them may be the last reference.
-    let guests: Vec<_> = GUESTS.lock().iter().filter_map(Weak::upgrade).collect();
-    let others = || guests.iter().filter(|guest| guest.index != asker.index);
-    if others().any(|guest| guest.has_ended()) {
+    let known = GUESTS.lock();
+    if LEAVING.load(Ordering::SeqCst) != 0 {
         return Verdict::TriesAgain;
     }
+    let guests: Vec<_> = known.iter().filter_map(Weak::upgrade).collect();
     let frames = |guest: &Vm| guest.memory.space().resident_frames();
-    match others().max_by_key(|guest| frames(guest)).filter(|guest| frames(guest) > frames(asker)) {
+    let others = guests.iter().filter(|guest| guest.index != asker.index);
+    let worst = others.max_by_key(|guest| frames(guest)).filter(|guest| frames(guest) > frames(asker));
+    let (ends, verdict) = match worst {
         Some(worst) => {
-            log::error!(
-                "{}: has most memory, {} frames, and {} finds none",
-                worst.name(),
-                frames(worst),
-                asker.name()
-            );
-            worst.finish_with(Ok(End::Memory(error)));
-            Verdict::TriesAgain
+            let (name, count) = (worst.name(), frames(worst));
+            log::error!("{name} has most memory, {count} frames, and {} finds none", asker.name());
+            (&**worst, Verdict::TriesAgain)
         }
-        None => Verdict::Ends,
-    }
+        None => (asker, Verdict::Ends),
+    };
+    ends.finish_with(Ok(End::Memory(error)));
+    drop(known);
+    verdict
 }

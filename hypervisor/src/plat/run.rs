@@ -28,7 +28,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use devices::VcpuId;
 use firmware::{Entry, Guest, Ram};
-use mm::{Host, Mm, OutOfFrames, SwapDevice};
+use mm::{Host, Mm, NewError, OutOfFrames, SwapDevice};
 use mmu::AccessedDirty;
 use spin::Mutex;
 use vmxdefs::capability::EptVpid;
@@ -36,8 +36,10 @@ use zram::{NoTable, Zram};
 
 /// Supervisors mostly sleep; while they build a guest nobody waits for theirs alone.
 const SUPERVISOR_WEIGHT: u32 = 100;
+/// Frames that a guest takes while it is set up: roots, VMCS, bitmaps, stacks.
+const SETUP_FRAMES: u64 = 32;
 /// Slots of swap for each frame of compressed memory: pages may become so much smaller.
-const PAGES_PER_FRAME: u64 = 3;
+const PAGES_PER_FRAME: u64 = 2;
 
 /// How a run ended, for the link's last frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,6 +59,7 @@ enum GuestError {
     NoMemory(OutOfFrames),
     /// No memory for what swap needs.
     Swap(NoTable),
+    Mm(NewError),
     Vm(VmError),
     Run(RunError),
 }
@@ -64,9 +67,9 @@ enum GuestError {
 impl GuestError {
     const fn status(&self) -> Status {
         match self {
-            Self::NoImage(_) => Status::Usage,
+            Self::NoImage(_) | Self::Swap(_) | Self::Mm(NewError::NoTable { .. }) => Status::Usage,
             Self::Vm(error) => error.status(),
-            Self::Run(_) | Self::NoMemory(_) | Self::Swap(_) => Status::HeraldFailed,
+            Self::Run(_) | Self::NoMemory(_) | Self::Mm(NewError::OutOfFrames(_)) => Status::HeraldFailed,
         }
     }
 }
@@ -77,6 +80,7 @@ impl fmt::Display for GuestError {
             Self::NoMemory(error) => error.fmt(f),
             Self::NoImage(index) => write!(f, "the boot package has no entry {index}"),
             Self::Swap(error) => error.fmt(f),
+            Self::Mm(error) => error.fmt(f),
             Self::Vm(error) => error.fmt(f),
             Self::Run(error) => error.fmt(f),
         }
@@ -110,6 +114,13 @@ pub(crate) struct Machine {
     pub table: &'static Table<'static>,
     /// Time.
     pub clock: MachineClock,
+}
+
+impl HostMemory {
+    /// Frames for what a guest needs before its first fault, which makes room itself.
+    fn make_room(&self) {
+        while self.mm.host().frames().spare() < SETUP_FRAMES && self.mm.make_room() {}
+    }
 }
 
 /// Runs the configured guests to their ends; says in the log how each has ended. The worst counts.
@@ -158,7 +169,7 @@ impl Machine {
     fn run(&'static self) -> Result<Vec<Outcome>, GuestError> {
         input::start(self.config.vms.iter().map(|vm| vm.name))?;
         let before = self.frames_accounted_for();
-        let mm = Mm::new(Arc::clone(self.host), self.swap()?)?;
+        let mm = Mm::new(Arc::clone(self.host), self.swap()?).map_err(GuestError::Mm)?;
         let reclaimer = if self.config.swap == Swap::default() {
             None
         } else {
@@ -239,6 +250,7 @@ impl Machine {
         deadline: Option<u64>,
     ) -> Result<End, GuestError> {
         let guest = self.guest(config)?;
+        host.make_room();
         let (vm, entry) = Vm::new(place, host, self.config, &guest, self.ept_features(), self.clock)
             .map_err(GuestError::Vm)?;
         let vm = Arc::new(vm);
@@ -258,6 +270,8 @@ impl Machine {
         input::suspend(place.index as usize);
         vm.finish();
         let end = vm.end().expect("its virtual processors end when it has ended");
+        drop(vm);
+        oom::has_left();
         end.map_err(GuestError::Run)
     }
 

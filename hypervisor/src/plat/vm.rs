@@ -7,6 +7,7 @@ use super::end::End;
 use super::hostops::{HostOperationError, HostOperations};
 use super::input;
 use super::memory::{EptFeatures, Memory, NotRam, Notifiers, SetupError};
+use super::oom;
 use super::pause::Pauses;
 use super::reclaim::Reclaimer;
 use super::run::HostMemory;
@@ -243,7 +244,12 @@ impl Vm {
 
     /// Ends the guest; the first call counts. Every virtual processor leaves it.
     pub(crate) fn finish_with(&self, end: Result<End, RunError>) {
-        self.end.lock().get_or_insert(end);
+        let mut first = self.end.lock();
+        if first.is_none() {
+            *first = Some(end);
+            oom::leaves();
+        }
+        drop(first);
         self.ended.store(true, Ordering::SeqCst);
         self.controls.iter().for_each(Control::kick);
     }

@@ -1,9 +1,9 @@
 //! A 4 KiB frame that the processor uses by physical address: VMXON region, VMCS, MSR bitmaps, virtual-APIC page.
 
 use crate::physmem::PhysicalMemory;
-use addr::{Hpa, PageSize, Pfn};
+use addr::{Hpa, Pfn};
 use alloc::sync::Arc;
-use mm::{FrameMemory, Host, OutOfFrames};
+use mm::{FrameMemory, OutOfFrames};
 
 /// An owned, zeroed frame.
 pub(super) struct Region {
@@ -13,7 +13,7 @@ pub(super) struct Region {
 
 impl Region {
     pub(super) fn new(memory: &Arc<PhysicalMemory>) -> Result<Self, OutOfFrames> {
-        let frame = memory.allocate_zeroed(PageSize::Size4K)?;
+        let frame = memory.allocate_own()?;
         Ok(Self { memory: Arc::clone(memory), frame })
     }
 

@@ -5,14 +5,14 @@ use super::table::PLAIN;
 
 /// The test guest sweeps over more memory than there is.
 macro_rules! sweep {
-    ($name:literal $(, $argument:literal)*) => {
+    ($name:literal, $rounds:literal $(, $argument:literal)*) => {
         Scenario {
             name: $name,
             args: &[
                 "--kernel",
                 "{testguest}",
                 "--append",
-                "sweep",
+                $rounds,
                 "--memory",
                 "64M",
                 "--host-memory",
@@ -22,18 +22,19 @@ macro_rules! sweep {
                 $($argument),*
             ],
             stdout: &["sweep: ok"],
-            telemetry: &[Bound::AtLeast("/notifier/invalidate_page", 4000)],
+            telemetry: &[Bound::AtLeast("/notifier/invalidate_page", 2000)],
+            timeout: 400,
             ..PLAIN
         }
     };
 }
 
 /// All of them.
-pub(super) const OVERCOMMIT: [Scenario; 7] = [
-    sweep!("swap-sweep"),
-    sweep!("swap-sweep-no-ad", "--no-ept-ad"),
-    sweep!("swap-sweep-2-cpus", "--host-cpus", "2"),
-    sweep!("swap-sweep-oracle", "--stir", "50", "--oracle"),
+pub(super) const OVERCOMMIT: [Scenario; 9] = [
+    sweep!("swap-sweep", "sweep rounds=2"),
+    sweep!("swap-sweep-no-ad", "sweep rounds=1", "--no-ept-ad"),
+    sweep!("swap-sweep-2-cpus", "sweep rounds=1", "--host-cpus", "2"),
+    sweep!("swap-sweep-oracle", "sweep rounds=1", "--stir", "50", "--oracle"),
     // What is left is not enough for what does not compress.
     Scenario {
         name: "swap-too-small",
@@ -60,6 +61,33 @@ pub(super) const OVERCOMMIT: [Scenario; 7] = [
         status: 5,
         stdout: &["[modest] sweep: ok"],
         stderr: &["hoards: the guest ended abnormally: out of memory"],
+        timeout: 400,
+        ..PLAIN
+    },
+    Scenario {
+        name: "one-of-two-hoards-2-cpus",
+        args: &[
+            "--config",
+            "{one-hoards.toml}",
+            "--host-memory",
+            "64M",
+            "--swap",
+            "ram:8M",
+            "--host-cpus",
+            "2",
+        ],
+        status: 5,
+        stdout: &["[modest] sweep: ok"],
+        stderr: &["hoards: the guest ended abnormally: out of memory"],
+        timeout: 400,
+        ..PLAIN
+    },
+    // More slots than there is memory for their table.
+    Scenario {
+        name: "swap-too-large",
+        args: &["--kernel", "{testguest}", "--append", "hello", "--host-memory", "64M", "--swap", "ram:1G"],
+        status: 2,
+        stderr: &["swap slots"],
         ..PLAIN
     },
     Scenario { name: "no-swap-tier", args: &["--swap", "tape:1G"], status: 2, stderr: &["tape"], ..PLAIN },

@@ -33,7 +33,7 @@ mod vma;
 
 pub use file::{Direct, File, Store, StoreError, Zeros};
 pub use host::{CpuIndex, FrameMemory, Host, OutOfFrames};
-pub use mm::Mm;
+pub use mm::{Mm, NewError};
 pub use reclaim::Spared;
 pub use shrink::{ATTEMPTS, Shrunk};
 pub use space::{

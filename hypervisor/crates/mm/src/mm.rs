@@ -15,6 +15,33 @@ use core::fmt;
 use mutants::{Mutant, intact};
 use sync::{Mutex, Rank};
 
+/// Why there is no memory manager.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NewError {
+    /// There is no frame for the zero page.
+    OutOfFrames(OutOfFrames),
+    /// There is no memory for a table of so many swap slots.
+    NoTable {
+        /// How many.
+        slots: u64,
+    },
+}
+
+impl fmt::Display for NewError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OutOfFrames(error) => error.fmt(f),
+            Self::NoTable { slots } => write!(f, "no memory for a table of {slots} swap slots"),
+        }
+    }
+}
+
+impl From<OutOfFrames> for NewError {
+    fn from(error: OutOfFrames) -> Self {
+        Self::OutOfFrames(error)
+    }
+}
+
 /// What all address spaces of a machine share.
 pub struct Mm<H: Host> {
     host: Arc<H>,
@@ -30,13 +57,14 @@ impl<H: Host> Mm<H> {
     /// The memory manager of a machine, with a swap device if there is one.
     ///
     /// # Errors
-    /// [`OutOfFrames`]: there is no frame for the zero page.
-    pub fn new(host: Arc<H>, swap: Option<Box<dyn SwapDevice>>) -> Result<Arc<Self>, OutOfFrames> {
+    /// [`NewError`].
+    pub fn new(host: Arc<H>, swap: Option<Box<dyn SwapDevice>>) -> Result<Arc<Self>, NewError> {
+        let swap = Swap::new(swap).map_err(|slots| NewError::NoTable { slots })?;
         let zero_page = host.allocate_zeroed(PageSize::Size4K)?;
         Ok(Arc::new(Self {
             host,
             rmaps: Rmaps::new(),
-            swap: Swap::new(swap),
+            swap,
             zero_page,
             pools: Pools::new(),
             spaces: Mutex::new(Rank::Spaces, Vec::new()),

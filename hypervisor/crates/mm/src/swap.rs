@@ -129,10 +129,14 @@ pub(crate) struct Swap {
 }
 
 impl Swap {
-    pub(crate) fn new(device: Option<Box<dyn SwapDevice>>) -> Self {
-        let count = device.as_ref().map_or(0, |device| device.slots()) as usize;
-        let slots = core::iter::repeat_n(Slot::FREE, count).collect();
-        Self { device, state: Mutex::new(Rank::Swap, State { slots, next: 0, orphans: None }) }
+    /// # Errors
+    /// There is no memory for a table of so many slots.
+    pub(crate) fn new(device: Option<Box<dyn SwapDevice>>) -> Result<Self, u64> {
+        let count = device.as_ref().map_or(0, |device| device.slots());
+        let mut slots = Vec::new();
+        slots.try_reserve_exact(count as usize).map_err(|_| count)?;
+        slots.resize(count as usize, Slot::FREE);
+        Ok(Self { device, state: Mutex::new(Rank::Swap, State { slots, next: 0, orphans: None }) })
     }
 
     pub(crate) fn device(&self) -> Option<&dyn SwapDevice> {

@@ -85,7 +85,7 @@ impl<H: Host> Zram<H> {
         let mut entries = Vec::new();
         entries.try_reserve_exact(slots as usize).map_err(|_| NoTable { slots })?;
         entries.resize(slots as usize, Entry::Nothing);
-        let spans = Spans::new(Arc::clone(&host), frames);
+        let spans = Spans::new(Arc::clone(&host), frames).ok_or(NoTable { slots })?;
         let state = State { entries, spans, counts: Counts::default() };
         Ok(Self { host, state: Mutex::new(Rank::SwapStore, state), scratch: Scratch::default() })
     }

@@ -66,16 +66,12 @@ pub(crate) struct Spans<H: Host> {
 }
 
 impl<H: Host> Spans<H> {
-    /// None yet, and never more than `limit` frames.
-    pub(crate) fn new(host: Arc<H>, limit: u64) -> Self {
-        Self {
-            host,
-            limit,
-            all: Vec::new(),
-            free: Vec::new(),
-            count: 0,
-            open: [const { Vec::new() }; CLASSES],
-        }
+    /// None yet, and never more than `limit` frames. `None`: there is no memory for so many spans' places.
+    pub(crate) fn new(host: Arc<H>, limit: u64) -> Option<Self> {
+        let most = limit as usize / FRAMES;
+        let (mut all, mut free) = (Vec::new(), Vec::new());
+        all.try_reserve_exact(most).and_then(|()| free.try_reserve_exact(most)).ok()?;
+        Some(Self { host, limit, all, free, count: 0, open: [const { Vec::new() }; CLASSES] })
     }
 
     /// Frames in use.
