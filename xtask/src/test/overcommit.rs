@@ -29,6 +29,21 @@ macro_rules! sweep {
     };
 }
 
+/// The one that has most ends; the other one has its memory, and not a wrong byte in it.
+macro_rules! hoards {
+    ($name:literal $(, $argument:literal)*) => {
+        Scenario {
+            name: $name,
+            args: &["--config", "{one-hoards.toml}", "--host-memory", "64M", "--swap", "ram:8M" $(, $argument)*],
+            status: 5,
+            stdout: &["[modest] sweep: ok"],
+            stderr: &["hoards: the guest ended abnormally: out of memory"],
+            timeout: 400,
+            ..PLAIN
+        }
+    };
+}
+
 /// All of them.
 pub(super) const OVERCOMMIT: [Scenario; 9] = [
     sweep!("swap-sweep", "sweep rounds=2"),
@@ -54,34 +69,8 @@ pub(super) const OVERCOMMIT: [Scenario; 9] = [
         stderr: &["out of memory"],
         ..PLAIN
     },
-    // The one that has most ends; the other one has its memory, and not a wrong byte in it.
-    Scenario {
-        name: "one-of-two-hoards",
-        args: &["--config", "{one-hoards.toml}", "--host-memory", "64M", "--swap", "ram:8M"],
-        status: 5,
-        stdout: &["[modest] sweep: ok"],
-        stderr: &["hoards: the guest ended abnormally: out of memory"],
-        timeout: 400,
-        ..PLAIN
-    },
-    Scenario {
-        name: "one-of-two-hoards-2-cpus",
-        args: &[
-            "--config",
-            "{one-hoards.toml}",
-            "--host-memory",
-            "64M",
-            "--swap",
-            "ram:8M",
-            "--host-cpus",
-            "2",
-        ],
-        status: 5,
-        stdout: &["[modest] sweep: ok"],
-        stderr: &["hoards: the guest ended abnormally: out of memory"],
-        timeout: 400,
-        ..PLAIN
-    },
+    hoards!("one-of-two-hoards"),
+    hoards!("one-of-two-hoards-2-cpus", "--host-cpus", "2"),
     // More slots than there is memory for their table.
     Scenario {
         name: "swap-too-large",

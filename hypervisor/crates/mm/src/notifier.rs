@@ -60,8 +60,8 @@ impl YoungPages {
         self.bits[index / 64] |= 1 << (index % 64);
     }
 
-    /// Of the block that begins at `first`, in whatever address space it lies, these pages were used; those that are not in
-    /// the range do not count.
+    /// Of the 512 pages from `first` on these were used; those that are not in the range do not count. `first` need not be where
+    /// this block begins: guest frames and host addresses may be out of step.
     pub fn add_block(&mut self, first: Hva, used: &BlockBits) {
         if first == self.range.start().align_down(PageSize::Size2M)
             && self.range.len() == PageSize::Size2M.bytes()

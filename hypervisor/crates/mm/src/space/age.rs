@@ -65,8 +65,8 @@ impl<H: Host> AddressSpace<H> {
         }
     }
 
-    /// Base pages around `address`, in `bounds`, that were not used for `age` generations: calls `take` for each, with a
-    /// reference on the frame for the caller, in the order of their addresses. Takes the page-table lock.
+    /// Calls `take` for each base page in `bounds` whose frame `is_old`, in the order of their addresses, with a reference on
+    /// the frame for the caller. Takes the page-table lock.
     pub(crate) fn old_frames(
         &self,
         bounds: HvaRange,
