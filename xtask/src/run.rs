@@ -40,6 +40,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<u8> {
         memory: args.host_memory,
         cpus: args.host_cpus,
         disk: args.disk,
+        swap_disk: args.swap.unwrap_or_default().disk,
     };
     let images = machine::Images { loader: binaries.loader, package };
     let dir = RunDir::create()?;
