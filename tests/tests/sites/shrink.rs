@@ -8,18 +8,18 @@ use mmu::AccessedDirty;
 use paging::{HostEntry, Note, View};
 use tests::lab::{Verdict, page};
 
-const PAGES: u64 = 64;
-const WIDE: Plan = Plan { ram: PAGES, swap: PAGES, ..SMALL };
+pub(crate) const PAGES: u64 = 64;
+pub(crate) const WIDE: Plan = Plan { ram: PAGES, swap: PAGES, ..SMALL };
 const WITHOUT_BITS: Plan = Plan { accessed_dirty: AccessedDirty::Absent, ..WIDE };
 
 impl Bench {
-    fn ages(&self) -> Outcome {
+    pub(crate) fn ages(&self) -> Outcome {
         self.mm.age_all();
         self.check()
     }
 
     /// Reclaims so many pages.
-    fn shrinks(&self, goal: u64) -> Outcome {
+    pub(crate) fn shrinks(&self, goal: u64) -> Outcome {
         let shrunk = self.mm.shrink(goal);
         self.check()?;
         let differs = || answer("shrinking", format!("{goal} pages at least"), format!("{shrunk:?}"));
@@ -27,7 +27,7 @@ impl Bench {
     }
 
     /// Just these pages are there.
-    fn resident(&self, there: impl Fn(u64) -> bool) -> Outcome {
+    pub(crate) fn resident(&self, there: impl Fn(u64) -> bool) -> Outcome {
         let wrong = (0..PAGES).find(|&index| self.frame(0, index).is_some() != there(index));
         wrong.map_or(Ok(()), |index| {
             let expected = if there(index) { "there" } else { "gone" };
@@ -61,7 +61,7 @@ impl Bench {
 }
 
 /// Filled by the guest, and long ago.
-fn filled(plan: Plan) -> Result<Bench, tests::Violation> {
+pub(crate) fn filled(plan: Plan) -> Result<Bench, tests::Violation> {
     let b = Bench::new(plan);
     b.map_pages(0, 0, PAGES)?;
     for index in 0..PAGES {

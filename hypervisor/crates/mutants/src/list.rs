@@ -72,6 +72,8 @@ mutants! {
     FreesBeforeFlush,
     /// swap-out: the page is written before it is unmapped (I14)
     SwapWritesFirst,
+    /// swap-out of neighbours: they are written before the flush of the batch (I14)
+    BatchWritesFirst,
     /// write-back: the page is written before its entries are write-protected
     WriteBackWritesFirst,
     /// collapse: entries stay writable while the pages are copied
@@ -80,6 +82,8 @@ mutants! {
     // Flushes of primary translations, each entry of its own.
     /// an entry that is cleared alone is not flushed
     NoFlushOfCleared,
+    /// entries of neighbours that are cleared at once are not flushed
+    NoFlushOfBatch,
     /// aging does not flush the primary translation
     NoFlushOfAged,
     /// `MADV_COLD` does not flush the primary translations

@@ -289,6 +289,41 @@ impl FrameMeta {
         }
         PageLock { meta: self, _held: held }
     }
+
+    /// Takes the page lock if it is free. The caller holds a reference.
+    pub(crate) fn try_lock<'a>(&'a self, _turn: &'a PageTurn) -> Option<TriedLock<'a>> {
+        let before = self.flags.fetch_or(PageFlags::LOCKED.bits(), Ordering::Acquire);
+        (before & PageFlags::LOCKED.bits() == 0).then_some(TriedLock { meta: self })
+    }
+}
+
+/// Holds the place of page locks in the lock order, for whoever takes several. They have no order among themselves: each is
+/// tried, and none is waited for.
+#[must_use]
+#[derive(Debug)]
+pub(crate) struct PageTurn {
+    _held: Held,
+}
+
+impl PageTurn {
+    /// Takes the place.
+    #[track_caller]
+    pub(crate) fn take() -> Self {
+        Self { _held: Held::acquire(Rank::Page) }
+    }
+}
+
+/// A page lock that was tried, and was free.
+#[must_use]
+#[derive(Debug)]
+pub(crate) struct TriedLock<'a> {
+    meta: &'a FrameMeta,
+}
+
+impl Drop for TriedLock<'_> {
+    fn drop(&mut self) {
+        self.meta.flags.fetch_and(!PageFlags::LOCKED.bits(), Ordering::Release);
+    }
 }
 
 /// Holds the lock of one page: its place in the page cache or swap cache does not change, and nobody else
