@@ -258,7 +258,7 @@ impl Swap {
         let entry = &mut slots[slot as usize];
         entry.notes -= 1;
         let left = *entry;
-        if left.is_free() {
+        if left.is_free() || !intact(Mutant::SlotDiscardedEarly) {
             self.discard(slot);
         } else if left.notes == 0 && left.orphan == Link::NONE {
             entry.orphan = Link::to(orphans.replace(slot).unwrap_or(slot));
@@ -273,7 +273,7 @@ impl Swap {
         let Some(slot) = state.slots.get(slot as usize).filter(|slot| !slot.is_free()) else {
             return Probe::Free;
         };
-        match slot.cached() {
+        match slot.cached().filter(|_| intact(Mutant::SwapCacheSkipped)) {
             Some(frame) => {
                 get(frame);
                 Probe::Cached(frame)
@@ -294,7 +294,8 @@ impl Swap {
         let mut state = self.state.lock();
         let entry = &mut state.slots[slot as usize];
         let same = entry.generation == generation || !intact(Mutant::SwapIgnoresGeneration);
-        let wanted = entry.cached().is_none() && entry.notes > 0 && same;
+        let uncached = entry.cached().is_none() || !intact(Mutant::SwapCacheSkipped);
+        let wanted = uncached && entry.notes > 0 && same;
         if wanted {
             entry.cached = Link::to(frame.as_u64());
         }

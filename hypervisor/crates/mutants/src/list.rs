@@ -239,6 +239,12 @@ mutants! {
     /// a page that comes back from swap becomes exclusive under a reference of somebody else
     SwapInIgnoresReferences,
 
+    // Slots of swap.
+    /// a slot's copy is given up with the first of its notes, not with the last
+    SlotDiscardedEarly,
+    /// a fault reads a page from its slot although a frame caches it (I14)
+    SwapCacheSkipped,
+
     // Races with caches.
     /// a page read from swap is cached although its slot has changed hands
     SwapIgnoresGeneration,
