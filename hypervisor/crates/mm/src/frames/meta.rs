@@ -293,7 +293,7 @@ impl FrameMeta {
     /// Takes the page lock if it is free. The caller holds a reference.
     pub(crate) fn try_lock<'a>(&'a self, _turn: &'a PageTurn) -> Option<TriedLock<'a>> {
         let before = self.flags.fetch_or(PageFlags::LOCKED.bits(), Ordering::Acquire);
-        (before & PageFlags::LOCKED.bits() == 0).then_some(TriedLock { meta: self })
+        (before & PageFlags::LOCKED.bits() == 0).then(|| TriedLock { meta: self })
     }
 }
 
