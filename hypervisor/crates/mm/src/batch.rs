@@ -55,10 +55,11 @@ impl<H: Host> Mm<H> {
         let turn = PageTurn::take();
         let (mut members, mut alone) = (Few::new(), Few::<Pfn>::new());
         let locked = place.rmap.is_locked_in(&place.space, place.cluster);
-        let young = place.space.take_young(place.cluster, self.host().frames().generation());
+        let now = self.host().frames().generation();
+        let young = place.space.take_young(place.cluster, now);
         for &(address, frame) in pages {
             let meta = self.host().frames().meta(frame);
-            if young.contains(address) {
+            if young.contains(address) && meta.generation() == now {
                 tell(frame, Err(Spared::Young));
                 continue;
             }

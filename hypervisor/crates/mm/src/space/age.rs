@@ -33,8 +33,8 @@ impl<H: Host> AddressSpace<H> {
         self.chain.flush_young();
     }
 
-    /// Which pages of a cluster were used since they were last asked, by anybody: they are of this `generation` now. One
-    /// flush for all of them, so that the next use is seen.
+    /// Which pages of a cluster were used since they were last asked, by anybody: they are of this `generation` now, if
+    /// that counts. One flush for all of them, so that the next use is seen.
     pub(crate) fn take_young(&self, cluster: HvaRange, generation: u32) -> YoungPages {
         let young = self.collect_block(cluster, generation);
         if !young.is_empty() {
@@ -68,7 +68,7 @@ impl<H: Host> AddressSpace<H> {
             };
             // The zero page, and frames that nobody reclaims, may well have a generation.
             if let Some(frame) = frame.filter(|&frame| frames.knows(frame)) {
-                frames.meta(frame).set_generation(generation);
+                frames.meta(frame).note_use(generation);
             }
         }
         young
