@@ -83,6 +83,8 @@ pub(crate) struct Vcpu {
     turn_ends: Option<u64>,
     /// It spins: whoever waits for its CPU goes first.
     pub gives_way: bool,
+    /// It serves its guest's balloon before it enters.
+    pub serves: bool,
     /// What is not in the VMCS while another may have the CPU.
     extended: Extended,
     /// It has a CPU: its VMCS and its extended registers are there.
@@ -125,6 +127,7 @@ impl Vcpu {
             deadline: None,
             turn_ends: None,
             gives_way: false,
+            serves: false,
             extended: Extended::new(),
             loaded: true,
         };
