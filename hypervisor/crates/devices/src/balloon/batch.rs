@@ -6,7 +6,7 @@ use addr::{Gpa, GpaRange, PAGE_SHIFT};
 /// Ranges that are kept before they are discarded: as many as a chain of reports has, at most.
 const LARGEST: usize = 128;
 
-/// Ranges of pages, first and end, to be discarded.
+/// Ranges of pages, first and end, to be discarded: in order, and no two of them touch.
 pub(super) struct Batch<'a, M> {
     memory: &'a M,
     waiting: [(u64, u64); LARGEST],
@@ -23,22 +23,20 @@ impl<'a, M: Memory> Batch<'a, M> {
     /// Adds pages; nothing where there are none.
     pub(super) fn add(&mut self, first: u64, pages: u64) {
         let Some(end) = first.checked_add(pages).filter(|_| pages != 0) else { return };
-        // Drivers go through their pages in order, up or down: most of them join at once.
-        if let Some(last) = self.waiting[..self.count].last_mut() {
-            if first == last.1 {
-                last.1 = end;
-                return;
-            }
-            if end == last.0 {
-                last.0 = first;
-                return;
-            }
+        let mut joined = (first, end);
+        let waiting = &self.waiting[..self.count];
+        let before = waiting.partition_point(|range| range.1 < first);
+        let touched = waiting[before..].partition_point(|range| range.0 <= end);
+        for range in &waiting[before..before + touched] {
+            joined = (joined.0.min(range.0), joined.1.max(range.1));
         }
-        if self.count == LARGEST {
+        if touched == 0 && self.count == LARGEST {
             self.flush();
+            return self.add(first, pages);
         }
-        self.waiting[self.count] = (first, end);
-        self.count += 1;
+        self.waiting.copy_within(before + touched..self.count, before + 1);
+        self.waiting[before] = joined;
+        self.count = self.count + 1 - touched;
     }
 
     /// Discards what waits; how many pages were discarded in all.
@@ -53,26 +51,13 @@ impl<'a, M: Memory> Batch<'a, M> {
     }
 
     fn flush(&mut self) {
-        let count = core::mem::take(&mut self.count);
-        let mut waiting = self.waiting;
-        let waiting = &mut waiting[..count];
-        waiting.sort_unstable();
-        let mut joined: Option<(u64, u64)> = None;
-        for &(first, end) in &*waiting {
-            match &mut joined {
-                Some(range) if first <= range.1 => range.1 = range.1.max(end),
-                _ => {
-                    self.discard(joined);
-                    joined = Some((first, end));
-                }
-            }
+        for index in 0..core::mem::take(&mut self.count) {
+            self.discard(self.waiting[index]);
         }
-        self.discard(joined);
     }
 
     /// What is no RAM is not the guest's to give, and stays.
-    fn discard(&mut self, range: Option<(u64, u64)>) {
-        let Some((first, end)) = range else { return };
+    fn discard(&mut self, (first, end): (u64, u64)) {
         let pages = end - first;
         let start = first.checked_mul(1 << PAGE_SHIFT).and_then(Gpa::try_new);
         let bytes = pages.checked_mul(1 << PAGE_SHIFT);
