@@ -4,12 +4,12 @@ use super::vm::Vm;
 use crate::cpu::tsc;
 use crate::link;
 use abi::link::Channel;
-use abi::telemetry::{DeviceTlbUse, NotifierCalls, Telemetry};
+use abi::telemetry::{BalloonUse, DeviceTlbUse, NotifierCalls, Telemetry};
 use core::sync::atomic::Ordering;
 use mm::Host;
 
 /// Bytes that a telemetry record takes at most: its numbers in postcard's variable-length form.
-const RECORD: usize = 512;
+const RECORD: usize = 640;
 
 impl Vm {
     /// Sends a record of what its virtual processors have published.
@@ -25,7 +25,7 @@ impl Vm {
         let now = tsc();
         let (space, stats) = (self.memory.space(), self.memory.mmu().stats().snapshot());
         let (device, calls) = (self.memory.device_tlb().stats().snapshot(), self.memory.observer().counts());
-        let host = space.host();
+        let (host, balloon) = (space.host(), self.balloon());
         let mut record = Telemetry {
             vm: self.index,
             tsc: now,
@@ -49,6 +49,13 @@ impl Vm {
                 misses: device.installed,
                 retries: device.retries,
                 zapped: device.zapped,
+            },
+            balloon: BalloonUse {
+                target: balloon.target,
+                actual: balloon.actual,
+                inflated: balloon.given.inflated,
+                reported: balloon.given.reported,
+                ranges: balloon.given.ranges,
             },
             lock_waits: sync::lock_waits(),
             oracle_checks: self.oracle_checks.load(Ordering::Relaxed),
