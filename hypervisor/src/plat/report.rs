@@ -30,6 +30,7 @@ impl Vm {
             vm: self.index,
             tsc: now,
             resident_frames: space.resident_frames(),
+            most_resident_frames: self.most_resident.load(Ordering::Relaxed),
             free_frames: host.frames().free_count(),
             total_frames: host.frames().total(),
             table_frames: host.table_frames(),

@@ -129,6 +129,8 @@ pub struct Telemetry {
     pub tsc: u64,
     /// Frames mapped by the guest's host address space.
     pub resident_frames: u64,
+    /// Most that there were at once, seen after its EPT violations.
+    pub most_resident_frames: u64,
     /// Frames free in the host.
     pub free_frames: u64,
     /// Frames of the host that were ever allocatable.
