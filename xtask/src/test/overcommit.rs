@@ -159,7 +159,7 @@ pub(super) const OVERCOMMIT: [Scenario; 21] = [
         name: "proactive",
         args: &["--swap", "ram:64M", "--proactive", "4"],
         console: Console::Pipe("sleep 60; poweroff -f\n"),
-        telemetry: &[Bound::AtLeast("/most_resident_frames", 5000), Bound::AtMost("/resident_frames", 3000)],
+        telemetry: &[Bound::AtLeast("/most_resident_frames", 5000), Bound::AtMost("/resident_frames", 1500)],
         timeout: 400,
         ..PLAIN
     },
