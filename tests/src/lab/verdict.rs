@@ -57,7 +57,9 @@ impl From<FaultError> for Verdict {
         match error {
             FaultError::Unmapped(_) => Self::Unmapped,
             FaultError::Denied { .. } => Self::Denied,
-            FaultError::OutOfFrames(_) | FaultError::OutOfTables(_) => Self::OutOfMemory,
+            FaultError::OutOfFrames(_) | FaultError::OutOfTables(_) | FaultError::OverLimit { .. } => {
+                Self::OutOfMemory
+            }
             FaultError::BeyondEnd(_) => Self::BeyondEnd,
             FaultError::Store(_) | FaultError::Swap(_) => Self::DeviceFailed,
         }

@@ -13,6 +13,7 @@ mod every_call;
 mod exhaustion;
 mod fork;
 mod hugetlb;
+mod limits;
 mod mremap;
 mod nonlinear;
 mod protect;

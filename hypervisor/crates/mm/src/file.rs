@@ -15,7 +15,7 @@
 //! A store that can name the frames of its pages is *execute-in-place* (2008: `filemap_xip`): they are mapped as they
 //! are, never counted, never cached. A hole in it reads as the machine's zero page until somebody writes.
 
-use crate::frames::FrameMeta;
+use crate::frames::{FrameMeta, PageFlags};
 use crate::host::{Host, OutOfFrames};
 use crate::mm::Mm;
 use crate::rmap::Rmap;
@@ -231,9 +231,20 @@ impl<H: Host> File<H> {
         }
         let meta = self.meta(frame);
         meta.set_owner(self.rmap.id(), index);
+        meta.set(PageFlags::FILE);
         meta.get();
         cache.pages.insert(index, frame);
         true
+    }
+
+    /// Adds a reference for the caller if the frame is page `index`.
+    pub(crate) fn hold(&self, index: u64, frame: Pfn) -> bool {
+        let cache = self.cache.lock();
+        let is_there = cache.pages.get(&index) == Some(&frame);
+        if is_there {
+            self.meta(frame).get();
+        }
+        is_there
     }
 
     /// Whether the frame still is page `index` of this file. The page lock is held, so that it stays so.

@@ -22,6 +22,7 @@ mod file;
 pub mod frames;
 mod gather;
 mod host;
+mod limits;
 mod mm;
 pub mod notifier;
 mod pool;

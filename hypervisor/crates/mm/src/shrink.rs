@@ -6,28 +6,32 @@
 //!   pages     go first ─►
 //!
 //!   shrink:  pages of age 2 ─► of age 1 ─► a pass, and again ─► whatever there is
+//!            anybody's         of those who have more than their share (`limits.rs`); at last, anybody's
 //! ```
 //!
 //! There are no lists: a generation is a number in a frame's metadata, and a hand goes round all frames, as in a clock. So to
 //! allocate, to map and to free a page costs nothing, and the frames of one age are found in one turn. From a frame its
 //! reverse map leads to an address, and its neighbours there, if they are as old, go with it: they are next to each other in
-//! swap as they are in memory.
+//! swap as they are in memory. A page of a file goes alone: dropped if it is clean, else written back before.
 
 use crate::batch::{CLUSTER, Few, Neighbours};
 use crate::frames::{FrameMeta, PageFlags};
 use crate::host::Host;
+use crate::limits::Shares;
 use crate::mm::Mm;
 use crate::reclaim::Spared;
+use crate::rmap::Rmap;
 use crate::swap::SwapDevice;
 use addr::{Hva, HvaRange, PAGE_SIZE, Pfn};
-use core::ops::ControlFlow;
+use alloc::sync::Arc;
+use core::ops::{ControlFlow, Range};
 
 /// Ages that are told apart; the oldest go first.
-const AGES: u32 = 2;
+pub(crate) const AGES: u32 = 2;
 /// Passes of aging before pages go that were used since.
 const PASSES: usize = 2;
 /// Frames that a fault makes free which finds none.
-const DIRECT: u64 = 32;
+pub(crate) const DIRECT: u64 = 32;
 
 /// How often a fault that finds no frame makes room and tries again, before it gives up: others may be faster each time.
 pub const ATTEMPTS: usize = 64;
@@ -49,24 +53,76 @@ pub struct Shrunk {
     pub swap_is_full: bool,
 }
 
+/// What is looked for.
+pub(crate) struct Wanted {
+    /// No page that is younger.
+    pub(crate) age: u32,
+    /// The present generation.
+    pub(crate) now: u32,
+    /// No page that needs a slot of swap: there is none.
+    pub(crate) slotless: bool,
+}
+
+impl Wanted {
+    /// Whether reclaim may think of the frame.
+    pub(crate) fn is(&self, meta: &FrameMeta) -> bool {
+        let is_old = self.now.wrapping_sub(meta.generation()) >= self.age;
+        is_old && is_candidate(meta) && !(self.slotless && needs_slot(meta))
+    }
+}
+
 impl<H: Host> Mm<H> {
     /// Reclaims `goal` pages, the oldest first, if it can. The caller holds no lock of rank `Reclaim` or later.
     pub fn shrink(&self, goal: u64) -> Shrunk {
         let mut clock = self.clock().lock();
-        let mut shrunk = Shrunk::default();
-        for pass in 0..=PASSES {
-            let least = if pass == PASSES { 0 } else { 1 };
-            for age in (least..=AGES).rev() {
-                self.sweep(&mut clock, goal, age, &mut shrunk);
-                if shrunk.reclaimed >= goal || shrunk.swap_is_full {
-                    return shrunk;
-                }
-            }
-            if pass < PASSES {
-                self.age(&mut clock);
+        let mut shares = Shares::of(&self.spaces());
+        let mut shrunk = self.shrink_by(&mut clock, goal, |clock, age, shrunk| {
+            self.sweep(clock, goal, age, &shares, shrunk);
+        });
+        // Nobody's share counts any more.
+        if shrunk.reclaimed < goal && shares.forget() {
+            for age in [1, 0] {
+                clock.seen[age as usize] = 0;
+                self.sweep(&mut clock, goal, age, &shares, &mut shrunk);
             }
         }
         shrunk
+    }
+
+    /// Calls `sweep` for one age after the other, with passes of aging in between, until enough has gone.
+    pub(crate) fn shrink_by(
+        &self,
+        clock: &mut Clock,
+        goal: u64,
+        sweep: impl Fn(&mut Clock, u32, &mut Shrunk),
+    ) -> Shrunk {
+        let mut shrunk = Shrunk::default();
+        for pass in 0..=PASSES {
+            // Where swap is full there is little to be found, and no pass makes it more.
+            let last = pass == PASSES || shrunk.swap_is_full;
+            for age in (if last { 0 } else { 1 }..=AGES).rev() {
+                sweep(clock, age, &mut shrunk);
+                if shrunk.reclaimed >= goal {
+                    return shrunk;
+                }
+            }
+            if last {
+                break;
+            }
+            self.age(clock);
+        }
+        shrunk
+    }
+
+    /// Reclaims, of the frames with these numbers, those that `passes` passes of aging have found unused, though nobody asks
+    /// for frames; how many went. The caller holds no lock of rank `Reclaim` or later.
+    pub fn reclaim_idle(&self, passes: u32, frames: Range<u64>) -> u64 {
+        let _clock = self.clock().lock();
+        let (mut shrunk, everybodys) = (Shrunk::default(), Shares::default());
+        for frame in frames.start..frames.end.min(self.host().frames().known()) {
+            self.look_at(Pfn::new(frame), passes, &everybodys, &mut shrunk);
+        }
+        shrunk.reclaimed
     }
 
     /// A pass of aging over all address spaces, as [`Self::shrink`] makes them. The caller holds no lock of rank `Reclaim`
@@ -101,55 +157,82 @@ impl<H: Host> Mm<H> {
     }
 
     /// Moves the hand on until enough has gone, or all frames were seen in search of this age.
-    fn sweep(&self, clock: &mut Clock, goal: u64, age: u32, shrunk: &mut Shrunk) {
-        let frames = self.host().frames();
-        let (all, generation) = (frames.known(), frames.generation());
-        let is_old =
-            |meta: &FrameMeta| generation.wrapping_sub(meta.generation()) >= age && is_candidate(meta);
-        while clock.seen[age as usize] < all && shrunk.reclaimed < goal && !shrunk.swap_is_full {
+    fn sweep(&self, clock: &mut Clock, goal: u64, age: u32, shares: &Shares, shrunk: &mut Shrunk) {
+        let all = self.host().frames().known();
+        while clock.seen[age as usize] < all && shrunk.reclaimed < goal {
             clock.seen[age as usize] += 1;
             clock.hand = (clock.hand + 1) % all;
-            let frame = Pfn::new(clock.hand);
-            if frames.is_used(frame) && is_old(frames.meta(frame)) {
-                self.shrink_around(frame, &is_old, shrunk);
-            }
+            self.look_at(Pfn::new(clock.hand), age, shares, shrunk);
         }
-        if age == 0 {
-            // Whoever comes next begins again: what is young now may not be then.
-            clock.seen[0] = 0;
+        if age == 0 || shrunk.swap_is_full {
+            // Whoever comes next begins again: what is young now may not be then, and there may be slots.
+            clock.seen[age as usize] = 0;
         }
     }
 
-    /// Reclaims a page and its neighbours.
-    fn shrink_around(&self, frame: Pfn, is_old: &impl Fn(&FrameMeta) -> bool, shrunk: &mut Shrunk) {
-        let Some(place) = self.neighbours_of(frame) else { return };
+    /// Reclaims a frame and its neighbours if they are old.
+    fn look_at(&self, frame: Pfn, age: u32, shares: &Shares, shrunk: &mut Shrunk) {
+        let frames = self.host().frames();
+        let wanted = Wanted { age, now: frames.generation(), slotless: shrunk.swap_is_full };
+        if !frames.is_used(frame) || !wanted.is(frames.meta(frame)) {
+            return;
+        }
+        let Some((rmap, index)) = self.rmap_of(frame) else { return };
+        if rmap.is_file() {
+            self.shrink_file_page(&rmap, frame, index, shrunk);
+        } else if let Some(place) = self.neighbours_of(rmap, frame, index)
+            && shares.may_take(&place.space, age)
+        {
+            self.shrink_around(&place, &wanted, shrunk);
+        }
+    }
+
+    /// Reclaims what is old of a cluster.
+    pub(crate) fn shrink_around(&self, place: &Neighbours<H>, wanted: &Wanted, shrunk: &mut Shrunk) {
         let mut pages: Few<(Hva, Pfn)> = Few::new();
-        place.space.old_frames(place.cluster, is_old, |address, frame| {
-            let _ = pages.push((address, frame));
-            if pages.is_full() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
+        place.space.old_frames(
+            place.cluster,
+            |meta| wanted.is(meta),
+            |address, frame| {
+                let _ = pages.push((address, frame));
+                if pages.is_full() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            },
+        );
         if pages.is_empty() {
             return;
         }
-        let generation = self.host().frames().generation();
-        self.reclaim_together(&place, &pages, |frame, result| match result {
-            Ok(()) => shrunk.reclaimed += 1,
-            Err(Spared::NoSlot) => shrunk.swap_is_full = true,
-            // It was used, or cannot go now: not to be looked at again at once.
-            Err(_) => self.host().frames().meta(frame).set_generation(generation),
-        });
+        self.reclaim_together(place, &pages, |frame, result| self.count(frame, result, shrunk));
         for (_, frame) in pages {
             self.put(frame);
         }
     }
 
+    /// Reclaims a page of a file, if nobody has used it: dropped where it is clean, else written back before.
+    pub(crate) fn shrink_file_page(&self, rmap: &Rmap<H>, frame: Pfn, index: u64, shrunk: &mut Shrunk) {
+        let Some(file) = rmap.file().filter(|file| file.hold(index, frame)) else { return };
+        let kept = file.store().keeps_pages() || !self.host().frames().meta(frame).is_dirty();
+        let result = match kept {
+            false => Err(Spared::Unevictable),
+            true if self.page_referenced(frame) => Err(Spared::Young),
+            true => self.reclaim(frame),
+        };
+        self.count(frame, result, shrunk);
+        self.put(frame);
+    }
+
+    fn count(&self, frame: Pfn, result: Result<(), Spared>, shrunk: &mut Shrunk) {
+        let frames = self.host().frames();
+        match result {
+            Ok(()) => shrunk.reclaimed += 1,
+            Err(Spared::NoSlot) => shrunk.swap_is_full = true,
+            // It was used, or cannot go now: not to be looked at again at once.
+            Err(_) => frames.meta(frame).set_generation(frames.generation()),
+        }
+    }
+
     /// Where a frame is mapped, the first place of several: the address space, and the cluster there. No lock of rank
     /// `FileRmap` or later is held.
-    fn neighbours_of(&self, frame: Pfn) -> Option<Neighbours<H>> {
-        let (rmap, index) = self.rmap_of(frame)?;
-        if rmap.is_file() {
-            return None;
-        }
+    fn neighbours_of(&self, rmap: Arc<Rmap<H>>, frame: Pfn, index: u64) -> Option<Neighbours<H>> {
         let mut place = None;
         let visited = rmap.each_place(index, |space, address| {
             if !space.maps(address, frame) {
@@ -164,12 +247,18 @@ impl<H: Host> Mm<H> {
     }
 }
 
-/// Whether reclaim may think of the frame: an anonymous page in base pages.
+/// In base pages, and there: by an entry, or of a file's pages.
 fn is_candidate(meta: &FrameMeta) -> bool {
-    meta.owner().is_some() && !meta.has(PageFlags::HUGETLB) && meta.map_count() > 0
+    let there = meta.map_count() > 0 || meta.swap_slot().is_none();
+    meta.owner().is_some() && !meta.has(PageFlags::HUGETLB) && there
 }
 
-fn cluster_at(address: Hva) -> HvaRange {
+/// A page of a file goes back there, one of `MADV_FREE` nowhere, one from swap to the slot that it has.
+fn needs_slot(meta: &FrameMeta) -> bool {
+    !meta.flags().intersects(PageFlags::FILE | PageFlags::LAZY_FREE) && meta.swap_slot().is_none()
+}
+
+pub(crate) fn cluster_at(address: Hva) -> HvaRange {
     let bytes = CLUSTER as u64 * PAGE_SIZE;
     let start = Hva::new(address.as_u64() & !(bytes - 1));
     HvaRange::new(start, start.add(bytes))

@@ -44,6 +44,8 @@ bitflags! {
         const POOL = 1 << 7;
         /// It has come back from swap, long after it went: the access that brought it in is its only use so far.
         const USED_ONCE = 1 << 8;
+        /// A page of a file's cache.
+        const FILE = 1 << 9;
     }
 }
 

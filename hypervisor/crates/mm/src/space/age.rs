@@ -13,6 +13,7 @@ use crate::host::Host;
 use crate::notifier::YoungPages;
 use crate::vma::{Vma, VmaFlags};
 use addr::{Hva, HvaRange, PageSize, Pfn};
+use alloc::vec::Vec;
 use core::ops::ControlFlow;
 use mutants::{Mutant, intact};
 use paging::{EntryRef, FlushScope, HostEntry, Level, TableEntry, View, walk_to};
@@ -101,6 +102,32 @@ impl<H: Host> AddressSpace<H> {
                 return;
             }
         }
+    }
+}
+
+impl<H: Host> AddressSpace<H> {
+    /// The first base page in `bounds` whose frame `is_old`, with a reference for the caller. Takes the page-table lock.
+    pub(crate) fn first_old(
+        &self,
+        bounds: HvaRange,
+        is_old: impl Fn(&crate::frames::FrameMeta) -> bool,
+    ) -> Option<(Hva, Pfn)> {
+        let mut first = None;
+        self.old_frames(bounds, is_old, |address, frame| {
+            first = Some((address, frame));
+            ControlFlow::Break(())
+        });
+        first
+    }
+
+    /// What can be reclaimed, in blocks of 2 MiB, those from `hand` on first. Takes the mmap lock for reading.
+    pub(crate) fn blocks_from(&self, hand: Hva) -> Vec<HvaRange> {
+        let vmas = self.vmas.read();
+        let mut all: Vec<_> =
+            vmas.iter().filter(|vma| can_age(vma)).flat_map(|vma| blocks(vma.range)).collect();
+        let ahead = all.partition_point(|block| block.start() < hand);
+        all.rotate_left(ahead);
+        all
     }
 }
 

@@ -26,6 +26,11 @@ pub enum FaultError {
     OutOfFrames(OutOfFrames),
     /// No frame for a table.
     OutOfTables(OutOfTables),
+    /// The address space has all that it may have, and nothing of it can go.
+    OverLimit {
+        /// Its limit.
+        frames: u64,
+    },
     /// The page lies behind the end of its file (SIGBUS).
     BeyondEnd(Hva),
     /// The file's store failed (SIGBUS).
@@ -43,6 +48,7 @@ impl fmt::Display for FaultError {
             }
             Self::OutOfFrames(error) => error.fmt(f),
             Self::OutOfTables(error) => error.fmt(f),
+            Self::OverLimit { frames } => write!(f, "nothing can go of the {frames} frames that it may have"),
             Self::BeyondEnd(address) => write!(f, "{address} lies behind the end of the file"),
             Self::Store(error) => error.fmt(f),
             Self::Swap(error) => error.fmt(f),

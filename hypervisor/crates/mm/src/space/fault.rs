@@ -64,6 +64,7 @@ impl<H: Host> AddressSpace<H> {
     /// # Errors
     /// [`FaultError`]; nothing has changed then (I16).
     pub fn fault_in(&self, address: Hva, access: Access) -> Result<Mapping, FaultError> {
+        self.stay_below_limit(address, access)?;
         let mut swapped = None;
         let mut attempts = 0..ATTEMPTS;
         loop {

@@ -32,6 +32,7 @@ mod swapin;
 mod zap;
 
 use crate::host::Host;
+use crate::limits::Allowance;
 use crate::mm::Mm;
 use crate::notifier::{MmuNotifier, NotifierChain};
 use crate::vma::{Vma, VmaTree};
@@ -86,6 +87,7 @@ pub struct AddressSpace<H: Host> {
     registration: RwLock<()>,
     chain: NotifierChain,
     resident: AtomicU64,
+    allowance: Allowance,
 }
 
 impl<H: Host> AddressSpace<H> {
@@ -109,6 +111,7 @@ impl<H: Host> AddressSpace<H> {
             registration: RwLock::new(Rank::Registration, ()),
             chain: NotifierChain::new(),
             resident: AtomicU64::new(0),
+            allowance: Allowance::new(),
         });
         mm.add_space(&space);
         space
@@ -132,6 +135,16 @@ impl<H: Host> AddressSpace<H> {
     /// Frames that primary entries hold, in base pages; each is counted once for each entry.
     pub fn resident_frames(&self) -> u64 {
         self.resident.load(Ordering::Relaxed)
+    }
+
+    /// What it may have.
+    pub(crate) const fn allowance(&self) -> &Allowance {
+        &self.allowance
+    }
+
+    /// Itself, unless it is being dropped.
+    pub(crate) fn myself(&self) -> Option<Arc<Self>> {
+        self.this.upgrade()
     }
 
     /// The areas, by address. Takes the mmap lock for reading.

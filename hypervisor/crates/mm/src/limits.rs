@@ -1,0 +1,166 @@
+//! How much memory an address space may have.
+//!
+//! ```text
+//!   limit:   resident ─────────────────► limit - 32: a fault of this space makes room in it, first and by itself
+//!                                        limit:      and if nothing of it can go, the fault fails
+//!
+//!   weight:  share = all that is resident * own weight / all weights
+//!            under pressure, whoever has more than his share loses pages that are in use before others do
+//! ```
+//!
+//! What nobody has used for long goes whoever it belongs to (`shrink.rs`): a share is a claim to what is needed, not to what
+//! lies idle.
+
+use crate::batch::Neighbours;
+use crate::host::Host;
+use crate::mm::Mm;
+use crate::shrink::{AGES, ATTEMPTS, DIRECT, Shrunk, Wanted, cluster_at};
+use crate::space::{AddressSpace, FaultError};
+use crate::vma::Access;
+use addr::{Hva, HvaRange, PageSize, Pfn};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// The weight of an address space that was given none.
+const WEIGHT: u32 = 100;
+
+/// What an address space may have. Relaxed: these are set before they are needed, and order nothing.
+#[derive(Debug)]
+pub(crate) struct Allowance {
+    /// Most frames.
+    limit: AtomicU64,
+    weight: AtomicU32,
+    /// Where the search for old pages of this space goes on.
+    hand: AtomicU64,
+}
+
+impl Allowance {
+    pub(crate) const fn new() -> Self {
+        let (limit, weight) = (AtomicU64::new(u64::MAX), AtomicU32::new(WEIGHT));
+        Self { limit, weight, hand: AtomicU64::new(0) }
+    }
+}
+
+/// Who has no more than his share, when reclaim begins.
+#[derive(Debug, Default)]
+pub(crate) struct Shares {
+    below: Vec<Pfn>,
+}
+
+impl Shares {
+    /// The shares of these spaces in what they have together.
+    pub(crate) fn of<H: Host>(spaces: &[Arc<AddressSpace<H>>]) -> Self {
+        let weight = |space: &AddressSpace<H>| u128::from(space.allowance().weight.load(Ordering::Relaxed));
+        let resident = |space: &AddressSpace<H>| u128::from(space.resident_frames());
+        let all: (u128, u128) =
+            spaces.iter().fold((0, 0), |sum, space| (sum.0 + resident(space), sum.1 + weight(space)));
+        let is_below = |space: &&Arc<AddressSpace<H>>| resident(space) * all.1 < all.0 * weight(space);
+        Self { below: spaces.iter().filter(is_below).map(|space| space.root()).collect() }
+    }
+
+    /// Whether pages of this age may be taken from the space.
+    pub(crate) fn may_take<H: Host>(&self, space: &AddressSpace<H>, age: u32) -> bool {
+        age >= AGES || !self.below.contains(&space.root())
+    }
+
+    /// Everybody may be taken from; whether that is anything new.
+    pub(crate) fn forget(&mut self) -> bool {
+        !core::mem::take(&mut self.below).is_empty()
+    }
+}
+
+impl<H: Host> AddressSpace<H> {
+    /// Sets the most frames that it may have, each counted once for each entry; `None`: no limit. Above it a fault first
+    /// makes room in this space, and waits for nobody else's sake. Faults that are under way at the same time may be one
+    /// frame each above it where nothing can go any more.
+    pub fn set_limit(&self, frames: Option<u64>) {
+        self.allowance().limit.store(frames.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Sets its weight, relative to those of other spaces; 100 is the normal one.
+    pub fn set_weight(&self, weight: u32) {
+        self.allowance().weight.store(weight.max(1), Ordering::Relaxed);
+    }
+
+    /// Before a fault: makes room in this space if it is at its limit. No lock of rank `Reclaim` or later is held.
+    ///
+    /// # Errors
+    /// [`FaultError::OverLimit`]: nothing of it can go, and the page is not there.
+    pub(crate) fn stay_below_limit(&self, address: Hva, access: Access) -> Result<(), FaultError> {
+        let limit = self.allowance().limit.load(Ordering::Relaxed);
+        for _ in 0..ATTEMPTS {
+            if self.resident_frames().saturating_add(DIRECT) <= limit {
+                return Ok(());
+            }
+            if self.make_room(DIRECT).reclaimed == 0 && !self.mm().make_room_in_swap() {
+                break;
+            }
+        }
+        let is_there = || self.lookup(address).is_some_and(|page| page.writable || access == Access::Read);
+        if self.resident_frames() < limit || is_there() {
+            return Ok(());
+        }
+        Err(FaultError::OverLimit { frames: limit })
+    }
+
+    /// Reclaims `goal` pages of this space, the oldest first, if it can. The caller holds no lock of rank `Reclaim` or later.
+    pub fn make_room(&self, goal: u64) -> Shrunk {
+        let Some(this) = self.myself() else { return Shrunk::default() };
+        let mm = self.mm();
+        mm.shrink_by(&mut mm.clock().lock(), goal, |_, age, shrunk| mm.sweep_space(&this, goal, age, shrunk))
+    }
+}
+
+impl<H: Host> Mm<H> {
+    /// One turn over a space, from its hand on, until enough has gone.
+    fn sweep_space(&self, space: &Arc<AddressSpace<H>>, goal: u64, age: u32, shrunk: &mut Shrunk) {
+        let hand = &space.allowance().hand;
+        let start = Hva::new(hand.load(Ordering::Relaxed));
+        let blocks = space.blocks_from(start);
+        for block in blocks {
+            self.sweep_block(space, block, (goal, age), shrunk);
+            hand.store(block.end().as_u64(), Ordering::Relaxed);
+            if shrunk.reclaimed >= goal {
+                return;
+            }
+        }
+    }
+
+    fn sweep_block(
+        &self,
+        space: &Arc<AddressSpace<H>>,
+        block: HvaRange,
+        (goal, age): (u64, u32),
+        shrunk: &mut Shrunk,
+    ) {
+        let mut rest = Some(block);
+        while let Some(range) = rest.filter(|_| shrunk.reclaimed < goal) {
+            let now = self.host().frames().generation();
+            let wanted = Wanted { age, now, slotless: shrunk.swap_is_full };
+            let Some((address, frame)) = space.first_old(range, |meta| wanted.is(meta)) else {
+                return;
+            };
+            let place = self.rmap_of(frame);
+            self.put(frame);
+            let cluster = cluster_at(address);
+            match place {
+                Some((rmap, index)) if rmap.is_file() => {
+                    self.shrink_file_page(&rmap, frame, index, shrunk);
+                    rest = behind(range, address.add(PageSize::Size4K.bytes()));
+                }
+                Some((rmap, _)) => {
+                    let place = Neighbours { space: Arc::clone(space), rmap, cluster };
+                    self.shrink_around(&place, &wanted, shrunk);
+                    rest = behind(range, cluster.end());
+                }
+                None => rest = behind(range, cluster.end()),
+            }
+        }
+    }
+}
+
+/// What of a range lies from `start` on.
+fn behind(range: HvaRange, start: Hva) -> Option<HvaRange> {
+    (start < range.end()).then(|| HvaRange::new(start, range.end()))
+}
