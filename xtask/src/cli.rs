@@ -113,6 +113,9 @@ pub(crate) struct RunArgs {
     /// Write counters to a file, one JSON object a line
     #[arg(long, value_name = "FILE")]
     pub(crate) telemetry: Option<PathBuf>,
+    /// Counters so many times a second of the machine's time, and not at the end only
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) telemetry_rate: u32,
     /// End the run after so many seconds of wall time, with status 3
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     pub(crate) timeout: Option<f64>,

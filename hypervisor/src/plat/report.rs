@@ -1,10 +1,11 @@
-//! Telemetry: what a guest has cost, over the link.
+//! Telemetry: what a guest has cost, over the link: at its end, and from time to time before, also while it is idle.
 
 use super::vm::Vm;
 use crate::cpu::tsc;
 use crate::link;
+use crate::sched;
 use abi::link::Channel;
-use abi::telemetry::{DeviceTlbUse, NotifierCalls, Telemetry};
+use abi::telemetry::{DeviceTlbUse, GuestSwap, NotifierCalls, Telemetry};
 use core::sync::atomic::Ordering;
 use mm::Host;
 
@@ -12,6 +13,22 @@ use mm::Host;
 const RECORD: usize = 512;
 
 impl Vm {
+    /// Sends so many records a second, until the guest ends or TSC `deadline`. Its supervisor calls it.
+    pub(crate) fn watch(&self, rate: u32, deadline: Option<u64>) {
+        let period = (rate != 0).then(|| self.tsc_hz / u64::from(rate));
+        let mut due = period.map(|period| tsc() + period);
+        while let Some(next) = [due, deadline].into_iter().flatten().min()
+            && !self.has_ended()
+            && deadline.is_none_or(|deadline| tsc() < deadline)
+        {
+            sched::park(Some(next));
+            if due.is_some_and(|due| due <= tsc()) {
+                self.send_telemetry();
+                due = period.map(|period| tsc() + period);
+            }
+        }
+    }
+
     /// Sends a record of what its virtual processors have published.
     pub(crate) fn send_telemetry(&self) {
         let mut buffer = [0; RECORD];
@@ -25,11 +42,12 @@ impl Vm {
         let now = tsc();
         let (space, stats) = (self.memory.space(), self.memory.mmu().stats().snapshot());
         let (device, calls) = (self.memory.device_tlb().stats().snapshot(), self.memory.observer().counts());
-        let host = space.host();
+        let (host, swapped) = (space.host(), space.swapped_pages());
         let mut record = Telemetry {
             vm: self.index,
             tsc: now,
             resident_frames: space.resident_frames(),
+            swap: GuestSwap { pages: swapped.now, out: swapped.out, back: swapped.back },
             free_frames: host.frames().free_count(),
             total_frames: host.frames().total(),
             table_frames: host.table_frames(),
@@ -52,6 +70,7 @@ impl Vm {
             },
             lock_waits: sync::lock_waits(),
             oracle_checks: self.oracle_checks.load(Ordering::Relaxed),
+            answer_ticks: self.answer_ticks(),
             ..Telemetry::default()
         };
         self.add_accounts(&mut record, now);
@@ -70,6 +89,7 @@ impl Vm {
             record.run_ticks = record.run_ticks.max(ticks.run(now));
             record.run_outside_ticks += ticks.outside();
             record.guest_ticks += ticks.guest();
+            record.memory_ticks += counters.memory_ticks;
         }
     }
 }

@@ -90,9 +90,9 @@ fn step(vcpu: &mut Vcpu, vm: &Vm) -> Result<(), Result<End, RunError>> {
     vcpu.counters.exits.total += 1;
     match exit::handle(vcpu, vm, exit).map_err(Err)? {
         Flow::Resume => {
-            if vm.after_exit(vcpu.id, vcpu.counters.exits.total) {
+            vm.after_exit(vcpu.id);
+            if control.is_asked() {
                 control.publish(&vcpu.counters, &vcpu.ticks);
-                vm.send_telemetry();
             }
             Ok(())
         }

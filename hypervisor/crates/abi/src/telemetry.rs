@@ -105,6 +105,17 @@ pub struct DeviceTlbUse {
     pub zapped: u64,
 }
 
+/// What a guest has in swap, in pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct GuestSwap {
+    /// Entries of its host address space that name a swap slot.
+    pub pages: u64,
+    /// Pages that reclaim has unmapped.
+    pub out: u64,
+    /// Pages that faults have brought back.
+    pub back: u64,
+}
+
 /// One record: totals since the start of the run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Telemetry {
@@ -114,6 +125,8 @@ pub struct Telemetry {
     pub tsc: u64,
     /// Frames mapped by the guest's host address space.
     pub resident_frames: u64,
+    /// Pages in swap.
+    pub swap: GuestSwap,
     /// Frames free in the host.
     pub free_frames: u64,
     /// Frames of the host that were ever allocatable.
@@ -148,4 +161,8 @@ pub struct Telemetry {
     pub run_outside_ticks: u64,
     /// Ticks that its virtual processors spent in the guest.
     pub guest_ticks: u64,
+    /// Ticks that its virtual processors have waited for memory, in EPT violations.
+    pub memory_ticks: u64,
+    /// Ticks from the last byte of input on its console to the last byte of output behind it; 0: there was none.
+    pub answer_ticks: u64,
 }

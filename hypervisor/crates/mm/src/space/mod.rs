@@ -27,6 +27,7 @@ mod page;
 mod protect;
 mod remap;
 mod rmapped;
+mod swapped;
 mod zap;
 
 use crate::host::Host;
@@ -41,6 +42,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use mutants::{Mutant, intact};
 use paging::{HostEntry, OutOfTables};
 use sync::atomic::AtomicU32;
+use swapped::Swapped;
 use sync::{Mutex, Rank, RwLock};
 
 pub use advise::Advice;
@@ -48,6 +50,7 @@ pub use apply::Change;
 pub use error::{FaultError, MapError, MigrateError};
 pub use map::{MapRequest, Placement};
 pub use remap::Remap;
+pub use swapped::SwappedPages;
 pub(crate) use rmapped::{Instead, Unmapped, Youth};
 
 /// First address above every mapping: the last page of the lower half stays unused, as in Linux.
@@ -83,6 +86,7 @@ pub struct AddressSpace<H: Host> {
     registration: RwLock<()>,
     chain: NotifierChain,
     resident: AtomicU64,
+    swapped: Swapped,
 }
 
 impl<H: Host> AddressSpace<H> {
@@ -106,6 +110,7 @@ impl<H: Host> AddressSpace<H> {
             registration: RwLock::new(Rank::Registration, ()),
             chain: NotifierChain::new(),
             resident: AtomicU64::new(0),
+            swapped: Swapped::default(),
         });
         mm.add_space(&space);
         space
@@ -129,6 +134,11 @@ impl<H: Host> AddressSpace<H> {
     /// Frames that primary entries hold, in base pages; each is counted once for each entry.
     pub fn resident_frames(&self) -> u64 {
         self.resident.load(Ordering::Relaxed)
+    }
+
+    /// Entries that name a swap slot, in numbers.
+    pub fn swapped_pages(&self) -> SwappedPages {
+        self.swapped.pages()
     }
 
     /// The areas, by address. Takes the mmap lock for reading.
