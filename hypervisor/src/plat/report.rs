@@ -5,9 +5,9 @@ use crate::cpu::tsc;
 use crate::link;
 use crate::sched;
 use abi::link::Channel;
-use abi::telemetry::{DeviceTlbUse, GuestSwap, NotifierCalls, Telemetry};
+use abi::telemetry::{DeviceTlbUse, GuestSwap, HostSwap, NotifierCalls, Telemetry};
 use core::sync::atomic::Ordering;
-use mm::Host;
+use mm::{Host, SwapCounts};
 
 /// Bytes that a telemetry record takes at most: its numbers in postcard's variable-length form.
 const RECORD: usize = 512;
@@ -51,6 +51,7 @@ impl Vm {
             free_frames: host.frames().free_count(),
             total_frames: host.frames().total(),
             table_frames: host.table_frames(),
+            host_swap: host_swap(&space.mm().swap_counts()),
             fault_retries: stats.retries,
             notifier: NotifierCalls {
                 invalidate_page: calls.invalidate_page,
@@ -91,5 +92,22 @@ impl Vm {
             record.guest_ticks += ticks.guest();
             record.memory_ticks += counters.memory_ticks;
         }
+    }
+}
+
+fn host_swap(counts: &SwapCounts) -> HostSwap {
+    HostSwap {
+        pages: counts.pages,
+        filled: counts.filled,
+        bytes: counts.bytes,
+        frames: counts.frames,
+        refused: counts.refused,
+        on_disk: counts.on_disk,
+        reads: counts.reads,
+        writes: counts.writes,
+        requests: counts.requests,
+        sequential: counts.sequential,
+        read_errors: counts.read_errors,
+        write_errors: counts.write_errors,
     }
 }

@@ -7,6 +7,7 @@ use mm::{Direct, FrameMemory, SlotError, Store, StoreError, SwapDevice};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use sync::{Held, Rank};
 
 /// The words of a page that are not zero.
 pub type Kept = Vec<(u16, u64)>;
@@ -98,6 +99,8 @@ impl SwapDevice for Slots {
     }
 
     fn read(&self, slot: u64, frame: Pfn) -> Result<(), SlotError> {
+        // A device may sleep: whoever waits for it holds no lock of any rank.
+        drop(Held::acquire(Rank::Board));
         self.0.holds(slot).and_then(|()| self.0.fill(slot, frame)).ok_or(SlotError { slot })
     }
 

@@ -105,6 +105,35 @@ pub struct DeviceTlbUse {
     pub zapped: u64,
 }
 
+/// What swap keeps for all guests, and what it has done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct HostSwap {
+    /// Pages in compressed memory.
+    pub pages: u64,
+    /// Of these, pages of one word.
+    pub filled: u64,
+    /// Bytes of the others, compressed.
+    pub bytes: u64,
+    /// Frames that they take.
+    pub frames: u64,
+    /// Pages refused because they do not compress.
+    pub refused: u64,
+    /// Pages on disk.
+    pub on_disk: u64,
+    /// Pages read from disk.
+    pub reads: u64,
+    /// Pages written to disk.
+    pub writes: u64,
+    /// Requests to the disk.
+    pub requests: u64,
+    /// Of these, those that began where the last one had ended.
+    pub sequential: u64,
+    /// Reads that failed.
+    pub read_errors: u64,
+    /// Writes that failed.
+    pub write_errors: u64,
+}
+
 /// What a guest has in swap, in pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct GuestSwap {
@@ -131,6 +160,8 @@ pub struct Telemetry {
     pub free_frames: u64,
     /// Frames of the host that were ever allocatable.
     pub total_frames: u64,
+    /// What swap keeps.
+    pub host_swap: HostSwap,
     /// Frames that hold page tables, primary and secondary.
     pub table_frames: u64,
     /// VM exits by reason.

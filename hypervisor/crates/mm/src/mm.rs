@@ -6,7 +6,7 @@ use crate::pool::Pools;
 use crate::rmap::{Rmap, Rmaps};
 use crate::shrink::Clock;
 use crate::space::AddressSpace;
-use crate::swap::{Probe, Swap, SwapDevice};
+use crate::swap::{Probe, Swap, SwapCounts, SwapDevice};
 use addr::{PageSize, Pfn};
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
@@ -90,6 +90,11 @@ impl<H: Host> Mm<H> {
     /// The swap slots in use, and how many entries name each. For checks.
     pub fn swap_notes(&self) -> Vec<(u64, u32)> {
         self.swap.notes()
+    }
+
+    /// What the swap device keeps, and what it has done.
+    pub fn swap_counts(&self) -> SwapCounts {
+        self.swap.device().map_or_else(SwapCounts::default, SwapDevice::counts)
     }
 
     /// Frames in the swap cache.

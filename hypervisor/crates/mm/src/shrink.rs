@@ -83,11 +83,12 @@ impl<H: Host> Mm<H> {
         look()
     }
 
-    /// For a fault that has found no frame, or no table: whether to try again. The caller holds no lock of rank `Reclaim` or
-    /// later.
+    /// For a fault that has found no frame, or no table: whether to try again. The caller holds no lock; a device that is
+    /// full may take its time to have room again.
     pub fn make_room(&self) -> bool {
-        let has_swap = self.swap().device().is_some();
-        has_swap && (self.host().frames().spare() >= DIRECT || self.shrink(DIRECT).reclaimed > 0)
+        self.swap().device().is_some_and(|device| {
+            self.host().frames().spare() >= DIRECT || self.shrink(DIRECT).reclaimed > 0 || device.make_room()
+        })
     }
 
     fn age(&self, clock: &mut Clock) {

@@ -31,6 +31,35 @@ impl fmt::Display for SlotError {
     }
 }
 
+/// What a swap device keeps, and what it has done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SwapCounts {
+    /// Pages in memory.
+    pub pages: u64,
+    /// Of these, pages of one word.
+    pub filled: u64,
+    /// Bytes of the others, compressed.
+    pub bytes: u64,
+    /// Frames that they take.
+    pub frames: u64,
+    /// Pages refused because they do not compress.
+    pub refused: u64,
+    /// Pages on disk.
+    pub on_disk: u64,
+    /// Pages read from disk, ahead of need or not.
+    pub reads: u64,
+    /// Pages written to disk.
+    pub writes: u64,
+    /// Requests of several pages each, reads and writes.
+    pub requests: u64,
+    /// Of these, those that began where the last one had ended.
+    pub sequential: u64,
+    /// Reads that failed.
+    pub read_errors: u64,
+    /// Writes that failed.
+    pub write_errors: u64,
+}
+
 /// What keeps pages that have no frame.
 pub trait SwapDevice: Send + Sync {
     /// How many pages it can keep.
@@ -41,13 +70,23 @@ pub trait SwapDevice: Send + Sync {
         true
     }
 
-    /// Keeps a copy of the frame.
+    /// Makes room for more, where that takes time; whether it has. No lock is held.
+    fn make_room(&self) -> bool {
+        false
+    }
+
+    /// What it keeps, and what it has done.
+    fn counts(&self) -> SwapCounts {
+        SwapCounts::default()
+    }
+
+    /// Keeps a copy of the frame, at once: the page lock is held.
     ///
     /// # Errors
     /// [`SlotError`]: nothing was kept, the page stays.
     fn write(&self, slot: u64, frame: Pfn) -> Result<(), SlotError>;
 
-    /// Fills the frame with what was kept last.
+    /// Fills the frame with what was kept last, which may take time: no lock is held.
     ///
     /// # Errors
     /// [`SlotError`]: the page is lost.

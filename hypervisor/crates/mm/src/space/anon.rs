@@ -1,10 +1,9 @@
-//! Anonymous pages: the zero page, fresh pages, pages that come back from swap.
+//! Anonymous pages: the zero page, and fresh pages.
 
 use super::fault::Fault;
 use super::{AddressSpace, FaultError};
 use crate::frames::PageFlags;
 use crate::host::Host;
-use crate::swap::Probe;
 use crate::vma::{Access, VmaFlags};
 use addr::{PageSize, Pfn};
 use mutants::{Mutant, intact};
@@ -93,84 +92,5 @@ impl<H: Host> AddressSpace<H> {
             self.mm.put(frame);
         }
         Ok(prepared?)
-    }
-
-    /// Brings a page back. The swap cache is asked first: while a frame caches the slot, the device may hold an
-    /// older copy (I14).
-    pub(super) fn swap_in(&self, fault: &Fault<'_, H>, seen: HostEntry, slot: u64) -> Result<(), FaultError> {
-        let Some(frame) = self.swapped_frame(slot)? else {
-            // Whoever was faster may be about to change the entry: his turn comes first.
-            drop(self.tables.lock());
-            return Ok(());
-        };
-        let meta = self.host().frames().meta(frame);
-        let lock = meta.lock();
-        let still_cached = meta.swap_slot() == Some(slot);
-        let mapped = still_cached && self.map_swapped(fault, seen, slot, frame);
-        drop(lock);
-        if !mapped {
-            self.mm.put(frame);
-        }
-        Ok(())
-    }
-
-    /// The frame that caches a slot, read from the device if need be, with a reference for the caller. `None`:
-    /// somebody was faster, one way or another; look at the entry again.
-    fn swapped_frame(&self, slot: u64) -> Result<Option<Pfn>, FaultError> {
-        let frames = self.host().frames();
-        let generation = match self.mm.swap().probe(slot, |frame| frames.meta(frame).get()) {
-            Probe::Cached(frame) => return Ok(Some(frame)),
-            Probe::OnDevice { generation } => generation,
-            Probe::Free => return Ok(None),
-        };
-        let Some(device) = self.mm.swap().device() else { return Ok(None) };
-        let frame = self.host().allocate_zeroed(PageSize::Size4K)?;
-        if let Err(error) = device.read(slot, frame) {
-            self.mm.put(frame);
-            // Whoever was faster may have given the slot back meanwhile: then nothing is lost.
-            let lost = self.mm.swap().holds(slot, generation) || !intact(Mutant::SwapInBelievesError);
-            return if lost { Err(FaultError::Swap(error)) } else { Ok(None) };
-        }
-        let meta = frames.meta(frame);
-        meta.set_swap_slot(Some(slot));
-        meta.get();
-        if self.mm.swap().cache(slot, frame, generation) {
-            return Ok(Some(frame));
-        }
-        // Nobody has seen the frame.
-        self.mm.put(frame);
-        self.mm.put(frame);
-        Ok(None)
-    }
-
-    /// Maps a cached frame in place of a note. The page lock is held; the entry takes the caller's reference.
-    fn map_swapped(&self, fault: &Fault<'_, H>, seen: HostEntry, slot: u64, frame: Pfn) -> bool {
-        let meta = self.host().frames().meta(frame);
-        let chain = fault.vmas.prepare_anon(fault.vma, self.mm.rmaps());
-        let mut reserve = TableReserve::new(&**self.host());
-        let tables = self.tables.lock();
-        if self.walk(fault.page).entry != seen {
-            return false;
-        }
-        if meta.owner().is_none() {
-            meta.set_owner(chain.id(), fault.index());
-            meta.set_swap_slot(Some(slot));
-        }
-        self.swapped.count_back();
-        if self.mm.swap().remove_note(slot) == 0 {
-            // The last user of the slot: the frame is the only copy now.
-            // References: the cache's and the caller's. Whoever has another shall not see later writes.
-            let alone = meta.count() == 2 || !intact(Mutant::SwapInIgnoresReferences);
-            if meta.map_count() == 0 && alone {
-                meta.set(PageFlags::EXCLUSIVE);
-            }
-            self.mm.leave_swap_cache(frame, slot);
-        }
-        let rights = self.rights_for(fault.vma.protection, &fault.vma.kind, frame);
-        let dirty = fault.access == Access::Write && rights.write;
-        let leaf = Leaf { pfn: frame, size: PageSize::Size4K, rights, accessed: false, dirty };
-        let installed = self.install(&tables, fault.page, seen, leaf, &mut reserve);
-        debug_assert!(installed, "the entry was looked at under the lock");
-        true
     }
 }

@@ -4,17 +4,19 @@
 //!   find the area ─► walk ─┬─ leaf allows it ──────────────────────────────► done
 //!                          ├─ leaf, not writable ──► cow.rs
 //!                          ├─ nothing ─────────────► anon.rs, file.rs, huge.rs
-//!                          ├─ note: swap slot ─────► anon.rs
+//!                          ├─ note: swap slot ─────► swapin.rs
 //!                          └─ note: file offset ───► file.rs
 //!   each: prepare frame and tables ─► page-table lock ─► entry still what it was? ─► install
 //!                                                            └─ no: give back; walk again
 //! ```
 
+use super::swapin::SwappedIn;
 use super::{AddressSpace, FaultError, Mapping};
 use crate::host::Host;
 use crate::shrink::ATTEMPTS;
 use crate::vma::{Access, Vma, VmaKind, VmaTree};
 use addr::{Hva, PageSize};
+use core::cell::Cell;
 use paging::{Leaf, Note, View};
 
 /// Whether it is for want of a frame of the usual size.
@@ -33,6 +35,16 @@ pub(super) struct Fault<'v, H: Host> {
     /// The base page.
     pub(super) page: Hva,
     pub(super) access: Access,
+    /// What was read from swap for it.
+    pub(super) swapped: Cell<Option<SwappedIn<'v, H>>>,
+}
+
+/// What one look at the tables has come to.
+enum Attempt {
+    /// An entry allows the access.
+    Done(Mapping),
+    /// The page has to be read from this slot first.
+    InSwap(u64),
 }
 
 impl<H: Host> Fault<'_, H> {
@@ -52,33 +64,44 @@ impl<H: Host> AddressSpace<H> {
     /// # Errors
     /// [`FaultError`]; nothing has changed then (I16).
     pub fn fault_in(&self, address: Hva, access: Access) -> Result<Mapping, FaultError> {
-        let mut outcome = self.try_fault_in(address, access);
-        for _ in 0..ATTEMPTS {
-            // No lock is held any more: what goes for this page's sake may be of this address space.
+        let mut swapped = None;
+        let mut attempts = 0..ATTEMPTS;
+        loop {
+            // No lock is held: a device may read, and what goes for this page's sake may be of this address space.
+            let outcome = match self.try_fault_in(address, access, swapped.take()) {
+                Ok(Attempt::Done(mapping)) => return Ok(mapping),
+                Ok(Attempt::InSwap(slot)) => self.mm.read_swapped(slot),
+                Err(error) => Err(error),
+            };
             match outcome {
-                Err(error) if is_short(error) && self.mm.make_room() => {}
-                outcome => return outcome,
+                Ok(page) => swapped = page,
+                Err(error) if is_short(error) && attempts.next().is_some() && self.mm.make_room() => {}
+                Err(error) => return Err(error),
             }
-            outcome = self.try_fault_in(address, access);
         }
-        outcome
     }
 
-    fn try_fault_in(&self, address: Hva, access: Access) -> Result<Mapping, FaultError> {
+    fn try_fault_in(
+        &self,
+        address: Hva,
+        access: Access,
+        swapped: Option<SwappedIn<'_, H>>,
+    ) -> Result<Attempt, FaultError> {
         let vmas = self.vmas.read();
         let vma = vmas.find(address).ok_or(FaultError::Unmapped(address))?;
         if !vma.protection.allows(access) {
             return Err(FaultError::Denied { address, access, protection: vma.protection });
         }
         let page = address.align_down(PageSize::Size4K);
-        let fault = Fault { vmas: &vmas, vma, page, access };
+        let fault = Fault { vmas: &vmas, vma, page, access, swapped: Cell::new(swapped) };
         loop {
             // Lock-free: held for reading, the mmap lock keeps the tables from vanishing.
             let found = self.walk(page);
             match found.view() {
-                View::Leaf(leaf) if allows(&leaf, access) => return Ok(self.mapping(&leaf)),
+                View::Leaf(leaf) if allows(&leaf, access) => return Ok(Attempt::Done(self.mapping(&leaf))),
                 View::Leaf(leaf) => self.write_protected(&fault, &found, &leaf)?,
-                View::Note(Note::Swap(slot)) => self.swap_in(&fault, found.entry, slot)?,
+                View::Note(Note::Swap(slot)) if self.swap_in(&fault, found.entry, slot) => {}
+                View::Note(Note::Swap(slot)) => return Ok(Attempt::InSwap(slot)),
                 View::Note(Note::Offset(index)) => self.map_file_page(&fault, found.entry, index)?,
                 View::Empty | View::Table(_) => self.missing(&fault)?,
             }

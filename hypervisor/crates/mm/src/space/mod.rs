@@ -27,6 +27,7 @@ mod page;
 mod protect;
 mod remap;
 mod rmapped;
+mod swapin;
 mod swapped;
 mod zap;
 

@@ -1,0 +1,152 @@
+//! Pages that come back from swap.
+//!
+//! ```text
+//!   mmap lock ─► note ─► swap cache? ── frame ──────────────────────────────► page lock, page-table lock: mapped
+//!                          │ no                                                  ▲
+//!                        unlock ─► device reads, maybe for long ─► cached ───────┘  mmap lock, walk again
+//! ```
+//!
+//! A device may take its time: nothing is locked while it does. Whoever has read a page keeps a reference until it is
+//! mapped, so that it cannot go again before that.
+
+use super::fault::Fault;
+use super::{AddressSpace, FaultError};
+use crate::frames::PageFlags;
+use crate::host::Host;
+use crate::mm::Mm;
+use crate::swap::Probe;
+use crate::vma::Access;
+use addr::{PageSize, Pfn};
+use mutants::{Mutant, intact};
+use paging::{HostEntry, Leaf, TableReserve};
+
+/// A frame in the swap cache, with a reference, for a fault that will map it.
+pub(super) struct SwappedIn<'m, H: Host> {
+    mm: &'m Mm<H>,
+    slot: u64,
+    frame: Pfn,
+}
+
+impl<H: Host> SwappedIn<'_, H> {
+    /// The frame, if it has what is wanted; its reference is the caller's.
+    fn take(self, slot: u64) -> Option<Pfn> {
+        let wanted = self.slot == slot;
+        wanted.then(|| core::mem::ManuallyDrop::new(self).frame)
+    }
+}
+
+/// It was not wanted after all. Locks of rank `Page` and later are free.
+impl<H: Host> Drop for SwappedIn<'_, H> {
+    fn drop(&mut self) {
+        let Self { mm, slot, frame } = *self;
+        let meta = mm.host().frames().meta(frame);
+        let lock = meta.lock();
+        let unused = meta.swap_slot() == Some(slot) && meta.map_count() == 0 && !meta.is_dirty();
+        // The cache's reference and this one: nobody else would ever take the frame out of the cache.
+        if unused && mm.swap().uncache_if(slot, || meta.count() == 2) {
+            meta.set_swap_slot(None);
+            mm.put(frame);
+        }
+        drop(lock);
+        mm.put(frame);
+    }
+}
+
+impl<H: Host> Mm<H> {
+    /// Reads a page from the swap device into the swap cache. `None`: somebody was faster, one way or another; look at
+    /// the entry again. No lock is held: the device may take its time.
+    ///
+    /// # Errors
+    /// [`FaultError::OutOfFrames`], [`FaultError::Swap`].
+    pub(super) fn read_swapped(&self, slot: u64) -> Result<Option<SwappedIn<'_, H>>, FaultError> {
+        let frames = self.host().frames();
+        let generation = match self.swap().probe(slot, |frame| frames.meta(frame).get()) {
+            Probe::Cached(frame) => return Ok(Some(SwappedIn { mm: self, slot, frame })),
+            Probe::OnDevice { generation } => generation,
+            Probe::Free => return Ok(None),
+        };
+        let Some(device) = self.swap().device() else { return Ok(None) };
+        let frame = self.host().allocate_zeroed(PageSize::Size4K)?;
+        if let Err(error) = device.read(slot, frame) {
+            self.put(frame);
+            // Whoever was faster may have given the slot back meanwhile: then nothing is lost.
+            let lost = self.swap().holds(slot, generation) || !intact(Mutant::SwapInBelievesError);
+            return if lost { Err(FaultError::Swap(error)) } else { Ok(None) };
+        }
+        let meta = frames.meta(frame);
+        meta.set_swap_slot(Some(slot));
+        meta.get();
+        if self.swap().cache(slot, frame, generation) {
+            return Ok(Some(SwappedIn { mm: self, slot, frame }));
+        }
+        // Nobody has seen the frame.
+        self.put(frame);
+        self.put(frame);
+        Ok(None)
+    }
+}
+
+impl<H: Host> AddressSpace<H> {
+    /// Brings a page back, if a frame has it. The swap cache is asked first: while a frame caches the slot, the device may
+    /// hold an older copy (I14). `false`: it has to be read, see [`Mm::read_swapped`].
+    pub(super) fn swap_in(&self, fault: &Fault<'_, H>, seen: HostEntry, slot: u64) -> bool {
+        let Some(frame) = fault.swapped.take().and_then(|page| page.take(slot)) else {
+            return self.swap_in_cached(fault, seen, slot);
+        };
+        self.map_or_put(fault, seen, slot, frame);
+        true
+    }
+
+    fn swap_in_cached(&self, fault: &Fault<'_, H>, seen: HostEntry, slot: u64) -> bool {
+        match self.mm.swap().probe(slot, |frame| self.host().frames().meta(frame).get()) {
+            Probe::Cached(frame) => self.map_or_put(fault, seen, slot, frame),
+            Probe::OnDevice { .. } => return false,
+            // Whoever was faster may be about to change the entry: his turn comes first.
+            Probe::Free => drop(self.tables.lock()),
+        }
+        true
+    }
+
+    /// Maps a frame that cached the slot, unless that has changed. Takes the caller's reference.
+    fn map_or_put(&self, fault: &Fault<'_, H>, seen: HostEntry, slot: u64, frame: Pfn) {
+        let meta = self.host().frames().meta(frame);
+        let lock = meta.lock();
+        let still_cached = meta.swap_slot() == Some(slot);
+        let mapped = still_cached && self.map_swapped(fault, seen, slot, frame);
+        drop(lock);
+        if !mapped {
+            self.mm.put(frame);
+        }
+    }
+
+    /// Maps a cached frame in place of a note. The page lock is held; the entry takes the caller's reference.
+    fn map_swapped(&self, fault: &Fault<'_, H>, seen: HostEntry, slot: u64, frame: Pfn) -> bool {
+        let meta = self.host().frames().meta(frame);
+        let chain = fault.vmas.prepare_anon(fault.vma, self.mm.rmaps());
+        let mut reserve = TableReserve::new(&**self.host());
+        let tables = self.tables.lock();
+        if self.walk(fault.page).entry != seen {
+            return false;
+        }
+        if meta.owner().is_none() {
+            meta.set_owner(chain.id(), fault.index());
+            meta.set_swap_slot(Some(slot));
+        }
+        self.swapped.count_back();
+        if self.mm.swap().remove_note(slot) == 0 {
+            // The last user of the slot: the frame is the only copy now.
+            // References: the cache's and the caller's. Whoever has another shall not see later writes.
+            let alone = meta.count() == 2 || !intact(Mutant::SwapInIgnoresReferences);
+            if meta.map_count() == 0 && alone {
+                meta.set(PageFlags::EXCLUSIVE);
+            }
+            self.mm.leave_swap_cache(frame, slot);
+        }
+        let rights = self.rights_for(fault.vma.protection, &fault.vma.kind, frame);
+        let dirty = fault.access == Access::Write && rights.write;
+        let leaf = Leaf { pfn: frame, size: PageSize::Size4K, rights, accessed: false, dirty };
+        let installed = self.install(&tables, fault.page, seen, leaf, &mut reserve);
+        debug_assert!(installed, "the entry was looked at under the lock");
+        true
+    }
+}
