@@ -2,6 +2,7 @@
 
 use crate::size::{parse_size, show_size};
 use abi::config;
+use std::fmt;
 
 /// Least size of a tier: a few pages more would not help anybody.
 const LEAST: u64 = 1 << 20;
@@ -19,6 +20,15 @@ impl Tiers {
     /// What Herald is told.
     pub(crate) const fn config(self) -> config::Swap {
         config::Swap { ram: self.ram }
+    }
+}
+
+impl fmt::Display for Tiers {
+    /// As [`parse`] reads it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tiers = [("ram", self.ram), ("disk", self.disk)].into_iter().filter(|(_, size)| *size != 0);
+        let texts: Vec<String> = tiers.map(|(name, size)| format!("{name}:{size}")).collect();
+        f.write_str(&texts.join(","))
     }
 }
 
@@ -53,7 +63,9 @@ mod tests {
     #[test]
     fn tiers() {
         assert_eq!(parse("ram:256M"), Ok(Tiers { ram: 256 << 20, disk: 0 }));
-        assert_eq!(parse("disk:2G,ram:1M"), Ok(Tiers { ram: 1 << 20, disk: 2 << 30 }));
+        let both = Tiers { ram: 1 << 20, disk: 2 << 30 };
+        assert_eq!(parse("disk:2G,ram:1M"), Ok(both));
+        assert_eq!(parse(&both.to_string()), Ok(both));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use core::sync::atomic::Ordering;
 use mm::{Host, SwapCounts};
 
 /// Bytes that a telemetry record takes at most: its numbers in postcard's variable-length form.
-const RECORD: usize = 512;
+const RECORD: usize = 1024;
 
 impl Vm {
     /// Sends so many records a second, until the guest ends or TSC `deadline`. Its supervisor calls it.

@@ -42,8 +42,8 @@ use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use mutants::{Mutant, intact};
 use paging::{HostEntry, OutOfTables};
-use sync::atomic::AtomicU32;
 use swapped::Swapped;
+use sync::atomic::AtomicU32;
 use sync::{Mutex, Rank, RwLock};
 
 pub use advise::Advice;
@@ -51,8 +51,8 @@ pub use apply::Change;
 pub use error::{FaultError, MapError, MigrateError};
 pub use map::{MapRequest, Placement};
 pub use remap::Remap;
-pub use swapped::SwappedPages;
 pub(crate) use rmapped::{Instead, Unmapped, Youth};
+pub use swapped::SwappedPages;
 
 /// First address above every mapping: the last page of the lower half stays unused, as in Linux.
 pub const USER_END: Hva = Hva::new(0x7fff_ffff_f000);
