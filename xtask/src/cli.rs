@@ -257,6 +257,8 @@ pub(crate) enum Stress {
     Kills,
     /// A guest sweeps over three times the machine's memory, and looks at each word
     Swapstorm,
+    /// Linux guests with more memory than the machine run stress-ng, and verify what they have written
+    Overcommit,
 }
 
 impl std::fmt::Display for Stress {
@@ -265,6 +267,7 @@ impl std::fmt::Display for Stress {
             Self::Storm => "storm",
             Self::Kills => "kills",
             Self::Swapstorm => "swapstorm",
+            Self::Overcommit => "overcommit",
         })
     }
 }

@@ -12,7 +12,6 @@ use crate::terminal::RawTerminal;
 use crate::{guest_images, setup, symbols, workspace};
 use abi::config::VmConfig;
 use abi::package::Kind;
-use abi::telemetry::Telemetry;
 use anyhow::{Context, Result, anyhow};
 use std::fs::File;
 use std::io::Write;

@@ -9,7 +9,9 @@
 mod chart;
 mod drive;
 mod history;
+mod linux;
 mod live;
+mod overcommit;
 mod page;
 mod plan;
 mod report;
@@ -18,8 +20,9 @@ mod svg;
 mod swapstorm;
 
 use crate::cli::{Stress, StressArgs};
+use crate::elf32;
+use crate::metal::{self, Binaries};
 use crate::run::RunDir;
-use crate::{elf32, metal};
 use anyhow::{Context, Result};
 use plan::Plan;
 use std::path::PathBuf;
@@ -30,6 +33,7 @@ struct Bench<'a> {
     /// The test guest's kernel.
     testguest: PathBuf,
     dir: RunDir,
+    binaries: Binaries,
 }
 
 impl Bench<'_> {
@@ -66,7 +70,7 @@ pub(crate) fn run(args: &StressArgs) -> Result<u8> {
     let testguest = dir.path().join("testguest");
     let elf = std::fs::read(&binaries.testguest).context("the test guest")?;
     std::fs::write(&testguest, elf32::from_elf64(&elf, 0)?)?;
-    let bench = Bench { args, testguest, dir };
+    let bench = Bench { args, testguest, dir, binaries };
     let plan = plan_of(&bench)?;
     let finished = drive::drive(&args.name.to_string(), &plan)?;
     let judgement = (plan.judge)(&finished);
@@ -78,5 +82,6 @@ fn plan_of(bench: &Bench<'_>) -> Result<Plan> {
         Stress::Storm => storm::storm(bench),
         Stress::Kills => storm::kills(bench),
         Stress::Swapstorm => swapstorm::plan(bench),
+        Stress::Overcommit => overcommit::plan(bench)?,
     })
 }
