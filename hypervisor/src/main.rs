@@ -35,7 +35,7 @@ static MACHINE: Once<&'static Machine> = Once::new();
 fn run(machine: Machine) -> ! {
     let machine: &'static Machine = Box::leak(Box::new(machine));
     MACHINE.call_once(|| machine);
-    for disk in &machine.disks {
+    for disk in &*machine.disks.lock() {
         log::info!("disk: {disk}");
     }
     let vmx: &'static Vmx = match Vmx::start(&machine.memory, &machine.config.inject) {
@@ -99,6 +99,7 @@ fn run_guests(machine: &'static Machine, vmx: &'static Vmx) -> Outcome {
         package: machine.package,
         table: &machine.table,
         clock,
+        disks: &machine.disks,
     })))
 }
 

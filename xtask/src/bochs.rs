@@ -4,8 +4,9 @@
 //! value makes waits on clocks short in instructions. `clock: sync=none` makes runs repeatable.
 
 use crate::cli::Cpu;
-use crate::disk::{Disk, geometry};
+use crate::disk::{CYLINDER, Disk, geometry};
 use crate::machine::{Hardware, Images, Medium, Running, serial_listener, tied_command};
+use crate::swap::make_disk;
 use anyhow::{Context, Result};
 use std::path::Path;
 use std::process::Stdio;
@@ -34,16 +35,33 @@ pub(crate) fn start(hardware: &Hardware, images: &Images, dir: &Path) -> Result<
     let loader = std::fs::read(&images.loader).with_context(|| images.loader.display().to_string())?;
     let disk = Disk::new(&loader, &images.package)?;
     std::fs::write(dir.join("disk"), &disk.bytes).context("cannot write the machine's disk")?;
+    let swap = match hardware.swap_disk {
+        0 => String::new(),
+        bytes => swap_drive(bytes, dir).context("cannot write the swap disk")?,
+    };
     let machine = Machine {
         cpu: hardware.cpu,
         memory: hardware.memory,
         cpus: hardware.cpus,
         ips: IPS,
-        drive: format!("ata0-master: type=disk, mode=flat, path=disk, {}", geometry(disk.bytes.len() as u64)),
+        drive: format!(
+            "ata0-master: type=disk, mode=flat, path=disk, {}{swap}",
+            geometry(disk.bytes.len() as u64)
+        ),
         boot: "disk",
         debug_console: true,
     };
     machine.start(dir)
+}
+
+/// A disk on the second channel, which is Herald's.
+fn swap_drive(bytes: u64, dir: &Path) -> std::io::Result<String> {
+    let len = make_disk(&dir.join("swap"), bytes, CYLINDER)?;
+    Ok(format!(
+        "\nata1: enabled=1, ioaddr1=0x170, ioaddr2=0x370, irq=15\n\
+         ata1-master: type=disk, mode=flat, path=swap, {}",
+        geometry(len)
+    ))
 }
 
 /// Starts Bochs from a medium, by its BIOS, as hardware would. There is no debug console. `ips`: instructions a second of

@@ -146,18 +146,20 @@ pub(crate) struct RunArgs {
     /// What backs guest memory (tests)
     #[arg(long, value_enum, default_value_t = Backing::Anonymous, hide = true)]
     pub(crate) backing: Backing,
-    /// The virtio disk of a QEMU machine (tests)
+    /// The disk of a QEMU machine (tests)
     #[arg(long, value_enum, default_value_t = Disk::Labelled, hide = true)]
     pub(crate) disk: Disk,
 }
 
-/// The virtio disk of a QEMU machine.
+/// The disk of a QEMU machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Disk {
     /// Labelled as Herald's, transitional
     Labelled,
     /// The same, modern, in blocks of 4 KiB, behind a bridge
     Bridged,
+    /// An ATA disk (i440fx), labelled as Herald's
+    Ata,
     /// All zeros
     Blank,
     /// No sectors
@@ -373,6 +375,8 @@ pub(crate) enum Inject {
     DropNotifiers,
     X2apic,
     Panic,
+    SwapReadErrors,
+    SwapWriteErrors,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]

@@ -13,7 +13,8 @@ use object::read::elf::{FileHeader, ProgramHeader};
 const SECTOR: u64 = 512;
 const HEADS: u64 = 16;
 const SECTORS_PER_TRACK: u64 = 63;
-const CYLINDER: u64 = HEADS * SECTORS_PER_TRACK * SECTOR;
+/// Bytes of a cylinder.
+pub(crate) const CYLINDER: u64 = HEADS * SECTORS_PER_TRACK * SECTOR;
 /// Where a BIOS puts the boot sector.
 const BOOT_ADDRESS: u64 = 0x7c00;
 /// Last two bytes of a boot sector.

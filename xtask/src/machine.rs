@@ -55,6 +55,8 @@ pub(crate) struct Hardware {
     pub(crate) cpus: u32,
     /// Of QEMU's machines.
     pub(crate) disk: Disk,
+    /// Bytes of the disk that is swapped to; 0: none was asked for.
+    pub(crate) swap_disk: u64,
 }
 
 /// What it starts from.

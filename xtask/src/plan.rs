@@ -16,6 +16,8 @@ const LEAST_GUEST_MEMORY: u64 = 4 << 20;
 const LEAST_HOST_MEMORY: u64 = 64 << 20;
 /// Most processors of the machine: what the emulators and Herald agree on.
 const MAX_HOST_CPUS: u32 = 8;
+/// One of so many requests to the swap disk fails, where that is asked for.
+const FAULT_EVERY: u32 = 8;
 const PAGE: u64 = 4096;
 const MIB: u64 = 1 << 20;
 
@@ -71,7 +73,6 @@ pub(crate) fn check_guest(guest: &GuestArgs, host_memory: u64) -> Result<()> {
 fn refuse_not_yet(args: &RunArgs) -> Result<()> {
     let asked = [
         (args.paging == Paging::Shadow, "--paging shadow"),
-        (args.swap.is_some_and(|tiers| tiers.disk != 0), "--swap disk"),
         (args.snapshot.is_some(), "--snapshot"),
         (args.restore.is_some(), "--restore"),
     ];
@@ -139,6 +140,10 @@ pub(crate) fn boot_config(args: &RunArgs, tsc_hz: u64) -> config::BootConfig<'st
             stir: args.stir,
             host_operations: args.host_operations,
             swap_slots: args.swap_slots,
+            swap_faults: config::SwapFaults {
+                read_every: if injected(Inject::SwapReadErrors) { FAULT_EVERY } else { 0 },
+                write_every: if injected(Inject::SwapWriteErrors) { FAULT_EVERY } else { 0 },
+            },
             kills: args.kills,
             storm: args.storm,
         },

@@ -49,7 +49,7 @@ pub(crate) fn start(processor: &[&str], hardware: &Hardware, images: &Images, di
     command.arg("-kernel").arg(&images.loader).args(["-initrd", "package"]);
     command.args(["-chardev", "stdio,id=link,signal=off"]);
     command.args(["-device", "isa-debugcon,iobase=0xe9,chardev=link"]);
-    virtio_disk::attach(&mut command, hardware.disk, dir)?;
+    virtio_disk::attach(&mut command, hardware.disk, hardware.swap_disk, dir)?;
     spawn(command, dir)
 }
 

@@ -78,6 +78,7 @@ impl Prepared {
             memory: args.host_memory,
             cpus: args.host_cpus,
             disk: args.disk,
+            swap_disk: args.swap.unwrap_or_default().disk,
         };
         let images = machine::Images { loader: binaries.loader, package };
         let guests = guests.all.into_iter().map(|guest| guest.images.name).collect();

@@ -2,10 +2,28 @@
 
 use crate::size::{parse_size, show_size};
 use abi::config;
+use abi::swapdisk::{self, Label};
 use std::fmt;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use zerocopy::IntoBytes;
 
 /// Least size of a tier: a few pages more would not help anybody.
 const LEAST: u64 = 1 << 20;
+
+/// Makes an image of a disk that is Herald's: sparse, of `bytes` for slots and room for the label, in whole `units`.
+///
+/// # Errors
+/// The file cannot be written.
+pub(crate) fn make_disk(path: &Path, bytes: u64, unit: u64) -> std::io::Result<u64> {
+    let slots = bytes.div_ceil(swapdisk::SLOT_BYTES);
+    let len = swapdisk::slot_at(slots).next_multiple_of(unit);
+    let mut file = File::create(path)?;
+    file.set_len(len)?;
+    file.write_all(Label::new(slots).as_bytes())?;
+    Ok(len)
+}
 
 /// What was asked for, in bytes; 0: not this one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -19,7 +37,7 @@ pub(crate) struct Tiers {
 impl Tiers {
     /// What Herald is told.
     pub(crate) const fn config(self) -> config::Swap {
-        config::Swap { ram: self.ram }
+        config::Swap { ram: self.ram, disk: self.disk }
     }
 }
 

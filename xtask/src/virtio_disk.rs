@@ -1,17 +1,16 @@
-//! The virtio disk of a QEMU machine: Herald's to write to, as its label says (`abi::swapdisk`), or one to test what
+//! The disk of a QEMU machine, virtio mostly: Herald's to write to, as its label says (`abi::swapdisk`), or one to test what
 //! Herald does with others.
 //!
 //! A sparse file in the directory of the run. QEMU's blkdebug makes reads fail, its null device makes them take longer
 //! than anybody waits.
 
 use crate::cli::Disk;
-use abi::swapdisk::{self, Label};
+use crate::swap::make_disk;
+use abi::swapdisk::SLOT_BYTES;
 use anyhow::{Context, Result};
 use std::fs::File;
-use std::io::Write;
 use std::path::Path;
 use std::process::Command;
-use zerocopy::IntoBytes;
 
 const BYTES: u64 = 64 << 20;
 const FILE: &str = "swap";
@@ -22,15 +21,19 @@ const AN_HOUR: u64 = 3_600_000_000_000;
 ///
 /// # Errors
 /// A file cannot be written.
-pub(crate) fn attach(command: &mut Command, disk: Disk, dir: &Path) -> Result<()> {
+pub(crate) fn attach(command: &mut Command, disk: Disk, bytes: u64, dir: &Path) -> Result<()> {
     if disk == Disk::None {
         return Ok(());
     }
-    write(disk, &dir.join(FILE)).context("cannot write the machine's virtio disk")?;
+    write(disk, bytes.max(BYTES), &dir.join(FILE)).context("cannot write the machine's disk")?;
     if let Some(event) = failing_event(disk) {
         // Each such access to the file ends with EIO.
         let rule = format!("[inject-error]\nevent = \"{event}\"\nerrno = \"5\"\n");
         std::fs::write(dir.join(FAILURES), rule).context(FAILURES)?;
+    }
+    if disk == Disk::Ata {
+        command.args(["-drive", &format!("if=ide,{}", drive(disk))]);
+        return Ok(());
     }
     command.args(["-drive", &format!("if=none,id=swap,{}", drive(disk))]);
     if disk == Disk::Bridged {
@@ -71,13 +74,10 @@ fn device(disk: Disk) -> &'static str {
     }
 }
 
-fn write(disk: Disk, path: &Path) -> std::io::Result<()> {
-    let mut file = File::create(path)?;
-    if disk != Disk::Empty {
-        file.set_len(BYTES)?;
+fn write(disk: Disk, bytes: u64, path: &Path) -> std::io::Result<()> {
+    match disk {
+        Disk::Empty => File::create(path).map(drop),
+        Disk::Blank => File::create(path)?.set_len(bytes),
+        _ => make_disk(path, bytes - SLOT_BYTES, SLOT_BYTES).map(drop),
     }
-    if !matches!(disk, Disk::Blank | Disk::Empty) {
-        file.write_all(Label::new(swapdisk::room(BYTES)).as_bytes())?;
-    }
-    Ok(())
 }

@@ -22,6 +22,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use mm::Host;
 use paging::OutOfTables;
+use spin::Mutex;
 use startup::acpi::Processor;
 use startup::config::ConfigError;
 use startup::memory::PlanError;
@@ -83,8 +84,8 @@ pub(crate) struct Machine {
     pub config: BootConfig<'static>,
     /// TSC frequency in Hz.
     pub tsc_hz: u64,
-    /// Disks for the swap.
-    pub disks: Vec<SwapDisk>,
+    /// Disks for the swap, which is to take one.
+    pub disks: Mutex<Vec<SwapDisk>>,
     /// Processors that firmware knows.
     pub processors: Vec<Processor>,
     /// Where others than this one can be started from.
@@ -133,7 +134,7 @@ fn prepare(handoff: Hpa) -> Result<Machine, BootError> {
         memory.frames().free_count() >> 8,
         tsc_hz / 1_000_000,
     );
-    let disks = io::probe(&memory, tsc_hz);
+    let disks = Mutex::new(io::probe(&memory, tsc_hz));
     let low_pages = memory::low_pages(&handoff, handoff_at);
     Ok(Machine { memory, package, table, config, tsc_hz, disks, processors, low_pages })
 }

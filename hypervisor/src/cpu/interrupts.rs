@@ -1,4 +1,4 @@
-//! Interrupts of the host: the local APIC's timer, and COM1 through the legacy PIC, whose output comes in as
+//! Interrupts of the host: the local APIC's timer, and COM1 and a disk through the legacy PICs, whose output comes in as
 //! ExtINT on LINT0 ("virtual wire", SDM vol. 3A 11.5.1).
 //!
 //! Herald runs with interrupts off. They are taken at three places only, and there it holds no lock: after an exit that one
@@ -6,7 +6,8 @@
 
 use super::{flush, serial, timer};
 use core::arch::asm;
-use x86::io::outb;
+use spin::Once;
+use x86::io::{inb, outb};
 
 /// Vector of the local APIC's timer.
 pub(crate) const TIMER: u8 = 0xe0;
@@ -18,8 +19,17 @@ pub(crate) const SPURIOUS: u8 = 0xff;
 const PIC_MASTER: u8 = 0x20;
 /// First vector of the slave PIC.
 const PIC_SLAVE: u8 = 0x28;
+/// Behind the slave PIC's vectors.
+const PIC_END: u8 = PIC_SLAVE + LINES;
 /// COM1's line.
 const COM1: u8 = 4;
+/// The line by which the slave PIC reaches the master.
+const CASCADE: u8 = 2;
+/// Lines of each PIC.
+const LINES: u8 = 8;
+
+/// Whom to tell of a disk's interrupt.
+static DISK: Once<fn()> = Once::new();
 
 const MASTER_COMMAND: u16 = 0x20;
 const MASTER_DATA: u16 = 0x21;
@@ -38,14 +48,23 @@ pub(crate) fn init_pic() {
         (SLAVE_COMMAND, 0x11),
         (MASTER_DATA, PIC_MASTER),
         (SLAVE_DATA, PIC_SLAVE),
-        (MASTER_DATA, 1 << 2),
-        (SLAVE_DATA, 2),
+        (MASTER_DATA, 1 << CASCADE),
+        (SLAVE_DATA, CASCADE),
         (MASTER_DATA, 1),
         (SLAVE_DATA, 1),
         (MASTER_DATA, !(1 << COM1)),
         (SLAVE_DATA, 0xff),
     ] {
         write(port, value);
+    }
+}
+
+/// Lets a line of the slave PIC interrupt, and tells whom to call then, in the handler.
+pub(crate) fn listen_to_disk(line: u8, tell: fn()) {
+    DISK.call_once(|| tell);
+    for (port, line) in [(SLAVE_DATA, line - LINES), (MASTER_DATA, CASCADE)] {
+        // SAFETY: the PICs' mask registers.
+        unsafe { outb(port, inb(port) & !(1 << line)) };
     }
 }
 
@@ -64,6 +83,16 @@ pub(super) fn handle(vector: u8) {
             }
             // SAFETY: tells the PIC that its interrupt was handled.
             unsafe { outb(MASTER_COMMAND, END_OF_INTERRUPT) };
+        }
+        PIC_SLAVE..PIC_END => {
+            if let Some(tell) = DISK.get() {
+                tell();
+            }
+            // SAFETY: tells both PICs that it was handled.
+            unsafe {
+                outb(SLAVE_COMMAND, END_OF_INTERRUPT);
+                outb(MASTER_COMMAND, END_OF_INTERRUPT);
+            }
         }
         // Whatever firmware has left behind.
         _ => timer::end_of_interrupt(),

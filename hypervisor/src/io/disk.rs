@@ -9,19 +9,23 @@
 //! alone: they are somebody's data. A disk that is Herald's shows that it keeps what it is given before anything
 //! depends on that.
 
+use super::ata::{self, Ata};
 use super::dma::Dma;
+use super::drive::{self, Access, Drive, DriveError, SECTOR_BYTES};
 use super::pci::{self, Ports, Root};
-use super::virtio::{Access, Block, SECTOR_BYTES, VirtioError};
+use super::virtio::Block;
 use crate::cpu::tsc;
 use crate::physmem::PhysicalMemory;
 use abi::swapdisk::{self, Label, LabelError};
 use addr::{PAGE_SIZE, PageSize, Pfn};
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use mm::{FrameMemory, Host, OutOfFrames};
 use virtio_drivers::transport::DeviceType;
-use virtio_drivers::transport::pci::bus::DeviceFunction;
 use virtio_drivers::transport::pci::virtio_device_type;
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -32,7 +36,7 @@ const PATIENCE_SECONDS: u64 = 5;
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum DiskError {
     /// The device is no good.
-    Virtio(VirtioError),
+    Drive(DriveError),
     /// Not even a page, or more bytes than 64 bits can count.
     Size {
         /// Sectors of 512 bytes.
@@ -56,7 +60,7 @@ enum DiskError {
 impl fmt::Display for DiskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Virtio(error) => error.fmt(f),
+            Self::Drive(error) => error.fmt(f),
             Self::Size { sectors } => write!(f, "{sectors} sectors are no size of a disk"),
             Self::OutOfFrames(error) => error.fmt(f),
             Self::Label(error) => error.fmt(f),
@@ -70,14 +74,16 @@ impl fmt::Display for DiskError {
 
 /// A disk that answers.
 struct Disk {
-    at: DeviceFunction,
+    name: String,
     bytes: u64,
-    block: Block,
+    drive: Box<dyn Drive>,
+    /// TSC ticks that it has for an answer.
+    patience: u64,
 }
 
 impl fmt::Display for Disk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "virtio-blk at {}, {} MiB", self.at, self.bytes >> 20)
+        write!(f, "{}, {} MiB", self.name, self.bytes >> 20)
     }
 }
 
@@ -85,6 +91,24 @@ impl fmt::Display for Disk {
 pub(crate) struct SwapDisk {
     disk: Disk,
     slots: u64,
+}
+
+impl SwapDisk {
+    /// Its slots.
+    pub(crate) const fn slots(&self) -> u64 {
+        self.slots
+    }
+
+    /// The drive, and the TSC ticks that it has for an answer.
+    pub(crate) fn into_drive(self) -> (Box<dyn Drive>, u64) {
+        (self.disk.drive, self.disk.patience)
+    }
+
+    /// The access to a slot, and to those behind it.
+    pub(crate) const fn access(slot: u64, writes: bool) -> Access {
+        let sector = swapdisk::slot_at(slot) / SECTOR_BYTES;
+        if writes { Access::Write(sector) } else { Access::Read(sector) }
+    }
 }
 
 impl fmt::Display for SwapDisk {
@@ -96,25 +120,36 @@ impl fmt::Display for SwapDisk {
 /// Finds the disks that are Herald's, and says of the others why they are not.
 pub(crate) fn probe(memory: &Arc<PhysicalMemory>, tsc_hz: u64) -> Vec<SwapDisk> {
     Dma::use_memory(memory);
-    let mut root = Root::new(Ports);
+    let (mut root, patience) = (Root::new(Ports), tsc_hz * PATIENCE_SECONDS);
     let mut found = Vec::new();
     for (at, info) in pci::functions(&root) {
-        if virtio_device_type(&info) != Some(DeviceType::Block) {
-            continue;
+        if virtio_device_type(&info) == Some(DeviceType::Block) {
+            let name = format!("virtio-blk at {at}");
+            let drive = Block::open(&mut root, at, patience).map_err(DriveError::Virtio);
+            match look_at(name, drive.map(|drive| Box::new(drive) as _), memory, patience) {
+                Some(disk) => found.push(disk),
+                None => pci::close(&mut root, at),
+            }
         }
-        match look_at(&mut root, at, memory, tsc_hz * PATIENCE_SECONDS) {
-            Some(disk) => found.push(disk),
-            None => pci::close(&mut root, at),
+        for place in ata::places(&mut root, at, &info) {
+            let drive = Ata::open(&mut root, place, memory, patience).map_err(DriveError::Ata).transpose();
+            let drive = drive.map(|drive| drive.map(|drive| Box::new(drive) as _));
+            found.extend(drive.and_then(|drive| look_at(place.to_string(), drive, memory, patience)));
         }
     }
     found
 }
 
-fn look_at(root: &mut Root, at: DeviceFunction, memory: &PhysicalMemory, patience: u64) -> Option<SwapDisk> {
-    let mut disk = match Disk::open(root, at, patience) {
+fn look_at(
+    name: String,
+    drive: Result<Box<dyn Drive>, DriveError>,
+    memory: &PhysicalMemory,
+    patience: u64,
+) -> Option<SwapDisk> {
+    let mut disk = match drive.map_err(DiskError::Drive).and_then(|drive| Disk::new(&name, drive, patience)) {
         Ok(disk) => disk,
         Err(error) => {
-            log::warn!("disk: virtio-blk at {at}: {error}: not used");
+            log::warn!("disk: {name}: {error}: not used");
             return None;
         }
     };
@@ -129,12 +164,11 @@ fn look_at(root: &mut Root, at: DeviceFunction, memory: &PhysicalMemory, patienc
 }
 
 impl Disk {
-    fn open(root: &mut Root, at: DeviceFunction, patience: u64) -> Result<Self, DiskError> {
-        let block = Block::open(root, at, patience).map_err(DiskError::Virtio)?;
-        let sectors = block.sectors();
+    fn new(name: &str, drive: Box<dyn Drive>, patience: u64) -> Result<Self, DiskError> {
+        let sectors = drive.sectors();
         let bytes = sectors.checked_mul(SECTOR_BYTES).filter(|&bytes| bytes >= PAGE_SIZE);
         let bytes = bytes.ok_or(DiskError::Size { sectors })?;
-        Ok(Self { at, bytes, block })
+        Ok(Self { name: name.to_string(), bytes, drive, patience })
     }
 
     /// The slots that are Herald's, if the disk is and works.
@@ -143,7 +177,7 @@ impl Disk {
         let claimed = self.read_label(memory, frame);
         let claimed = claimed.and_then(|slots| self.try_first_slot(memory, frame).map(|()| slots));
         // A device that has not answered may still write to the frame.
-        if !matches!(claimed, Err(DiskError::Virtio(VirtioError::NoAnswer(_)))) {
+        if !matches!(claimed, Err(DiskError::Drive(DriveError::NoAnswer(_)))) {
             memory.free(frame);
         }
         claimed
@@ -155,7 +189,7 @@ impl Disk {
         let mut label = Label::new_zeroed();
         memory.read_bytes(frame, 0, label.as_mut_bytes());
         let slots = label.check(self.bytes).map_err(DiskError::Label)?;
-        if self.block.is_read_only() { Err(DiskError::ReadOnly) } else { Ok(slots) }
+        if self.drive.is_read_only() { Err(DiskError::ReadOnly) } else { Ok(slots) }
     }
 
     /// Writes to the first slot, and reads it back. At start-up nothing is swapped out yet.
@@ -171,6 +205,6 @@ impl Disk {
     }
 
     fn access(&mut self, access: Access, frame: Pfn) -> Result<(), DiskError> {
-        self.block.access(access, frame).map_err(DiskError::Virtio)
+        drive::transfer(&mut *self.drive, access, frame, self.patience).map_err(DiskError::Drive)
     }
 }

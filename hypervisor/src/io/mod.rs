@@ -1,17 +1,21 @@
 //! Herald's own devices: disks that its swap may live on.
 //!
 //! ```text
-//!   disk ──► virtio ──► the crate virtio-drivers ──► Dma, Ports: memory, registers, configuration space
-//!     └────► pci: which functions there are
+//!   queue ──► drive ◄── virtio ──► the crate virtio-drivers ──► Dma, Ports: memory, registers, configuration space
+//!     ▲         ▲─────── ata ──► ports of the controller, its table of frames
+//!     └─ disk: which there are, and which are Herald's ──► pci
 //! ```
 //!
-//! No interrupts: whoever asks a device waits for the answer, up to a limit. A device that does not behave costs its
-//! disk, and nothing else.
+//! A device that does not answer in time, or not well, costs its disk, and nothing else.
 
+mod ata;
 mod disk;
 mod dma;
+mod drive;
 mod pci;
+mod queue;
 mod transport;
 mod virtio;
 
 pub(crate) use disk::{SwapDisk, probe};
+pub(crate) use queue::SwapQueue;

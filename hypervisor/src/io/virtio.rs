@@ -8,24 +8,23 @@
 //! (`startup::virtio`). What a device was told of stays its own for ever, unless it has given it back.
 
 use super::dma::Dma;
+use super::drive::{Access, Drive, DriveError, SECTOR_BYTES};
 use super::pci::{self, Root};
 use super::transport::Bounded;
 use crate::cpu::registers::MapError;
-use crate::cpu::tsc;
 use crate::layout;
 use addr::{Hva, PAGE_SIZE, Pfn};
 use alloc::boxed::Box;
 use core::fmt;
 use core::mem::ManuallyDrop;
 use startup::virtio::{Structure, StructureError, Structures};
+use tiers::MOST_PAGES;
 use virtio_drivers::Error;
 use virtio_drivers::device::blk::{BlkReq, BlkResp, SECTOR_SIZE, VirtIOBlk};
 use virtio_drivers::transport::Transport;
 use virtio_drivers::transport::pci::bus::{DeviceFunction, PciError};
 use virtio_drivers::transport::pci::{PciTransport, VirtioPciError};
 
-/// Bytes of a sector.
-pub(super) const SECTOR_BYTES: u64 = SECTOR_SIZE as u64;
 /// The queue of requests (virtio 1.2, 5.2.2).
 const QUEUE: u16 = 0;
 /// What the crate makes of it.
@@ -35,7 +34,7 @@ const QUEUE_OFFSET: u64 = 0x1e;
 
 /// Why a device cannot be used.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum VirtioError {
+pub(crate) enum VirtioError {
     /// Its capabilities are no good.
     Structure(StructureError),
     /// A structure in a BAR of I/O ports, or of none.
@@ -57,8 +56,6 @@ pub(super) enum VirtioError {
     Queue(u32),
     /// The driver cannot be set up.
     Driver(Error),
-    /// A request that has no end.
-    NoAnswer(Access),
     /// A request that the device says has failed.
     Failed(Access, Error),
     /// It has not given the last request back.
@@ -77,30 +74,13 @@ impl fmt::Display for VirtioError {
             Self::Features => f.write_str("it insists on features that Herald's driver lacks"),
             Self::Queue(entries) => write!(f, "a queue of {entries} entries, {QUEUE_ENTRIES} are needed"),
             Self::Driver(error) => error.fmt(f),
-            Self::NoAnswer(access) => write!(f, "no answer to {access}"),
             Self::Failed(access, error) => write!(f, "{access} failed: {error}"),
             Self::Lost => f.write_str("it has never answered an earlier request"),
         }
     }
 }
 
-/// A page between a disk and memory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Access {
-    /// From this sector on, into memory.
-    Read(u64),
-    /// From memory, to this sector on.
-    Write(u64),
-}
-
-impl fmt::Display for Access {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Read(sector) => write!(f, "a read of sector {sector}"),
-            Self::Write(sector) => write!(f, "a write of sector {sector}"),
-        }
-    }
-}
+const _: () = assert!(SECTOR_SIZE as u64 == SECTOR_BYTES);
 
 /// A block device.
 pub(super) struct Block {
@@ -108,8 +88,28 @@ pub(super) struct Block {
     driver: ManuallyDrop<VirtIOBlk<Dma, Bounded>>,
     /// `None` once the device has kept it.
     request: Option<Box<Request>>,
-    /// TSC ticks.
-    patience: u64,
+    under_way: Option<Transfer>,
+    at: DeviceFunction,
+}
+
+/// What was asked for: page by page.
+struct Transfer {
+    access: Access,
+    frames: heapless::Vec<Pfn, MOST_PAGES>,
+    /// Pages that are done.
+    done: usize,
+    token: u16,
+}
+
+impl Transfer {
+    /// Where the present page lies.
+    fn page(&self) -> Access {
+        let offset = self.done as u64 * (PAGE_SIZE / SECTOR_BYTES);
+        match self.access {
+            Access::Read(sector) => Access::Read(sector + offset),
+            Access::Write(sector) => Access::Write(sector + offset),
+        }
+    }
 }
 
 /// What goes with the data, in memory that the device can be told of.
@@ -120,7 +120,7 @@ struct Request {
 }
 
 impl Block {
-    /// Takes the device over from firmware. It has `patience` TSC ticks for each answer, now and later.
+    /// Takes the device over from firmware. It has `patience` TSC ticks for each answer.
     ///
     /// # Errors
     /// [`VirtioError`]; the device may be a bus master still.
@@ -146,42 +146,39 @@ impl Block {
             error => VirtioError::Driver(error),
         })?;
         driver.disable_interrupts();
-        Ok(Self { driver: ManuallyDrop::new(driver), request: Some(Box::default()), patience })
+        Ok(Self { driver: ManuallyDrop::new(driver), request: Some(Box::default()), under_way: None, at })
     }
 
-    /// Sectors of 512 bytes.
-    pub(super) fn sectors(&self) -> u64 {
-        self.driver.capacity()
-    }
-
-    /// Whether it cannot be written to.
-    pub(super) fn is_read_only(&self) -> bool {
-        self.driver.readonly()
-    }
-
-    /// Moves a page between the disk and a frame that is the caller's alone. After [`VirtioError::NoAnswer`] the frame is
-    /// the device's.
-    ///
-    /// # Errors
-    /// [`VirtioError::NoAnswer`], [`VirtioError::Failed`], [`VirtioError::Lost`].
-    pub(super) fn access(&mut self, access: Access, frame: Pfn) -> Result<(), VirtioError> {
+    /// Asks for the present page.
+    fn ask(&mut self, transfer: &mut Transfer) -> Result<(), VirtioError> {
         let mut request = self.request.take().ok_or(VirtioError::Lost)?;
-        let first = layout::direct(frame.base()).as_u64() as *mut u8;
-        // SAFETY: a whole frame of the direct map, the caller's own, of which nobody else has a reference.
-        let data = unsafe { core::slice::from_raw_parts_mut(first, PAGE_SIZE as usize) };
-        // SAFETY: the request lies on the heap and is forgotten below if it does not come back, the frame is the
-        // caller's to forget; nobody looks at them before.
-        let result = match unsafe { self.submit(access, &mut request, data) } {
-            Ok(token) if !self.is_done_in_time(token) => {
-                core::mem::forget(request);
-                return Err(VirtioError::NoAnswer(access));
-            }
-            // SAFETY: the buffers that the token was given for.
-            Ok(token) => unsafe { self.complete(access, token, &mut request, data) },
-            Err(error) => Err(error),
-        };
+        let (access, data) = (transfer.page(), contents(transfer.frames[transfer.done]));
+        // SAFETY: the request lies on the heap and is forgotten if it does not come back, the frame is the caller's to
+        // forget; nobody looks at them before.
+        let token = unsafe { self.submit(access, &mut request, data) };
+        self.request = Some(request);
+        transfer.token = token.map_err(|error| VirtioError::Failed(access, error))?;
+        Ok(())
+    }
+
+    /// Takes the present page back, which is done.
+    fn take(&mut self, transfer: &Transfer) -> Result<(), VirtioError> {
+        let mut request = self.request.take().ok_or(VirtioError::Lost)?;
+        let (access, data) = (transfer.page(), contents(transfer.frames[transfer.done]));
+        // SAFETY: the buffers that the token was given for.
+        let result = unsafe { self.complete(access, transfer.token, &mut request, data) };
         self.request = Some(request);
         result.map_err(|error| VirtioError::Failed(access, error))
+    }
+
+    /// Goes on to the next page; `None`: there is one.
+    fn advance(&mut self, transfer: &mut Transfer) -> Option<Result<(), VirtioError>> {
+        let taken = self.take(transfer);
+        transfer.done += 1;
+        if taken.is_err() || transfer.done == transfer.frames.len() {
+            return Some(taken);
+        }
+        self.ask(transfer).err().map(Err)
     }
 
     /// # Safety
@@ -218,16 +215,50 @@ impl Block {
             }
         }
     }
+}
 
-    fn is_done_in_time(&mut self, token: u16) -> bool {
-        let start = tsc();
-        while self.driver.peek_used() != Some(token) {
-            if tsc() - start > self.patience {
-                return false;
-            }
-            core::hint::spin_loop();
+/// A frame's bytes, for as long as a device has it.
+fn contents<'a>(frame: Pfn) -> &'a mut [u8] {
+    let first = layout::direct(frame.base()).as_u64() as *mut u8;
+    // SAFETY: a whole frame of the direct map, the caller's own (`Drive::begin`), of which nobody else has a reference.
+    unsafe { core::slice::from_raw_parts_mut(first, PAGE_SIZE as usize) }
+}
+
+impl Drive for Block {
+    fn sectors(&self) -> u64 {
+        self.driver.capacity()
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.driver.readonly()
+    }
+
+    fn interrupt_line(&self) -> Option<u8> {
+        None
+    }
+
+    fn begin(&mut self, access: Access, frames: &[Pfn]) -> Result<(), DriveError> {
+        let frames = frames.iter().copied().collect();
+        let mut transfer = Transfer { access, frames, done: 0, token: 0 };
+        self.ask(&mut transfer).map_err(DriveError::Virtio)?;
+        self.under_way = Some(transfer);
+        Ok(())
+    }
+
+    fn poll(&mut self) -> Option<Result<(), DriveError>> {
+        let Some(mut transfer) = self.under_way.take() else { return Some(Ok(())) };
+        let done = self.driver.peek_used() == Some(transfer.token);
+        let result = if done { self.advance(&mut transfer) } else { None };
+        if result.is_none() {
+            self.under_way = Some(transfer);
         }
-        true
+        result.map(|result| result.map_err(DriveError::Virtio))
+    }
+
+    /// What the device was told of stays its own.
+    fn abandon(&mut self) {
+        core::mem::forget(self.request.take());
+        pci::close(&mut Root::new(pci::Ports), self.at);
     }
 }
 

@@ -26,6 +26,7 @@ mod run;
 mod stir;
 mod store;
 mod storm;
+mod swap;
 mod ticks;
 mod upheaval;
 mod vm;

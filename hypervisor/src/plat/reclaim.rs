@@ -8,6 +8,7 @@
 //!          the reserve, for what reclaim needs
 //! ```
 
+use super::swap::Writer;
 use crate::cpu::tsc;
 use crate::physmem::PhysicalMemory;
 use crate::sched::{self, Group, JoinHandle, Turn};
@@ -31,6 +32,8 @@ const WEIGHT: u32 = 100;
 /// The thread, and when it works.
 pub(crate) struct Reclaimer {
     mm: Arc<Mm<PhysicalMemory>>,
+    /// Who moves pages on to a disk.
+    writer: Option<Arc<Writer>>,
     low: u64,
     thread: Once<Arc<sched::Thread>>,
     stops: AtomicBool,
@@ -44,6 +47,7 @@ impl Reclaimer {
     /// [`OutOfFrames`].
     pub(super) fn start(
         mm: &Arc<Mm<PhysicalMemory>>,
+        writer: Option<Arc<Writer>>,
         tsc_hz: u64,
     ) -> Result<(Arc<Self>, JoinHandle), OutOfFrames> {
         let frames = mm.host().frames();
@@ -51,6 +55,7 @@ impl Reclaimer {
         let low = (frames.total() / PART).max(BATCH);
         let this = Arc::new(Self {
             mm: Arc::clone(mm),
+            writer,
             low,
             thread: Once::new(),
             stops: AtomicBool::new(false),
@@ -92,7 +97,9 @@ impl Reclaimer {
     /// Makes frames free up to the upper mark; when to try again, if that did not succeed.
     fn refill(&self) -> Option<u64> {
         while self.mm.host().frames().spare() < 2 * self.low && !self.stops.load(Ordering::Acquire) {
-            if self.mm.shrink(BATCH).reclaimed == 0 {
+            let reclaimed = self.mm.shrink(BATCH).reclaimed;
+            self.writer.iter().for_each(|writer| writer.look());
+            if reclaimed == 0 && !self.mm.make_room_in_swap() {
                 return Some(tsc() + self.tsc_hz / PAUSE);
             }
             if sched::turn() == Turn::Over {

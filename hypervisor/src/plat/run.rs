@@ -12,16 +12,18 @@ use super::oom;
 use super::reclaim::Reclaimer;
 use super::store::FrameStore;
 use super::storm;
+use super::swap::SwapSystem;
 use super::vm::{MachineClock, Place, Vm, VmError};
 use crate::cpu::{stacks, tsc};
+use crate::io::SwapDisk;
 use crate::physmem::PhysicalMemory;
 use crate::sched::{self, Group, JoinHandle};
 use crate::vcpu::{self, RunError, Vcpu};
 use crate::vmx::{VmcsConfig, Vmx};
-use abi::config::{BootConfig, Swap, VmConfig};
+use abi::config::{BootConfig, VmConfig};
 use abi::package::Table;
 use abi::status::Status;
-use addr::{PAGE_SHIFT, PageSize};
+use addr::PageSize;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -32,14 +34,11 @@ use mm::{Host, Mm, NewError, OutOfFrames, SwapDevice};
 use mmu::AccessedDirty;
 use spin::Mutex;
 use vmxdefs::capability::EptVpid;
-use zram::{NoTable, Zram};
 
 /// Supervisors mostly sleep; while they build a guest nobody waits for theirs alone.
 const SUPERVISOR_WEIGHT: u32 = 100;
 /// Frames that a guest takes while it is set up: roots, VMCS, bitmaps, stacks.
 const SETUP_FRAMES: u64 = 32;
-/// Slots of swap for each frame of compressed memory: pages may become so much smaller.
-const PAGES_PER_FRAME: u64 = 2;
 
 /// How a run ended, for the link's last frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,13 +51,15 @@ pub(crate) struct Outcome {
 
 /// Why a guest did not run to its end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum GuestError {
+pub(super) enum GuestError {
     /// An image that the package does not hold.
     NoImage(u32),
     /// Not even one frame, or no stack.
     NoMemory(OutOfFrames),
     /// No memory for what swap needs.
-    Swap(NoTable),
+    Swap(tiers::NewError),
+    /// No disk of Herald's with so many slots.
+    NoDisk(u64),
     Mm(NewError),
     Vm(VmError),
     Run(RunError),
@@ -67,7 +68,9 @@ enum GuestError {
 impl GuestError {
     const fn status(&self) -> Status {
         match self {
-            Self::NoImage(_) | Self::Swap(_) | Self::Mm(NewError::NoTable { .. }) => Status::Usage,
+            Self::NoImage(_) | Self::Swap(_) | Self::NoDisk(_) | Self::Mm(NewError::NoTable { .. }) => {
+                Status::Usage
+            }
             Self::Vm(error) => error.status(),
             Self::Run(_) | Self::NoMemory(_) | Self::Mm(NewError::OutOfFrames(_)) => Status::HeraldFailed,
         }
@@ -80,6 +83,7 @@ impl fmt::Display for GuestError {
             Self::NoMemory(error) => error.fmt(f),
             Self::NoImage(index) => write!(f, "the boot package has no entry {index}"),
             Self::Swap(error) => error.fmt(f),
+            Self::NoDisk(slots) => write!(f, "no disk labelled as Herald's has {slots} swap slots"),
             Self::Mm(error) => error.fmt(f),
             Self::Vm(error) => error.fmt(f),
             Self::Run(error) => error.fmt(f),
@@ -114,6 +118,8 @@ pub(crate) struct Machine {
     pub table: &'static Table<'static>,
     /// Time.
     pub clock: MachineClock,
+    /// Disks for the swap.
+    pub disks: &'static Mutex<Vec<SwapDisk>>,
 }
 
 impl HostMemory {
@@ -169,12 +175,11 @@ impl Machine {
     fn run(&'static self) -> Result<Vec<Outcome>, GuestError> {
         input::start(self.config.vms.iter().map(|vm| vm.name))?;
         let before = self.frames_accounted_for();
-        let mm = Mm::new(Arc::clone(self.host), self.swap()?).map_err(GuestError::Mm)?;
-        let reclaimer = if self.config.swap == Swap::default() {
-            None
-        } else {
-            Some(Reclaimer::start(&mm, self.clock.tsc_hz)?)
-        };
+        let faults = (self.clock.tsc_hz, self.config.inject.swap_faults);
+        let swap = SwapSystem::start(self.host, self.config.swap, self.disks, faults)?;
+        let mm = Mm::new(Arc::clone(self.host), self.swap_device(swap.as_ref())).map_err(GuestError::Mm)?;
+        let start = |swap: &SwapSystem| Reclaimer::start(&mm, swap.writer.clone(), self.clock.tsc_hz);
+        let reclaimer = swap.as_ref().map(start).transpose()?;
         assert!(!self.config.inject.panic, "a panic, as the configuration asks for");
         let several = self.config.vms.len() > 1;
         let outcomes = Arc::new(Mutex::new(Vec::new()));
@@ -201,6 +206,7 @@ impl Machine {
         }
         let mut outcomes = core::mem::take(&mut *outcomes.lock());
         drop(mm);
+        swap.into_iter().for_each(SwapSystem::stop);
         let after = self.frames_accounted_for();
         if after != before {
             log::error!("of {before} frames {after} are left: Herald leaks memory");
@@ -325,17 +331,12 @@ impl Machine {
     }
 
     /// Where pages go when frames are short; or, for tests of the mechanism, to other frames, which saves nothing.
-    fn swap(&self) -> Result<Option<Box<dyn SwapDevice>>, GuestError> {
-        let (slots, ram) = (self.config.inject.swap_slots, self.config.swap.ram >> PAGE_SHIFT);
+    fn swap_device(&self, swap: Option<&SwapSystem>) -> Option<Box<dyn SwapDevice>> {
+        let slots = self.config.inject.swap_slots;
         if slots > 0 {
-            return Ok(Some(Box::new(FrameStore::with_slots(Arc::clone(self.host), slots))));
+            return Some(Box::new(FrameStore::with_slots(Arc::clone(self.host), slots)));
         }
-        if ram == 0 {
-            return Ok(None);
-        }
-        let device =
-            Zram::new(Arc::clone(self.host), ram * PAGES_PER_FRAME, ram).map_err(GuestError::Swap)?;
-        Ok(Some(Box::new(device)))
+        swap.map(|swap| Box::new(Arc::clone(&swap.device)) as _)
     }
 
     fn guest(&self, config: &VmConfig<'static>) -> Result<Guest<'static>, GuestError> {

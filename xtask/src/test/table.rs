@@ -443,7 +443,25 @@ const HERALD_FAILS: [Scenario; 5] = [
 ];
 
 /// A machine without VMX: Herald looks at its disks, whatever they are, and goes on to say that there is none.
-const DISKS: [Scenario; 9] = [
+const DISKS: [Scenario; 10] = [
+    Scenario {
+        name: "disk-ata",
+        args: &[
+            "--machine",
+            "tcg",
+            "--chipset",
+            "i440fx",
+            "--disk",
+            "ata",
+            "--kernel",
+            "{testguest}",
+            "--log",
+            "info",
+        ],
+        status: 4,
+        stderr: &["ATA disk 0-0 at 00:01.1, 64 MiB, Herald's swap of 16383 slots", "no VMX"],
+        ..PLAIN
+    },
     Scenario {
         name: "disk-on-q35",
         args: &["--machine", "tcg", "--chipset", "q35", "--kernel", "{testguest}", "--log", "info"],

@@ -6,7 +6,7 @@ use super::source::File;
 /// What Herald is made of; the simulated machine in `tests` is made of the same.
 const HERALD: [&str; 15] = [
     "addr", "mutants", "sync", "abi", "paging", "mm", "mmu", "devices", "vmxdefs", "firmware", "emulate",
-    "fair", "screen", "startup", "zram",
+    "fair", "screen", "startup", "tiers",
 ];
 
 /// Models work on the product through the simulated machine.
@@ -26,7 +26,7 @@ const ALLOWED: [(&str, &[&str]); 25] = [
     ("firmware", &["addr", "abi"]),
     ("emulate", &["addr"]),
     ("fair", &[]),
-    ("zram", &["addr", "mm", "sync"]),
+    ("tiers", &["addr", "mm", "sync"]),
     ("screen", &["abi"]),
     ("startup", &["addr", "abi"]),
     ("herald", &HERALD),

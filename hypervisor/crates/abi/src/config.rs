@@ -56,10 +56,21 @@ pub struct Inject {
     pub host_operations: bool,
     /// Slots of a swap in memory; 0: no swap.
     pub swap_slots: u64,
+    /// Requests to the swap disk that fail.
+    pub swap_faults: SwapFaults,
     /// How often each guest is killed, at a random time, and started again; 0: never.
     pub kills: u32,
     /// Host operations on each guest's memory by a thread of their own, while the guest runs; 0: none.
     pub storm: u64,
+}
+
+/// Which requests to the swap disk fail; 0: none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct SwapFaults {
+    /// Every so manyeth read.
+    pub read_every: u32,
+    /// Every so manyeth write.
+    pub write_every: u32,
 }
 
 /// What backs guest memory.
@@ -82,6 +93,8 @@ pub enum Backing {
 pub struct Swap {
     /// Most memory that compressed pages may take.
     pub ram: u64,
+    /// Least size of the disk; the whole disk is used.
+    pub disk: u64,
 }
 
 /// One guest.

@@ -18,6 +18,7 @@ use crate::host::Host;
 use crate::mm::Mm;
 use crate::reclaim::Spared;
 use crate::space::AddressSpace;
+use crate::swap::SwapDevice;
 use addr::{Hva, HvaRange, PAGE_SIZE, Pfn};
 use alloc::sync::Arc;
 use core::ops::ControlFlow;
@@ -86,9 +87,14 @@ impl<H: Host> Mm<H> {
     /// For a fault that has found no frame, or no table: whether to try again. The caller holds no lock; a device that is
     /// full may take its time to have room again.
     pub fn make_room(&self) -> bool {
-        self.swap().device().is_some_and(|device| {
-            self.host().frames().spare() >= DIRECT || self.shrink(DIRECT).reclaimed > 0 || device.make_room()
-        })
+        let has_swap = self.swap().device().is_some();
+        let has_frames = || self.host().frames().spare() >= DIRECT || self.shrink(DIRECT).reclaimed > 0;
+        has_swap && (has_frames() || self.make_room_in_swap())
+    }
+
+    /// Makes room in swap, where that takes time; whether there is more now. The caller holds no lock.
+    pub fn make_room_in_swap(&self) -> bool {
+        self.swap().device().is_some_and(SwapDevice::make_room)
     }
 
     fn age(&self, clock: &mut Clock) {

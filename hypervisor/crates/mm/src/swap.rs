@@ -13,6 +13,7 @@
 
 use addr::Pfn;
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use mutants::{Mutant, intact};
@@ -94,6 +95,37 @@ pub trait SwapDevice: Send + Sync {
 
     /// What is kept there is not needed any more.
     fn discard(&self, slot: u64);
+}
+
+/// A device that several have.
+impl<D: SwapDevice + ?Sized> SwapDevice for Arc<D> {
+    fn slots(&self) -> u64 {
+        (**self).slots()
+    }
+
+    fn has_room(&self) -> bool {
+        (**self).has_room()
+    }
+
+    fn make_room(&self) -> bool {
+        (**self).make_room()
+    }
+
+    fn counts(&self) -> SwapCounts {
+        (**self).counts()
+    }
+
+    fn write(&self, slot: u64, frame: Pfn) -> Result<(), SlotError> {
+        (**self).write(slot, frame)
+    }
+
+    fn read(&self, slot: u64, frame: Pfn) -> Result<(), SlotError> {
+        (**self).read(slot, frame)
+    }
+
+    fn discard(&self, slot: u64) {
+        (**self).discard(slot);
+    }
 }
 
 /// A number of 32 bits, or none: slots are many, and their table lies in memory that is short.

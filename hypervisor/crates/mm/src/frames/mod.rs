@@ -110,7 +110,7 @@ impl Frames {
 
     /// Frames that have metadata, from frame 0 on.
     #[must_use]
-    pub(crate) fn known(&self) -> u64 {
+    pub fn known(&self) -> u64 {
         self.meta.len() as u64
     }
 

@@ -1,5 +1,6 @@
 //! Memory to compress in: a page, and its compressed form. A few of them are kept, as many as there were users at a time.
 
+use crate::entry::Object;
 use addr::PAGE_SIZE;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -34,15 +35,16 @@ impl Buffers {
         Some(&self.packed[..len])
     }
 
-    /// Where `len` bytes of compressed data go before they are decompressed.
-    pub(crate) fn packed_mut(&mut self, len: u16) -> &mut [u8] {
-        &mut self.packed[..usize::from(len)]
+    /// Where an object's bytes go.
+    pub(crate) fn place_for(&mut self, object: Object) -> &mut [u8] {
+        if object.is_raw() { &mut self.page } else { &mut self.packed[..usize::from(object.len)] }
     }
 
-    /// Decompresses them. `false`: they are no page.
-    pub(crate) fn decompress(&mut self, len: u16) -> bool {
-        let packed = &self.packed[..usize::from(len)];
-        lz4_flex::block::decompress_into(packed, &mut self.page).is_ok_and(|found| found == PAGE)
+    /// Makes the page of them. `false`: they are none.
+    pub(crate) fn unpack(&mut self, object: Object) -> bool {
+        let packed = &self.packed[..usize::from(object.len)];
+        object.is_raw()
+            || lz4_flex::block::decompress_into(packed, &mut self.page).is_ok_and(|found| found == PAGE)
     }
 }
 

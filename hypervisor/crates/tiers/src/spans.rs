@@ -1,4 +1,4 @@
-//! Objects of a few sizes in spans of four frames: an allocator for compressed pages.
+//! Objects of a few sizes in spans of four frames: an allocator for pages, compressed ones mostly.
 //!
 //! ```text
 //!   span: │ frame 0 │ frame 1 │ frame 2 │ frame 3 │
@@ -20,15 +20,28 @@ const FRAMES: usize = 4;
 const STEP: usize = 64;
 /// A span has a bit for each of its objects, so there are no smaller ones.
 const LEAST_BYTES: usize = FRAMES * PAGE / u64::BITS as usize;
-/// Largest object: five of them fit into a span. What is larger saves too little.
+/// Largest object that saves something: five of them fit into a span.
 pub(crate) const MOST_BYTES: usize = 3264;
-const CLASSES: usize = MOST_BYTES / STEP + 1;
+const CLASSES: usize = PAGE / STEP + 1;
 
-/// Where an object is.
+/// Where an object is: the number of its span, and in the low bits its own there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Place {
-    span: u32,
-    object: u8,
+pub(crate) struct Place(u32);
+
+impl Place {
+    const OBJECT_BITS: u32 = u64::BITS.trailing_zeros();
+
+    const fn new(span: u32, object: u32) -> Self {
+        Self(span << Self::OBJECT_BITS | object)
+    }
+
+    const fn span(self) -> u32 {
+        self.0 >> Self::OBJECT_BITS
+    }
+
+    const fn object(self) -> u32 {
+        self.0 & (u64::BITS - 1)
+    }
 }
 
 struct Span {
@@ -68,10 +81,16 @@ pub(crate) struct Spans<H: Host> {
 impl<H: Host> Spans<H> {
     /// None yet, and never more than `limit` frames. `None`: there is no memory for so many spans' places.
     pub(crate) fn new(host: Arc<H>, limit: u64) -> Option<Self> {
-        let most = limit as usize / FRAMES;
+        let most = (limit as usize / FRAMES).min(1 << (u32::BITS - Place::OBJECT_BITS));
         let (mut all, mut free) = (Vec::new(), Vec::new());
         all.try_reserve_exact(most).and_then(|()| free.try_reserve_exact(most)).ok()?;
+        let limit = (most * FRAMES) as u64;
         Some(Self { host, limit, all, free, count: 0, open: [const { Vec::new() }; CLASSES] })
+    }
+
+    /// Whether the frames in use are three quarters of all, or more.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.frames() >= self.limit / 4 * 3
     }
 
     /// Frames in use.
@@ -84,7 +103,7 @@ impl<H: Host> Spans<H> {
         self.frames() + FRAMES as u64 <= self.limit
     }
 
-    /// Keeps these bytes, at most [`MOST_BYTES`]; `None`: there is no room.
+    /// Keeps these bytes, at most a page; `None`: there is no room.
     pub(crate) fn store(&mut self, data: &[u8]) -> Option<Place> {
         let class = data.len().max(LEAST_BYTES).div_ceil(STEP) as u8;
         let number = match self.open[usize::from(class)].last() {
@@ -92,12 +111,12 @@ impl<H: Host> Spans<H> {
             None => self.add(class)?,
         };
         let span = self.all[number as usize].as_mut()?;
-        let object = span.used.trailing_ones() as u8;
+        let object = span.used.trailing_ones();
         span.used |= 1 << object;
         if span.is_full() {
             self.open[usize::from(class)].pop();
         }
-        let place = Place { span: number, object };
+        let place = Place::new(number, object);
         self.pieces(place, data.len(), |frame, offset, part| {
             self.host.write_bytes(frame, offset, &data[part]);
         });
@@ -113,8 +132,8 @@ impl<H: Host> Spans<H> {
 
     /// Calls `each` for the parts of an object that lie in one frame each: the frame, the offset there, the part.
     fn pieces(&self, place: Place, len: usize, mut each: impl FnMut(Pfn, usize, core::ops::Range<usize>)) {
-        let Some(span) = &self.all[place.span as usize] else { return };
-        let start = usize::from(place.object) * bytes_of(span.class);
+        let Some(span) = &self.all[place.span() as usize] else { return };
+        let start = place.object() as usize * bytes_of(span.class);
         let mut done = 0;
         while done < len {
             let (frame, offset) = ((start + done) / PAGE, (start + done) % PAGE);
@@ -126,17 +145,17 @@ impl<H: Host> Spans<H> {
 
     /// The object is not needed any more.
     pub(crate) fn free(&mut self, place: Place) {
-        let Some(span) = self.all[place.span as usize].as_mut() else { return };
+        let Some(span) = self.all[place.span() as usize].as_mut() else { return };
         let class = usize::from(span.class);
         let was_full = span.is_full();
-        span.used &= !(1 << place.object);
+        span.used &= !(1 << place.object());
         if span.used == 0 {
             if !was_full {
-                self.open[class].retain(|&open| open != place.span);
+                self.open[class].retain(|&open| open != place.span());
             }
-            self.remove(place.span);
+            self.remove(place.span());
         } else if was_full {
-            self.open[class].push(place.span);
+            self.open[class].push(place.span());
         }
     }
 

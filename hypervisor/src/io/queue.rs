@@ -1,0 +1,215 @@
+//! The swap disk at work: requests wait in two lines, and a thread takes them to the drive, one at a time.
+//!
+//! ```text
+//!   who faults ──► reads  ─┐                         ┌── interrupt, or a look now and then
+//!   who writes ──► writes ─┴─► the disk's thread ─► drive ─► done: whoever has asked goes on
+//! ```
+//!
+//! Reads first, since a guest waits for each of them; but not for ever, since they need frames, which come from writes.
+
+use super::SwapDisk;
+use super::drive::{Access, Drive, DriveError};
+use crate::cpu::{interrupts, tsc};
+use crate::sched::{self, Group, JoinHandle, Thread};
+use abi::config::SwapFaults;
+use addr::Pfn;
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use mm::OutOfFrames;
+use spin::{Mutex, Once};
+use tiers::{BlockDevice, BlockError, MOST_PAGES};
+
+/// Reads in a row while a write waits.
+const MOST_READS: u32 = 8;
+/// Looks at a drive in a second that may not interrupt.
+const LOOKS: u64 = 2000;
+/// Before guests: it only moves pages between lines and drive.
+const WEIGHT: u32 = 400;
+
+/// Whom the interrupt wakes.
+static THREAD: Once<Arc<Thread>> = Once::new();
+
+const PENDING: u8 = 0;
+const DONE: u8 = 1;
+const FAILED: u8 = 2;
+
+struct Request {
+    block: u64,
+    writes: bool,
+    /// None: who asks only wants to know when those before it are done.
+    frames: heapless::Vec<Pfn, MOST_PAGES>,
+    state: AtomicU8,
+    waiter: Arc<Thread>,
+}
+
+#[derive(Default)]
+struct Lines {
+    reads: VecDeque<Arc<Request>>,
+    writes: VecDeque<Arc<Request>>,
+    /// Reads since the last write.
+    reads_served: u32,
+    /// Requests so far, for faults that are injected.
+    count: [u32; 2],
+}
+
+/// The lines.
+pub(crate) struct SwapQueue {
+    slots: u64,
+    lines: Mutex<Lines>,
+    thread: Once<Arc<Thread>>,
+    stops: AtomicBool,
+    faults: SwapFaults,
+}
+
+impl SwapQueue {
+    /// Starts the thread of a disk.
+    ///
+    /// # Errors
+    /// [`OutOfFrames`].
+    pub(crate) fn start(
+        disk: SwapDisk,
+        tsc_hz: u64,
+        faults: SwapFaults,
+    ) -> Result<(Arc<Self>, JoinHandle), OutOfFrames> {
+        let this = Arc::new(Self {
+            slots: disk.slots(),
+            lines: Mutex::default(),
+            thread: Once::new(),
+            stops: AtomicBool::new(false),
+            faults,
+        });
+        let (drive, patience) = disk.into_drive();
+        let line = drive.interrupt_line();
+        let mut server = Server { drive, patience, pause: tsc_hz / LOOKS };
+        let own = Arc::clone(&this);
+        let handle = sched::spawn(&Group::new(WEIGHT), move || own.run(&mut server))?;
+        this.thread.call_once(|| Arc::clone(handle.thread()));
+        THREAD.call_once(|| Arc::clone(handle.thread()));
+        if let Some(line) = line {
+            interrupts::listen_to_disk(line, || THREAD.get().into_iter().for_each(Thread::unpark));
+        }
+        Ok((this, handle))
+    }
+
+    /// The thread ends, once nobody waits.
+    pub(crate) fn stop(&self) {
+        self.stops.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        self.thread.get().into_iter().for_each(Thread::unpark);
+    }
+
+    /// Asks, and waits for the answer. No lock is held.
+    fn ask(&self, block: u64, writes: bool, frames: &[Pfn]) -> Result<(), BlockError> {
+        let request = Arc::new(Request {
+            block,
+            writes,
+            frames: frames.iter().copied().collect(),
+            state: AtomicU8::new(PENDING),
+            waiter: sched::current(),
+        });
+        let mut lines = self.lines.lock();
+        let line = if writes { &mut lines.writes } else { &mut lines.reads };
+        line.push_back(Arc::clone(&request));
+        drop(lines);
+        self.wake();
+        loop {
+            match request.state.load(Ordering::Acquire) {
+                PENDING => sched::park(None),
+                DONE => return Ok(()),
+                _ => return Err(BlockError { block }),
+            }
+        }
+    }
+
+    fn next(&self) -> Option<Arc<Request>> {
+        let mut lines = self.lines.lock();
+        let patient = lines.reads_served < MOST_READS || lines.writes.is_empty();
+        let read = if patient { lines.reads.pop_front() } else { None };
+        lines.reads_served = if read.is_some() { lines.reads_served + 1 } else { 0 };
+        read.or_else(|| lines.writes.pop_front()).or_else(|| lines.reads.pop_front())
+    }
+
+    fn run(&self, server: &mut Server) {
+        loop {
+            match self.next() {
+                Some(request) => {
+                    let good = self.is_spared(&request) && server.serve(&request);
+                    request.state.store(if good { DONE } else { FAILED }, Ordering::Release);
+                    request.waiter.unpark();
+                }
+                None if self.stops.load(Ordering::Acquire) => return,
+                None => sched::park(None),
+            }
+        }
+    }
+
+    /// Whether no fault is to be injected.
+    fn is_spared(&self, request: &Request) -> bool {
+        let every = if request.writes { self.faults.write_every } else { self.faults.read_every };
+        let count = &mut self.lines.lock().count[usize::from(request.writes)];
+        *count += u32::from(!request.frames.is_empty());
+        every == 0 || !count.is_multiple_of(every)
+    }
+}
+
+impl BlockDevice for SwapQueue {
+    fn blocks(&self) -> u64 {
+        self.slots
+    }
+
+    fn read(&self, first: u64, frames: &[Pfn]) -> Result<(), BlockError> {
+        self.ask(first, false, frames)
+    }
+
+    fn write(&self, first: u64, frames: &[Pfn]) -> Result<(), BlockError> {
+        self.ask(first, true, frames)
+    }
+
+    fn wait(&self) {
+        // Nothing is asked of the drive, so nothing fails.
+        let _ = self.ask(0, true, &[]);
+    }
+}
+
+/// What the thread owns.
+struct Server {
+    drive: Box<dyn Drive>,
+    /// TSC ticks for an answer.
+    patience: u64,
+    /// TSC ticks between two looks.
+    pause: u64,
+}
+
+impl Server {
+    fn serve(&mut self, request: &Request) -> bool {
+        let access = SwapDisk::access(request.block, request.writes);
+        if request.frames.is_empty() {
+            return true;
+        }
+        let result = self.drive.begin(access, &request.frames).and_then(|()| self.wait(access));
+        if let Err(error) = &result {
+            log::error!("swap disk: {error}");
+        }
+        result.is_ok()
+    }
+
+    /// Waits until a request is done. A drive that does not answer is cut off: it refuses whatever comes later.
+    fn wait(&mut self, access: Access) -> Result<(), DriveError> {
+        let start = tsc();
+        loop {
+            if let Some(result) = self.drive.poll() {
+                return result;
+            }
+            if tsc() - start > self.patience {
+                self.drive.abandon();
+                return Err(DriveError::NoAnswer(access));
+            }
+            sched::park(Some(tsc() + self.pause));
+        }
+    }
+}
