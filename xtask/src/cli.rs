@@ -261,6 +261,10 @@ pub(crate) enum Stress {
     Swapstorm,
     /// Linux guests with more memory than the machine run stress-ng, and verify what they have written
     Overcommit,
+    /// Ten idle Linux guests are squeezed, and one is woken
+    Idle,
+    /// A swap disk that fails to write, fails to read, or is full
+    FaultyDisk,
 }
 
 impl std::fmt::Display for Stress {
@@ -270,6 +274,8 @@ impl std::fmt::Display for Stress {
             Self::Kills => "kills",
             Self::Swapstorm => "swapstorm",
             Self::Overcommit => "overcommit",
+            Self::Idle => "idle",
+            Self::FaultyDisk => "faulty-disk",
         })
     }
 }
@@ -285,6 +291,9 @@ pub(crate) struct StressArgs {
     /// The short form: minutes at most
     #[arg(long)]
     pub(crate) quick: bool,
+    /// With overcommit: throughput as guests' memory grows over the machine's
+    #[arg(long)]
+    pub(crate) ratio: bool,
     /// Virtual processors of a guest
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=32))]
     pub(crate) vcpus: Option<u32>,

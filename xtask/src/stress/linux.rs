@@ -150,7 +150,7 @@ fn libraries_of(bytes: &[u8]) -> Result<Vec<String>> {
     let sections = header.sections(endian, bytes)?;
     let Some((entries, link)) = sections.dynamic(endian, bytes)? else { return Ok(Vec::new()) };
     let strings = sections.strings(endian, bytes, link)?;
-    let names = entries.iter().filter(|entry| entry.tag32(endian) == Some(i64::from(DT_NEEDED.0)));
+    let names = entries.iter().filter(|entry| entry.tag32(endian) == i32::try_from(DT_NEEDED.0).ok());
     names.map(|entry| Ok(String::from_utf8_lossy(entry.string(endian, strings)?).into_owned())).collect()
 }
 

@@ -8,7 +8,9 @@
 
 mod chart;
 mod drive;
+mod faulty_disk;
 mod history;
+mod idle;
 mod linux;
 mod live;
 mod overcommit;
@@ -24,7 +26,7 @@ use crate::elf32;
 use crate::metal::{self, Binaries};
 use crate::run::RunDir;
 use anyhow::{Context, Result};
-use plan::Plan;
+use plan::{Finished, Judgement, Plan};
 use std::path::PathBuf;
 
 /// What programs are made of: the command line, and files of this build.
@@ -60,6 +62,13 @@ impl Bench<'_> {
     }
 }
 
+/// One of a program's runs, when it is over.
+struct Part {
+    plan: Plan,
+    finished: Finished,
+    judgement: Judgement,
+}
+
 /// Runs a program; 0 if all was well.
 ///
 /// # Errors
@@ -71,17 +80,23 @@ pub(crate) fn run(args: &StressArgs) -> Result<u8> {
     let elf = std::fs::read(&binaries.testguest).context("the test guest")?;
     std::fs::write(&testguest, elf32::from_elf64(&elf, 0)?)?;
     let bench = Bench { args, testguest, dir, binaries };
-    let plan = plan_of(&bench)?;
-    let finished = drive::drive(&args.name.to_string(), &plan)?;
-    let judgement = (plan.judge)(&finished);
-    report::report(args, &plan, &finished, &judgement)
+    let mut parts = Vec::new();
+    for plan in plans_of(&bench)? {
+        let finished = drive::drive(&plan.label, &plan)?;
+        let judgement = (plan.judge)(&finished);
+        parts.push(Part { plan, finished, judgement });
+    }
+    report::report(args, &parts)
 }
 
-fn plan_of(bench: &Bench<'_>) -> Result<Plan> {
+fn plans_of(bench: &Bench<'_>) -> Result<Vec<Plan>> {
     Ok(match bench.args.name {
-        Stress::Storm => storm::storm(bench),
-        Stress::Kills => storm::kills(bench),
-        Stress::Swapstorm => swapstorm::plan(bench),
-        Stress::Overcommit => overcommit::plan(bench)?,
+        Stress::Storm => vec![storm::storm(bench)],
+        Stress::Kills => vec![storm::kills(bench)],
+        Stress::Swapstorm => vec![swapstorm::plan(bench)],
+        Stress::Overcommit if bench.args.ratio => overcommit::ratios(bench)?,
+        Stress::Overcommit => vec![overcommit::plan(bench)?],
+        Stress::Idle => vec![idle::plan(bench)?],
+        Stress::FaultyDisk => faulty_disk::plans(bench)?,
     })
 }

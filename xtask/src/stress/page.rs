@@ -20,14 +20,20 @@ code { font-size: .92em; overflow-wrap: anywhere }
 svg { width: 100%; height: auto; margin: .4em 0 } svg text { fill: var(--ink) } svg .rule { stroke: var(--rule) }
 ";
 
+/// One run on it.
+pub(super) struct Section {
+    pub(super) label: String,
+    pub(super) command: String,
+    /// How long it took.
+    pub(super) summary: String,
+    pub(super) charts: Vec<Chart>,
+}
+
 /// What stands on it.
 pub(super) struct Page<'a> {
     pub(super) name: &'a str,
-    pub(super) command: &'a str,
-    /// One sentence: how long it took.
-    pub(super) summary: &'a str,
     pub(super) judgement: &'a Judgement,
-    pub(super) charts: &'a [Chart],
+    pub(super) sections: &'a [Section],
 }
 
 impl Page<'_> {
@@ -37,33 +43,44 @@ impl Page<'_> {
         let name = escape(self.name);
         let mut html = format!(
             "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Herald: stress {name}</title>\n\
-             <style>{STYLE}</style></head><body>\n<h1>stress {name}: <span class=\"{class}\">{verdict}</span></h1>\n\
-             <p class=\"faint\">{}<br><code>{}</code></p>\n<h2>What had to be true</h2>\n<table>\n",
-            escape(self.summary),
-            escape(self.command),
+             <style>{STYLE}</style></head><body>\n<h1>stress {name}: <span class=\"{class}\">{verdict}</span></h1>\n",
         );
+        html.push_str(&self.tables());
+        self.sections.iter().for_each(|section| html.push_str(&section.html()));
+        html.push_str("</body></html>\n");
+        html
+    }
+
+    fn tables(&self) -> String {
+        let mut html = "<h2>What had to be true</h2>\n<table>\n".to_owned();
         for check in &self.judgement.checks {
             let (class, sign) = if check.passed { ("well", "✓") } else { ("bad", "✗") };
             let what = escape(&check.what);
             let _ = writeln!(html, "<tr><td class=\"{class}\">{sign}</td><td>{what}</td></tr>");
         }
         html.push_str("</table>\n");
-        if !self.judgement.figures.is_empty() {
-            html.push_str("<h2>What was measured</h2>\n<table>\n");
-            for figure in &self.judgement.figures {
-                let _ = writeln!(
-                    html,
-                    "<tr><td>{}</td><td class=\"value\">{}</td><td>{}</td></tr>",
-                    escape(&figure.name),
-                    svg::number(figure.value),
-                    escape(figure.unit)
-                );
-            }
-            html.push_str("</table>\n");
+        if self.judgement.figures.is_empty() {
+            return html;
         }
-        html.push_str("<h2>Over time</h2>\n");
-        self.charts.iter().for_each(|chart| html.push_str(&svg::draw(chart)));
-        html.push_str("</body></html>\n");
+        html.push_str("<h2>What was measured</h2>\n<table>\n");
+        for figure in &self.judgement.figures {
+            let (name, unit) = (escape(&figure.name), escape(figure.unit));
+            let value = svg::number(figure.value);
+            let _ = writeln!(html, "<tr><td>{name}</td><td class=\"value\">{value}</td><td>{unit}</td></tr>");
+        }
+        html.push_str("</table>\n");
         html
+    }
+}
+
+impl Section {
+    fn html(&self) -> String {
+        let heading = format!(
+            "<h2>{} over time</h2>\n<p class=\"faint\">{}<br><code>{}</code></p>\n",
+            escape(&self.label),
+            escape(&self.summary),
+            escape(&self.command),
+        );
+        self.charts.iter().fold(heading, |html, chart| html + &svg::draw(chart))
     }
 }

@@ -23,6 +23,8 @@ pub(super) type Judge = Box<dyn Fn(&Finished) -> Judgement>;
 
 /// A run that is to be made.
 pub(super) struct Plan {
+    /// Which of a program's runs.
+    pub(super) label: String,
     /// Behind `run`.
     pub(super) arguments: Vec<String>,
     /// What is typed, in this order.
@@ -97,6 +99,14 @@ impl Judgement {
 
     pub(super) fn passed(&self) -> bool {
         self.checks.iter().all(|check| check.passed)
+    }
+
+    /// Takes over another one's, as part `label`.
+    pub(super) fn absorb(&mut self, label: &str, other: &Self) {
+        let checks = other.checks.iter().cloned();
+        self.checks.extend(checks.map(|check| Check { what: format!("{label}: {}", check.what), ..check }));
+        let figures = other.figures.iter().cloned();
+        self.figures.extend(figures.map(|figure| Figure { name: format!("{label}: {}", figure.name), ..figure }));
     }
 
     pub(super) fn json(&self) -> Value {

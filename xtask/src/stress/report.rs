@@ -1,8 +1,9 @@
 //! The end of a stress program: the verdict on the terminal, the JSON file, the page, and what was said.
 
+use super::Part;
 use super::chart::{self, Chart};
-use super::page::Page;
-use super::plan::{Finished, Judgement, Plan};
+use super::page::{Page, Section};
+use super::plan::Judgement;
 use super::svg;
 use crate::cli::StressArgs;
 use crate::workspace;
@@ -17,28 +18,47 @@ const TAIL: usize = 20;
 ///
 /// # Errors
 /// A file cannot be written.
-pub(super) fn report(args: &StressArgs, plan: &Plan, run: &Finished, judgement: &Judgement) -> Result<u8> {
+pub(super) fn report(args: &StressArgs, parts: &[Part]) -> Result<u8> {
     let name = args.name.to_string();
-    let charts = chart::all(&run.history);
-    let command = format!("cargo xtask run {}", plan.arguments.join(" "));
-    let summary = format!("{:.1} s of the machine's time in {:.0} s", run.history.end(), run.seconds);
-    let page = Page { name: &name, command: &command, summary: &summary, judgement, charts: &charts };
+    let judgement = sum(parts);
+    let sections: Vec<Section> = parts.iter().map(section).collect();
     let paths = Paths::of(args)?;
-    write(&paths.page, &page.html())?;
-    write(&paths.said, &format!("{}\n{}", run.console, run.log))?;
-    let json = document(&name, &command, run, judgement, &charts);
+    let said = parts.iter().map(|part| format!("{}\n{}\n", part.finished.console, part.finished.log));
+    write(&paths.said, &said.collect::<String>())?;
+    write(&paths.page, &Page { name: &name, judgement: &judgement, sections: &sections }.html())?;
+    let json = document(&name, parts, &judgement, &sections);
     write(&paths.json, &format!("{json:#}\n"))?;
-    if !judgement.passed() {
-        eprintln!("{}\n{}", tail(&run.console), tail(&run.log));
+    for part in parts.iter().filter(|part| !part.judgement.passed()) {
+        eprintln!("{}:\n{}\n{}", part.plan.label, tail(&part.finished.console), tail(&part.finished.log));
     }
-    print(judgement);
-    println!("{name}: {summary}; {} and {}", paths.json.display(), paths.page.display());
+    print(&judgement);
+    println!("{name}: {} and {}", paths.json.display(), paths.page.display());
     println!("{name}: {}", if judgement.passed() { "ok" } else { "FAILED" });
     Ok(u8::from(!judgement.passed()))
 }
 
+/// All parts' judgements in one.
+fn sum(parts: &[Part]) -> Judgement {
+    let [part] = parts else {
+        let mut sum = Judgement::default();
+        parts.iter().for_each(|part| sum.absorb(&part.plan.label, &part.judgement));
+        return sum;
+    };
+    part.judgement.clone()
+}
+
+fn section(part: &Part) -> Section {
+    let run = &part.finished;
+    Section {
+        label: part.plan.label.clone(),
+        command: format!("cargo xtask run {}", part.plan.arguments.join(" ")),
+        summary: format!("{:.1} s of the machine's time in {:.0} s", run.history.end(), run.seconds),
+        charts: chart::all(&run.history),
+    }
+}
+
 /// Prints what had to be true and what was measured.
-pub(super) fn print(judgement: &Judgement) {
+fn print(judgement: &Judgement) {
     for check in &judgement.checks {
         println!("{:6}  {}", if check.passed { "ok" } else { "FAILED" }, check.what);
     }
@@ -48,16 +68,16 @@ pub(super) fn print(judgement: &Judgement) {
 }
 
 /// Where results go.
-pub(super) struct Paths {
-    pub(super) json: PathBuf,
-    pub(super) page: PathBuf,
+struct Paths {
+    json: PathBuf,
+    page: PathBuf,
     /// Consoles and log.
     said: PathBuf,
 }
 
 impl Paths {
     /// Beside the JSON file that the command line names, if it does.
-    pub(super) fn of(args: &StressArgs) -> Result<Self> {
+    fn of(args: &StressArgs) -> Result<Self> {
         let dir = workspace::target().join("stress");
         std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
         let default = dir.join(format!("{}.json", args.name));
@@ -66,27 +86,33 @@ impl Paths {
     }
 }
 
-/// Writes a file.
-pub(super) fn write(path: &Path, text: &str) -> Result<()> {
+fn write(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, text).with_context(|| path.display().to_string())
 }
 
-fn document(name: &str, command: &str, run: &Finished, judgement: &Judgement, charts: &[Chart]) -> Value {
+fn document(name: &str, parts: &[Part], judgement: &Judgement, sections: &[Section]) -> Value {
+    let runs = parts.iter().zip(sections).map(|(part, section)| run_of(part, section));
+    let Value::Object(mut document) = judgement.json() else { return Value::Null };
+    document.insert("name".to_owned(), json!(name));
+    document.insert("runs".to_owned(), runs.collect());
+    Value::Object(document)
+}
+
+fn run_of(part: &Part, section: &Section) -> Value {
+    let run = &part.finished;
     let guests = run.history.names().iter().enumerate().map(|(guest, name)| {
         let last = run.history.last(guest).map(|sample| sample.record);
         json!({"name": name, "last": last})
     });
-    let Value::Object(mut document) = judgement.json() else { return Value::Null };
-    document.extend([
-        ("name".to_owned(), json!(name)),
-        ("command".to_owned(), json!(command)),
-        ("status".to_owned(), json!(run.status)),
-        ("seconds".to_owned(), json!(run.seconds)),
-        ("machine_seconds".to_owned(), json!(run.history.end())),
-        ("guests".to_owned(), guests.collect()),
-        ("charts".to_owned(), charts.iter().map(Chart::json).collect()),
-    ]);
-    Value::Object(document)
+    json!({
+        "label": section.label,
+        "command": section.command,
+        "status": run.status,
+        "seconds": run.seconds,
+        "machine_seconds": run.history.end(),
+        "guests": guests.collect::<Vec<_>>(),
+        "charts": section.charts.iter().map(Chart::json).collect::<Vec<_>>(),
+    })
 }
 
 fn tail(text: &str) -> String {
