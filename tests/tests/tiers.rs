@@ -2,7 +2,8 @@
 
 use addr::{PAGE_SIZE, PageSize, Pfn};
 use mm::{FrameMemory, Host, SwapDevice};
-use proptest::prelude::*;
+use proptest::prelude::{Just, Strategy, any, prop, prop_assert, proptest};
+use proptest::prop_oneof;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sync::{Held, Rank};

@@ -241,6 +241,7 @@ pub(super) fn leave(why: Leaving) {
     if found.is_none() && why == Leaving::Queued {
         return;
     }
+    let resident = current().resident.leave();
     let (saved, target) = own(|running| {
         let (account, thread) = found.unwrap_or_else(|| (Account::default(), Arc::clone(&running.idle)));
         thread.last_cpu.store(cpu::index(), Ordering::Relaxed);
@@ -255,6 +256,7 @@ pub(super) fn leave(why: Leaving) {
     // CPU alone, or is its idle thread. Interrupts are off, `own` is not in use, and callers hold no lock.
     unsafe { switch(saved, *target) };
     finish_switch();
+    resident.inspect(|resident| resident.take());
 }
 
 /// Makes the thread that was left available. The first thing that a thread does on a CPU.

@@ -9,6 +9,7 @@
 //! ```
 
 use super::cpu::{self, Leaving};
+use super::resident::Slot;
 use super::switch;
 use crate::cpu::stacks::Stack;
 use alloc::boxed::Box;
@@ -64,6 +65,8 @@ pub(crate) struct Thread {
     parked: Mutex<(Account, u64)>,
     gone: AtomicBool,
     waiter: Mutex<Option<Arc<Thread>>>,
+    /// What it has in its CPU.
+    pub(super) resident: Slot,
 }
 
 // SAFETY: `saved` is written by the CPU that leaves the thread and read by the one that enters it next; the handover (see
@@ -89,6 +92,7 @@ impl Thread {
             parked: Mutex::new((Account::default(), 0)),
             gone: AtomicBool::new(false),
             waiter: Mutex::new(None),
+            resident: Slot::default(),
         }
     }
 

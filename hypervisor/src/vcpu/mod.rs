@@ -18,9 +18,10 @@ use crate::physmem::PhysicalMemory;
 use crate::plat::Ticks;
 use crate::vmx::{GuestRegisters, Vmcs, VmcsConfig, VmcsError, Vmx};
 use abi::telemetry::Exits;
+use alloc::rc::Rc;
 use alloc::sync::Arc;
 use devices::VcpuId;
-use extended::Extended;
+use place::Place;
 use vmxdefs::event::Event;
 use vmxdefs::field::{Field, Segment};
 
@@ -85,10 +86,8 @@ pub(crate) struct Vcpu {
     turn_ends: Option<u64>,
     /// It spins: whoever waits for its CPU goes first.
     pub gives_way: bool,
-    /// What is not in the VMCS while another may have the CPU.
-    extended: Extended,
-    /// It has a CPU: its VMCS and its extended registers are there.
-    loaded: bool,
+    /// What it has in a CPU.
+    place: Rc<Place>,
 }
 
 /// What a virtual processor does (SDM vol. 3C 25.4.2).
@@ -114,9 +113,11 @@ impl Vcpu {
         config: &VmcsConfig,
         entry: Option<&firmware::Entry>,
     ) -> Result<Self, VmcsError> {
+        let vmcs = Vmcs::new(vmx, memory, config)?;
+        let place = Rc::new(Place::new(Rc::clone(vmcs.residence())));
         let mut vcpu = Self {
             id,
-            vmcs: Vmcs::new(vmx, memory, config)?,
+            vmcs,
             registers: GuestRegisters::default(),
             counters: Counters::default(),
             ticks: Ticks::default(),
@@ -127,10 +128,8 @@ impl Vcpu {
             deadline: None,
             turn_ends: None,
             gives_way: false,
-            extended: Extended::new(),
-            loaded: true,
+            place,
         };
-        vcpu.extended.restore();
         match entry {
             Some(entry) => vcpu.load(entry),
             None => vcpu.reset(),
@@ -142,12 +141,12 @@ impl Vcpu {
     /// Sets XCR0, as XSETBV does; `false` where the processor lacks a component.
     #[must_use]
     pub(crate) fn set_xcr0(&mut self, value: u64) -> bool {
-        self.extended.set_xcr0(value)
+        self.place.extended.borrow_mut().set_xcr0(value)
     }
 
     /// Drops the linear translations cached for it: after a change that the processor itself would flush for.
     pub(crate) fn flush_linear(&mut self) {
-        self.counters.invvpid += u64::from(self.vmcs.flush_linear());
+        self.counters.invvpid += u64::from(self.vmcs.residence().flush_linear());
     }
 
     /// A general register, RSP included.

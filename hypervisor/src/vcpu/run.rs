@@ -46,6 +46,7 @@ impl fmt::Display for RunError {
 
 /// Runs a virtual processor until its guest ends, whoever ends it.
 pub(crate) fn run(vcpu: &mut Vcpu, vm: &Vm) {
+    let residing = vcpu.reside();
     vm.control(vcpu.id).set_busy(true);
     while !vm.has_ended() {
         if let Err(end) = step(vcpu, vm) {
@@ -55,6 +56,7 @@ pub(crate) fn run(vcpu: &mut Vcpu, vm: &Vm) {
     vm.control(vcpu.id).set_busy(false);
     vm.control(vcpu.id).publish(&vcpu.counters, &vcpu.ticks);
     vcpu.leave_cpu();
+    drop(residing);
 }
 
 /// Once around the loop: waits, or runs until the next exit is handled.

@@ -5,6 +5,7 @@ mod enter;
 mod host_state;
 mod instructions;
 mod region;
+mod residence;
 mod startup;
 mod virtual_apic;
 mod vmcs;
@@ -12,6 +13,7 @@ mod vpid;
 
 pub(crate) use enter::GuestRegisters;
 pub(crate) use instructions::invept_single;
+pub(crate) use residence::Residence;
 pub(crate) use startup::Vmx;
 pub(crate) use virtual_apic::VirtualApic;
 pub(crate) use vmcs::{CR0_OWNED, CR4_OWNED, EntryError, Vmcs, VmcsConfig, VmcsError};

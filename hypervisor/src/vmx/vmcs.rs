@@ -1,19 +1,18 @@
 //! The VMCS of one virtual processor: its controls, negotiated; its fields; entry.
 
 use super::enter::{GuestRegisters, enter_guest};
-use super::host_state;
-use super::instructions::{VmFail, invvpid_single, vmclear, vmptrld, vmread, vmwrite};
+use super::instructions::{VmFail, vmread, vmwrite};
 use super::region::Region;
+use super::residence::Residence;
 use super::startup::Vmx;
 use super::virtual_apic::{PROC_OFF, PROC_ON, SECONDARY_ON, VirtualApic};
 use super::vpid::{MOST_VPIDS, Vpid};
-use crate::cpu::{self, local::MAX_CPUS};
 use crate::physmem::PhysicalMemory;
 use addr::Pfn;
 use alloc::boxed::Box;
+use alloc::rc::Rc;
 use alloc::sync::Arc;
 use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering};
 use mm::OutOfFrames;
 use vmxdefs::capability::{Capabilities, EptVpid};
 use vmxdefs::controls::{ControlKind, EntryControls, ExitControls, Missing, Pin, Proc, Secondary};
@@ -179,29 +178,14 @@ impl Controls {
     }
 }
 
-/// The VMCS that each CPU has loaded, by physical address; 0: none.
-static CURRENT: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
-
-/// A VMCS, and which CPU has it.
-///
-/// ```text
-///   clear ── load ──► current on a CPU ◄── load ──► active there, another one is current
-///     ▲                      │
-///     └──────── unload ──────┘
-/// ```
-///
-/// A processor may keep an active VMCS in itself: only a clear one can go to another CPU (SDM vol. 3C 25.1).
+/// A VMCS.
 pub(crate) struct Vmcs {
     controls: Controls,
     capabilities: Capabilities,
     accessed_dirty: bool,
-    vpid: Vpid,
-    launched: bool,
-    /// The CPU on which it is active.
-    active_on: Option<usize>,
-    /// The CPU that its host state describes.
-    host: Option<usize>,
-    region: Region,
+    /// Which CPU has it.
+    residence: Rc<Residence>,
+    _region: Region,
     msr_bitmap: Region,
     virtual_apic: Option<VirtualApic>,
 }
@@ -231,64 +215,21 @@ impl Vmcs {
         let mut msr_bitmap = Region::new(memory)?;
         msr_bitmap.write(0, &*bitmap);
         let virtual_apic = if config.virtual_apic { VirtualApic::new(&capabilities, memory)? } else { None };
-        // SAFETY: a frame of our own with the revision in it; no CPU knows it.
-        unsafe { vmclear(region.address().as_u64())? };
+        let tag = controls.has(Secondary::VPID).then_some(vpid);
+        let residence = Rc::new(Residence::new(region.address(), tag)?);
         let accessed_dirty = config.accessed_dirty && capabilities.ept_vpid.contains(EptVpid::ACCESSED_DIRTY);
-        let mut vmcs = Self {
+        let vmcs = Self {
             controls,
             capabilities,
             accessed_dirty,
-            vpid,
-            launched: false,
-            active_on: None,
-            host: None,
-            region,
+            residence,
+            _region: region,
             msr_bitmap,
             virtual_apic,
         };
-        vmcs.load();
+        vmcs.residence.load();
         vmcs.write_controls(config)?;
         Ok(vmcs)
-    }
-
-    /// Makes it this CPU's current VMCS; `true` where its last one was another CPU.
-    pub(crate) fn load(&mut self) -> bool {
-        let cpu = cpu::index();
-        let address = self.region.address().as_u64();
-        if CURRENT[cpu].load(Ordering::Relaxed) == address {
-            return false;
-        }
-        assert!(
-            self.active_on.is_none_or(|active| active == cpu),
-            "a VMCS goes from CPU {:?} to {cpu}, active",
-            self.active_on
-        );
-        // SAFETY: a frame of our own with the revision in it, and active on no other CPU.
-        if let Err(error) = unsafe { vmptrld(address) } {
-            panic!("VMPTRLD failed: {error}");
-        }
-        CURRENT[cpu].store(address, Ordering::Relaxed);
-        self.active_on = Some(cpu);
-        let moved = self.host != Some(cpu);
-        if moved {
-            self.host = Some(cpu);
-            host_state::fields().into_iter().for_each(|(field, value)| self.write(field, value));
-        }
-        moved
-    }
-
-    /// Makes it clear: it may be loaded anywhere. Called on the CPU on which it is active.
-    pub(crate) fn unload(&mut self) {
-        let Some(cpu) = self.active_on.take() else { return };
-        assert_eq!(cpu, cpu::index(), "a VMCS is cleared by another CPU than has it");
-        let address = self.region.address().as_u64();
-        // SAFETY: a VMCS of our own.
-        if let Err(error) = unsafe { vmclear(address) } {
-            panic!("VMCLEAR failed: {error}");
-        }
-        // VMCLEAR of the current VMCS leaves none.
-        let _ = CURRENT[cpu].compare_exchange(address, 0, Ordering::Relaxed, Ordering::Relaxed);
-        self.launched = false;
     }
 
     fn write_controls(&self, config: &VmcsConfig) -> Result<(), VmFail> {
@@ -320,8 +261,8 @@ impl Vmcs {
             self.try_write(Field::PleGap, PLE_GAP)?;
             self.try_write(Field::PleWindow, PLE_WINDOW)?;
         }
-        if controls.has(Secondary::VPID) {
-            self.try_write(Field::Vpid, u64::from(self.vpid.tag()))?;
+        if let Some(tag) = self.residence.tag() {
+            self.try_write(Field::Vpid, u64::from(tag))?;
         }
         if let Some(apic) = &self.virtual_apic {
             self.try_write(Field::VirtualApic, apic.page().as_u64())?;
@@ -337,14 +278,10 @@ impl Vmcs {
         root.base().as_u64() | u64::from(self.accessed_dirty) << 6 | 3 << 3 | 6
     }
 
-    /// Drops the guest's linear translations on this CPU. `false`: there is no VPID, and each entry does it.
-    pub(crate) fn flush_linear(&self) -> bool {
-        let tagged = self.controls.has(Secondary::VPID);
-        let tag = self.vpid.tag();
-        if tagged && let Err(error) = invvpid_single(tag) {
-            panic!("INVVPID of {tag} failed: {error}");
-        }
-        tagged
+    /// Which CPU has it.
+    #[must_use]
+    pub(crate) fn residence(&self) -> &Rc<Residence> {
+        &self.residence
     }
 
     /// The controls in force.
@@ -423,7 +360,7 @@ impl Vmcs {
     }
 
     fn try_write(&self, field: Field, value: u64) -> Result<(), VmFail> {
-        // SAFETY: host state comes from `host_state` alone, which describes this CPU. Of the controls only the MSR
+        // SAFETY: host state is `Residence`'s. Of the controls only the MSR
         // bitmap, the virtual-APIC page and the EPT pointer name memory, and only `write_controls` and `use_virtual_apic`
         // set them: the first two are frames of our own, the EPT root outlives the last entry (a virtual processor's thread
         // keeps its guest); the bitmap that passes x2APIC registers is in force only with the controls that virtualise them. Any
@@ -436,8 +373,8 @@ impl Vmcs {
     /// # Errors
     /// [`EntryError`] where the processor refused the controls or the host state.
     pub(crate) fn enter(&mut self, registers: &mut GuestRegisters) -> Result<(), EntryError> {
-        // SAFETY: this VMCS is current (`load`) and complete; its host state is this CPU's.
-        let failed = unsafe { enter_guest(registers, u64::from(self.launched)) };
+        // SAFETY: this VMCS is current (`Residence::load`) and complete; its host state is this CPU's.
+        let failed = unsafe { enter_guest(registers, u64::from(self.residence.is_launched())) };
         if failed != 0 {
             let error = match vmread(Field::InstructionError.encoding()) {
                 Ok(number) => VmFail::Valid(number as u32),
@@ -445,7 +382,7 @@ impl Vmcs {
             };
             return Err(EntryError(error));
         }
-        self.launched = true;
+        self.residence.set_launched();
         Ok(())
     }
 }
@@ -453,6 +390,6 @@ impl Vmcs {
 /// Who drops it is on the CPU that has it.
 impl Drop for Vmcs {
     fn drop(&mut self) {
-        self.unload();
+        self.residence.unload();
     }
 }

@@ -5,7 +5,7 @@ use super::table::PLAIN;
 
 /// The test guest sweeps over more memory than there is.
 macro_rules! sweep {
-    ($name:literal, $rounds:literal $(, $argument:literal)*) => {
+    ($name:literal, $swap:literal, $rounds:literal $(, $argument:literal)*) => {
         Scenario {
             name: $name,
             args: &[
@@ -18,7 +18,7 @@ macro_rules! sweep {
                 "--host-memory",
                 "64M",
                 "--swap",
-                "ram:32M",
+                $swap,
                 $($argument),*
             ],
             stdout: &["sweep: ok"],
@@ -45,11 +45,52 @@ macro_rules! hoards {
 }
 
 /// All of them.
-pub(super) const OVERCOMMIT: [Scenario; 9] = [
-    sweep!("swap-sweep", "sweep rounds=2"),
-    sweep!("swap-sweep-no-ad", "sweep rounds=1", "--no-ept-ad"),
-    sweep!("swap-sweep-2-cpus", "sweep rounds=1", "--host-cpus", "2"),
-    sweep!("swap-sweep-oracle", "sweep rounds=1", "--stir", "50", "--oracle"),
+pub(super) const OVERCOMMIT: [Scenario; 15] = [
+    sweep!("swap-sweep", "ram:32M", "sweep rounds=2"),
+    sweep!("swap-sweep-no-ad", "ram:32M", "sweep rounds=1", "--no-ept-ad"),
+    sweep!("swap-sweep-2-cpus", "ram:32M", "sweep rounds=1", "--host-cpus", "2"),
+    sweep!("swap-sweep-oracle", "ram:32M", "sweep rounds=1", "--stir", "50", "--oracle"),
+    sweep!("disk-sweep", "disk:64M", "sweep rounds=2"),
+    sweep!("disk-sweep-2-cpus", "disk:64M", "sweep rounds=1", "--host-cpus", "2", "--no-ept-ad"),
+    sweep!("both-tiers-sweep", "ram:2M,disk:64M", "sweep rounds=2"),
+    // What cannot be written stays in memory, and is written elsewhere later.
+    sweep!("disk-fails-some-writes", "ram:8M,disk:64M", "sweep rounds=1", "--inject", "swap-write-errors"),
+    // Whoever needs the page that is lost ends, and says why; Herald and the other guest go on.
+    Scenario {
+        name: "disk-fails-some-reads",
+        args: &[
+            "--config",
+            "{one-hoards.toml}",
+            "--host-memory",
+            "64M",
+            "--swap",
+            "disk:128M",
+            "--inject",
+            "swap-read-errors",
+        ],
+        status: 5,
+        stderr: &["the guest ended abnormally", "swap slot"],
+        timeout: 400,
+        ..PLAIN
+    },
+    Scenario {
+        name: "no-swap-disk",
+        args: &[
+            "--machine",
+            "tcg",
+            "--disk",
+            "blank",
+            "--kernel",
+            "{testguest}",
+            "--append",
+            "hello",
+            "--swap",
+            "disk:64M",
+        ],
+        status: 4,
+        stderr: &["no VMX"],
+        ..PLAIN
+    },
     // What is left is not enough for what does not compress.
     Scenario {
         name: "swap-too-small",

@@ -88,7 +88,7 @@ fn the_configuration_round_trips() {
         backing: config::Backing::Anonymous,
         ept_ad: true,
         apic_virtualisation: true,
-        swap: config::Swap { ram: 1 << 30 },
+        swap: config::Swap { ram: 1 << 30, disk: 2 << 30 },
         log: config::LogLevel::Info,
         oracle: false,
         telemetry_rate: 0,
