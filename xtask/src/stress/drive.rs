@@ -22,6 +22,8 @@ const RATE: &str = "10";
 struct Said {
     console: Vec<u8>,
     log: String,
+    /// See [`Finished::marks`].
+    marks: Vec<f64>,
 }
 
 /// Takes what guests say, and types what the plan wants.
@@ -31,16 +33,18 @@ struct Typist {
     /// Where the text begins that has come since the last keys.
     since: usize,
     keyboard: PipeWriter,
+    history: Rc<RefCell<History>>,
 }
 
 impl Typist {
     fn type_what_is_due(&mut self) -> std::io::Result<()> {
         while let Some(step) = self.steps.front() {
-            let said = self.said.borrow();
+            let mut said = self.said.borrow_mut();
             let new = String::from_utf8_lossy(&said.console[self.since..]).into_owned();
             if !new.contains(&step.wait) {
                 break;
             }
+            said.marks.push(self.history.borrow().end());
             if !step.keys.is_empty() {
                 self.since = said.console.len();
                 self.keyboard.write_all(step.keys.as_bytes())?;
@@ -84,7 +88,13 @@ pub(super) fn drive(label: &str, plan: &Plan) -> Result<Finished> {
     let live = Rc::new(RefCell::new(Live::new(label, prepared.guests())));
     let said = Rc::new(RefCell::new(Said::default()));
     let (keys, keyboard) = std::io::pipe().context("a pipe for the keyboard")?;
-    let typist = Typist { said: Rc::clone(&said), steps: plan.steps.clone().into(), since: 0, keyboard };
+    let typist = Typist {
+        said: Rc::clone(&said),
+        steps: plan.steps.clone().into(),
+        since: 0,
+        keyboard,
+        history: Rc::clone(&history),
+    };
     let started = Instant::now();
     let (log_said, log_live) = (Rc::clone(&said), Rc::clone(&live));
     let (seen, shown) = (Rc::clone(&history), Rc::clone(&live));
@@ -111,6 +121,7 @@ pub(super) fn drive(label: &str, plan: &Plan) -> Result<Finished> {
         seconds: started.elapsed().as_secs_f64(),
         console: String::from_utf8_lossy(&said.console).into_owned(),
         log: said.log,
+        marks: said.marks,
         history: history.into_inner(),
     })
 }

@@ -85,6 +85,9 @@ pub(crate) fn run(args: &StressArgs) -> Result<u8> {
         let finished = drive::drive(&plan.label, &plan)?;
         let judgement = (plan.judge)(&finished);
         parts.push(Part { plan, finished, judgement });
+        if args.ratio && overcommit::has_halved(&parts) {
+            break;
+        }
     }
     report::report(args, &parts)
 }

@@ -1,9 +1,9 @@
 //! `overcommit`: four Linux guests of 256 MiB on a machine of 384 MiB. In each stress-ng fills and verifies memory by all its
 //! methods, beside a mix like a build's.
 
-use super::Bench;
 use super::linux;
 use super::plan::{Finished, Judgement, Plan};
+use super::{Bench, Part};
 use anyhow::Result;
 
 /// How much there is, and how much is done.
@@ -45,6 +45,22 @@ const QUICK: Size = Size {
     rounds: 1,
     swap: "ram:32M,disk:256M",
 };
+/// Of the search for the ratio: the machine and the work stay as they are.
+const RATIO: Size = Size {
+    host: 192,
+    guests: 2,
+    memory: 0,
+    bytes: 0,
+    operations: 12,
+    files: 10,
+    rounds: 1,
+    swap: "ram:32M,disk:256M",
+};
+/// RAM of a guest, in MiB.
+const GROWING: [u64; 8] = [96, 112, 128, 144, 160, 176, 192, 224];
+/// Of this, what is not stress-ng's: Linux, the programs, the build.
+const FIXED: u64 = 72;
+const THROUGHPUT: &str = "throughput";
 /// Wall seconds; several times what Bochs takes.
 const TIMEOUT: u64 = 5400;
 
@@ -85,7 +101,13 @@ pub(super) fn of(bench: &Bench<'_>, size: Size) -> Result<Plan> {
     ];
     arguments.extend(words.map(str::to_owned));
     let judge = move |run: &Finished| judge(run, size);
-    Ok(Plan { label: "overcommit".into(), arguments, steps: Vec::new(), timeout: TIMEOUT * size.rounds, judge: Box::new(judge) })
+    Ok(Plan {
+        label: "overcommit".into(),
+        arguments,
+        steps: Vec::new(),
+        timeout: TIMEOUT * size.rounds,
+        judge: Box::new(judge),
+    })
 }
 
 fn judge(run: &Finished, size: Size) -> Judgement {
@@ -98,12 +120,33 @@ fn judge(run: &Finished, size: Size) -> Judgement {
         size.guests * size.rounds,
     );
     judgement.at_most("verification errors", count("stress-ng: fail"), 0);
-    judgement.at_least("pages swapped in", run.history.sum(|record| record.swap.back), 1);
+    if ratio(size) > 1.5 {
+        judgement.at_least("pages swapped in", run.history.sum(|record| record.swap.back), 1);
+    }
     judgement.figure("guests' memory, of the machine's", ratio(size), "");
-    judgement.figure("throughput", throughput(run, size), "MiB of stress-ng's operations a second");
+    judgement.figure(THROUGHPUT, throughput(run, size), "MiB of stress-ng's operations a second");
     judgement.figure("pages swapped out", run.history.sum(|record| record.swap.out) as f64, "");
     judgement.figure("pages swapped in", run.history.sum(|record| record.swap.back) as f64, "");
     judgement
+}
+
+/// Growing memory of two guests on one machine, a run for each.
+///
+/// # Errors
+/// Their images cannot be made.
+pub(super) fn ratios(bench: &Bench<'_>) -> Result<Vec<Plan>> {
+    let sizes = GROWING.map(|memory| Size { memory, bytes: memory - FIXED, ..RATIO });
+    let plan = |size: Size| Ok(Plan { label: format!("ratio {:.2}", ratio(size)), ..of(bench, size)? });
+    sizes.into_iter().map(plan).collect()
+}
+
+/// Whether the last run had less than half of the best one's throughput.
+pub(super) fn has_halved(parts: &[Part]) -> bool {
+    let figures = parts.iter().flat_map(|part| &part.judgement.figures);
+    let values: Vec<f64> =
+        figures.filter(|figure| figure.name == THROUGHPUT).map(|figure| figure.value).collect();
+    let best = values.iter().copied().fold(0.0, f64::max);
+    values.last().is_some_and(|last| *last < best / 2.0)
 }
 
 /// Guests' memory over the machine's.

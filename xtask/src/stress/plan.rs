@@ -44,6 +44,8 @@ pub(super) struct Finished {
     pub(super) console: String,
     /// Herald's log.
     pub(super) log: String,
+    /// Seconds of the machine's time at which each step's text was seen.
+    pub(super) marks: Vec<f64>,
     /// What telemetry told.
     pub(super) history: History,
 }
@@ -106,7 +108,8 @@ impl Judgement {
         let checks = other.checks.iter().cloned();
         self.checks.extend(checks.map(|check| Check { what: format!("{label}: {}", check.what), ..check }));
         let figures = other.figures.iter().cloned();
-        self.figures.extend(figures.map(|figure| Figure { name: format!("{label}: {}", figure.name), ..figure }));
+        self.figures
+            .extend(figures.map(|figure| Figure { name: format!("{label}: {}", figure.name), ..figure }));
     }
 
     pub(super) fn json(&self) -> Value {

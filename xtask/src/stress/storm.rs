@@ -23,7 +23,13 @@ pub(super) fn storm(bench: &Bench<'_>) -> Plan {
     let mut arguments = guests(bench, count);
     arguments.extend(["--oracle", "--storm", ENDLESS].map(str::to_owned));
     // Five times what Bochs took for as much on one slow CPU, and five minutes.
-    Plan { label: "storm".into(), arguments, steps: Vec::new(), timeout: 300 + count / 100, judge: Box::new(judge) }
+    Plan {
+        label: "storm".into(),
+        arguments,
+        steps: Vec::new(),
+        timeout: 300 + count / 100,
+        judge: Box::new(judge),
+    }
 }
 
 /// Two guests that are killed.
@@ -33,7 +39,13 @@ pub(super) fn kills(bench: &Bench<'_>) -> Plan {
     let kills = count.to_string();
     arguments
         .extend(["--vms", "2", "--log", "info", "--kills", &kills, "--storm", ENDLESS].map(str::to_owned));
-    Plan { label: "kills".into(), arguments, steps: Vec::new(), timeout: 300 + count.saturating_mul(5), judge: Box::new(judge) }
+    Plan {
+        label: "kills".into(),
+        arguments,
+        steps: Vec::new(),
+        timeout: 300 + count.saturating_mul(5),
+        judge: Box::new(judge),
+    }
 }
 
 fn guests(bench: &Bench<'_>, operations: u64) -> Vec<String> {

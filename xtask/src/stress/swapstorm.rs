@@ -24,7 +24,13 @@ pub(super) fn plan(bench: &Bench<'_>) -> Plan {
     let memory = format!("{}M", host * TIMES);
     arguments.extend(bench.testguest(&memory, &format!("sweep rounds={rounds} every={EVERY}")));
     let judge = move |run: &Finished| judge(run, host << 8);
-    Plan { label: "swapstorm".into(), arguments, steps: Vec::new(), timeout: TIMEOUT * (rounds + 1), judge: Box::new(judge) }
+    Plan {
+        label: "swapstorm".into(),
+        arguments,
+        steps: Vec::new(),
+        timeout: TIMEOUT * (rounds + 1),
+        judge: Box::new(judge),
+    }
 }
 
 fn judge(run: &Finished, host_pages: u64) -> Judgement {
