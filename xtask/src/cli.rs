@@ -71,6 +71,9 @@ pub(crate) struct RunArgs {
     /// Guests from a file (docs/running.md), with their memory, vcpus and weight
     #[arg(long, value_name = "FILE.toml", conflicts_with_all = ["guest", "kernel", "append", "memory", "vcpus", "vms"])]
     pub(crate) config: Option<PathBuf>,
+    /// RAM that each guest is to make do with, if it has a driver for its balloon
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, conflicts_with = "config")]
+    pub(crate) balloon: Option<u64>,
     /// What to run on
     #[arg(long, value_enum, default_value_t = MachineKind::Auto)]
     pub(crate) machine: MachineKind,

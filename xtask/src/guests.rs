@@ -20,6 +20,8 @@ pub(crate) struct Guest {
     pub(crate) vcpus: u32,
     /// Share of the processors.
     pub(crate) weight: u32,
+    /// RAM in bytes that it is to make do with.
+    pub(crate) balloon: Option<u64>,
 }
 
 /// All of them.
@@ -47,7 +49,7 @@ pub(crate) fn of(args: &RunArgs, binaries: &Binaries) -> Result<Guests> {
     let copy = |number: u32| {
         let name = if args.vms == 1 { images.name.clone() } else { format!("{}-{number}", images.name) };
         let images = GuestImages { name, ..images.clone() };
-        Guest { images, memory: args.guest.memory, vcpus: args.vcpus, weight: 100 }
+        Guest { images, memory: args.guest.memory, vcpus: args.vcpus, weight: 100, balloon: args.balloon }
     };
     Ok(Guests { all: (1..=args.vms).map(copy).collect(), settings: None, backing_given })
 }
@@ -84,7 +86,8 @@ fn from_file(vm: &Vm, file: &Path, dir: &Path, host_memory: u64) -> Result<Guest
         initrd,
         append: vm.append.clone(),
     };
-    Ok(Guest { images, memory: vm.memory.0, vcpus: vm.vcpus, weight: vm.weight })
+    let balloon = vm.balloon.map(|size| size.0);
+    Ok(Guest { images, memory: vm.memory.0, vcpus: vm.vcpus, weight: vm.weight, balloon })
 }
 
 #[cfg(test)]

@@ -46,6 +46,7 @@ pub(crate) fn check(args: &RunArgs) -> Result<()> {
         }
     }
     check_guest(&args.guest, args.host_memory)?;
+    check_balloon(args)?;
     at_least("--host-memory", "the machine", args.host_memory, LEAST_HOST_MEMORY)?;
     if !args.host_memory.is_multiple_of(MIB) {
         return Err(usage(format!("--host-memory {}: a multiple of 1M, please", args.host_memory)));
@@ -66,6 +67,16 @@ pub(crate) fn check_guest(guest: &GuestArgs, host_memory: u64) -> Result<()> {
         if let Some(file) = file {
             check_file(option, file, host_memory)?;
         }
+    }
+    Ok(())
+}
+
+fn check_balloon(args: &RunArgs) -> Result<()> {
+    let Some(bytes) = args.balloon else { return Ok(()) };
+    at_least("--balloon", "a guest", bytes, LEAST_GUEST_MEMORY)?;
+    if bytes > args.guest.memory {
+        let memory = show_size(args.guest.memory);
+        return Err(usage(format!("--balloon {}: more than its {memory}", show_size(bytes))));
     }
     Ok(())
 }
@@ -198,6 +209,13 @@ mod tests {
         for words in [["--swap", "disk:1G"], ["--paging", "shadow"]] {
             assert!(refusal(&words).ends_with("not yet"), "{words:?}");
         }
+    }
+
+    #[test]
+    fn a_balloon_leaves_a_guest_something_and_takes_something() {
+        assert!(refusal(&["--balloon", "1M"]).contains("at least 4M"));
+        assert_eq!(refusal(&["--balloon", "512M"]), "--balloon 512M: more than its 256M");
+        check(&args(&["--balloon", "64M"])).expect("accepted");
     }
 
     #[test]

@@ -160,6 +160,7 @@ fn pack(args: &RunArgs, binaries: &Binaries, guests: &Guests, tsc_hz: u64) -> Re
             memory: guest.memory,
             vcpus: guest.vcpus,
             weight: guest.weight,
+            balloon: guest.balloon,
         };
         config.vms.push(vm).map_err(|vm| anyhow!("no room for guest {}", vm.name))?;
     }

@@ -19,6 +19,8 @@ use vmxdefs::exit::Exit;
 pub(crate) enum Flow {
     /// Enter the guest again.
     Resume,
+    /// The same, but serve the balloon first.
+    Serve,
     /// The guest has ended.
     End(End),
 }

@@ -31,6 +31,11 @@ use paging::OutOfTables;
 /// Without the notifier chain nothing may move that the EPT maps: all memory is there from the start, and stays.
 const PINNED: bool = !cfg!(feature = "mmu-notifier");
 
+/// Whether pages of such memory are free once the guest gives them back.
+pub(super) fn can_be_given_back(backing: Backing) -> bool {
+    !PINNED && backing == Backing::Anonymous
+}
+
 /// What the processor's EPT can do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EptFeatures {

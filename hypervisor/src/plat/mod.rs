@@ -3,6 +3,7 @@
 //! ```text
 //!   exit handlers ──► Vm ─┬─ memory   gpa, hva, EPT; host operations on guest memory
 //!                         ├─ board    devices::Board: ports, MMIO, interrupts, timers
+//!                         ├─ balloon  pages that the guest gives back
 //!                         ├─ console  the guest's UART ◄──► the link; input
 //!                         ├─ control  each virtual processor, seen from outside; ticks: where its time goes
 //!                         ├─ reclaim  a thread that keeps frames free; oom: who ends where there are none
@@ -11,6 +12,7 @@
 //!                         └─ hostops  host operations that a test guest asks for
 //! ```
 
+mod balloon;
 mod console;
 mod control;
 mod end;

@@ -5,7 +5,7 @@ use crate::cpu::tsc;
 use crate::link;
 use crate::sched;
 use abi::link::Channel;
-use abi::telemetry::{DeviceTlbUse, GuestSwap, HostSwap, NotifierCalls, Telemetry};
+use abi::telemetry::{BalloonUse, DeviceTlbUse, GuestSwap, HostSwap, NotifierCalls, Telemetry};
 use core::sync::atomic::Ordering;
 use mm::{Host, SwapCounts};
 
@@ -42,7 +42,7 @@ impl Vm {
         let now = tsc();
         let (space, stats) = (self.memory.space(), self.memory.mmu().stats().snapshot());
         let (device, calls) = (self.memory.device_tlb().stats().snapshot(), self.memory.observer().counts());
-        let (host, swapped) = (space.host(), space.swapped_pages());
+        let (host, swapped, balloon) = (space.host(), space.swapped_pages(), self.balloon());
         let mut record = Telemetry {
             vm: self.index,
             tsc: now,
@@ -68,6 +68,13 @@ impl Vm {
                 misses: device.installed,
                 retries: device.retries,
                 zapped: device.zapped,
+            },
+            balloon: BalloonUse {
+                target: balloon.target,
+                actual: balloon.actual,
+                inflated: balloon.given.inflated,
+                reported: balloon.given.reported,
+                ranges: balloon.given.ranges,
             },
             lock_waits: sync::lock_waits(),
             oracle_checks: self.oracle_checks.load(Ordering::Relaxed),

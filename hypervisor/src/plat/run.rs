@@ -7,7 +7,7 @@
 
 use super::end::End;
 use super::input;
-use super::memory::EptFeatures;
+use super::memory::{EptFeatures, can_be_given_back};
 use super::oom;
 use super::reclaim::Reclaimer;
 use super::store::FrameStore;
@@ -351,6 +351,7 @@ impl Machine {
             append: config.append,
             ram,
             vcpus: config.vcpus,
+            balloon: can_be_given_back(self.config.backing),
         })
     }
 

@@ -1,6 +1,7 @@
 //! One guest: its memory, its board, its virtual processors, its accounts. Exit handlers of all its virtual processors work
 //! on it at a time.
 
+use super::balloon;
 use super::console::Console;
 use super::control::Control;
 use super::end::End;
@@ -120,7 +121,7 @@ pub(crate) struct Place<'a> {
 }
 
 /// What the devices have to know of the guest.
-fn board_config(guest: &Guest<'_>, clock: MachineClock) -> devices::Config {
+fn board_config(guest: &Guest<'_>, squeezed_to: Option<u64>, clock: MachineClock) -> devices::Config {
     let ram: &Ram = &guest.ram;
     devices::Config {
         vcpus: guest.vcpus,
@@ -129,6 +130,7 @@ fn board_config(guest: &Guest<'_>, clock: MachineClock) -> devices::Config {
         ram_end: ram.ranges().map(|range| range.end().as_u64()).max().unwrap_or(0),
         boot_seconds: clock.boot_seconds,
         shortest_period: clock.shortest_period,
+        balloon: guest.balloon.then(|| balloon::target(ram, squeezed_to)),
     }
 }
 
@@ -151,6 +153,7 @@ impl Vm {
         let entry = firmware::boot(guest, &mut &memory).map_err(VmError::Firmware)?;
         let ept_root = memory.mmu().root().expect("nothing has released the address space");
         let name = place.among_others.then_some(place.name);
+        let squeezed_to = boot.vms.get(place.index as usize).and_then(|vm| vm.balloon);
         let vm = Self {
             memory,
             reclaimer: host.reclaimer.clone(),
@@ -165,7 +168,7 @@ impl Vm {
             supervisor: sched::current(),
             name: place.name.into(),
             ept_root,
-            board: Mutex::new(Rank::Board, Board::new(&board_config(guest, clock))),
+            board: Mutex::new(Rank::Board, Board::new(&board_config(guest, squeezed_to, clock))),
             console: spin::Mutex::new(Console::new(place.index as u8, name)),
             stirrer: Stirrer::new(guest.ram, boot.inject.stir).map(spin::Mutex::new),
             host_operations: boot.inject.host_operations.then(Default::default),
@@ -292,6 +295,7 @@ impl Vm {
                 let _ = self.protect(vcpu, gpa.align_down(PageSize::Size4K), PAGE_SIZE);
                 Flow::Resume
             }
+            Effect::Balloon => Flow::Serve,
         }
     }
 

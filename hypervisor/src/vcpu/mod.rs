@@ -86,6 +86,8 @@ pub(crate) struct Vcpu {
     turn_ends: Option<u64>,
     /// It spins: whoever waits for its CPU goes first.
     pub gives_way: bool,
+    /// It serves its guest's balloon before it enters.
+    pub serves: bool,
     /// What it has in a CPU.
     place: Rc<Place>,
 }
@@ -128,6 +130,7 @@ impl Vcpu {
             deadline: None,
             turn_ends: None,
             gives_way: false,
+            serves: false,
             place,
         };
         match entry {

@@ -77,6 +77,10 @@ fn step(vcpu: &mut Vcpu, vm: &Vm) -> Result<(), Result<End, RunError>> {
             return Ok(());
         }
     }
+    if vcpu.serves {
+        vcpu.serves = vm.serve_balloon(vcpu.id);
+        return Ok(());
+    }
     vcpu.take_cpu();
     vcpu.look(vm).map_err(Ok)?;
     if vcpu.activity != Activity::Active {
@@ -91,7 +95,8 @@ fn step(vcpu: &mut Vcpu, vm: &Vm) -> Result<(), Result<End, RunError>> {
     let exit = Exit::decode(|field| vcpu.vmcs.read(field));
     vcpu.counters.exits.total += 1;
     match exit::handle(vcpu, vm, exit).map_err(Err)? {
-        Flow::Resume => {
+        flow @ (Flow::Resume | Flow::Serve) => {
+            vcpu.serves = flow == Flow::Serve;
             vm.after_exit(vcpu.id);
             if control.is_asked() {
                 control.publish(&vcpu.counters, &vcpu.ticks);

@@ -154,6 +154,7 @@ fuzz_target!(|input: Input| {
         ram_end: input.ram_bytes,
         boot_seconds: input.boot_seconds,
         shortest_period: 10_000,
+        balloon: None,
     };
     let mut bench = Bench { board: Board::new(&config), vcpus, now: 0 };
     for step in input.steps.iter().take(STEPS) {

@@ -84,7 +84,14 @@ fuzz_target!(|input: Input<'_>| {
     let module = &FILL[..usize::from(input.module)];
     let append = std::str::from_utf8(&FILL[..usize::from(input.command_line)]).expect("letters");
     let initrd = (!module.is_empty()).then_some(module);
-    let guest = Guest { kernel: input.kernel, initrd, append, ram, vcpus: input.vcpus.into() };
+    let guest = Guest {
+        kernel: input.kernel,
+        initrd,
+        append,
+        ram,
+        vcpus: input.vcpus.into(),
+        balloon: input.vcpus > 1,
+    };
     let mut memory = Recorder { ram, writes: BTreeMap::new() };
     match firmware::boot(&guest, &mut memory) {
         Ok(entry) => {

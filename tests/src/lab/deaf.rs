@@ -114,6 +114,14 @@ impl MmuNotifier for Deaf {
         }
     }
 
+    /// Each page counts as a call.
+    fn invalidate_pages(&self, pages: &[Hva]) {
+        let heard: Vec<_> = pages.iter().copied().filter(|_| self.hears(Notice::InvalidatePage)).collect();
+        if !heard.is_empty() {
+            self.inner.invalidate_pages(&heard);
+        }
+    }
+
     fn invalidate_range_begin(&self, range: HvaRange) {
         if self.hears(Notice::RangeBegin) {
             self.inner.invalidate_range_begin(range);

@@ -3,6 +3,7 @@
 //! (`docs/notifiers.md`), and `every_call` leaves out each of their calls in turn.
 
 mod apply;
+mod batch;
 mod bench;
 mod cow;
 mod crowd;

@@ -13,7 +13,7 @@ use tests::lab::{Verdict, gpage, page, pages};
 use tests::machine::{Event, Machine};
 
 /// Has another thread do something, once, the first time that a seam is passed that `when` knows.
-fn meanwhile(
+pub(crate) fn meanwhile(
     b: &Arc<Bench>,
     when: impl Fn(Event) -> bool + Send + 'static,
     work: impl Fn(&Bench) + Send + Sync + 'static,
@@ -29,7 +29,7 @@ fn meanwhile(
     });
 }
 
-fn finish(b: Arc<Bench>) -> Outcome {
+pub(crate) fn finish(b: Arc<Bench>) -> Outcome {
     b.machine.clear_hook();
     Arc::into_inner(b).expect("the other threads have ended").finish()
 }

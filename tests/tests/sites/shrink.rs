@@ -8,18 +8,18 @@ use mmu::AccessedDirty;
 use paging::{HostEntry, Note, View};
 use tests::lab::{Verdict, page};
 
-const PAGES: u64 = 64;
-const WIDE: Plan = Plan { ram: PAGES, swap: PAGES, ..SMALL };
+pub(crate) const PAGES: u64 = 64;
+pub(crate) const WIDE: Plan = Plan { ram: PAGES, swap: PAGES, ..SMALL };
 const WITHOUT_BITS: Plan = Plan { accessed_dirty: AccessedDirty::Absent, ..WIDE };
 
 impl Bench {
-    fn ages(&self) -> Outcome {
+    pub(crate) fn ages(&self) -> Outcome {
         self.mm.age_all();
         self.check()
     }
 
     /// Reclaims so many pages.
-    fn shrinks(&self, goal: u64) -> Outcome {
+    pub(crate) fn shrinks(&self, goal: u64) -> Outcome {
         let shrunk = self.mm.shrink(goal);
         self.check()?;
         let differs = || answer("shrinking", format!("{goal} pages at least"), format!("{shrunk:?}"));
@@ -27,7 +27,7 @@ impl Bench {
     }
 
     /// Just these pages are there.
-    fn resident(&self, there: impl Fn(u64) -> bool) -> Outcome {
+    pub(crate) fn resident(&self, there: impl Fn(u64) -> bool) -> Outcome {
         let wrong = (0..PAGES).find(|&index| self.frame(0, index).is_some() != there(index));
         wrong.map_or(Ok(()), |index| {
             let expected = if there(index) { "there" } else { "gone" };
@@ -61,7 +61,7 @@ impl Bench {
 }
 
 /// Filled by the guest, and long ago.
-fn filled(plan: Plan) -> Result<Bench, tests::Violation> {
+pub(crate) fn filled(plan: Plan) -> Result<Bench, tests::Violation> {
     let b = Bench::new(plan);
     b.map_pages(0, 0, PAGES)?;
     for index in 0..PAGES {
@@ -152,6 +152,50 @@ fn a_fault_that_finds_no_frame_makes_room() -> Outcome {
 fn same(expected: Verdict, found: Verdict) -> Outcome {
     let differs = || answer("an access", format!("{expected:?}"), format!("{found:?}"));
     if found == expected { Ok(()) } else { Err(differs()) }
+}
+
+/// Page 2 goes and comes back so often that page 0 is long gone; page 1 is just gone.
+fn one_is_missed_soon_and_one_late() -> Result<Bench, tests::Violation> {
+    let b = Bench::new(Plan { frames: 512, ..WIDE });
+    b.map_pages(0, 0, PAGES)?;
+    b.fill(0, 0..3, 10)?;
+    b.page_out(0, 0)?;
+    // No more frames than all can be in use.
+    for _ in 0..=b.machine.frames().total() {
+        b.page_out(0, 2)?;
+        assert_eq!(b.load(0, 2), Verdict::Value(12));
+    }
+    b.page_out(0, 1)?;
+    let before = b.mm.refaults();
+    b.guest_reads(0, 0, 10)?;
+    assert_eq!(b.mm.refaults(), before, "page 0 was not missed for long");
+    b.guest_reads(0, 1, 11)?;
+    assert_eq!(b.mm.refaults(), before + 1, "page 1 is needed now");
+    Ok(b)
+}
+
+#[test]
+fn what_comes_back_soon_stays_and_what_comes_back_late_goes() -> Outcome {
+    let b = one_is_missed_soon_and_one_late()?;
+    assert_eq!(b.mm.shrink(1).reclaimed, 1);
+    b.check()?;
+    assert_eq!([0, 1, 2].map(|index| b.frame(0, index).is_some()), [false, true, true]);
+    (0..3).try_for_each(|index| b.both_read(0, index, 10 + index))?;
+    b.finish()
+}
+
+/// It has come back late, and is used again: it is as good as the others.
+#[test]
+fn a_second_use_counts() -> Outcome {
+    let b = one_is_missed_soon_and_one_late()?;
+    b.ages()?;
+    b.guest_reads(0, 0, 10)?;
+    b.ages()?;
+    b.ages()?;
+    b.shrinks(2)?;
+    assert_eq!([0, 1, 2].map(|index| b.frame(0, index).is_some()), [true, false, false]);
+    (0..3).try_for_each(|index| b.both_read(0, index, 10 + index))?;
+    b.finish()
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `test` and `ci`: host tests, a bounded search by fuzzing, then scenarios on an emulated machine. The last line is the sum.
 
+mod balloon;
 mod dialogue;
 mod fairness;
 mod fixtures;

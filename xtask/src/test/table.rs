@@ -1,5 +1,6 @@
 //! The scenarios.
 
+use super::balloon::BALLOON;
 use super::overcommit::OVERCOMMIT;
 use super::scenario::{Bound, Console, Scenario};
 use super::smp::SMP;
@@ -17,8 +18,8 @@ pub(super) const PLAIN: Scenario = Scenario {
 };
 
 /// All of them; long ones first, so that two at a time end together.
-pub(super) const SCENARIOS: [&[Scenario]; 8] =
-    [&LINUX, &SMP, &OVERCOMMIT, &TEST_GUEST, &COHERENCE, &HERALD_FAILS, &DISKS, &BAD_INPUT];
+pub(super) const SCENARIOS: [&[Scenario]; 9] =
+    [&LINUX, &SMP, &OVERCOMMIT, &BALLOON, &TEST_GUEST, &COHERENCE, &HERALD_FAILS, &DISKS, &BAD_INPUT];
 
 /// Ends the shell at once.
 pub(super) const POWER_OFF: Console = Console::Pipe("poweroff -f\n");

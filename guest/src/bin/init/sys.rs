@@ -45,6 +45,7 @@ const RT_SIGPROCMASK: Number = Number(14);
 const DUP2: Number = Number(33);
 const OPEN: Number = Number(2);
 const WRITE: Number = Number(1);
+const CLOSE: Number = Number(3);
 const CLONE: Number = Number(56);
 const EXECVE: Number = Number(59);
 const EXIT: Number = Number(60);
@@ -105,6 +106,18 @@ pub(crate) fn open_stdio(path: &CStr) -> bool {
         unsafe { call(&DUP2, [fd, target, 0, 0, 0]) };
     }
     true
+}
+
+/// Writes a setting of the kernel's, if it has it.
+pub(crate) fn set(path: &CStr, value: &str) {
+    // SAFETY: a NUL-terminated path; the other arguments are numbers.
+    let fd = unsafe { call(&OPEN, [address(path), O_RDWR, 0, 0, 0]) };
+    let Ok(fd) = usize::try_from(fd) else { return };
+    // SAFETY: the kernel reads `len` bytes of the value, and closes what was opened here.
+    unsafe {
+        call(&WRITE, [fd, value.as_ptr() as usize, value.len(), 0, 0]);
+        call(&CLOSE, [fd, 0, 0, 0, 0]);
+    }
 }
 
 /// Writes to standard error.

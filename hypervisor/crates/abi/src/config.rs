@@ -114,6 +114,8 @@ pub struct VmConfig<'a> {
     pub vcpus: u32,
     /// Share of a CPU relative to other guests; 100 is the normal one.
     pub weight: u32,
+    /// RAM in bytes that it is to make do with, if it has a driver for its balloon; `None`: all.
+    pub balloon: Option<u64>,
 }
 
 /// The whole configuration.

@@ -145,6 +145,21 @@ pub struct GuestSwap {
     pub back: u64,
 }
 
+/// Memory that a guest has given back, and may have to, in pages of 4 KiB.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct BalloonUse {
+    /// Pages that the balloon is to hold.
+    pub target: u32,
+    /// Pages that it holds, as its driver says.
+    pub actual: u32,
+    /// Pages put into the balloon, in all.
+    pub inflated: u64,
+    /// Pages reported as free, in all.
+    pub reported: u64,
+    /// Ranges that these were discarded in.
+    pub ranges: u64,
+}
+
 /// One record: totals since the start of the run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Telemetry {
@@ -178,6 +193,8 @@ pub struct Telemetry {
     pub notifier: NotifierCalls,
     /// Use of the device TLB.
     pub device_tlb: DeviceTlbUse,
+    /// Memory given back.
+    pub balloon: BalloonUse,
     /// How often a lock of Herald's was not free at once, on all CPUs and for all guests.
     pub lock_waits: u64,
     /// Checks of the coherence oracle that ran, and found nothing.

@@ -80,6 +80,7 @@ fn the_configuration_round_trips() {
         memory: 256 << 20,
         vcpus: 1,
         weight: 100,
+        balloon: None,
     })
     .expect("room");
     let config = config::BootConfig {

@@ -3,6 +3,7 @@
 //! ISA devices are 8 bits wide: a wider access to them is one access to each port in turn. Ports where
 //! nothing is read all ones and ignore writes.
 
+use crate::balloon::{self, Balloon, BalloonState, Work};
 use crate::interrupts::Interrupts;
 use crate::lapic::Startup;
 use crate::pic;
@@ -35,6 +36,8 @@ pub struct Config {
     /// Fewest ticks between two interrupts of a periodic timer. Shorter rounds are counted, but merged: a guest that
     /// is interrupted again before it gets on would never end, and its host with it. Some exits of the machine.
     pub shortest_period: u64,
+    /// There is a balloon, which is to hold so many pages of 4 KiB.
+    pub balloon: Option<u32>,
 }
 
 /// What a guest's access asks of the host.
@@ -51,6 +54,8 @@ pub enum Effect {
     Reset,
     /// mprotect(NONE) and back on the page that holds the address.
     ProtectPage(Gpa),
+    /// The balloon has to be served ([`Board::lend_balloon`]).
+    Balloon,
 }
 
 const RESET_CONTROL: u16 = 0xcf9;
@@ -66,6 +71,8 @@ const PULSE_RESET: u8 = 0xfe;
 const PIT_IRQ: u8 = 0;
 /// The UART's interrupt line among all lines.
 const SERIAL_LINE: u32 = 1 << serial::IRQ;
+/// The balloon's.
+const BALLOON_LINE: u32 = 1 << balloon::IRQ;
 
 /// All devices of a guest.
 #[derive(Debug)]
@@ -76,6 +83,7 @@ pub struct Board {
     serial: Serial,
     pm: Pm,
     test: TestDevice,
+    balloon: Option<Balloon>,
     /// Levels of the interrupt lines, a bit each.
     lines: u32,
     reset_control: u8,
@@ -98,6 +106,7 @@ impl Board {
             serial: Serial::new(),
             pm: Pm::new(config.tsc_hz),
             test: TestDevice::new(facts),
+            balloon: config.balloon.map(Balloon::new),
             lines: 0,
             reset_control: 0,
             pit_set: false,
@@ -200,9 +209,11 @@ impl Board {
     #[must_use]
     pub fn mmio_read(&mut self, vcpu: VcpuId, gpa: Gpa, width: u8, now: Ticks) -> Option<u64> {
         let aligned = gpa.as_u64() & !3;
-        let value = self.interrupts.mmio_read(vcpu, aligned, now)?;
-        let value = value >> ((gpa.as_u64() & 3) * 8);
-        Some(u64::from(low_bytes(value, width)))
+        if let Some(value) = self.interrupts.mmio_read(vcpu, aligned, now) {
+            let value = value >> ((gpa.as_u64() & 3) * 8);
+            return Some(u64::from(low_bytes(value, width)));
+        }
+        Some(self.balloon.as_ref()?.read(balloon_offset(gpa)?, width))
     }
 
     /// A store of `width` bytes (1, 2, 4 or 8); `None` where no device is. The APICs take aligned 32-bit
@@ -216,8 +227,33 @@ impl Board {
         now: Ticks,
     ) -> Option<Effect> {
         let value = low_bytes(value as u32, width);
-        self.interrupts.mmio_write(vcpu, gpa.as_u64(), value, now)?;
-        Some(Effect::None)
+        if self.interrupts.mmio_write(vcpu, gpa.as_u64(), value, now).is_some() {
+            return Some(Effect::None);
+        }
+        let waits = self.balloon.as_mut()?.write(balloon_offset(gpa)?, width, value);
+        self.update_lines();
+        Some(if waits { Effect::Balloon } else { Effect::None })
+    }
+
+    /// Lends what the balloon has to do, if it has, and nobody does it. Whoever gets it performs it and returns it, and asks
+    /// again.
+    #[must_use]
+    pub fn lend_balloon(&mut self) -> Option<Work> {
+        self.balloon.as_mut()?.lend()
+    }
+
+    /// Takes back what [`Self::lend_balloon`] has lent.
+    pub fn return_balloon(&mut self, work: &Work) {
+        if let Some(balloon) = &mut self.balloon {
+            balloon.give_back(work);
+        }
+        self.update_lines();
+    }
+
+    /// What the balloon is like; all zeros where there is none.
+    #[must_use]
+    pub fn balloon_state(&self) -> BalloonState {
+        self.balloon.as_ref().map(Balloon::state).unwrap_or_default()
     }
 
     /// RDMSR of 0x1b, 0x6e0 or 0x800-0x8ff.
@@ -341,7 +377,8 @@ impl Board {
 
     fn update_lines(&mut self) {
         let serial = if self.serial.line() { SERIAL_LINE } else { 0 };
-        let lines = serial | self.test.lines();
+        let balloon = if self.balloon.as_ref().is_some_and(Balloon::line) { BALLOON_LINE } else { 0 };
+        let lines = serial | balloon | self.test.lines();
         let mut changed = lines ^ self.lines;
         self.lines = lines;
         while changed != 0 {
@@ -350,6 +387,11 @@ impl Board {
             self.interrupts.set_irq(line, lines >> line & 1 != 0);
         }
     }
+}
+
+/// Where in the balloon's registers an address lies.
+fn balloon_offset(gpa: Gpa) -> Option<u64> {
+    gpa.as_u64().checked_sub(balloon::BASE).filter(|offset| *offset < balloon::BYTES)
 }
 
 /// The low `width` bytes of a value.

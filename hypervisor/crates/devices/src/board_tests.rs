@@ -18,6 +18,7 @@ fn board(vcpus: u32) -> Board {
         ram_end: ram,
         boot_seconds: 0,
         shortest_period: 119,
+        balloon: Some(0),
     })
 }
 

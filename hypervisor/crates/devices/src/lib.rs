@@ -5,10 +5,10 @@
 //!           port I/O, MMIO, MSRs
 //!                   │
 //!                 Board ──► Effect
-//!      ┌────┬───┬───┴──┬─────┬──────────┐
-//!     PIT serial RTC  PM   test device  │
-//!      │    │              │            │
-//!      └────┴──── lines ───┘            │
+//!      ┌────┬───┬───┴──┬─────┬──────┬───┐
+//!     PIT serial RTC  PM   test  balloon │
+//!      │    │              device   │   │
+//!      └────┴──── lines ─────┴──────┘   │
 //!          ┌────────┴─────┐             │
 //!         PIC          I/O APIC ──► local APICs ──► vector
 //!          └───── LINT0 ────────────────┘
@@ -22,7 +22,9 @@
 //! - asks for [`Board::take_nmi`] and [`Board::pending_interrupt`], and calls [`Board::acknowledge`] once it
 //!   delivers the vector; with several processors also for [`Board::take_startup`];
 //! - may ask for [`Board::lend_apic`], if the processor can deliver interrupts by itself;
-//! - moves the console's bytes: [`Board::console_input`] and [`Board::console_output`].
+//! - moves the console's bytes: [`Board::console_input`] and [`Board::console_output`];
+//! - serves the balloon after [`Effect::Balloon`], outside of any lock: [`Board::lend_balloon`], [`BalloonWork::perform`],
+//!   [`Board::return_balloon`], until nothing is lent.
 //!
 //! What is where:
 //!
@@ -37,14 +39,15 @@
 //! | 0xe0-0xe7, 0xf4, 0x2000-0x2017 | test device ([`abi::testdev`]) | the lines it drives |
 //! | 0x510, 0x511 | fw_cfg: RAM size, processors, end of RAM; other items read 0 | |
 //!
-//! In memory: the I/O APIC at 0xfec00000, each processor's local APIC where its IA32_APIC_BASE says. All
-//! else reads all ones and ignores writes.
+//! In memory: the I/O APIC at 0xfec00000, each processor's local APIC where its IA32_APIC_BASE says, the balloon, if
+//! there is one, at 0xfeb00000 with I/O APIC pin 16. All else reads all ones and ignores writes.
 
 #![no_std]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
+mod balloon;
 mod board;
 mod interrupts;
 mod ioapic;
@@ -59,11 +62,15 @@ mod serial;
 mod testdev;
 mod time;
 mod vectors;
+mod virtio;
 mod virtual_apic;
 
+pub use balloon::{BASE as BALLOON_BASE, BYTES as BALLOON_BYTES, IRQ as BALLOON_IRQ};
+pub use balloon::{BalloonState, Given, Work as BalloonWork};
 pub use board::{Board, Config, Effect, VcpuId};
 pub use lapic::Startup;
 pub use time::Ticks;
+pub use virtio::Memory;
 pub use virtual_apic::{Loan, RegisterPage, interrupt_status, interrupt_waits};
 
 /// An MSR access that raises #GP(0).

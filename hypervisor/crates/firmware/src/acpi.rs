@@ -2,13 +2,14 @@
 //! and power-off.
 //!
 //! ```text
-//!  RSDP ──► XSDT ─┬─► FADT ─┬─► DSDT   \_S5 and nothing else
+//!  RSDP ──► XSDT ─┬─► FADT ─┬─► DSDT   \_S5, and the balloon
 //!                 │         └─► FACS
 //!                 └─► MADT   local APICs, I/O APIC, overrides of IRQ 0 and 9
 //! ```
 //!
 //! ACPI mode is always on: the FADT has no SMI command, so PM1a_CNT.SCI_EN must read 1.
 
+use crate::Guest;
 use crate::error::Error;
 use crate::layout;
 use crate::target::Target;
@@ -73,7 +74,8 @@ struct LocalNmi {
 const _: () = assert!(size_of::<SourceOverride>() == 10 && size_of::<LocalNmi>() == 6);
 
 /// Writes all tables; returns the RSDP's address.
-pub(crate) fn install(target: &mut Target<'_>, vcpus: u32) -> Result<Gpa, Error> {
+pub(crate) fn install(target: &mut Target<'_>, guest: &Guest<'_>) -> Result<Gpa, Error> {
+    let vcpus = guest.vcpus;
     if vcpus == 0 || vcpus > MAX_VCPUS {
         return Err(Error::Vcpus { found: vcpus, most: MAX_VCPUS });
     }
@@ -87,7 +89,7 @@ pub(crate) fn install(target: &mut Target<'_>, vcpus: u32) -> Result<Gpa, Error>
         target.put(at, &bytes)?;
         Ok(at)
     };
-    let dsdt = place(&dsdt())?;
+    let dsdt = place(&dsdt(guest.balloon))?;
     let fadt = place(&fadt(dsdt).finalize())?;
     let madt = place(&madt(vcpus))?;
     let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
@@ -105,13 +107,28 @@ fn bytes_of(table: &dyn Aml) -> Vec<u8> {
 }
 
 /// `Name (\_S5, Package () { 5, 5, 0, 0 })`: the sleep type for power-off in PM1a_CNT (and in PM1b_CNT,
-/// which does not exist).
-fn dsdt() -> Sdt {
+/// which does not exist); and the balloon's device.
+fn dsdt(balloon: bool) -> Sdt {
     let mut table = Sdt::new(*b"DSDT", SDT_HEADER, 2, OEM, OEM_TABLE, OEM_REVISION);
     let package =
         aml::Package::new(Vec::from([&layout::S5 as &dyn Aml, &layout::S5, &aml::ZERO, &aml::ZERO]));
     table.append_slice(&bytes_of(&aml::Name::new("_S5_".into(), &package)));
+    if balloon {
+        table.append_slice(&balloon_device());
+    }
     table
+}
+
+/// A virtio device on MMIO, as drivers look for it: `_HID` LNRO0005, registers, interrupt.
+fn balloon_device() -> Vec<u8> {
+    let registers = aml::Memory32Fixed::new(true, layout::BALLOON, layout::BALLOON_BYTES);
+    // Consumed, by level, active high, not shared.
+    let interrupt = aml::Interrupt::new(true, false, false, false, layout::BALLOON_PIN);
+    let resources = aml::ResourceTemplate::new(Vec::from([&registers as &dyn Aml, &interrupt]));
+    let hid = aml::Name::new("_HID".into(), &"LNRO0005");
+    let uid = aml::Name::new("_UID".into(), &aml::ZERO);
+    let crs = aml::Name::new("_CRS".into(), &resources);
+    bytes_of(&aml::Device::new("_SB_.BLLN".into(), Vec::from([&hid as &dyn Aml, &uid, &crs])))
 }
 
 fn fadt(dsdt: Gpa) -> FADTBuilder {

@@ -59,6 +59,13 @@ pub const IO_APIC: u32 = 0xfec0_0000;
 /// Local APIC registers.
 pub const LOCAL_APIC: u32 = 0xfee0_0000;
 
+/// Registers of the balloon, virtio over MMIO.
+pub const BALLOON: u32 = 0xfeb0_0000;
+/// Bytes of these registers.
+pub const BALLOON_BYTES: u32 = 0x1000;
+/// The balloon's pin of the I/O APIC, level-triggered and active high.
+pub const BALLOON_PIN: u32 = 16;
+
 /// Everything that the boot protocols leave below 640 KiB.
 pub(crate) fn boot_data() -> GpaRange {
     GpaRange::new(GDT, COMMAND_LINE.add(COMMAND_LINE_BYTES))

@@ -57,6 +57,8 @@ pub struct Guest<'a> {
     pub ram: Ram,
     /// Virtual processors.
     pub vcpus: u32,
+    /// There is a balloon.
+    pub balloon: bool,
 }
 
 /// Fills the guest's memory and says how its first processor starts.
@@ -66,7 +68,7 @@ pub struct Guest<'a> {
 pub fn boot(guest: &Guest<'_>, writer: &mut dyn GuestWriter) -> Result<Entry, Error> {
     let format = image::detect(guest.kernel)?;
     let mut target = target::Target::new(guest.ram, writer);
-    let rsdp = acpi::install(&mut target, guest.vcpus)?;
+    let rsdp = acpi::install(&mut target, guest)?;
     match format {
         Format::BzImage => bzimage::load(guest, rsdp, &mut target),
         Format::PvhElf => pvh::load(guest, rsdp, &mut target),

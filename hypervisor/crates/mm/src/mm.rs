@@ -97,6 +97,11 @@ impl<H: Host> Mm<H> {
         self.swap.device().map_or_else(SwapCounts::default, SwapDevice::counts)
     }
 
+    /// Pages that have come back from swap so soon that with twice the frames they would not have gone.
+    pub fn refaults(&self) -> u64 {
+        self.swap.refaults()
+    }
+
     /// Frames in the swap cache.
     pub fn swap_cached_frames(&self) -> Vec<Pfn> {
         self.swap.cached_frames()

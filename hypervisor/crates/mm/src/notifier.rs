@@ -6,6 +6,7 @@
 //!     subscriber zaps and flushes            invalidate_page
 //!   primary entries change, TLBs flushed       subscriber zaps and flushes
 //!   invalidate_range_end                     new primary entry, if any
+//!                                            (several pages at once: invalidate_pages, one flush for all)
 //! ```
 //!
 //! Operations are called under spin locks: subscribers do not sleep, allocate, or take any lock that ranks
@@ -16,7 +17,7 @@
 //! from a caller that has already passed the chain; aging passes the whole primary page, which a subscriber may
 //! map in smaller pieces. Subscribers count nesting and never match ranges.
 
-use addr::{Hva, HvaRange, PAGE_SHIFT, PageSize};
+use addr::{Hva, HvaRange, PAGE_SHIFT, PAGE_SIZE, PageSize};
 use alloc::sync::Arc;
 use mutants::{Mutant, PageSite, RangeSite, YoungSite, intact};
 use paging::BlockBits;
@@ -35,6 +36,19 @@ pub struct YoungPages {
 }
 
 impl YoungPages {
+    /// Whether the page at this address was used.
+    #[must_use]
+    pub fn contains(&self, page: Hva) -> bool {
+        let index = index_of(page);
+        self.range.contains(page) && self.bits[index / 64] >> (index % 64) & 1 != 0
+    }
+
+    /// Whether none was used.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bits == [0; 8]
+    }
+
     /// None of these pages, which lie in one naturally aligned block.
     #[must_use]
     pub const fn none(range: HvaRange) -> Self {
@@ -100,6 +114,12 @@ fn index_of(page: Hva) -> usize {
     (page.offset_in(PageSize::Size2M) >> PAGE_SHIFT) as usize
 }
 
+/// Pages in the order of their addresses, as ranges: neighbours are one.
+pub fn runs(pages: &[Hva]) -> impl Iterator<Item = HvaRange> + '_ {
+    let neighbours = pages.chunk_by(|page, next| page.add(PAGE_SIZE) == *next);
+    neighbours.map(|run| HvaRange::new(run[0], run[0].add(run.len() as u64 * PAGE_SIZE)))
+}
+
 /// Somebody who keeps translations of an address space in tables or caches of his own.
 ///
 /// Each operation has an empty default. None of them may call back into the address space.
@@ -140,6 +160,11 @@ pub trait MmuNotifier: Send + Sync {
     /// the old frame, which is not freed before (I1). The page-table lock is held.
     fn invalidate_page(&self, address: Hva) {
         let _ = address;
+    }
+
+    /// The same for several pages of one cluster, in the order of their addresses, for the price of one flush.
+    fn invalidate_pages(&self, pages: &[Hva]) {
+        pages.iter().for_each(|&page| self.invalidate_page(page));
     }
 
     /// Primary entries in `range` will change. Returns with nothing left that translates the range, and
@@ -268,6 +293,12 @@ impl NotifierChain {
         }
     }
 
+    pub(crate) fn invalidate_pages(&self, site: PageSite, pages: &[Hva]) {
+        if intact(Mutant::NoInvalidatePage(site)) {
+            self.notify(|subscriber| subscriber.invalidate_pages(pages));
+        }
+    }
+
     fn invalidate_range_begin(&self, range: HvaRange) {
         self.notify(|subscriber| subscriber.invalidate_range_begin(range));
     }
@@ -316,6 +347,7 @@ impl NotifierChain {
     pub(crate) fn collect_young(&self, _young: &mut YoungPages) {}
     pub(crate) fn flush_young(&self) {}
     pub(crate) fn invalidate_page(&self, _site: PageSite, _address: Hva) {}
+    pub(crate) fn invalidate_pages(&self, _site: PageSite, _pages: &[Hva]) {}
     fn invalidate_range_end(&self, _range: HvaRange) {}
     pub(crate) fn invalidate(&self, site: RangeSite, range: HvaRange) -> Invalidation<'_> {
         Invalidation { chain: self, site, range }

@@ -189,16 +189,20 @@ impl<H: Host> Mm<H> {
         }
         let unmapped = self.try_to_unmap(rmap, frame, index, Instead::Slot(slot), youth);
         let evicted = unmapped.and_then(|()| self.write_to_slot(frame, slot));
-        // Entries that went are notes of a cached slot: they come back by a fault. Where none went, because others had
-        // unmapped the page before, nobody else would ever take the frame out of the cache.
-        if evicted.is_err() && self.swap().is_unnoted(slot) {
-            self.leave_swap_cache(frame, slot);
-        }
+        self.keep_cached_if_noted(frame, slot, evicted);
         evicted
     }
 
+    /// Entries that went are notes of a cached slot: they come back by a fault. Where none went, because others had
+    /// unmapped the page before, nobody else would ever take the frame out of the cache. The page lock is held.
+    pub(crate) fn keep_cached_if_noted(&self, frame: Pfn, slot: u64, evicted: Result<(), Spared>) {
+        if evicted.is_err() && self.swap().is_unnoted(slot) {
+            self.leave_swap_cache(frame, slot);
+        }
+    }
+
     /// The slot that the frame caches, a new one if it has none. The page lock is held.
-    fn swap_slot_for(&self, frame: Pfn) -> Result<u64, Spared> {
+    pub(crate) fn swap_slot_for(&self, frame: Pfn) -> Result<u64, Spared> {
         let meta = self.meta(frame);
         if let Some(slot) = meta.swap_slot() {
             return Ok(slot);
@@ -214,7 +218,7 @@ impl<H: Host> Mm<H> {
     }
 
     /// The page is unmapped everywhere, and every translation flushed: only now is it written (I14).
-    fn write_to_slot(&self, frame: Pfn, slot: u64) -> Result<(), Spared> {
+    pub(crate) fn write_to_slot(&self, frame: Pfn, slot: u64) -> Result<(), Spared> {
         let meta = self.meta(frame);
         self.write_dirty(frame, slot)?;
         // Two references: the swap cache's and the caller's. A fault that found the frame has a third.
@@ -227,7 +231,7 @@ impl<H: Host> Mm<H> {
     }
 
     /// What was written later than the slot's copy goes there.
-    fn write_dirty(&self, frame: Pfn, slot: u64) -> Result<(), Spared> {
+    pub(crate) fn write_dirty(&self, frame: Pfn, slot: u64) -> Result<(), Spared> {
         let (meta, device) = (self.meta(frame), self.swap().device().ok_or(Spared::NoSlot)?);
         if meta.is_dirty() {
             device.write(slot, frame).map_err(Spared::Swap)?;

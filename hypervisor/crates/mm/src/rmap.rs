@@ -110,6 +110,13 @@ impl<H: Host> Rmap<H> {
         }
     }
 
+    /// Whether a locked area of `space` has any of these addresses. Takes the rmap lock.
+    pub(crate) fn is_locked_in(&self, space: &Arc<AddressSpace<H>>, range: HvaRange) -> bool {
+        let is_there =
+            |link: &Link<H>| link.space.as_ptr() == Arc::as_ptr(space) && link.range.overlaps(&range);
+        self.links.lock().iter().any(|link| link.locked && is_there(link))
+    }
+
     /// Takes the lock, for whoever moves entries.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Vec<Link<H>>> {
         self.links.lock()

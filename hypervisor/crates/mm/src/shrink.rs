@@ -13,22 +13,19 @@
 //! reverse map leads to an address, and its neighbours there, if they are as old, go with it: they are next to each other in
 //! swap as they are in memory.
 
+use crate::batch::{CLUSTER, Few, Neighbours};
 use crate::frames::{FrameMeta, PageFlags};
 use crate::host::Host;
 use crate::mm::Mm;
 use crate::reclaim::Spared;
-use crate::space::AddressSpace;
 use crate::swap::SwapDevice;
 use addr::{Hva, HvaRange, PAGE_SIZE, Pfn};
-use alloc::sync::Arc;
 use core::ops::ControlFlow;
 
 /// Ages that are told apart; the oldest go first.
 const AGES: u32 = 2;
 /// Passes of aging before pages go that were used since.
 const PASSES: usize = 2;
-/// Pages that go together: a cluster, naturally aligned.
-const CLUSTER: usize = 16;
 /// Frames that a fault makes free which finds none.
 const DIRECT: u64 = 32;
 
@@ -125,27 +122,30 @@ impl<H: Host> Mm<H> {
 
     /// Reclaims a page and its neighbours.
     fn shrink_around(&self, frame: Pfn, is_old: &impl Fn(&FrameMeta) -> bool, shrunk: &mut Shrunk) {
-        let Some((space, cluster)) = self.cluster_of(frame) else { return };
-        let mut batch: heapless::Vec<Pfn, CLUSTER> = heapless::Vec::new();
-        space.old_frames(cluster, is_old, |frame| {
-            let _ = batch.push(frame);
-            if batch.is_full() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        let Some(place) = self.neighbours_of(frame) else { return };
+        let mut pages: Few<(Hva, Pfn)> = Few::new();
+        place.space.old_frames(place.cluster, is_old, |address, frame| {
+            let _ = pages.push((address, frame));
+            if pages.is_full() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
+        if pages.is_empty() {
+            return;
+        }
         let generation = self.host().frames().generation();
-        for &frame in &batch {
-            match self.reclaim(frame) {
-                Ok(()) => shrunk.reclaimed += 1,
-                Err(Spared::NoSlot) => shrunk.swap_is_full = true,
-                // It was used, or cannot go now: not to be looked at again at once.
-                Err(_) => self.host().frames().meta(frame).set_generation(generation),
-            }
+        self.reclaim_together(&place, &pages, |frame, result| match result {
+            Ok(()) => shrunk.reclaimed += 1,
+            Err(Spared::NoSlot) => shrunk.swap_is_full = true,
+            // It was used, or cannot go now: not to be looked at again at once.
+            Err(_) => self.host().frames().meta(frame).set_generation(generation),
+        });
+        for (_, frame) in pages {
             self.put(frame);
         }
     }
 
     /// Where a frame is mapped, the first place of several: the address space, and the cluster there. No lock of rank
     /// `FileRmap` or later is held.
-    fn cluster_of(&self, frame: Pfn) -> Option<(Arc<AddressSpace<H>>, HvaRange)> {
+    fn neighbours_of(&self, frame: Pfn) -> Option<Neighbours<H>> {
         let (rmap, index) = self.rmap_of(frame)?;
         if rmap.is_file() {
             return None;
@@ -160,7 +160,7 @@ impl<H: Host> Mm<H> {
         });
         let (root, address) = place?;
         let space = visited.into_iter().find(|space| space.root() == root)?;
-        Some((space, cluster_at(address)))
+        Some(Neighbours { space, rmap, cluster: cluster_at(address) })
     }
 }
 

@@ -149,24 +149,51 @@ impl Link {
 
 #[derive(Clone, Copy)]
 struct Slot {
-    notes: u32,
+    /// How many entries name it, and whether a frame caches it.
+    noted: u32,
     /// How often the slot was reserved: a page read while this changed is not the page asked for.
     generation: u32,
-    cached: Link,
+    /// The frame that caches it; where none does, the shadow of the page: how many pages had been evicted before it.
+    frame_or_shadow: u32,
     /// In the list of orphans: the next one; the last one names itself.
     orphan: Link,
 }
 
 impl Slot {
-    const FREE: Self = Self { notes: 0, generation: 0, cached: Link::NONE, orphan: Link::NONE };
+    const FREE: Self = Self { noted: 0, generation: 0, frame_or_shadow: 0, orphan: Link::NONE };
+    /// Of `noted`: a frame caches the slot.
+    const CACHED: u32 = 1 << 31;
+
+    const fn notes(&self) -> u32 {
+        self.noted & !Self::CACHED
+    }
 
     fn cached(&self) -> Option<Pfn> {
-        self.cached.get().map(Pfn::new)
+        (self.noted & Self::CACHED != 0).then(|| Pfn::new(self.frame_or_shadow.into()))
     }
 
-    fn is_free(&self) -> bool {
-        self.notes == 0 && self.cached == Link::NONE
+    fn set_cached(&mut self, frame: Pfn) {
+        self.noted |= Self::CACHED;
+        self.frame_or_shadow = Link::to(frame.as_u64()).0;
     }
+
+    const fn set_evicted(&mut self, shadow: u32) {
+        self.noted &= !Self::CACHED;
+        self.frame_or_shadow = shadow;
+    }
+
+    const fn is_free(&self) -> bool {
+        self.noted == 0
+    }
+}
+
+/// How a page has come back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Comeback {
+    /// With so few more frames as are in use it would not have gone: a refault, it belongs to what is needed now.
+    Soon,
+    /// It was not missed for long.
+    Late,
 }
 
 const _: () = assert!(size_of::<Slot>() == 16);
@@ -191,6 +218,10 @@ struct State {
     next: usize,
     /// First of the slots that may be orphans: they were cached when their last note went.
     orphans: Option<u64>,
+    /// Pages evicted so far.
+    evictions: u32,
+    /// Pages that have come back soon.
+    refaults: u64,
 }
 
 /// The swap of a machine; without a device it has no slot.
@@ -207,7 +238,8 @@ impl Swap {
         let mut slots = Vec::new();
         slots.try_reserve_exact(count as usize).map_err(|_| count)?;
         slots.resize(count as usize, Slot::FREE);
-        Ok(Self { device, state: Mutex::new(Rank::Swap, State { slots, next: 0, orphans: None }) })
+        let state = State { slots, next: 0, orphans: None, evictions: 0, refaults: 0 };
+        Ok(Self { device, state: Mutex::new(Rank::Swap, state) })
     }
 
     pub(crate) fn device(&self) -> Option<&dyn SwapDevice> {
@@ -224,7 +256,7 @@ impl Swap {
     pub(crate) fn notes(&self) -> Vec<(u64, u32)> {
         let state = self.state.lock();
         let used = state.slots.iter().enumerate().filter(|(_, slot)| !slot.is_free());
-        used.map(|(index, slot)| (index as u64, slot.notes)).collect()
+        used.map(|(index, slot)| (index as u64, slot.notes())).collect()
     }
 
     /// Frames that cache a slot.
@@ -239,7 +271,7 @@ impl Swap {
         let count = state.slots.len();
         let start = state.next;
         let found = (start..count).chain(0..start).find(|&index| state.slots[index].is_free())?;
-        state.slots[found].cached = Link::to(frame.as_u64());
+        state.slots[found].set_cached(frame);
         state.slots[found].generation = state.slots[found].generation.wrapping_add(1);
         state.next = found + 1;
         Some(found as u64)
@@ -247,7 +279,7 @@ impl Swap {
 
     /// One more entry names the slot. The page-table lock is held.
     pub(crate) fn add_note(&self, slot: u64) {
-        self.state.lock().slots[slot as usize].notes += 1;
+        self.state.lock().slots[slot as usize].noted += 1;
     }
 
     /// An entry that named the slot was cleared; how many are left. The page-table lock is held. A cached slot
@@ -256,14 +288,15 @@ impl Swap {
         let mut state = self.state.lock();
         let State { slots, orphans, .. } = &mut *state;
         let entry = &mut slots[slot as usize];
-        entry.notes -= 1;
+        debug_assert!(entry.notes() > 0, "no entry names slot {slot}");
+        entry.noted -= 1;
         let left = *entry;
-        if left.is_free() {
+        if left.is_free() || !intact(Mutant::SlotDiscardedEarly) {
             self.discard(slot);
-        } else if left.notes == 0 && left.orphan == Link::NONE {
+        } else if left.notes() == 0 && left.orphan == Link::NONE {
             entry.orphan = Link::to(orphans.replace(slot).unwrap_or(slot));
         }
-        left.notes
+        left.notes()
     }
 
     /// Where the contents of a slot are. `get` adds the caller's reference to the frame that caches it, under the
@@ -273,7 +306,7 @@ impl Swap {
         let Some(slot) = state.slots.get(slot as usize).filter(|slot| !slot.is_free()) else {
             return Probe::Free;
         };
-        match slot.cached() {
+        match slot.cached().filter(|_| intact(Mutant::SwapCacheSkipped)) {
             Some(frame) => {
                 get(frame);
                 Probe::Cached(frame)
@@ -285,20 +318,31 @@ impl Swap {
     /// Whether the device still has the contents of a slot that were there when it was probed.
     pub(crate) fn holds(&self, slot: u64, generation: u32) -> bool {
         let slot = self.state.lock().slots[slot as usize];
-        slot.notes > 0 && slot.cached().is_none() && slot.generation == generation
+        slot.notes() > 0 && slot.cached().is_none() && slot.generation == generation
     }
 
     /// Makes `frame`, which was read from the slot since it was probed, its cache, unless the slot is cached, free or
-    /// another page's by now.
-    pub(crate) fn cache(&self, slot: u64, frame: Pfn, generation: u32) -> bool {
-        let mut state = self.state.lock();
-        let entry = &mut state.slots[slot as usize];
+    /// another page's by now. It has come back soon if no more pages have gone since than there are frames `in_use`.
+    pub(crate) fn cache(&self, slot: u64, frame: Pfn, generation: u32, in_use: u64) -> Option<Comeback> {
+        let State { slots, evictions, refaults, .. } = &mut *self.state.lock();
+        let entry = &mut slots[slot as usize];
         let same = entry.generation == generation || !intact(Mutant::SwapIgnoresGeneration);
-        let wanted = entry.cached().is_none() && entry.notes > 0 && same;
-        if wanted {
-            entry.cached = Link::to(frame.as_u64());
+        let uncached = entry.cached().is_none() || !intact(Mutant::SwapCacheSkipped);
+        if !(uncached && entry.notes() > 0 && same) {
+            return None;
         }
-        wanted
+        let distance = evictions.wrapping_sub(entry.frame_or_shadow);
+        entry.set_cached(frame);
+        if u64::from(distance) > in_use {
+            return Some(Comeback::Late);
+        }
+        *refaults += 1;
+        Some(Comeback::Soon)
+    }
+
+    /// Pages that have come back soon after they went.
+    pub(crate) fn refaults(&self) -> u64 {
+        self.state.lock().refaults
     }
 
     /// The frame does not cache the slot any more; its reference is the caller's to put. The page lock is held.
@@ -307,10 +351,13 @@ impl Swap {
     }
 
     fn forget(&self, state: &mut State, slot: u64) {
-        let entry = &mut state.slots[slot as usize];
-        entry.cached = Link::NONE;
-        if entry.notes == 0 {
+        let State { slots, evictions, .. } = state;
+        let entry = &mut slots[slot as usize];
+        entry.set_evicted(*evictions);
+        if entry.notes() == 0 {
             self.discard(slot);
+        } else {
+            *evictions = evictions.wrapping_add(1);
         }
     }
 
@@ -327,7 +374,7 @@ impl Swap {
 
     /// Whether no entry names the slot.
     pub(crate) fn is_unnoted(&self, slot: u64) -> bool {
-        self.state.lock().slots[slot as usize].notes == 0
+        self.state.lock().slots[slot as usize].notes() == 0
     }
 
     /// A slot that was cached when its last note went; it may have found a new use since.

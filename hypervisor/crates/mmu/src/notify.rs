@@ -4,14 +4,10 @@
 use crate::secondary::SecondaryMmu;
 use crate::slots::{Slot, Slots};
 use crate::tdp::{AccessedDirty, Tdp, every_gfn};
-use addr::{GfnRange, Hva, HvaRange, PAGE_SHIFT, PAGE_SIZE};
+use addr::{GfnRange, Hva, HvaRange, PAGE_SHIFT};
 use mm::Host;
-use mm::notifier::{MmuNotifier, YoungPages};
+use mm::notifier::{MmuNotifier, YoungPages, runs};
 use mutants::{Mutant, intact};
-
-fn page_at(address: Hva) -> HvaRange {
-    HvaRange::new(address, address.add(PAGE_SIZE))
-}
 
 impl<H: Host> SecondaryMmu<H> {
     fn age(&self, tdp: Tdp, slots: &Slots, range: HvaRange) -> bool {
@@ -133,6 +129,10 @@ impl<H: Host> MmuNotifier for SecondaryMmu<H> {
     }
 
     fn invalidate_page(&self, address: Hva) {
+        self.invalidate_pages(&[address]);
+    }
+
+    fn invalidate_pages(&self, pages: &[Hva]) {
         let slots = self.slots.read();
         let mut locked = self.locked.write();
         // Raised before the zap, the primary entry being clear already: a fault that resolved the old frame
@@ -141,7 +141,7 @@ impl<H: Host> MmuNotifier for SecondaryMmu<H> {
             self.sequence.raise(&mut locked.in_progress);
         }
         if intact(Mutant::PageZapsNothing) {
-            self.zap_and_flush(&mut locked, slots.gfns_of(page_at(address)));
+            self.zap_and_flush(&mut locked, runs(pages).flat_map(|run| slots.gfns_of(run)));
         }
     }
 

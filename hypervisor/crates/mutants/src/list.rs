@@ -72,6 +72,8 @@ mutants! {
     FreesBeforeFlush,
     /// swap-out: the page is written before it is unmapped (I14)
     SwapWritesFirst,
+    /// swap-out of neighbours: they are written before the flush of the batch (I14)
+    BatchWritesFirst,
     /// write-back: the page is written before its entries are write-protected
     WriteBackWritesFirst,
     /// collapse: entries stay writable while the pages are copied
@@ -80,6 +82,8 @@ mutants! {
     // Flushes of primary translations, each entry of its own.
     /// an entry that is cleared alone is not flushed
     NoFlushOfCleared,
+    /// entries of neighbours that are cleared at once are not flushed
+    NoFlushOfBatch,
     /// aging does not flush the primary translation
     NoFlushOfAged,
     /// `MADV_COLD` does not flush the primary translations
@@ -234,6 +238,12 @@ mutants! {
     SwapInBelievesError,
     /// a page that comes back from swap becomes exclusive under a reference of somebody else
     SwapInIgnoresReferences,
+
+    // Slots of swap.
+    /// a slot's copy is given up with the first of its notes, not with the last
+    SlotDiscardedEarly,
+    /// a fault reads a page from its slot although a frame caches it (I14)
+    SwapCacheSkipped,
 
     // Races with caches.
     /// a page read from swap is cached although its slot has changed hands

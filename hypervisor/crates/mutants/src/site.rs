@@ -67,6 +67,8 @@ sites! {
         PageMkcleanOne,
         /// reclaim (`try_to_unmap_one`, `try_to_unmap_cluster`)
         TryToUnmapOne,
+        /// reclaim of neighbours at once
+        UnmapTogether,
         /// the zero page of an execute-in-place file (`__xip_unmap`)
         XipUnmap,
         /// migration

@@ -9,6 +9,7 @@
 //! | `huge` | a fault that maps a huge page, and a range over a part of it |
 //! | `aging` | aging, and unmapping, with and without A and D bits |
 //! | `fork` | fork, and a fault |
+//! | `reclaim` | the policy of reclaim, and whatever may happen to a page meanwhile |
 //! | `release` | the end of an address space, and reclaim |
 //! | `registration` | subscribing and unsubscribing, and everything else |
 //! | `slots` | the removal of a slot, a fault, and a notifier |
@@ -23,6 +24,7 @@ mod fork;
 mod huge;
 mod parallel;
 mod ranges;
+mod reclaim;
 mod registration;
 mod release;
 mod single_page;

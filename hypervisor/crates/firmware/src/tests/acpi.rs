@@ -23,9 +23,13 @@ fn word(bytes: &[u8], at: usize) -> u64 {
 }
 
 fn boot_with(vcpus: u32) -> Result<Memory, Error> {
+    boot_with_balloon(vcpus, false)
+}
+
+fn boot_with_balloon(vcpus: u32, balloon: bool) -> Result<Memory, Error> {
     let kernel = bzimage(&setup_header());
     let mut memory = Memory::new(64 * MIB);
-    let guest = Guest { kernel: &kernel, initrd: None, append: "", ram: memory.ram(), vcpus };
+    let guest = Guest { kernel: &kernel, initrd: None, append: "", ram: memory.ram(), vcpus, balloon };
     boot(&guest, &mut memory)?;
     Ok(memory)
 }
@@ -54,6 +58,17 @@ fn fadt_names_the_registers() {
     let dsdt = table(&memory, word(&fadt, 40));
     assert_eq!(&dsdt[..4], b"DSDT");
     assert_eq!(dsdt[36..], *b"\x08_S5_\x12\x08\x04\x0a\x05\x0a\x05\x00\x00");
+}
+
+#[test]
+fn dsdt_has_the_balloon_where_there_is_one() {
+    let memory = boot_with_balloon(1, true).unwrap();
+    let [fadt, _] = tables(&memory);
+    let dsdt = table(&memory, word(&fadt, 40));
+    let has = |part: &[u8]| dsdt.windows(part.len()).any(|window| window == part);
+    assert!(has(b"_SB_BLLN") && has(b"_HID\x0dLNRO0005\0"), "{dsdt:x?}");
+    // Registers, written too, at 0xfeb00000, 4 KiB; interrupt 16, consumed, by level, active high.
+    assert!(has(b"\x86\x09\0\x01\0\0\xb0\xfe\0\x10\0\0\x89\x06\0\x01\x01\x10\0\0\0"), "{dsdt:x?}");
 }
 
 #[test]

@@ -21,7 +21,7 @@ impl GuestWriter for Bounds {
 
 fn survive(kernel: &[u8], initrd: Option<&[u8]>) {
     let memory = Memory::new(32 * MIB);
-    let guest = Guest { kernel, initrd, append: "a=b", ram: memory.ram, vcpus: 1 };
+    let guest = Guest { kernel, initrd, append: "a=b", ram: memory.ram, vcpus: 1, balloon: false };
     if let Err(error) = boot(&guest, &mut Bounds(memory)) {
         assert!(!error.to_string().is_empty());
     }

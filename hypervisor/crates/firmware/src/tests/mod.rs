@@ -68,7 +68,7 @@ pub(crate) fn boot_on(
     append: &str,
 ) -> Result<(Entry, Memory), Error> {
     let mut memory = Memory::new(bytes);
-    let guest = Guest { kernel, initrd, append, ram: memory.ram, vcpus: 1 };
+    let guest = Guest { kernel, initrd, append, ram: memory.ram, vcpus: 1, balloon: false };
     boot(&guest, &mut memory).map(|entry| (entry, memory))
 }
 

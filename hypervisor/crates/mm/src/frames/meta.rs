@@ -42,6 +42,8 @@ bitflags! {
         const HUGETLB = 1 << 6;
         /// First frame of a huge page that belongs to a pool: it goes back there.
         const POOL = 1 << 7;
+        /// It has come back from swap, long after it went: the access that brought it in is its only use so far.
+        const USED_ONCE = 1 << 8;
     }
 }
 
@@ -168,7 +170,22 @@ impl FrameMeta {
         self.next.load(Ordering::Relaxed)
     }
 
-    /// The page was used in this generation.
+    /// The page was found used in this generation. What has brought it in late does not count.
+    pub(crate) fn note_use(&self, generation: u32) {
+        if self.has(PageFlags::USED_ONCE) {
+            self.clear(PageFlags::USED_ONCE);
+        } else {
+            self.set_generation(generation);
+        }
+    }
+
+    /// The page comes back in an older generation than the present one, and has to be used twice to get younger.
+    pub(crate) fn come_back_late(&self, generation: u32) {
+        self.set(PageFlags::USED_ONCE);
+        self.set_generation(generation.wrapping_sub(1));
+    }
+
+    /// The page is as young as if it had been used in this generation.
     pub(crate) fn set_generation(&self, generation: u32) {
         self.next.store(generation, Ordering::Relaxed);
     }
@@ -288,6 +305,41 @@ impl FrameMeta {
             sync::relax();
         }
         PageLock { meta: self, _held: held }
+    }
+
+    /// Takes the page lock if it is free. The caller holds a reference.
+    pub(crate) fn try_lock<'a>(&'a self, _turn: &'a PageTurn) -> Option<TriedLock<'a>> {
+        let before = self.flags.fetch_or(PageFlags::LOCKED.bits(), Ordering::Acquire);
+        (before & PageFlags::LOCKED.bits() == 0).then(|| TriedLock { meta: self })
+    }
+}
+
+/// Holds the place of page locks in the lock order, for whoever takes several. They have no order among themselves: each is
+/// tried, and none is waited for.
+#[must_use]
+#[derive(Debug)]
+pub(crate) struct PageTurn {
+    _held: Held,
+}
+
+impl PageTurn {
+    /// Takes the place.
+    #[track_caller]
+    pub(crate) fn take() -> Self {
+        Self { _held: Held::acquire(Rank::Page) }
+    }
+}
+
+/// A page lock that was tried, and was free.
+#[must_use]
+#[derive(Debug)]
+pub(crate) struct TriedLock<'a> {
+    meta: &'a FrameMeta,
+}
+
+impl Drop for TriedLock<'_> {
+    fn drop(&mut self) {
+        self.meta.flags.fetch_and(!PageFlags::LOCKED.bits(), Ordering::Release);
     }
 }
 

@@ -14,6 +14,7 @@ use crate::notifier::YoungPages;
 use crate::vma::{Vma, VmaFlags};
 use addr::{Hva, HvaRange, PageSize, Pfn};
 use core::ops::ControlFlow;
+use mutants::{Mutant, intact};
 use paging::{EntryRef, FlushScope, HostEntry, Level, TableEntry, View, walk_to};
 
 impl<H: Host> AddressSpace<H> {
@@ -22,7 +23,9 @@ impl<H: Host> AddressSpace<H> {
     pub(crate) fn collect_young(&self, generation: u32) {
         let vmas = self.vmas.read();
         for vma in vmas.iter().filter(|vma| can_age(vma)) {
-            blocks(vma.range).for_each(|block| self.collect_block(block, generation));
+            for block in blocks(vma.range) {
+                let _young = self.collect_block(block, generation);
+            }
         }
         drop(vmas);
         self.host()
@@ -30,15 +33,29 @@ impl<H: Host> AddressSpace<H> {
         self.chain.flush_young();
     }
 
-    fn collect_block(&self, block: HvaRange, generation: u32) {
+    /// Which pages of a cluster were used since they were last asked, by anybody: they are of this `generation` now, if
+    /// that counts. One flush for all of them, so that the next use is seen.
+    pub(crate) fn take_young(&self, cluster: HvaRange, generation: u32) -> YoungPages {
+        let young = self.collect_block(cluster, generation);
+        if !young.is_empty() {
+            if intact(Mutant::NoFlushOfAged) {
+                self.flush_primary(cluster);
+            }
+            self.chain.flush_young();
+        }
+        young
+    }
+
+    /// A block of 2 MiB, or a part of it.
+    fn collect_block(&self, block: HvaRange, generation: u32) -> YoungPages {
         let _tables = self.tables.lock();
+        let mut young = YoungPages::none(block);
         let (start, end) = (block.start().as_u64(), block.end().as_u64());
         let found = walk_to::<HostEntry, H>(self.host(), self.root, start, Level::Pd);
         let view = found.view();
         if !matches!(view, View::Table(_) | View::Leaf(_)) {
-            return;
+            return young;
         }
-        let mut young = YoungPages::none(block);
         let own = paging::collect_young::<HostEntry, H>(self.host(), self.root, (start, end));
         young.add_block(block.start().align_down(PageSize::Size2M), &own);
         self.chain.collect_young(&mut young);
@@ -51,9 +68,10 @@ impl<H: Host> AddressSpace<H> {
             };
             // The zero page, and frames that nobody reclaims, may well have a generation.
             if let Some(frame) = frame.filter(|&frame| frames.knows(frame)) {
-                frames.meta(frame).set_generation(generation);
+                frames.meta(frame).note_use(generation);
             }
         }
+        young
     }
 
     /// The frame that a page table maps.
@@ -71,7 +89,7 @@ impl<H: Host> AddressSpace<H> {
         &self,
         bounds: HvaRange,
         is_old: impl Fn(&crate::frames::FrameMeta) -> bool,
-        mut take: impl FnMut(Pfn) -> ControlFlow<()>,
+        mut take: impl FnMut(Hva, Pfn) -> ControlFlow<()>,
     ) {
         let _tables = self.tables.lock();
         for visit in self.cursor(bounds) {
@@ -79,7 +97,7 @@ impl<H: Host> AddressSpace<H> {
             let Some(frame) = leaf.map(|leaf| leaf.pfn) else { continue };
             let Some(meta) = self.mm.counted(frame).filter(|meta| is_old(meta)) else { continue };
             meta.get();
-            if take(frame).is_break() {
+            if take(Hva::new(visit.address), frame).is_break() {
                 return;
             }
         }

@@ -14,6 +14,7 @@ mod advise;
 mod age;
 mod anon;
 mod apply;
+mod batch;
 mod cow;
 mod entry;
 mod error;
@@ -48,6 +49,7 @@ use sync::{Mutex, Rank, RwLock};
 
 pub use advise::Advice;
 pub use apply::Change;
+pub(crate) use batch::Leaving;
 pub use error::{FaultError, MapError, MigrateError};
 pub use map::{MapRequest, Placement};
 pub use remap::Remap;

@@ -57,7 +57,12 @@ impl<H: Host> AddressSpace<H> {
     }
 
     /// The entry at `address`, if it maps just this base frame.
-    fn mapped_here(&self, tables: &Tables<'_>, address: Hva, frame: Pfn) -> Option<(Found<HostEntry>, Leaf)> {
+    pub(super) fn mapped_here(
+        &self,
+        tables: &Tables<'_>,
+        address: Hva,
+        frame: Pfn,
+    ) -> Option<(Found<HostEntry>, Leaf)> {
         self.entry_of(tables, address, frame).filter(|(_, leaf)| leaf.size == PageSize::Size4K)
     }
 

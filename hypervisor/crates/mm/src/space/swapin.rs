@@ -14,7 +14,7 @@ use super::{AddressSpace, FaultError};
 use crate::frames::PageFlags;
 use crate::host::Host;
 use crate::mm::Mm;
-use crate::swap::Probe;
+use crate::swap::{Comeback, Probe};
 use crate::vma::Access;
 use addr::{PageSize, Pfn};
 use mutants::{Mutant, intact};
@@ -76,7 +76,11 @@ impl<H: Host> Mm<H> {
         let meta = frames.meta(frame);
         meta.set_swap_slot(Some(slot));
         meta.get();
-        if self.swap().cache(slot, frame, generation) {
+        let in_use = frames.total() - frames.free_count();
+        if let Some(comeback) = self.swap().cache(slot, frame, generation, in_use) {
+            if comeback == Comeback::Late {
+                meta.come_back_late(frames.generation());
+            }
             return Ok(Some(SwappedIn { mm: self, slot, frame }));
         }
         // Nobody has seen the frame.

@@ -4,9 +4,9 @@
 
 use super::DeviceTlb;
 use crate::stats::add;
-use addr::{Hva, HvaRange, PAGE_SIZE, PageSize};
+use addr::{Hva, HvaRange, PageSize};
 use mm::Host;
-use mm::notifier::{MmuNotifier, YoungPages};
+use mm::notifier::{MmuNotifier, YoungPages, runs};
 use mutants::{Mutant, intact};
 
 impl<H: Host> MmuNotifier for DeviceTlb<H> {
@@ -41,7 +41,10 @@ impl<H: Host> MmuNotifier for DeviceTlb<H> {
     }
 
     fn invalidate_page(&self, address: Hva) {
-        let page = address.align_down(PageSize::Size4K);
+        self.invalidate_pages(&[address.align_down(PageSize::Size4K)]);
+    }
+
+    fn invalidate_pages(&self, pages: &[Hva]) {
         let mut locked = self.locked.lock();
         // Raised before the zap, the primary entry being clear already: an access that resolved the old frame
         // finds the sequence changed (I3).
@@ -49,7 +52,7 @@ impl<H: Host> MmuNotifier for DeviceTlb<H> {
             self.sequence.raise(&mut locked.in_progress);
         }
         if intact(Mutant::DevicePageZapsNothing) {
-            self.zap(&mut locked, HvaRange::new(page, page.add(PAGE_SIZE)));
+            runs(pages).for_each(|run| self.zap(&mut locked, run));
         }
     }
 

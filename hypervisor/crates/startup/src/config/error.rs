@@ -44,6 +44,11 @@ pub enum ConfigError {
         /// The name.
         name: Text,
     },
+    /// A guest that is to make do with more memory than it has.
+    Balloon {
+        /// The guest's name.
+        name: Text,
+    },
     /// Two guests with one name.
     SameName {
         /// The name.
@@ -95,6 +100,9 @@ impl fmt::Display for ConfigError {
                 "configuration{}: name `{name}` is longer than {MAX_NAME_BYTES} bytes, or not printable",
                 Line(name),
             ),
+            Self::Balloon { name } => {
+                write!(f, "configuration: `balloon` of guest `{name}` is more than its memory")
+            }
             Self::SameName { first, second } => write!(
                 f,
                 "configuration{}: a guest is called `{second}` already{}",

@@ -15,6 +15,7 @@
 //! memory = "256M"
 //! vcpus = 1
 //! weight = 100            # its share of the processors, beside other guests
+//! balloon = "64M"         # RAM that it is to make do with, if it has a driver for its balloon; else: all
 //! ```
 //!
 //! Kernels and RAM disks are named as the boot loader names them; [`ConfigFile::boot_config`] finds them among what
@@ -104,6 +105,14 @@ pub struct Vm {
         skip_serializing_if = "is_default_weight"
     )]
     pub weight: u32,
+    /// RAM that it is to make do with.
+    #[serde(
+        default,
+        deserialize_with = "squeezed_to",
+        serialize_with = "write_optional_size",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub balloon: Option<Size>,
 }
 
 /// A file that the boot loader has brought: what it is called, and where it is in the boot package.
@@ -127,6 +136,7 @@ impl Vm {
             memory: default_memory(),
             vcpus: default_vcpus(),
             weight: default_weight(),
+            balloon: None,
         }
     }
 }
@@ -167,6 +177,9 @@ impl ConfigFile {
             if name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control) {
                 return Err(ConfigError::Name { name: vm.name.clone() });
             }
+            if vm.balloon.is_some_and(|size| size > vm.memory) {
+                return Err(ConfigError::Balloon { name: vm.name.clone() });
+            }
             if let Some(first) = self.vms[..index].iter().find(|other| other.name == vm.name) {
                 return Err(ConfigError::SameName { first: first.name.clone(), second: vm.name.clone() });
             }
@@ -191,6 +204,7 @@ impl ConfigFile {
                 memory: vm.memory.0,
                 vcpus: vm.vcpus,
                 weight: vm.weight,
+                balloon: vm.balloon.map(|size| size.0),
             };
             vms.push(config).map_err(|_| ConfigError::TooManyVms { count: self.vms.len() })?;
         }
@@ -254,6 +268,18 @@ fn guest_memory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Size, D::E
 
 fn write_size<S: Serializer>(size: &Size, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(size)
+}
+
+/// As much as a guest has at least.
+fn squeezed_to<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Size>, D::Error> {
+    guest_memory(deserializer).map(Some)
+}
+
+fn write_optional_size<S: Serializer>(size: &Option<Size>, serializer: S) -> Result<S::Ok, S::Error> {
+    match size {
+        Some(size) => serializer.collect_str(size),
+        None => serializer.serialize_none(),
+    }
 }
 
 fn vcpus<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
