@@ -60,7 +60,9 @@ pub(crate) fn errno_of_mremap(error: MapError) -> Errno {
 pub(crate) fn errno_of_fault(error: FaultError) -> Errno {
     match error {
         FaultError::Unmapped(_) | FaultError::Denied { .. } | FaultError::BeyondEnd(_) => Errno::EFAULT,
-        FaultError::OutOfFrames(_) | FaultError::OutOfTables(_) => Errno::ENOMEM,
+        FaultError::OutOfFrames(_) | FaultError::OutOfTables(_) | FaultError::OverLimit { .. } => {
+            Errno::ENOMEM
+        }
         FaultError::Store(_) | FaultError::Swap(_) => Errno::EIO,
     }
 }

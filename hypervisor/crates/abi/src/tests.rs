@@ -92,7 +92,7 @@ fn the_configuration_round_trips() {
         swap: config::Swap { ram: 1 << 30, disk: 2 << 30 },
         log: config::LogLevel::Info,
         oracle: false,
-        telemetry_every: 0,
+        telemetry_rate: 0,
         inject: config::Inject::default(),
         tsc_hz: 0,
     };

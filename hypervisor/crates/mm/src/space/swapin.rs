@@ -136,6 +136,7 @@ impl<H: Host> AddressSpace<H> {
             meta.set_owner(chain.id(), fault.index());
             meta.set_swap_slot(Some(slot));
         }
+        self.swapped.count_back();
         if self.mm.swap().remove_note(slot) == 0 {
             // The last user of the slot: nobody else finds the frame by it any more.
             // References: the cache's and the caller's. Whoever has another shall not see later writes.

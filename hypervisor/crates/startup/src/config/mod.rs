@@ -217,7 +217,7 @@ impl ConfigFile {
             swap: Swap::default(),
             log: self.log,
             oracle: false,
-            telemetry_every: 0,
+            telemetry_rate: 0,
             inject: Inject::default(),
             tsc_hz: 0,
         })
