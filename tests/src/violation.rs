@@ -65,6 +65,8 @@ pub enum Violation {
     Unfindable { hva: Hva, frame: Pfn },
     /// The address space miscounts its frames.
     Resident { counted: u64, told: u64 },
+    /// The address space miscounts its pages in swap.
+    Swapped { counted: u64, told: u64 },
     /// Frames are allocated that nobody owns, or the other way round.
     FramesLeaked { used: u64, owned: u64 },
     /// A secondary entry where there is no RAM.

@@ -122,6 +122,9 @@ pub(crate) struct RunArgs {
     /// Write counters to a file, one JSON object a line
     #[arg(long, value_name = "FILE")]
     pub(crate) telemetry: Option<PathBuf>,
+    /// Counters so many times a second of the machine's time, and not at the end only
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) telemetry_rate: u32,
     /// End the run after so many seconds of wall time, with status 3
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     pub(crate) timeout: Option<f64>,
@@ -263,6 +266,14 @@ pub(crate) enum Stress {
     Storm,
     /// Two guests in such a storm are killed and started again, at random
     Kills,
+    /// A guest sweeps over three times the machine's memory, and looks at each word
+    Swapstorm,
+    /// Linux guests with more memory than the machine run stress-ng, and verify what they have written
+    Overcommit,
+    /// Ten idle Linux guests are squeezed, and one is woken
+    Idle,
+    /// A swap disk that fails to write, fails to read, or is full
+    FaultyDisk,
 }
 
 impl std::fmt::Display for Stress {
@@ -270,6 +281,10 @@ impl std::fmt::Display for Stress {
         f.write_str(match self {
             Self::Storm => "storm",
             Self::Kills => "kills",
+            Self::Swapstorm => "swapstorm",
+            Self::Overcommit => "overcommit",
+            Self::Idle => "idle",
+            Self::FaultyDisk => "faulty-disk",
         })
     }
 }
@@ -279,16 +294,28 @@ pub(crate) struct StressArgs {
     /// The program
     #[arg(value_enum)]
     pub(crate) name: Stress,
-    /// Operations, or kills of each guest; without it: 1000000, or 200
+    /// Operations (storm), kills of each guest, or rounds (swapstorm)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub(crate) count: Option<u64>,
+    /// The short form: minutes at most
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// With overcommit: throughput as guests' memory grows over the machine's
+    #[arg(long)]
+    pub(crate) ratio: bool,
     /// Virtual processors of a guest
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=32))]
-    pub(crate) vcpus: u32,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=32))]
+    pub(crate) vcpus: Option<u32>,
     /// Processors of the machine
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=8))]
-    pub(crate) host_cpus: u32,
-    /// Write the results to a file
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=8))]
+    pub(crate) host_cpus: Option<u32>,
+    /// Swap tiers of the host
+    #[arg(long, value_name = "TIER:SIZE[,TIER:SIZE]", value_parser = swap::parse)]
+    pub(crate) swap: Option<Tiers>,
+    /// Leave EPT accessed and dirty bits off
+    #[arg(long)]
+    pub(crate) no_ept_ad: bool,
+    /// Write the results to this file, and the page with plots beside it; without it: target/stress/NAME.json
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
 }

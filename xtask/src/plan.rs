@@ -144,7 +144,7 @@ pub(crate) fn boot_config(args: &RunArgs, tsc_hz: u64) -> config::BootConfig<'st
         swap: args.swap.unwrap_or_default().config(),
         log: log_level(args.log),
         oracle: args.oracle,
-        telemetry_every: 0,
+        telemetry_rate: args.telemetry_rate,
         inject: config::Inject {
             no_vmx: injected(Inject::NoVmx),
             vmx_locked_off: injected(Inject::VmxLockedOff),

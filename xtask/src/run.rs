@@ -3,20 +3,29 @@
 use crate::cli::{Guest, GuestArgs, MachineKind, RunArgs};
 use crate::error::usage;
 use crate::guests::{self, Guests};
-use crate::machine::{self, Hardware};
+use crate::machine::{self, Chosen, Hardware};
 use crate::metal::{self, Binaries};
 use crate::package::{Package, strip};
 use crate::plan::{self, GuestImages};
-use crate::session::{Input, Session, print_log};
+use crate::session::{Input, Records, Session, print_log};
 use crate::terminal::RawTerminal;
 use crate::{guest_images, setup, symbols, workspace};
 use abi::config::VmConfig;
 use abi::package::Kind;
 use anyhow::{Context, Result, anyhow};
 use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+
+/// A run that only has to be started.
+pub(crate) struct Prepared {
+    kind: Chosen,
+    hardware: Hardware,
+    images: machine::Images,
+    guests: Vec<String>,
+}
 
 /// Runs a guest; the exit status.
 ///
@@ -26,35 +35,74 @@ pub(crate) fn run(args: &RunArgs) -> Result<u8> {
     plan::check(args)?;
     let console = create("--console", args.console.as_deref())?;
     let telemetry = create("--telemetry", args.telemetry.as_deref())?;
-    let choice = machine::choose(args.machine)?;
-    if args.machine == MachineKind::Auto {
-        eprintln!("xtask: machine {}: {}", choice.kind, choice.reason);
-    }
-    setup::ensure_machine(choice.kind)?;
-    let binaries = metal::build()?;
-    let guests = guests::of(args, &binaries)?;
-    let package = pack(args, &binaries, &guests, machine::tsc_hz(choice.kind))?;
-    let hardware = Hardware {
-        chipset: args.chipset,
-        cpu: args.cpu,
-        memory: args.host_memory,
-        cpus: args.host_cpus,
-        disk: args.disk,
-        swap_disk: args.swap.unwrap_or_default().disk,
-    };
-    let images = machine::Images { loader: binaries.loader, package };
-    let dir = RunDir::create()?;
+    let prepared = Prepared::new(args)?;
     let terminal = if args.headless { None } else { RawTerminal::enter().context("the terminal")? };
-    let session = Session {
+    prepared.follow(Session {
         input: if terminal.is_some() { Input::Keys } else { Input::Stream },
         source: Box::new(std::io::stdin()),
         output: Box::new(std::io::stdout()),
         log: Box::new(print_log),
         console,
-        telemetry,
+        telemetry: to_lines(telemetry),
         timeout: args.timeout.map(Duration::from_secs_f64),
-    };
-    session.run(machine::start(choice.kind, &hardware, &images, &dir.0)?)
+    })
+}
+
+/// Writes each record as a JSON object on a line.
+fn to_lines(file: Option<File>) -> Records {
+    Box::new(move |record| {
+        let Some(mut file) = file.as_ref() else { return Ok(()) };
+        let line = serde_json::to_string(record)? + "\n";
+        file.write_all(line.as_bytes()).context("--telemetry")
+    })
+}
+
+impl Prepared {
+    /// Builds and packs what the arguments ask for.
+    ///
+    /// # Errors
+    /// Bad arguments, or something cannot be built.
+    pub(crate) fn new(args: &RunArgs) -> Result<Self> {
+        plan::check(args)?;
+        let choice = machine::choose(args.machine)?;
+        if args.machine == MachineKind::Auto {
+            eprintln!("xtask: machine {}: {}", choice.kind, choice.reason);
+        }
+        setup::ensure_machine(choice.kind)?;
+        let binaries = metal::build()?;
+        let guests = guests::of(args, &binaries)?;
+        let package = pack(args, &binaries, &guests, machine::tsc_hz(choice.kind))?;
+        let hardware = Hardware {
+            chipset: args.chipset,
+            cpu: args.cpu,
+            memory: args.host_memory,
+            cpus: args.host_cpus,
+            disk: args.disk,
+            swap_disk: args.swap.unwrap_or_default().disk,
+        };
+        let images = machine::Images { loader: binaries.loader, package };
+        let guests = guests.all.into_iter().map(|guest| guest.images.name).collect();
+        Ok(Self { kind: choice.kind, hardware, images, guests })
+    }
+
+    /// Names of the guests.
+    pub(crate) fn guests(&self) -> &[String] {
+        &self.guests
+    }
+
+    /// TSC frequency of the machine, where its maker knows it; else 0.
+    pub(crate) fn tsc_hz(&self) -> u64 {
+        machine::tsc_hz(self.kind)
+    }
+
+    /// Starts the machine, and follows it to its end; the exit status.
+    ///
+    /// # Errors
+    /// It cannot be started, or an output not be written.
+    pub(crate) fn follow(&self, session: Session) -> Result<u8> {
+        let dir = RunDir::create()?;
+        session.run(machine::start(self.kind, &self.hardware, &self.images, &dir.0)?)
+    }
 }
 
 /// `build`: the bare-metal programs, and the symbols they would be packed with.

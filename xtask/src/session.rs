@@ -11,6 +11,7 @@ use crate::link::{Decoder, Message};
 use crate::machine::Running;
 use crate::terminal::{self, ESCAPE};
 use abi::status::Status;
+use abi::telemetry::Telemetry;
 use anyhow::{Context, Result};
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -35,6 +36,9 @@ pub(crate) enum Input {
     Stream,
 }
 
+/// Takes a record of telemetry.
+pub(crate) type Records = Box<dyn FnMut(&Telemetry) -> Result<()>>;
+
 /// Where output goes, and how long a run may last.
 pub(crate) struct Session {
     /// Origin of input; its bytes come from `source`.
@@ -47,8 +51,8 @@ pub(crate) struct Session {
     pub(crate) log: Box<dyn FnMut(&str)>,
     /// A copy of the guest's console.
     pub(crate) console: Option<File>,
-    /// Counters, one JSON object a line.
-    pub(crate) telemetry: Option<File>,
+    /// Gets each record.
+    pub(crate) telemetry: Records,
     /// Wall time from the machine's start.
     pub(crate) timeout: Option<Duration>,
 }
@@ -132,12 +136,7 @@ impl Session {
                     file.write_all(&bytes).context("--console")?;
                 }
             }
-            Message::Telemetry(record) => {
-                if let Some(file) = &mut self.telemetry {
-                    let line = serde_json::to_string(&record)? + "\n";
-                    file.write_all(line.as_bytes()).context("--telemetry")?;
-                }
-            }
+            Message::Telemetry(record) => (self.telemetry)(&record)?,
             Message::End { .. } => {}
         }
         Ok(())

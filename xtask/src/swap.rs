@@ -3,6 +3,7 @@
 use crate::size::{parse_size, show_size};
 use abi::config;
 use abi::swapdisk::{self, Label};
+use std::fmt;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -40,6 +41,15 @@ impl Tiers {
     }
 }
 
+impl fmt::Display for Tiers {
+    /// As [`parse`] reads it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tiers = [("ram", self.ram), ("disk", self.disk)].into_iter().filter(|(_, size)| *size != 0);
+        let texts: Vec<String> = tiers.map(|(name, size)| format!("{name}:{size}")).collect();
+        f.write_str(&texts.join(","))
+    }
+}
+
 /// Reads `ram:256M,disk:2G`, or one of the two.
 ///
 /// # Errors
@@ -71,7 +81,9 @@ mod tests {
     #[test]
     fn tiers() {
         assert_eq!(parse("ram:256M"), Ok(Tiers { ram: 256 << 20, disk: 0 }));
-        assert_eq!(parse("disk:2G,ram:1M"), Ok(Tiers { ram: 1 << 20, disk: 2 << 30 }));
+        let both = Tiers { ram: 1 << 20, disk: 2 << 30 };
+        assert_eq!(parse("disk:2G,ram:1M"), Ok(both));
+        assert_eq!(parse(&both.to_string()), Ok(both));
     }
 
     #[test]

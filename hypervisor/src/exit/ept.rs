@@ -19,9 +19,11 @@ const LONGEST: usize = 15;
 pub(super) fn handle(vcpu: &mut Vcpu, vm: &Vm, violation: EptViolation) -> Flow {
     vcpu.counters.ept_violations += 1;
     let access = if violation.write { Access::Write } else { Access::Read };
+    let since = tsc();
     match vm.memory.fault(violation.gpa, access) {
         Ok(FaultOutcome::Mapped) => {
             vcpu.counters.exits.ept_fault += 1;
+            vcpu.counters.memory_ticks += tsc() - since;
             vm.note_fault();
             Flow::Resume
         }

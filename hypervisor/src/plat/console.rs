@@ -7,6 +7,7 @@
 use abi::link::Channel;
 use alloc::format;
 use alloc::string::String;
+use devices::Ticks;
 use spin::Mutex;
 
 /// Bytes of a line that are sent together.
@@ -26,6 +27,8 @@ pub(super) struct Console {
     /// What has been sent of the line, to be shown again; of one that is longer than this only its last part.
     shown: heapless::Vec<u8, CHUNK>,
     pending: heapless::Vec<u8, CHUNK>,
+    last_input: Ticks,
+    last_output: Ticks,
 }
 
 impl Console {
@@ -38,11 +41,31 @@ impl Console {
             in_line: false,
             shown: heapless::Vec::new(),
             pending: heapless::Vec::new(),
+            last_input: Ticks(0),
+            last_output: Ticks(0),
         }
     }
 
-    /// Takes a byte of output.
-    pub(super) fn put(&mut self, byte: u8) {
+    /// Takes output.
+    pub(super) fn put_all(&mut self, bytes: &[u8], now: Ticks) {
+        if !bytes.is_empty() {
+            self.last_output = now;
+        }
+        bytes.iter().for_each(|&byte| self.put(byte));
+    }
+
+    /// The guest is about to get a byte of input.
+    pub(super) fn note_input(&mut self, now: Ticks) {
+        self.last_input = now;
+    }
+
+    /// Ticks from the last byte of input to the last byte of output behind it; 0: there was none.
+    pub(super) fn answer_ticks(&self) -> u64 {
+        let heard = self.last_input != Ticks(0);
+        if heard { self.last_output.0.saturating_sub(self.last_input.0) } else { 0 }
+    }
+
+    fn put(&mut self, byte: u8) {
         // `flush` leaves room, so the push succeeds.
         let _ = self.pending.push(byte);
         if byte == b'\n' || self.pending.is_full() {

@@ -31,6 +31,8 @@ pub(crate) struct Control {
     /// It works on its guest's memory, or runs in it.
     busy: AtomicBool,
     accounts: Mutex<(Counters, Ticks)>,
+    /// Somebody wants newer accounts.
+    asked: AtomicBool,
 }
 
 impl Control {
@@ -105,10 +107,18 @@ impl Control {
 
     /// Publishes its counters.
     pub(crate) fn publish(&self, counters: &Counters, ticks: &Ticks) {
+        self.asked.store(false, Ordering::Relaxed);
         *self.accounts.lock() = (*counters, *ticks);
     }
 
+    /// Whether somebody wants to know its counters.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Its counters as it has published them last; it is asked for newer ones.
     pub(super) fn accounts(&self) -> (Counters, Ticks) {
+        self.asked.store(true, Ordering::Relaxed);
         *self.accounts.lock()
     }
 }

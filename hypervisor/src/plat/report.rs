@@ -1,17 +1,34 @@
-//! Telemetry: what a guest has cost, over the link.
+//! Telemetry: what a guest has cost, over the link: at its end, and from time to time before, also while it is idle.
 
 use super::vm::Vm;
 use crate::cpu::tsc;
 use crate::link;
+use crate::sched;
 use abi::link::Channel;
-use abi::telemetry::{BalloonUse, DeviceTlbUse, NotifierCalls, Telemetry};
+use abi::telemetry::{BalloonUse, DeviceTlbUse, GuestSwap, HostSwap, NotifierCalls, Telemetry};
 use core::sync::atomic::Ordering;
-use mm::Host;
+use mm::{Host, SwapCounts};
 
 /// Bytes that a telemetry record takes at most: its numbers in postcard's variable-length form.
-const RECORD: usize = 640;
+const RECORD: usize = 1024;
 
 impl Vm {
+    /// Sends so many records a second, until the guest ends or TSC `deadline`. Its supervisor calls it.
+    pub(crate) fn watch(&self, rate: u32, deadline: Option<u64>) {
+        let period = (rate != 0).then(|| self.tsc_hz / u64::from(rate));
+        let mut due = period.map(|period| tsc() + period);
+        while let Some(next) = [due, deadline].into_iter().flatten().min()
+            && !self.has_ended()
+            && deadline.is_none_or(|deadline| tsc() < deadline)
+        {
+            sched::park(Some(next));
+            if due.is_some_and(|due| due <= tsc()) {
+                self.send_telemetry();
+                due = period.map(|period| tsc() + period);
+            }
+        }
+    }
+
     /// Sends a record of what its virtual processors have published.
     pub(crate) fn send_telemetry(&self) {
         let mut buffer = [0; RECORD];
@@ -25,15 +42,17 @@ impl Vm {
         let now = tsc();
         let (space, stats) = (self.memory.space(), self.memory.mmu().stats().snapshot());
         let (device, calls) = (self.memory.device_tlb().stats().snapshot(), self.memory.observer().counts());
-        let (host, balloon) = (space.host(), self.balloon());
+        let (host, swapped, balloon) = (space.host(), space.swapped_pages(), self.balloon());
         let mut record = Telemetry {
             vm: self.index,
             tsc: now,
             resident_frames: space.resident_frames(),
             most_resident_frames: self.most_resident.load(Ordering::Relaxed),
+            swap: GuestSwap { pages: swapped.now, out: swapped.out, back: swapped.back },
             free_frames: host.frames().free_count(),
             total_frames: host.frames().total(),
             table_frames: host.table_frames(),
+            host_swap: host_swap(&space.mm().swap_counts()),
             fault_retries: stats.retries,
             notifier: NotifierCalls {
                 invalidate_page: calls.invalidate_page,
@@ -60,6 +79,7 @@ impl Vm {
             },
             lock_waits: sync::lock_waits(),
             oracle_checks: self.oracle_checks.load(Ordering::Relaxed),
+            answer_ticks: self.answer_ticks(),
             ..Telemetry::default()
         };
         self.add_accounts(&mut record, now);
@@ -78,6 +98,24 @@ impl Vm {
             record.run_ticks = record.run_ticks.max(ticks.run(now));
             record.run_outside_ticks += ticks.outside();
             record.guest_ticks += ticks.guest();
+            record.memory_ticks += counters.memory_ticks;
         }
+    }
+}
+
+fn host_swap(counts: &SwapCounts) -> HostSwap {
+    HostSwap {
+        pages: counts.pages,
+        filled: counts.filled,
+        bytes: counts.bytes,
+        frames: counts.frames,
+        refused: counts.refused,
+        on_disk: counts.on_disk,
+        reads: counts.reads,
+        writes: counts.writes,
+        requests: counts.requests,
+        sequential: counts.sequential,
+        read_errors: counts.read_errors,
+        write_errors: counts.write_errors,
     }
 }

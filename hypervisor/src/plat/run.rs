@@ -266,10 +266,8 @@ impl Machine {
         oom::add(&vm);
         let mut threads = self.start_vcpus(&vm, config, &entry);
         self.add_storm(&vm, &guest.ram, &mut threads);
-        if let Some(deadline) = deadline {
-            while tsc() < deadline && !vm.has_ended() {
-                sched::park(Some(deadline));
-            }
+        vm.watch(self.config.telemetry_rate, deadline);
+        if deadline.is_some() {
             vm.finish_with(Ok(End::Killed));
         }
         threads.into_iter().for_each(JoinHandle::join);

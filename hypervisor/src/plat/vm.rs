@@ -15,9 +15,10 @@ use super::run::HostMemory;
 use super::stir::Stirrer;
 use super::storm::Storm;
 use crate::cpu::flush::GuestTag;
-use crate::cpu::serial;
+use crate::cpu::{serial, tsc};
 use crate::exit::Flow;
 use crate::physmem::PhysicalMemory;
+use crate::sched::{self, Thread};
 use crate::vcpu::RunError;
 use abi::config::BootConfig;
 use abi::hypercall::HostOperation;
@@ -84,6 +85,8 @@ pub(crate) struct Vm {
     started: AtomicU64,
     /// Most frames that it has had.
     pub(super) most_resident: AtomicU64,
+    /// Who builds it, and waits for its end.
+    supervisor: Arc<Thread>,
     name: Box<str>,
     ept_root: Pfn,
     board: Mutex<Board>,
@@ -93,7 +96,6 @@ pub(crate) struct Vm {
     oracle: bool,
     storms: bool,
     pauses: Pauses,
-    telemetry_every: u64,
     ended: AtomicBool,
     end: spin::Mutex<Option<Result<End, RunError>>>,
 }
@@ -135,7 +137,7 @@ fn board_config(guest: &Guest<'_>, squeezed_to: Option<u64>, clock: MachineClock
 }
 
 impl Vm {
-    /// Builds a guest and fills its memory.
+    /// Builds a guest and fills its memory. The caller is its supervisor.
     ///
     /// # Errors
     /// [`VmError`].
@@ -169,6 +171,7 @@ impl Vm {
             most_resident: AtomicU64::new(0),
             oracle_checks: AtomicU64::new(0),
             controls: (0..guest.vcpus).map(|_| Control::default()).collect(),
+            supervisor: sched::current(),
             name: place.name.into(),
             ept_root,
             board: Mutex::new(Rank::Board, Board::new(&board_config(guest, squeezed_to, clock))),
@@ -178,7 +181,6 @@ impl Vm {
             oracle: boot.oracle,
             storms: boot.inject.storm != 0,
             pauses: Pauses::default(),
-            telemetry_every: boot.telemetry_every,
             ended: AtomicBool::new(false),
             end: spin::Mutex::new(None),
         };
@@ -252,7 +254,7 @@ impl Vm {
         self.controls.iter().for_each(Control::forget_thread);
     }
 
-    /// Ends the guest; the first call counts. Every virtual processor leaves it.
+    /// Ends the guest; the first call counts. Every virtual processor leaves it, and its supervisor looks.
     pub(crate) fn finish_with(&self, end: Result<End, RunError>) {
         let mut first = self.end.lock();
         if first.is_none() {
@@ -262,6 +264,7 @@ impl Vm {
         drop(first);
         self.ended.store(true, Ordering::SeqCst);
         self.controls.iter().for_each(Control::kick);
+        self.supervisor.unpark();
     }
 
     /// Whether it has ended.
@@ -334,15 +337,14 @@ impl Vm {
         Some(result)
     }
 
-    /// Between two entries: disturbances, where they were asked for; whether telemetry is due after this exit.
-    pub(crate) fn after_exit(&self, vcpu: VcpuId, exits: u64) -> bool {
+    /// Between two entries: disturbances, where they were asked for.
+    pub(crate) fn after_exit(&self, vcpu: VcpuId) {
         // Whoever stirs may wait for this virtual processor to come out.
         if let Some(mut stirrer) = self.stirrer.as_ref().and_then(spin::Mutex::try_lock)
             && stirrer.due()
         {
             stirrer.stir(&self.memory, || self.check(Some(vcpu)));
         }
-        self.telemetry_every != 0 && exits.is_multiple_of(self.telemetry_every)
     }
 
     /// After the last exit: the last record, and the last check.
@@ -357,7 +359,7 @@ impl Vm {
         let mut console = self.console.lock();
         self.with_board(vcpu, |board| {
             let effect = board.port_write(port, width, value, now);
-            board.console_output(&mut |bytes| bytes.iter().for_each(|byte| console.put(*byte)));
+            board.console_output(&mut |bytes| console.put_all(bytes, now));
             effect
         })
     }
@@ -375,6 +377,11 @@ impl Vm {
         }
     }
 
+    /// Ticks from the last byte of input to the last byte of output behind it; 0: there was none.
+    pub(super) fn answer_ticks(&self) -> u64 {
+        self.console.lock().answer_ticks()
+    }
+
     /// Whether its UART takes a byte of input.
     pub(super) fn console_has_room(&self) -> bool {
         self.with_devices(None, |board| board.console_room() != 0)
@@ -382,6 +389,7 @@ impl Vm {
 
     /// A byte of input, for which there is room.
     pub(super) fn console_input(&self, byte: u8) {
+        self.console.lock().note_input(Ticks(tsc()));
         // There is room, so the byte is taken.
         let _ = self.with_devices(None, |board| board.console_input(&[byte]));
     }

@@ -56,6 +56,8 @@ pub(crate) struct Counters {
     pub invept: u64,
     /// INVVPID instructions.
     pub invvpid: u64,
+    /// Ticks spent on EPT violations that faulted memory in.
+    pub memory_ticks: u64,
 }
 
 /// One virtual processor.

@@ -97,9 +97,9 @@ fn step(vcpu: &mut Vcpu, vm: &Vm) -> Result<(), Result<End, RunError>> {
     match exit::handle(vcpu, vm, exit).map_err(Err)? {
         flow @ (Flow::Resume | Flow::Serve) => {
             vcpu.serves = flow == Flow::Serve;
-            if vm.after_exit(vcpu.id, vcpu.counters.exits.total) {
+            vm.after_exit(vcpu.id);
+            if control.is_asked() {
                 control.publish(&vcpu.counters, &vcpu.ticks);
-                vm.send_telemetry();
             }
             Ok(())
         }

@@ -3,7 +3,7 @@
 //! | rule | where |
 //! |---|---|
 //! | tables are linked once, alive, and none is lost | `walk` |
-//! | primary entries lie in areas, with their rights; the resident count is theirs | `primary` |
+//! | primary entries lie in areas, with their rights; the counts of resident and swapped pages are theirs | `primary` |
 //! | references, swap slots and reverse maps of frames are those of entries and caches | `frames` |
 //! | secondary entries map what the primary ones map, with no more permission | `secondary` |
 //! | device TLBs hold what the primary entries map, with no more permission | `device` |

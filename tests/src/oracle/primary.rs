@@ -26,7 +26,9 @@ pub(super) fn check_areas(space: &AddressSpace<Machine>, tables: &Tables) -> Res
             counted += leaf.raw.size.base_pages();
         }
     }
+    let mut slots = 0;
     for &(address, note) in &tables.notes {
+        slots += u64::from(matches!(note, Note::Slot(_)));
         let area = areas.iter().find(|vma| vma.range.contains(Hva::new(address)));
         let fits = area.is_some_and(|vma| match note {
             Note::Slot(_) => vma.kind.is_private() && vma.kind.page_size() == PageSize::Size4K,
@@ -37,7 +39,11 @@ pub(super) fn check_areas(space: &AddressSpace<Machine>, tables: &Tables) -> Res
         }
     }
     let told = space.resident_frames();
-    if told == counted { Ok(()) } else { Err(Violation::Resident { counted, told }) }
+    if told != counted {
+        return Err(Violation::Resident { counted, told });
+    }
+    let told = space.swapped_pages().now;
+    if told == slots { Ok(()) } else { Err(Violation::Swapped { counted: slots, told }) }
 }
 
 fn check_leaf(mm: &Mm<Machine>, areas: &[Vma<Machine>], (hva, leaf): (Hva, &Leaf)) -> Result<(), Violation> {

@@ -15,6 +15,8 @@ pub(crate) struct Platter {
     frames: Vec<Pfn>,
     pub(crate) fails_reads: AtomicBool,
     pub(crate) fails_writes: AtomicBool,
+    /// Copies may stay while their pages are in memory.
+    pub(crate) keeps: AtomicBool,
     writes: AtomicU64,
     after_read: Next,
     after_write: Next,
@@ -46,6 +48,7 @@ impl Platter {
             frames: (0..pages).map(take).collect(),
             fails_reads: AtomicBool::new(false),
             fails_writes: AtomicBool::new(false),
+            keeps: AtomicBool::new(false),
             writes: AtomicU64::new(0),
             after_read: Mutex::default(),
             after_write: Mutex::default(),
@@ -111,6 +114,10 @@ pub(crate) struct Swap(pub(crate) Arc<Platter>);
 impl SwapDevice for Swap {
     fn slots(&self) -> u64 {
         self.0.held()
+    }
+
+    fn keeps(&self, _slot: u64) -> bool {
+        self.0.keeps.load(Ordering::Relaxed)
     }
 
     fn write(&self, slot: u64, frame: Pfn) -> Result<(), SlotError> {

@@ -289,3 +289,41 @@ fn a_page_that_nobody_maps_any_more_leaves_no_slot_behind_where_it_cannot_be_wri
     assert_eq!(b.mm.swap_used(), 0);
     b.finish()
 }
+
+#[test]
+fn a_page_that_was_only_read_goes_again_without_being_written() -> Outcome {
+    let b = Bench::new(SMALL);
+    b.swap.keeps.store(true, Ordering::Relaxed);
+    b.map_pages(0, 0, 3)?;
+    b.fill(0, 0..3, 10)?;
+    (0..3).try_for_each(|index| b.page_out(0, index))?;
+    assert_eq!(b.swap.writes(), 3);
+    b.guest_reads(0, 0, 10)?;
+    b.page_out(0, 0)?;
+    assert_eq!((b.swap.writes(), b.mm.swap_used()), (3, 3), "its copy was there");
+    b.guest_reads(0, 0, 10)?;
+    b.guest_writes(0, 0, 20)?;
+    b.page_out(0, 0)?;
+    assert_eq!(b.swap.writes(), 4, "what was written since is not lost");
+    b.both_read(0, 0, 20)?;
+    b.finish()
+}
+
+#[test]
+fn a_copy_goes_with_its_page() -> Outcome {
+    let b = Bench::new(SMALL);
+    b.swap.keeps.store(true, Ordering::Relaxed);
+    b.map_pages(0, 0, 3)?;
+    b.fill(0, 0..3, 10)?;
+    (0..3).try_for_each(|index| b.page_out(0, index))?;
+    (0..3).try_for_each(|index| b.guest_reads(0, index, 10 + index))?;
+    assert_eq!(b.mm.swap_used(), 3, "copies stay");
+    b.does(0, "MADV_DONTNEED", |space| space.discard(page(0), bytes(1)))?;
+    assert_eq!(b.mm.swap_used(), 2);
+    let child = b.fork(0)?;
+    b.herald_writes(child, 1, 21)?;
+    b.herald_writes(0, 1, 31)?;
+    b.both_read(child, 1, 21)?;
+    assert_eq!(b.mm.swap_used(), 1, "nobody has the page of which it was a copy");
+    b.finish()
+}

@@ -4,6 +4,7 @@ use super::fairness::{FAIRNESS, Fairness};
 use super::fixtures::Fixtures;
 use super::medium::{MEDIA, Medium};
 use super::scenario::Scenario;
+use super::stress::{STRESS, Stress};
 use super::table::SCENARIOS;
 use super::{Tally, nested};
 use crate::machine::Chosen;
@@ -32,6 +33,7 @@ enum Job {
     Scenario(&'static Scenario),
     Medium(&'static Medium),
     Fairness(&'static Fairness),
+    Stress(&'static Stress),
     Nested,
 }
 
@@ -41,6 +43,7 @@ impl Job {
             Self::Scenario(scenario) => scenario.name,
             Self::Medium(medium) => medium.name,
             Self::Fairness(fairness) => fairness.name,
+            Self::Stress(stress) => stress.name,
             Self::Nested => "nested",
         }
     }
@@ -51,6 +54,7 @@ impl Job {
             Self::Scenario(scenario) => scenario.run(fixtures),
             Self::Medium(medium) => medium.run(),
             Self::Fairness(fairness) => fairness.run(fixtures),
+            Self::Stress(stress) => stress.run(fixtures),
             Self::Nested => match nested::run_in_lab(fixtures, None) {
                 Ok(tally) => return tally,
                 Err(error) => Err(error),
@@ -103,7 +107,8 @@ fn jobs(lab: Lab) -> Vec<Job> {
     let media = MEDIA.iter().map(Job::Medium);
     let scenarios = SCENARIOS.iter().copied().flatten().map(Job::Scenario);
     let fairness = FAIRNESS.iter().map(Job::Fairness);
-    nested.into_iter().chain(media).chain(fairness).chain(scenarios).collect()
+    let stress = STRESS.iter().map(Job::Stress);
+    nested.into_iter().chain(stress).chain(media).chain(fairness).chain(scenarios).collect()
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -13,6 +13,7 @@ mod overcommit;
 mod random;
 mod scenario;
 mod smp;
+mod stress;
 mod table;
 
 use crate::cli::{Suite, TestArgs, TidyArgs};

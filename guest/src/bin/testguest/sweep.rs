@@ -1,11 +1,11 @@
 //! Sweeps over all RAM: each page is filled, and in each later round checked, word by word, and filled anew. For hosts with less
-//! memory than that. Argument: `rounds=N` (2).
+//! memory than that. Arguments: `rounds=N` (2), `every=N` (4): how far words without order are apart.
 //!
 //! | pages | contents |
 //! |---|---|
 //! | each 8th | one word over and over |
 //! | each 16th | words without order |
-//! | the rest | a quarter of the words without order |
+//! | the rest | each Nth word without order, one word else |
 
 use crate::Guest;
 use crate::report::{Failure, same};
@@ -20,19 +20,19 @@ const fn mix(number: u64) -> u64 {
 }
 
 /// What a page holds after a round.
-fn contents(page: u64, index: u64, round: u64) -> impl Fn(u64) -> u64 {
+fn contents(page: u64, index: u64, round: u64, apart: u64) -> impl Fn(u64) -> u64 {
     let key = mix(page ^ round << 52);
     let every = match index % 16 {
         0 | 8 => u64::MAX,
         4 => 1,
-        _ => 4,
+        _ => apart,
     };
     move |word| if word % every == 0 && every != u64::MAX { mix(key ^ word << 40) } else { key }
 }
 
-fn check(pages: &Pages, index: u64, round: u64) -> Result<(), Failure> {
+fn check(pages: &Pages, index: u64, round: u64, apart: u64) -> Result<(), Failure> {
     let page = pages.page(index).as_u64();
-    let wanted = contents(page, index, round);
+    let wanted = contents(page, index, round, apart);
     match pages.difference(index, &wanted) {
         None => Ok(()),
         Some((word, found)) => same("word", page + word * 8, wanted(word), found),
@@ -41,6 +41,7 @@ fn check(pages: &Pages, index: u64, round: u64) -> Result<(), Failure> {
 
 pub(crate) fn run(guest: &mut Guest) -> Result<(), Failure> {
     let rounds = guest.argument("rounds").unwrap_or(2);
+    let apart = guest.argument("every").unwrap_or(4).max(1);
     let mut ranges = [const { None }; 20];
     for (place, pages) in ranges.iter_mut().zip(guest.memory.take_all()) {
         *place = Some(pages);
@@ -50,16 +51,16 @@ pub(crate) fn run(guest: &mut Guest) -> Result<(), Failure> {
         for pages in ranges.iter().flatten() {
             for index in 0..pages.count() {
                 if round > 0 {
-                    check(pages, index, round - 1)?;
+                    check(pages, index, round - 1, apart)?;
                 }
-                pages.fill(index, contents(pages.page(index).as_u64(), index, round));
+                pages.fill(index, contents(pages.page(index).as_u64(), index, round, apart));
             }
             count += pages.count();
         }
         println!("sweep: round {round}, {count} pages");
     }
     for pages in ranges.iter().flatten().filter(|_| rounds > 0) {
-        (0..pages.count()).try_for_each(|index| check(pages, index, rounds - 1))?;
+        (0..pages.count()).try_for_each(|index| check(pages, index, rounds - 1, apart))?;
     }
     Ok(())
 }

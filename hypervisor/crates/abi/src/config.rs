@@ -144,8 +144,8 @@ pub struct BootConfig<'a> {
     pub log: LogLevel,
     /// Check the coherence rule of the whole machine at each host operation (slow; debug aid and tests).
     pub oracle: bool,
-    /// Guest exits between two telemetry records; 0 sends one at the end only.
-    pub telemetry_every: u64,
+    /// Telemetry records of each guest in a second; 0 sends one at the end only.
+    pub telemetry_rate: u32,
     /// Faults to inject.
     pub inject: Inject,
     /// TSC frequency in Hz, where the machine's maker knows it (an emulator's clock rate); 0: calibrate.

@@ -105,6 +105,46 @@ pub struct DeviceTlbUse {
     pub zapped: u64,
 }
 
+/// What swap keeps for all guests, and what it has done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct HostSwap {
+    /// Pages in compressed memory.
+    pub pages: u64,
+    /// Of these, pages of one word.
+    pub filled: u64,
+    /// Bytes of the others, compressed.
+    pub bytes: u64,
+    /// Frames that they take.
+    pub frames: u64,
+    /// Pages refused because they do not compress.
+    pub refused: u64,
+    /// Pages on disk.
+    pub on_disk: u64,
+    /// Pages read from disk.
+    pub reads: u64,
+    /// Pages written to disk.
+    pub writes: u64,
+    /// Requests to the disk.
+    pub requests: u64,
+    /// Of these, those that began where the last one had ended.
+    pub sequential: u64,
+    /// Reads that failed.
+    pub read_errors: u64,
+    /// Writes that failed.
+    pub write_errors: u64,
+}
+
+/// What a guest has in swap, in pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct GuestSwap {
+    /// Entries of its host address space that name a swap slot.
+    pub pages: u64,
+    /// Pages that reclaim has unmapped.
+    pub out: u64,
+    /// Pages that faults have brought back.
+    pub back: u64,
+}
+
 /// Memory that a guest has given back, and may have to, in pages of 4 KiB.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct BalloonUse {
@@ -131,10 +171,14 @@ pub struct Telemetry {
     pub resident_frames: u64,
     /// Most that there were at once, seen after its EPT violations.
     pub most_resident_frames: u64,
+    /// Pages in swap.
+    pub swap: GuestSwap,
     /// Frames free in the host.
     pub free_frames: u64,
     /// Frames of the host that were ever allocatable.
     pub total_frames: u64,
+    /// What swap keeps.
+    pub host_swap: HostSwap,
     /// Frames that hold page tables, primary and secondary.
     pub table_frames: u64,
     /// VM exits by reason.
@@ -167,4 +211,8 @@ pub struct Telemetry {
     pub run_outside_ticks: u64,
     /// Ticks that its virtual processors spent in the guest.
     pub guest_ticks: u64,
+    /// Ticks that its virtual processors have waited for memory, in EPT violations.
+    pub memory_ticks: u64,
+    /// Ticks from the last byte of input on its console to the last byte of output behind it; 0: there was none.
+    pub answer_ticks: u64,
 }

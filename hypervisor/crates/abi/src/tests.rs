@@ -95,7 +95,7 @@ fn the_configuration_round_trips() {
         proactive: 20,
         log: config::LogLevel::Info,
         oracle: false,
-        telemetry_every: 0,
+        telemetry_rate: 0,
         inject: config::Inject::default(),
         tsc_hz: 0,
     };

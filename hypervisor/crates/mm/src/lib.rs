@@ -40,7 +40,7 @@ pub use reclaim::Spared;
 pub use shrink::{ATTEMPTS, Shrunk};
 pub use space::{
     AddressSpace, Advice, Change, FaultError, MapError, MapRequest, Mapping, MigrateError, Placement, Remap,
-    USER_END,
+    SwappedPages, USER_END,
 };
 pub use swap::{SlotError, SwapCounts, SwapDevice};
 pub use vma::{Access, MOST_AREAS, Protection, Vma, VmaFlags, VmaKind};

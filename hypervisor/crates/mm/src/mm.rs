@@ -163,8 +163,10 @@ impl<H: Host> Mm<H> {
             let Probe::Cached(frame) = probe else { continue };
             let meta = self.host.frames().meta(frame);
             let lock = meta.lock();
-            // Reclaim may have found a new use for the frame and its slot; under the page lock it cannot.
-            if meta.swap_slot() == Some(slot) && self.swap.is_unnoted(slot) {
+            // Reclaim may have found a new use for the frame and its slot; under the page lock it cannot. A page that is
+            // mapped, and only read so far, has its copy there.
+            let kept = meta.map_count() > 0 && self.swap.keeps(slot);
+            if meta.swap_slot() == Some(slot) && self.swap.is_unnoted(slot) && !kept {
                 self.leave_swap_cache(frame, slot);
             }
             drop(lock);

@@ -10,6 +10,9 @@
 //!
 //! A slot is free when no entry names it and no frame caches it. While a frame caches it, the frame is the truth: a
 //! fault takes it from here and never reads an old copy from the device (I14).
+//!
+//! A frame that was read from a device which keeps copies for nothing goes on caching its slot, unnoted: if nobody writes to the page,
+//! it can go again without being written.
 
 use addr::Pfn;
 use alloc::boxed::Box;
@@ -71,6 +74,11 @@ pub trait SwapDevice: Send + Sync {
         true
     }
 
+    /// Whether a copy that stays behind, while its page is in memory, costs nothing that could be used better.
+    fn keeps(&self, _slot: u64) -> bool {
+        false
+    }
+
     /// Makes room for more, where that takes time; whether it has. No lock is held.
     fn make_room(&self) -> bool {
         false
@@ -105,6 +113,10 @@ impl<D: SwapDevice + ?Sized> SwapDevice for Arc<D> {
 
     fn has_room(&self) -> bool {
         (**self).has_room()
+    }
+
+    fn keeps(&self, slot: u64) -> bool {
+        (**self).keeps(slot)
     }
 
     fn make_room(&self) -> bool {
@@ -185,6 +197,13 @@ impl Slot {
     const fn is_free(&self) -> bool {
         self.noted == 0
     }
+
+    /// Puts the slot into the list of orphans, unless it is there.
+    fn make_orphan(&mut self, own: u64, orphans: &mut Option<u64>) {
+        if self.orphan == Link::NONE {
+            self.orphan = Link::to(orphans.replace(own).unwrap_or(own));
+        }
+    }
 }
 
 /// How a page has come back.
@@ -216,7 +235,9 @@ struct State {
     slots: Vec<Slot>,
     /// Where the search for a free slot goes on.
     next: usize,
-    /// First of the slots that may be orphans: they were cached when their last note went.
+    /// Slots in use.
+    used: usize,
+    /// First of the slots that may be orphans: cached, when their last note or the last entry of their frame went.
     orphans: Option<u64>,
     /// Pages evicted so far.
     evictions: u32,
@@ -238,7 +259,7 @@ impl Swap {
         let mut slots = Vec::new();
         slots.try_reserve_exact(count as usize).map_err(|_| count)?;
         slots.resize(count as usize, Slot::FREE);
-        let state = State { slots, next: 0, orphans: None, evictions: 0, refaults: 0 };
+        let state = State { slots, next: 0, used: 0, orphans: None, evictions: 0, refaults: 0 };
         Ok(Self { device, state: Mutex::new(Rank::Swap, state) })
     }
 
@@ -248,8 +269,7 @@ impl Swap {
 
     /// Slots in use.
     pub(crate) fn used(&self) -> u64 {
-        let state = self.state.lock();
-        state.slots.iter().filter(|slot| !slot.is_free()).count() as u64
+        self.state.lock().used as u64
     }
 
     /// Slots in use, and how many entries name each.
@@ -274,6 +294,7 @@ impl Swap {
         state.slots[found].set_cached(frame);
         state.slots[found].generation = state.slots[found].generation.wrapping_add(1);
         state.next = found + 1;
+        state.used += 1;
         Some(found as u64)
     }
 
@@ -286,17 +307,36 @@ impl Swap {
     /// without notes becomes an orphan: see [`Self::take_orphan`].
     pub(crate) fn remove_note(&self, slot: u64) -> u32 {
         let mut state = self.state.lock();
-        let State { slots, orphans, .. } = &mut *state;
+        let State { slots, used, orphans, .. } = &mut *state;
         let entry = &mut slots[slot as usize];
         debug_assert!(entry.notes() > 0, "no entry names slot {slot}");
         entry.noted -= 1;
         let left = *entry;
         if left.is_free() || !intact(Mutant::SlotDiscardedEarly) {
+            *used -= usize::from(left.is_free());
             self.discard(slot);
-        } else if left.notes() == 0 && left.orphan == Link::NONE {
-            entry.orphan = Link::to(orphans.replace(slot).unwrap_or(slot));
+        } else if left.notes() == 0 {
+            entry.make_orphan(slot, orphans);
         }
         left.notes()
+    }
+
+    /// The frame that caches the slot has lost its last entry. Where no other entry names the slot, it is an orphan.
+    pub(crate) fn unmapped(&self, slot: u64) {
+        let State { slots, orphans, .. } = &mut *self.state.lock();
+        let entry = &mut slots[slot as usize];
+        if entry.notes() == 0 && entry.cached().is_some() {
+            entry.make_orphan(slot, orphans);
+        }
+    }
+
+    /// Whether the copy of a page that is only read may stay behind, for the page to go again without being written.
+    pub(crate) fn keeps(&self, slot: u64) -> bool {
+        let has_room = || {
+            let state = self.state.lock();
+            state.used * 2 <= state.slots.len()
+        };
+        self.device().is_some_and(|device| device.keeps(slot)) && has_room()
     }
 
     /// Where the contents of a slot are. `get` adds the caller's reference to the frame that caches it, under the
@@ -351,10 +391,11 @@ impl Swap {
     }
 
     fn forget(&self, state: &mut State, slot: u64) {
-        let State { slots, evictions, .. } = state;
+        let State { slots, used, evictions, .. } = state;
         let entry = &mut slots[slot as usize];
         entry.set_evicted(*evictions);
         if entry.notes() == 0 {
+            *used -= 1;
             self.discard(slot);
         } else {
             *evictions = evictions.wrapping_add(1);
@@ -377,7 +418,7 @@ impl Swap {
         self.state.lock().slots[slot as usize].notes() == 0
     }
 
-    /// A slot that was cached when its last note went; it may have found a new use since.
+    /// A slot that was cached when its last note, or the last entry of its frame, went; it may have found a new use since.
     pub(crate) fn take_orphan(&self) -> Option<u64> {
         let State { slots, orphans, .. } = &mut *self.state.lock();
         let slot = (*orphans)?;

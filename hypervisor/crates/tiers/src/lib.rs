@@ -221,6 +221,11 @@ impl<H: Host> SwapDevice for Tiers<H> {
         self.state.lock().spans.has_room()
     }
 
+    /// On disk it does; in memory it takes what the page itself could have.
+    fn keeps(&self, slot: u64) -> bool {
+        matches!(self.state.lock().entry(slot), Entry::OnDisk(_))
+    }
+
     fn make_room(&self) -> bool {
         self.write_batch(true)
     }

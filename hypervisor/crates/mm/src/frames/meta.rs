@@ -222,10 +222,12 @@ impl FrameMeta {
         self.map_count.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A primary entry that mapped the frame was cleared. Its reference is the caller's to put after the flush.
-    pub(crate) fn remove_entry(&self) {
+    /// A primary entry that mapped the frame was cleared; how many are left. Its reference is the caller's to put after the
+    /// flush.
+    pub(crate) fn remove_entry(&self) -> u32 {
         let before = self.map_count.fetch_sub(1, Ordering::AcqRel);
         assert!(before > 0, "a frame without entries lost one");
+        before - 1
     }
 
     /// Makes the frame findable: page `index` of a reverse map. Before its first entry exists.

@@ -40,6 +40,7 @@ impl<H: Host> AddressSpace<H> {
         let Some((found, _)) = self.mapped_here(tables, page.address, page.frame) else { return false };
         let meta = self.host().frames().meta(page.frame);
         self.mm.swap().add_note(page.slot);
+        self.swapped.count_out();
         if intact(Mutant::UnmapLeavesExclusive) {
             meta.clear(PageFlags::EXCLUSIVE);
         }

@@ -83,7 +83,11 @@ impl<H: Host> AddressSpace<H> {
         let outcome = copy.map(|copy| self.exchange(fault, found, copy));
         source.release(self);
         match outcome? {
-            Ok(()) => Ok(()),
+            // The old page may have had a copy in swap, which is nobody's now.
+            Ok(()) => {
+                self.mm.drop_orphans();
+                Ok(())
+            }
             Err(unused) => {
                 self.mm.put(unused);
                 Ok(())

@@ -70,7 +70,12 @@ impl<H: Host> AddressSpace<H> {
             return false;
         }
         for index in 0..leaf.size.base_pages() {
-            self.host().frames().meta(leaf.pfn.add(index)).remove_entry();
+            let meta = self.host().frames().meta(leaf.pfn.add(index));
+            if meta.remove_entry() == 0
+                && let Some(slot) = meta.swap_slot()
+            {
+                self.mm.swap().unmapped(slot);
+            }
         }
         self.resident.fetch_sub(leaf.size.base_pages(), Ordering::Relaxed);
         true

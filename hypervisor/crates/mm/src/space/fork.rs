@@ -178,6 +178,9 @@ impl<H: Host> AddressSpace<H> {
                     );
                     assert!(found.level == Level::Pt, "{address} of a new address space lacks a table");
                     self.host().store(found.at, HostEntry::note(note).bits());
+                    if matches!(note, Note::Swap(_)) {
+                        self.swapped.count_copy();
+                    }
                 }
                 View::Empty | View::Table(_) => {}
             }

@@ -29,6 +29,7 @@ mod protect;
 mod remap;
 mod rmapped;
 mod swapin;
+mod swapped;
 mod zap;
 
 use crate::host::Host;
@@ -43,6 +44,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use mutants::{Mutant, intact};
 use paging::{HostEntry, OutOfTables};
+use swapped::Swapped;
 use sync::atomic::AtomicU32;
 use sync::{Mutex, Rank, RwLock};
 
@@ -53,6 +55,7 @@ pub use error::{FaultError, MapError, MigrateError};
 pub use map::{MapRequest, Placement};
 pub use remap::Remap;
 pub(crate) use rmapped::{Instead, Unmapped, Youth};
+pub use swapped::SwappedPages;
 
 /// First address above every mapping: the last page of the lower half stays unused, as in Linux.
 pub const USER_END: Hva = Hva::new(0x7fff_ffff_f000);
@@ -88,6 +91,7 @@ pub struct AddressSpace<H: Host> {
     chain: NotifierChain,
     resident: AtomicU64,
     allowance: Allowance,
+    swapped: Swapped,
 }
 
 impl<H: Host> AddressSpace<H> {
@@ -112,6 +116,7 @@ impl<H: Host> AddressSpace<H> {
             chain: NotifierChain::new(),
             resident: AtomicU64::new(0),
             allowance: Allowance::new(),
+            swapped: Swapped::default(),
         });
         mm.add_space(&space);
         space
@@ -145,6 +150,11 @@ impl<H: Host> AddressSpace<H> {
     /// Itself, unless it is being dropped.
     pub(crate) fn myself(&self) -> Option<Arc<Self>> {
         self.this.upgrade()
+    }
+
+    /// Entries that name a swap slot, in numbers.
+    pub fn swapped_pages(&self) -> SwappedPages {
+        self.swapped.pages()
     }
 
     /// The areas, by address. Takes the mmap lock for reading.

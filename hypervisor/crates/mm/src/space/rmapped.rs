@@ -147,6 +147,7 @@ impl<H: Host> AddressSpace<H> {
         }
         if let Instead::Slot(slot) = instead {
             self.mm.swap().add_note(slot);
+            self.swapped.count_out();
             if intact(Mutant::UnmapLeavesExclusive) {
                 meta.clear(PageFlags::EXCLUSIVE);
             }

@@ -136,14 +136,17 @@ impl<H: Host> AddressSpace<H> {
             meta.set_owner(chain.id(), fault.index());
             meta.set_swap_slot(Some(slot));
         }
+        self.swapped.count_back();
         if self.mm.swap().remove_note(slot) == 0 {
-            // The last user of the slot: the frame is the only copy now.
+            // The last user of the slot: nobody else finds the frame by it any more.
             // References: the cache's and the caller's. Whoever has another shall not see later writes.
             let alone = meta.count() == 2 || !intact(Mutant::SwapInIgnoresReferences);
             if meta.map_count() == 0 && alone {
                 meta.set(PageFlags::EXCLUSIVE);
             }
-            self.mm.leave_swap_cache(frame, slot);
+            if fault.access == Access::Write || !self.mm.swap().keeps(slot) {
+                self.mm.leave_swap_cache(frame, slot);
+            }
         }
         let rights = self.rights_for(fault.vma.protection, &fault.vma.kind, frame);
         let dirty = fault.access == Access::Write && rights.write;

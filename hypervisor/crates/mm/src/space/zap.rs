@@ -63,6 +63,7 @@ impl<H: Host> AddressSpace<H> {
                 View::Note(Note::Swap(slot)) => {
                     self.host().store(visit.found.at, HostEntry::EMPTY.bits());
                     self.mm.swap().remove_note(slot);
+                    self.swapped.count_drop();
                 }
                 View::Note(Note::Offset(_)) if matches!(keep, Keep::Nothing) => {
                     self.host().store(visit.found.at, HostEntry::EMPTY.bits());

@@ -239,7 +239,7 @@ impl ConfigFile {
             proactive: 0,
             log: self.log,
             oracle: false,
-            telemetry_every: 0,
+            telemetry_rate: 0,
             inject: Inject::default(),
             tsc_hz: 0,
         })

@@ -1,0 +1,105 @@
+//! `stress`: programs that take long. Each is one run, or some, of guests that work under hard conditions; at the end there are a
+//! verdict, a JSON file, and a page with plots over time.
+//!
+//! ```text
+//!  program ──plan──► drive ──► run's machinery ──console, log, telemetry──► history ──► judge ──► verdict
+//!                      └─ types, shows progress                                └──► charts ──► JSON, HTML
+//! ```
+
+mod chart;
+mod drive;
+mod faulty_disk;
+mod history;
+mod idle;
+mod linux;
+mod live;
+mod overcommit;
+mod page;
+mod plan;
+mod report;
+mod storm;
+mod svg;
+mod swapstorm;
+
+use crate::cli::{Stress, StressArgs};
+use crate::elf32;
+use crate::metal::{self, Binaries};
+use crate::run::RunDir;
+use anyhow::{Context, Result};
+use plan::{Finished, Judgement, Plan};
+use std::path::PathBuf;
+
+/// What programs are made of: the command line, and files of this build.
+struct Bench<'a> {
+    args: &'a StressArgs,
+    /// The test guest's kernel.
+    testguest: PathBuf,
+    dir: RunDir,
+    binaries: Binaries,
+}
+
+impl Bench<'_> {
+    /// The beginning of `run`'s arguments: the machine, with these defaults.
+    fn machine(&self, host_memory: &str, host_cpus: u32, swap: Option<&str>) -> Vec<String> {
+        let cpus = self.args.host_cpus.unwrap_or(host_cpus).to_string();
+        let mut words = vec!["--host-memory", host_memory, "--host-cpus", &cpus];
+        let tiers = self.args.swap.map(|tiers| tiers.to_string()).or(swap.map(str::to_owned));
+        if let Some(tiers) = &tiers {
+            words.extend(["--swap", tiers]);
+        }
+        if self.args.no_ept_ad {
+            words.push("--no-ept-ad");
+        }
+        words.into_iter().map(str::to_owned).collect()
+    }
+
+    /// Arguments for a single test guest.
+    fn testguest(&self, memory: &str, append: &str) -> Vec<String> {
+        let kernel = self.testguest.display().to_string();
+        let vcpus = self.args.vcpus.unwrap_or(1).to_string();
+        let words = ["--kernel", &kernel, "--memory", memory, "--vcpus", &vcpus, "--append", append];
+        words.into_iter().map(str::to_owned).collect()
+    }
+}
+
+/// One of a program's runs, when it is over.
+struct Part {
+    plan: Plan,
+    finished: Finished,
+    judgement: Judgement,
+}
+
+/// Runs a program; 0 if all was well.
+///
+/// # Errors
+/// Something cannot be built, started or written.
+pub(crate) fn run(args: &StressArgs) -> Result<u8> {
+    let binaries = metal::build()?;
+    let dir = RunDir::create()?;
+    let testguest = dir.path().join("testguest");
+    let elf = std::fs::read(&binaries.testguest).context("the test guest")?;
+    std::fs::write(&testguest, elf32::from_elf64(&elf, 0)?)?;
+    let bench = Bench { args, testguest, dir, binaries };
+    let mut parts = Vec::new();
+    for plan in plans_of(&bench)? {
+        let finished = drive::drive(&plan.label, &plan)?;
+        let judgement = (plan.judge)(&finished);
+        parts.push(Part { plan, finished, judgement });
+        if args.ratio && overcommit::has_halved(&parts) {
+            break;
+        }
+    }
+    report::report(args, &parts)
+}
+
+fn plans_of(bench: &Bench<'_>) -> Result<Vec<Plan>> {
+    Ok(match bench.args.name {
+        Stress::Storm => vec![storm::storm(bench)],
+        Stress::Kills => vec![storm::kills(bench)],
+        Stress::Swapstorm => vec![swapstorm::plan(bench)],
+        Stress::Overcommit if bench.args.ratio => overcommit::ratios(bench)?,
+        Stress::Overcommit => vec![overcommit::plan(bench)?],
+        Stress::Idle => vec![idle::plan(bench)?],
+        Stress::FaultyDisk => faulty_disk::plans(bench)?,
+    })
+}
