@@ -25,6 +25,7 @@ build() {
     md5sum ./*.c ./*.i ./*.o program > sums
 }
 
+echo 'work: begins'
 round=0
 verdict=ok
 while [ $round -lt $ROUNDS ]; do

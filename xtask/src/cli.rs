@@ -272,6 +272,8 @@ pub(crate) enum Stress {
     Overcommit,
     /// Ten idle Linux guests are squeezed, and one is woken
     Idle,
+    /// A guest over its hard limit of memory suffers alone
+    Limits,
     /// A swap disk that fails to write, fails to read, or is full
     FaultyDisk,
 }
@@ -284,6 +286,7 @@ impl std::fmt::Display for Stress {
             Self::Swapstorm => "swapstorm",
             Self::Overcommit => "overcommit",
             Self::Idle => "idle",
+            Self::Limits => "limits",
             Self::FaultyDisk => "faulty-disk",
         })
     }

@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn what_is_not_there_yet_says_so() {
-        for words in [["--swap", "disk:1G"], ["--paging", "shadow"]] {
+        for words in [["--paging", "shadow"], ["--snapshot", "f"]] {
             assert!(refusal(&words).ends_with("not yet"), "{words:?}");
         }
     }

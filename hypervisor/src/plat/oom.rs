@@ -1,9 +1,9 @@
-//! When nothing helps: of all guests the one that has most memory ends, and what it had is free for the others.
+//! When nothing helps: of all guests the one that has most memory, in frames and in swap, ends, and what it had is free for the others.
 //!
 //! ```text
 //!   a fault finds no frame, and nothing can be reclaimed
 //!     └─► is a guest on its way out? ── yes ──► try again: its memory comes
-//!            └─ no: who has most frames? ── who asks ──► ends
+//!            └─ no: who has most pages? ─── who asks ──► ends
 //!                                       └── another ──► is ended; try again
 //! ```
 
@@ -53,13 +53,15 @@ pub(crate) fn judge(asker: &Vm, error: MmuError) -> Verdict {
         return Verdict::TriesAgain;
     }
     let guests: Vec<_> = known.iter().filter_map(Weak::upgrade).collect();
-    let frames = |guest: &Vm| guest.memory.space().resident_frames();
+    // What lies in swap counts, too: it has taken the room that others would need (Linux: `oom_badness`).
+    let pages =
+        |guest: &Vm| guest.memory.space().resident_frames() + guest.memory.space().swapped_pages().now;
     let others = guests.iter().filter(|guest| guest.index != asker.index);
-    let worst = others.max_by_key(|guest| frames(guest)).filter(|guest| frames(guest) > frames(asker));
+    let worst = others.max_by_key(|guest| pages(guest)).filter(|guest| pages(guest) > pages(asker));
     let (ends, verdict) = match worst {
         Some(worst) => {
-            let (name, count) = (worst.name(), frames(worst));
-            log::error!("{name} has most memory, {count} frames, and {} finds none", asker.name());
+            let (name, count) = (worst.name(), pages(worst));
+            log::error!("{name} has most memory, {count} pages, and {} finds none", asker.name());
             (&**worst, Verdict::TriesAgain)
         }
         None => (asker, Verdict::Ends),

@@ -82,14 +82,29 @@ fn run(telemetry: &Path) -> Result<Command> {
 }
 
 /// What a run of the test guest has cost.
-struct Costs {
+pub(super) struct Costs {
     /// What it says, in ticks.
-    ticks: Vec<(String, u64)>,
+    pub(super) ticks: Vec<(String, u64)>,
     /// What Herald has counted.
-    events: Vec<(String, u64)>,
+    pub(super) events: Vec<(String, u64)>,
 }
 
-fn costs(args: &[&str], append: &str) -> Result<Costs> {
+/// Runs the test guest.
+///
+/// # Errors
+/// Something cannot be built or run.
+pub(super) fn costs(args: &[&str], append: &str) -> Result<Costs> {
+    let costs =
+        run_guest(args, append, &[("violations", "/ept_violations"), ("waits for locks", "/lock_waits")])?;
+    ensure!(!costs.ticks.is_empty(), "the guest measured nothing");
+    Ok(costs)
+}
+
+/// Runs the test guest, and looks at these counters of its last record: their names, and where they are.
+///
+/// # Errors
+/// Something cannot be built or run.
+pub(super) fn run_guest(args: &[&str], append: &str, counters: &[(&str, &str)]) -> Result<Costs> {
     let dir = RunDir::create()?;
     let (kernel, telemetry) = (dir.path().join("testguest"), dir.path().join("telemetry"));
     let elf = std::fs::read(metal::build()?.testguest).context("the test guest")?;
@@ -104,9 +119,7 @@ fn costs(args: &[&str], append: &str) -> Result<Costs> {
         Some((name.to_owned(), ticks.parse().ok()?))
     };
     let ticks: Vec<_> = text.lines().filter_map(cost).collect();
-    ensure!(!ticks.is_empty(), "the guest measured nothing: {text}");
-    let events = [("violations", "/ept_violations"), ("waits for locks", "/lock_waits")];
-    let events =
-        events.into_iter().map(|(name, pointer)| Ok((name.to_owned(), last_count(&telemetry, pointer)?)));
+    let count = |&(name, pointer): &(&str, &str)| Ok((name.to_owned(), last_count(&telemetry, pointer)?));
+    let events = counters.iter().map(count);
     Ok(Costs { ticks, events: events.collect::<Result<_>>()? })
 }

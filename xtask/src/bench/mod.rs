@@ -2,6 +2,7 @@
 
 mod host;
 mod machine;
+mod swap;
 
 use crate::cli::BenchArgs;
 use crate::error::not_yet;
@@ -39,6 +40,8 @@ pub(crate) fn run(args: &BenchArgs) -> Result<u8> {
         machine::measure(pages)?,
         machine::crowds(pages)?,
         machine::idle()?,
+        swap::pages(pages)?,
+        swap::disk()?,
     ];
     for table in &tables {
         print(table)?;

@@ -17,9 +17,9 @@ const SWEEPER: u64 = 136;
 const GUESTS: usize = 10;
 const QUICK_GUESTS: usize = 4;
 const QUICK_HOST: u64 = 96;
-const QUICK_SWEEPER: u64 = 72;
+const QUICK_SWEEPER: u64 = 66;
 /// Its rounds: it goes on when all others sleep.
-const ROUNDS: u64 = 5;
+const ROUNDS: u64 = 3;
 const SWAP: &str = "ram:32M,disk:256M";
 /// Pages that idle guests have at most in the end, on average: 3 MiB.
 const MOST: u64 = 768;

@@ -11,6 +11,7 @@ mod drive;
 mod faulty_disk;
 mod history;
 mod idle;
+mod limits;
 mod linux;
 mod live;
 mod overcommit;
@@ -100,6 +101,7 @@ fn plans_of(bench: &Bench<'_>) -> Result<Vec<Plan>> {
         Stress::Overcommit if bench.args.ratio => overcommit::ratios(bench)?,
         Stress::Overcommit => vec![overcommit::plan(bench)?],
         Stress::Idle => vec![idle::plan(bench)?],
+        Stress::Limits => vec![limits::plan(bench)?],
         Stress::FaultyDisk => faulty_disk::plans(bench)?,
     })
 }

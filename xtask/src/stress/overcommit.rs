@@ -2,7 +2,7 @@
 //! methods, beside a mix like a build's.
 
 use super::linux;
-use super::plan::{Finished, Judgement, Plan};
+use super::plan::{Finished, Judgement, Plan, Step};
 use super::{Bench, Part};
 use anyhow::Result;
 
@@ -47,19 +47,19 @@ const QUICK: Size = Size {
 };
 /// Of the search for the ratio: the machine and the work stay as they are.
 const RATIO: Size = Size {
-    host: 192,
+    host: 320,
     guests: 2,
     memory: 0,
     bytes: 0,
-    operations: 12,
+    operations: 6,
     files: 10,
     rounds: 1,
     swap: "ram:32M,disk:256M",
 };
-/// RAM of a guest, in MiB.
-const GROWING: [u64; 8] = [96, 112, 128, 144, 160, 176, 192, 224];
+/// RAM of a guest, in MiB. Half of it has to hold what Linux unpacks.
+const GROWING: [u64; 6] = [160, 192, 224, 256, 288, 320];
 /// Of this, what is not stress-ng's: Linux, the programs, the build.
-const FIXED: u64 = 72;
+const FIXED: u64 = 88;
 const THROUGHPUT: &str = "throughput";
 /// Wall seconds; several times what Bochs takes.
 const TIMEOUT: u64 = 5400;
@@ -101,10 +101,11 @@ pub(super) fn of(bench: &Bench<'_>, size: Size) -> Result<Plan> {
     ];
     arguments.extend(words.map(str::to_owned));
     let judge = move |run: &Finished| judge(run, size);
+    let steps = vec![Step::new("work: begins", "")];
     Ok(Plan {
         label: "overcommit".into(),
         arguments,
-        steps: Vec::new(),
+        steps,
         timeout: TIMEOUT * size.rounds,
         judge: Box::new(judge),
     })
@@ -140,8 +141,11 @@ pub(super) fn ratios(bench: &Bench<'_>) -> Result<Vec<Plan>> {
     sizes.into_iter().map(plan).collect()
 }
 
-/// Whether the last run had less than half of the best one's throughput.
+/// Whether the last run had less than half of the best one's throughput, or went wrong.
 pub(super) fn has_halved(parts: &[Part]) -> bool {
+    if parts.iter().any(|part| !part.judgement.passed()) {
+        return true;
+    }
     let figures = parts.iter().flat_map(|part| &part.judgement.figures);
     let values: Vec<f64> =
         figures.filter(|figure| figure.name == THROUGHPUT).map(|figure| figure.value).collect();
@@ -150,12 +154,14 @@ pub(super) fn has_halved(parts: &[Part]) -> bool {
 }
 
 /// Guests' memory over the machine's.
-pub(super) fn ratio(size: Size) -> f64 {
+fn ratio(size: Size) -> f64 {
     (size.guests * size.memory) as f64 / size.host as f64
 }
 
-/// Work done in a second of the machine's time: operations, each on all that a guest's stress-ng works on.
-pub(super) fn throughput(run: &Finished, size: Size) -> f64 {
+/// Work done in a second of the machine's time, once the guests have started: operations, each on all that a guest's stress-ng
+/// works on.
+fn throughput(run: &Finished, size: Size) -> f64 {
     let work = size.guests * size.rounds * size.operations * size.bytes;
-    work as f64 / run.history.end().max(1e-9)
+    let began = run.marks.first().copied().unwrap_or(0.0);
+    work as f64 / (run.history.end() - began).max(1e-3)
 }

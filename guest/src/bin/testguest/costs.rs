@@ -75,6 +75,11 @@ pub(crate) fn run(guest: &mut Guest) -> Result<(), Failure> {
     bench.ask("swap-out", Op::PageOut)?;
     bench.timed("swap-in", || bench.write_all(6));
     bench.verify(6)?;
+    bench.ask("swap-out-again", Op::PageOut)?;
+    bench.timed("swap-in-scattered", || {
+        let _ = bench.read_scattered();
+    });
+    bench.verify(6)?;
     let (gpa, len) = (bench.pages.page(0).as_u64(), count * PAGE_SIZE);
     bench.timed("discard", || {
         // SAFETY: as in `ask`.

@@ -1,0 +1,71 @@
+//! `limits`: a guest with a hard limit on its memory sweeps over four times as much, beside one without, on a machine that has
+//! enough for both. The one with the limit never has more, and is alone in swap.
+
+use super::Bench;
+use super::plan::{Finished, Judgement, Plan};
+use anyhow::{Context, Result};
+
+const HOST: &str = "192M";
+const SWAP: &str = "ram:64M,disk:128M";
+/// The limit, in MiB and in pages, and what the guest may have beyond it for a moment: a batch of reclaim.
+const LIMIT: u64 = 24;
+const LIMIT_PAGES: u64 = LIMIT << 8;
+const BEYOND: u64 = 64;
+const ROUNDS: u64 = 6;
+const QUICK_ROUNDS: u64 = 1;
+/// Wall seconds of a round.
+const TIMEOUT: u64 = 600;
+const GUESTS: &str = r#"
+[[vm]]
+name = "limited"
+kernel = "testguest"
+append = "sweep rounds=ROUNDS every=24"
+memory = "96M"
+memory_max = "LIMITM"
+
+[[vm]]
+name = "free"
+kernel = "testguest"
+append = "sweep rounds=TWICE every=24"
+memory = "48M"
+"#;
+
+/// The guests.
+///
+/// # Errors
+/// A file cannot be written.
+pub(super) fn plan(bench: &Bench<'_>) -> Result<Plan> {
+    let rounds = bench.args.count.unwrap_or(if bench.args.quick { QUICK_ROUNDS } else { ROUNDS });
+    let words = [("ROUNDS", rounds), ("TWICE", 2 * rounds), ("LIMIT", LIMIT)];
+    let guests =
+        words.iter().fold(GUESTS.to_owned(), |text, (word, value)| text.replace(word, &value.to_string()));
+    let config = bench.dir.path().join("limits.toml");
+    std::fs::write(&config, guests).with_context(|| config.display().to_string())?;
+    let mut arguments = bench.machine(HOST, 1, Some(SWAP));
+    arguments.extend(["--config".to_owned(), config.display().to_string()]);
+    let (steps, timeout) = (Vec::new(), TIMEOUT * (rounds + 1));
+    Ok(Plan { label: "limits".into(), arguments, steps, timeout, judge: Box::new(judge) })
+}
+
+fn judge(run: &Finished) -> Judgement {
+    let (limited, free) = (0, 1);
+    let mut judgement = Judgement::expecting(0, run);
+    for name in ["limited", "free"] {
+        judgement.check(
+            format!("no word of {name} was wrong"),
+            run.console.contains(&format!("[{name}] sweep: ok")),
+        );
+    }
+    let most = run.history.most(limited, |record| record.resident_frames);
+    judgement.at_most("pages that the limited guest has had", most, LIMIT_PAGES + BEYOND);
+    let swapped = |guest| run.history.most(guest, |record| record.swap.out);
+    judgement.at_least("pages of it that were swapped out", swapped(limited), 2 * LIMIT_PAGES);
+    judgement.at_most("pages of the other one that were swapped out", swapped(free), 0);
+    for (guest, name) in [(limited, "limited"), (free, "free")] {
+        let wait = run.history.last(guest).map_or(0.0, |sample| {
+            sample.record.memory_ticks as f64 * 100.0 / sample.record.run_ticks.max(1) as f64
+        });
+        judgement.figure(format!("time that {name} has waited for memory"), wait, "%");
+    }
+    judgement
+}
