@@ -71,6 +71,9 @@ pub(crate) struct RunArgs {
     /// Guests from a file (docs/running.md), with their memory, vcpus and weight
     #[arg(long, value_name = "FILE.toml", conflicts_with_all = ["guest", "kernel", "append", "memory", "vcpus", "vms"])]
     pub(crate) config: Option<PathBuf>,
+    /// Most memory of the machine that each guest may have
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, conflicts_with = "config")]
+    pub(crate) memory_max: Option<u64>,
     /// RAM that each guest is to make do with, if it has a driver for its balloon
     #[arg(long, value_name = "SIZE", value_parser = parse_size, conflicts_with = "config")]
     pub(crate) balloon: Option<u64>,
@@ -101,6 +104,9 @@ pub(crate) struct RunArgs {
     /// Swap tiers of the host: ram or disk, with their sizes
     #[arg(long, value_name = "TIER:SIZE[,TIER:SIZE]", value_parser = swap::parse)]
     pub(crate) swap: Option<Tiers>,
+    /// What a guest has not used for so many seconds goes to swap, though nobody needs memory
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, requires = "swap")]
+    pub(crate) proactive: u32,
     /// Write a snapshot at the end
     #[arg(long, value_name = "FILE", conflicts_with = "restore")]
     pub(crate) snapshot: Option<PathBuf>,

@@ -22,6 +22,10 @@ pub(crate) struct Guest {
     pub(crate) weight: u32,
     /// RAM in bytes that it is to make do with.
     pub(crate) balloon: Option<u64>,
+    /// Most memory of the machine, in bytes.
+    pub(crate) memory_max: Option<u64>,
+    /// Share of the machine's memory.
+    pub(crate) memory_weight: u32,
 }
 
 /// All of them.
@@ -49,7 +53,15 @@ pub(crate) fn of(args: &RunArgs, binaries: &Binaries) -> Result<Guests> {
     let copy = |number: u32| {
         let name = if args.vms == 1 { images.name.clone() } else { format!("{}-{number}", images.name) };
         let images = GuestImages { name, ..images.clone() };
-        Guest { images, memory: args.guest.memory, vcpus: args.vcpus, weight: 100, balloon: args.balloon }
+        Guest {
+            images,
+            memory: args.guest.memory,
+            vcpus: args.vcpus,
+            weight: 100,
+            balloon: args.balloon,
+            memory_max: args.memory_max,
+            memory_weight: 100,
+        }
     };
     Ok(Guests { all: (1..=args.vms).map(copy).collect(), settings: None, backing_given })
 }
@@ -86,8 +98,15 @@ fn from_file(vm: &Vm, file: &Path, dir: &Path, host_memory: u64) -> Result<Guest
         initrd,
         append: vm.append.clone(),
     };
-    let balloon = vm.balloon.map(|size| size.0);
-    Ok(Guest { images, memory: vm.memory.0, vcpus: vm.vcpus, weight: vm.weight, balloon })
+    Ok(Guest {
+        images,
+        memory: vm.memory.0,
+        vcpus: vm.vcpus,
+        weight: vm.weight,
+        balloon: vm.balloon.map(|size| size.0),
+        memory_max: vm.memory_max.map(|size| size.0),
+        memory_weight: vm.memory_weight,
+    })
 }
 
 #[cfg(test)]
@@ -113,12 +132,13 @@ mod tests {
     fn images_lie_beside_the_file() {
         let dir = RunDir::create().expect("a temporary directory");
         std::fs::write(dir.path().join("kernel"), "k").expect("written");
-        let text = "[[vm]]\nname = \"a\"\nkernel = \"kernel\"\nmemory = \"64M\"\nvcpus = 2\nweight = 300\n";
+        let text = "[[vm]]\nname = \"a\"\nkernel = \"kernel\"\nmemory = \"64M\"\nvcpus = 2\nweight = 300\nmemory_max = \"32M\"\n";
         let path = dir.path().join("guests.toml");
         std::fs::write(&path, text).expect("written");
         let parsed = read_file(&path).expect("accepted");
         let guest = from_file(&parsed.vms[0], &path, dir.path(), 1 << 30).expect("its kernel is there");
         assert_eq!((guest.memory, guest.vcpus, guest.weight), (64 << 20, 2, 300));
+        assert_eq!((guest.memory_max, guest.memory_weight), (Some(32 << 20), 100));
         assert_eq!(guest.images.kernel, dir.path().join("kernel"));
         std::fs::remove_file(dir.path().join("kernel")).expect("removed");
         let gone = from_file(&parsed.vms[0], &path, dir.path(), 1 << 30).expect_err("refused");

@@ -47,6 +47,9 @@ pub(crate) fn check(args: &RunArgs) -> Result<()> {
     }
     check_guest(&args.guest, args.host_memory)?;
     check_balloon(args)?;
+    if let Some(bytes) = args.memory_max {
+        at_least("--memory-max", "a guest", bytes, LEAST_GUEST_MEMORY)?;
+    }
     at_least("--host-memory", "the machine", args.host_memory, LEAST_HOST_MEMORY)?;
     if !args.host_memory.is_multiple_of(MIB) {
         return Err(usage(format!("--host-memory {}: a multiple of 1M, please", args.host_memory)));
@@ -137,6 +140,7 @@ pub(crate) fn boot_config(args: &RunArgs, tsc_hz: u64) -> config::BootConfig<'st
         },
         ept_ad: !args.no_ept_ad,
         apic_virtualisation: args.apic_virtualisation,
+        proactive: args.proactive,
         swap: args.swap.unwrap_or_default().config(),
         log: log_level(args.log),
         oracle: args.oracle,
@@ -209,6 +213,12 @@ mod tests {
         for words in [["--swap", "disk:1G"], ["--paging", "shadow"]] {
             assert!(refusal(&words).ends_with("not yet"), "{words:?}");
         }
+    }
+
+    #[test]
+    fn a_limit_leaves_a_guest_something() {
+        assert!(refusal(&["--memory-max", "1M"]).contains("at least 4M"));
+        check(&args(&["--memory-max", "64M"])).expect("accepted");
     }
 
     #[test]

@@ -161,6 +161,8 @@ fn pack(args: &RunArgs, binaries: &Binaries, guests: &Guests, tsc_hz: u64) -> Re
             vcpus: guest.vcpus,
             weight: guest.weight,
             balloon: guest.balloon,
+            memory_max: guest.memory_max,
+            memory_weight: guest.memory_weight,
         };
         config.vms.push(vm).map_err(|vm| anyhow!("no room for guest {}", vm.name))?;
     }

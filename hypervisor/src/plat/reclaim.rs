@@ -7,6 +7,9 @@
 //!     0    ───────────────── a fault makes room itself (`mm`, make_room)
 //!          the reserve, for what reclaim needs
 //! ```
+//!
+//! If it is asked to, the thread also makes a pass of aging twice in every so many seconds, and what two of them have found
+//! unused goes though nobody needs frames. (Passes that reclaim makes when frames are short count, too.)
 
 use super::swap::Writer;
 use crate::cpu::tsc;
@@ -28,6 +31,18 @@ const BATCH: u64 = 32;
 /// Nothing could be reclaimed: parts of a second until the next attempt.
 const PAUSE: u64 = 50;
 const WEIGHT: u32 = 100;
+/// Passes of aging that have to find a page unused before it goes for that alone.
+const IDLE_PASSES: u32 = 2;
+/// Frames that are looked at before others may have the CPU.
+const PART_OF_FRAMES: u64 = 512;
+
+/// Time, and what counts as idle.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    pub(super) tsc_hz: u64,
+    /// What was not used for so many seconds goes; 0: it stays.
+    pub(super) idle_seconds: u32,
+}
 
 /// The thread, and when it works.
 pub(crate) struct Reclaimer {
@@ -37,7 +52,7 @@ pub(crate) struct Reclaimer {
     low: u64,
     thread: Once<Arc<sched::Thread>>,
     stops: AtomicBool,
-    tsc_hz: u64,
+    pace: Pace,
 }
 
 impl Reclaimer {
@@ -48,7 +63,7 @@ impl Reclaimer {
     pub(super) fn start(
         mm: &Arc<Mm<PhysicalMemory>>,
         writer: Option<Arc<Writer>>,
-        tsc_hz: u64,
+        pace: Pace,
     ) -> Result<(Arc<Self>, JoinHandle), OutOfFrames> {
         let frames = mm.host().frames();
         frames.set_reserve(RESERVE + CACHED * sched::online() as u64);
@@ -59,7 +74,7 @@ impl Reclaimer {
             low,
             thread: Once::new(),
             stops: AtomicBool::new(false),
-            tsc_hz,
+            pace,
         });
         let own = Arc::clone(&this);
         let handle = sched::spawn(&Group::new(WEIGHT), move || own.run())?;
@@ -88,10 +103,34 @@ impl Reclaimer {
     }
 
     fn run(&self) {
+        let mut due = 0;
         while !self.stops.load(Ordering::Acquire) {
-            let until = self.refill();
-            sched::park(until);
+            let (room, idle) = (self.refill(), self.trim(&mut due));
+            sched::park(room.into_iter().chain(idle).min());
         }
+    }
+
+    /// Takes what lies idle, if that is `due`; when to look again.
+    fn trim(&self, due: &mut u64) -> Option<u64> {
+        let Pace { tsc_hz, idle_seconds } = self.pace;
+        if idle_seconds == 0 {
+            return None;
+        }
+        if tsc() >= *due {
+            self.mm.age_all();
+            let all = self.mm.host().frames().known();
+            for start in (0..all).step_by(PART_OF_FRAMES as usize) {
+                self.mm.reclaim_idle(IDLE_PASSES, start..start + PART_OF_FRAMES);
+                if self.stops.load(Ordering::Acquire) {
+                    break;
+                }
+                if sched::turn() == Turn::Over {
+                    sched::yield_now();
+                }
+            }
+            *due = tsc() + tsc_hz * u64::from(idle_seconds) / u64::from(IDLE_PASSES);
+        }
+        Some(*due)
     }
 
     /// Makes frames free up to the upper mark; when to try again, if that did not succeed.
@@ -100,7 +139,7 @@ impl Reclaimer {
             let reclaimed = self.mm.shrink(BATCH).reclaimed;
             self.writer.iter().for_each(|writer| writer.look());
             if reclaimed == 0 && !self.mm.make_room_in_swap() {
-                return Some(tsc() + self.tsc_hz / PAUSE);
+                return Some(tsc() + self.pace.tsc_hz / PAUSE);
             }
             if sched::turn() == Turn::Over {
                 sched::yield_now();

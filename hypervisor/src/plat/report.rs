@@ -47,6 +47,7 @@ impl Vm {
             vm: self.index,
             tsc: now,
             resident_frames: space.resident_frames(),
+            most_resident_frames: self.most_resident.load(Ordering::Relaxed),
             swap: GuestSwap { pages: swapped.now, out: swapped.out, back: swapped.back },
             free_frames: host.frames().free_count(),
             total_frames: host.frames().total(),

@@ -9,7 +9,7 @@ use super::end::End;
 use super::input;
 use super::memory::{EptFeatures, can_be_given_back};
 use super::oom;
-use super::reclaim::Reclaimer;
+use super::reclaim::{Pace, Reclaimer};
 use super::store::FrameStore;
 use super::storm;
 use super::swap::SwapSystem;
@@ -178,7 +178,8 @@ impl Machine {
         let faults = (self.clock.tsc_hz, self.config.inject.swap_faults);
         let swap = SwapSystem::start(self.host, self.config.swap, self.disks, faults)?;
         let mm = Mm::new(Arc::clone(self.host), self.swap_device(swap.as_ref())).map_err(GuestError::Mm)?;
-        let start = |swap: &SwapSystem| Reclaimer::start(&mm, swap.writer.clone(), self.clock.tsc_hz);
+        let pace = Pace { tsc_hz: self.clock.tsc_hz, idle_seconds: self.config.proactive };
+        let start = |swap: &SwapSystem| Reclaimer::start(&mm, swap.writer.clone(), pace);
         let reclaimer = swap.as_ref().map(start).transpose()?;
         assert!(!self.config.inject.panic, "a panic, as the configuration asks for");
         let several = self.config.vms.len() > 1;

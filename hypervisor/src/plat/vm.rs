@@ -83,6 +83,8 @@ pub(crate) struct Vm {
     pub(super) oracle_checks: AtomicU64,
     pub(super) controls: Box<[Control]>,
     started: AtomicU64,
+    /// Most frames that it has had.
+    pub(super) most_resident: AtomicU64,
     /// Who builds it, and waits for its end.
     supervisor: Arc<Thread>,
     name: Box<str>,
@@ -150,10 +152,13 @@ impl Vm {
         let notifiers = if boot.inject.drop_notifiers { Notifiers::Dropped } else { Notifiers::Subscribed };
         let memory =
             Memory::new(&host.mm, &guest.ram, boot.backing, ept, notifiers).map_err(VmError::Setup)?;
+        let config = boot.vms.get(place.index as usize);
+        memory.space().set_limit(config.and_then(|vm| vm.memory_max).map(|bytes| bytes / PAGE_SIZE));
+        memory.space().set_weight(config.map_or(100, |vm| vm.memory_weight));
         let entry = firmware::boot(guest, &mut &memory).map_err(VmError::Firmware)?;
         let ept_root = memory.mmu().root().expect("nothing has released the address space");
         let name = place.among_others.then_some(place.name);
-        let squeezed_to = boot.vms.get(place.index as usize).and_then(|vm| vm.balloon);
+        let squeezed_to = config.and_then(|vm| vm.balloon);
         let vm = Self {
             memory,
             reclaimer: host.reclaimer.clone(),
@@ -163,6 +168,7 @@ impl Vm {
             storm: Storm::default(),
             index: place.index,
             started: AtomicU64::new(0),
+            most_resident: AtomicU64::new(0),
             oracle_checks: AtomicU64::new(0),
             controls: (0..guest.vcpus).map(|_| Control::default()).collect(),
             supervisor: sched::current(),
@@ -183,6 +189,7 @@ impl Vm {
 
     /// The guest has got memory.
     pub(crate) fn note_fault(&self) {
+        self.most_resident.fetch_max(self.memory.space().resident_frames(), Ordering::Relaxed);
         if let Some(reclaimer) = &self.reclaimer {
             reclaimer.look();
         }

@@ -7,10 +7,10 @@ mod plain;
 
 use addr::{Gfn, GfnRange, Gpa, Hva, HvaRange, PAGE_SIZE, PageSize};
 use mm::notifier::MmuNotifier;
-use mm::{Access, AddressSpace, MapRequest, Mm, Placement, Protection, VmaKind};
+use mm::{Access, AddressSpace, File, MapRequest, Mm, Placement, Protection, VmaKind, Zeros};
 use mmu::{AccessedDirty, SecondaryMmu, Slot};
 use paging::{EptEntry, Level, TableEntry, TableMemory};
-use plain::Plain;
+use plain::{Nowhere, Plain};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ struct World {
     mmu: Arc<SecondaryMmu<Plain>>,
 }
 
-const OPERATIONS: [Operation; 10] = [
+const OPERATIONS: [Operation; 13] = [
     ("write-fault", nothing, write_all),
     ("read-fault", nothing, read_all),
     ("fault-when-mapped", write_all, write_all),
@@ -40,6 +40,9 @@ const OPERATIONS: [Operation; 10] = [
     ("cow-break", write_and_fork, write_all),
     ("aging-unused", age_a_guest, age),
     ("aging-used", run_a_guest, age),
+    ("reclaim-clean", map_a_file, reclaim),
+    ("swap-out", write_and_age, reclaim),
+    ("swap-in", swap_out, read_all),
 ];
 
 /// Somebody who listens and has nothing to do.
@@ -109,8 +112,43 @@ fn age(world: &World) {
     world.space.mm().age_all();
 }
 
+/// All pages are written, and old.
+fn write_and_age(world: &World) {
+    write_all(world);
+    age(world);
+    age(world);
+}
+
+/// The pages of a file are mapped, clean, and old.
+fn map_a_file(World { space, range, .. }: &World) {
+    let pages = range.len() / PAGE_SIZE;
+    let file = File::new(space.mm(), Box::new(Zeros), pages);
+    let request = MapRequest {
+        placement: Placement::Anywhere,
+        len: range.len(),
+        protection: Protection::Read,
+        kind: VmaKind::Shared(file, 0),
+    };
+    let mapped = space.mmap(request).expect("there is room");
+    for page in mapped.pages() {
+        space.fault_in(page, Access::Read).expect("there are frames");
+    }
+    (0..2).for_each(|_| space.mm().age_all());
+}
+
+fn reclaim(World { space, range, .. }: &World) {
+    let pages = range.len() / PAGE_SIZE;
+    assert_eq!(space.mm().shrink(pages).reclaimed, pages, "all pages are old");
+}
+
+fn swap_out(world: &World) {
+    write_and_age(world);
+    reclaim(world);
+}
+
 fn world(pages: u64) -> World {
-    let mm = Mm::new(Arc::new(Plain::new(pages * 2 + SPARE)), None).expect("a frame");
+    let swap = Box::new(Nowhere(pages));
+    let mm = Mm::new(Arc::new(Plain::new(pages * 2 + SPARE)), Some(swap)).expect("a frame");
     let space = AddressSpace::new(&mm).expect("a root");
     let request = MapRequest {
         placement: Placement::Fixed(START),

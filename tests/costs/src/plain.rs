@@ -2,7 +2,7 @@
 
 use addr::{PageSize, Pfn, PfnRange};
 use mm::frames::{FrameMeta, Frames};
-use mm::{CpuIndex, FrameMemory, Host};
+use mm::{CpuIndex, FrameMemory, Host, SlotError, SwapDevice};
 use paging::{EntryRef, FlushScope, FlushToken, OutOfTables, Shootdown, TableMemory};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -83,6 +83,25 @@ impl Shootdown for Plain {
     }
 
     fn wait(&self, FlushToken(_): FlushToken) {}
+}
+
+/// A swap device that keeps nothing, and costs nothing.
+pub(crate) struct Nowhere(pub(crate) u64);
+
+impl SwapDevice for Nowhere {
+    fn slots(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&self, _: u64, _: Pfn) -> Result<(), SlotError> {
+        Ok(())
+    }
+
+    fn read(&self, _: u64, _: Pfn) -> Result<(), SlotError> {
+        Ok(())
+    }
+
+    fn discard(&self, _: u64) {}
 }
 
 impl Host for Plain {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const PACKAGES: [&str; 1] = ["valgrind"];
-const OPERATIONS: [&str; 10] = [
+const OPERATIONS: [&str; 13] = [
     "write-fault",
     "read-fault",
     "fault-when-mapped",
@@ -20,6 +20,9 @@ const OPERATIONS: [&str; 10] = [
     "cow-break",
     "aging-unused",
     "aging-used",
+    "reclaim-clean",
+    "swap-out",
+    "swap-in",
 ];
 /// Pages over which the tables' share is measured: 128 MiB.
 const OVERHEAD_PAGES: u64 = 32768;

@@ -41,6 +41,23 @@ append = "sweep rounds=12"
 memory = "16M"
 "#;
 
+/// One has a limit and sweeps over twice as much; the other one has its memory, and is done before.
+const ONE_LIMITED: &str = r#"
+[[vm]]
+name = "limited"
+kernel = "testguest"
+append = "sweep rounds=2"
+memory = "24M"
+memory_max = "12M"
+
+[[vm]]
+name = "other"
+kernel = "testguest"
+append = "sweep rounds=1"
+memory = "16M"
+memory_weight = 200
+"#;
+
 /// The directory with the files.
 pub(super) struct Fixtures {
     dir: PathBuf,
@@ -70,6 +87,8 @@ impl Fixtures {
             (guest_images::TINY_KERNEL, kernel),
             ("one-dies.toml", ONE_DIES.into()),
             ("one-hoards.toml", ONE_HOARDS.into()),
+            ("one-limited.toml", ONE_LIMITED.into()),
+            ("one-limited-first.toml", ONE_LIMITED.replace("rounds=1", "rounds=40").into()),
             ("empty", Vec::new()),
             ("text", b"This is no kernel.\n".repeat(1000)),
         ];

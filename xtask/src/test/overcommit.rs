@@ -1,6 +1,6 @@
 //! Scenarios with less memory than the guests have.
 
-use super::scenario::{Bound, Scenario};
+use super::scenario::{Bound, Console, Scenario};
 use super::table::PLAIN;
 
 /// The test guest sweeps over more memory than there is.
@@ -44,8 +44,26 @@ macro_rules! hoards {
     };
 }
 
+/// One guest is above its limit, and pays for that alone; the other one loses no page. It is done first: the last record is
+/// that of the guest with the limit.
+macro_rules! limits {
+    ($name:literal $(, $argument:literal)*) => {
+        Scenario {
+            name: $name,
+            args: &["--config", "{one-limited.toml}", "--host-memory", "128M", "--swap", "ram:32M" $(, $argument)*],
+            stdout: &["[limited] sweep: ok", "[other] sweep: ok"],
+            telemetry: &[
+                Bound::AtLeast("/notifier/invalidate_page", 3000),
+                Bound::AtMost("/most_resident_frames", 3072),
+            ],
+            timeout: 400,
+            ..PLAIN
+        }
+    };
+}
+
 /// All of them.
-pub(super) const OVERCOMMIT: [Scenario; 15] = [
+pub(super) const OVERCOMMIT: [Scenario; 21] = [
     sweep!("swap-sweep", "ram:32M", "sweep rounds=2"),
     sweep!("swap-sweep-no-ad", "ram:32M", "sweep rounds=1", "--no-ept-ad"),
     sweep!("swap-sweep-2-cpus", "ram:32M", "sweep rounds=1", "--host-cpus", "2"),
@@ -89,6 +107,60 @@ pub(super) const OVERCOMMIT: [Scenario; 15] = [
         ],
         status: 4,
         stderr: &["no VMX"],
+        ..PLAIN
+    },
+    // Above its limit a guest swaps, though the machine has memory.
+    Scenario {
+        name: "limited",
+        args: &[
+            "--kernel",
+            "{testguest}",
+            "--append",
+            "sweep rounds=1",
+            "--memory",
+            "32M",
+            "--memory-max",
+            "16M",
+            "--host-memory",
+            "128M",
+            "--swap",
+            "ram:32M",
+        ],
+        stdout: &["sweep: ok"],
+        telemetry: &[
+            Bound::AtLeast("/notifier/invalidate_page", 3000),
+            Bound::AtMost("/most_resident_frames", 4096),
+        ],
+        timeout: 400,
+        ..PLAIN
+    },
+    limits!("one-of-two-limited"),
+    limits!("one-of-two-limited-2-cpus", "--host-cpus", "2"),
+    // The last record is the other's: not one page of it has gone.
+    Scenario {
+        name: "one-of-two-unlimited",
+        args: &["--config", "{one-limited-first.toml}", "--host-memory", "128M", "--swap", "ram:32M"],
+        stdout: &["[limited] sweep: ok", "[other] sweep: ok"],
+        telemetry: &[Bound::AtMost("/notifier/invalidate_page", 0), Bound::AtLeast("/resident_frames", 3500)],
+        timeout: 400,
+        ..PLAIN
+    },
+    // Nothing of it can go: it ends, and alone.
+    Scenario {
+        name: "limited-without-swap",
+        args: &["--config", "{one-limited.toml}", "--host-memory", "128M"],
+        status: 5,
+        stdout: &["[other] sweep: ok"],
+        stderr: &["limited: the guest ended abnormally: out of memory"],
+        ..PLAIN
+    },
+    // An idle guest becomes as small as what it uses, though nobody needs memory.
+    Scenario {
+        name: "proactive",
+        args: &["--swap", "ram:64M", "--proactive", "4"],
+        console: Console::Pipe("sleep 60; poweroff -f\n"),
+        telemetry: &[Bound::AtLeast("/most_resident_frames", 5000), Bound::AtMost("/resident_frames", 1500)],
+        timeout: 400,
         ..PLAIN
     },
     // What is left is not enough for what does not compress.

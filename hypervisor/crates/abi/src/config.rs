@@ -116,6 +116,10 @@ pub struct VmConfig<'a> {
     pub weight: u32,
     /// RAM in bytes that it is to make do with, if it has a driver for its balloon; `None`: all.
     pub balloon: Option<u64>,
+    /// Most memory of the machine that its RAM may take, in bytes; `None`: no limit.
+    pub memory_max: Option<u64>,
+    /// Share of the machine's memory relative to other guests, when it is short; 100 is the normal one.
+    pub memory_weight: u32,
 }
 
 /// The whole configuration.
@@ -134,6 +138,8 @@ pub struct BootConfig<'a> {
     pub apic_virtualisation: bool,
     /// Where pages go when frames are short.
     pub swap: Swap,
+    /// What a guest has not used for so many seconds goes to swap, though nobody needs memory; 0: it stays.
+    pub proactive: u32,
     /// Threshold of Herald's log.
     pub log: LogLevel,
     /// Check the coherence rule of the whole machine at each host operation (slow; debug aid and tests).

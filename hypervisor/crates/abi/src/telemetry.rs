@@ -169,6 +169,8 @@ pub struct Telemetry {
     pub tsc: u64,
     /// Frames mapped by the guest's host address space.
     pub resident_frames: u64,
+    /// Most that there were at once, seen after its EPT violations.
+    pub most_resident_frames: u64,
     /// Pages in swap.
     pub swap: GuestSwap,
     /// Frames free in the host.

@@ -81,6 +81,8 @@ fn the_configuration_round_trips() {
         vcpus: 1,
         weight: 100,
         balloon: None,
+        memory_max: Some(64 << 20),
+        memory_weight: 300,
     })
     .expect("room");
     let config = config::BootConfig {
@@ -90,6 +92,7 @@ fn the_configuration_round_trips() {
         ept_ad: true,
         apic_virtualisation: true,
         swap: config::Swap { ram: 1 << 30, disk: 2 << 30 },
+        proactive: 20,
         log: config::LogLevel::Info,
         oracle: false,
         telemetry_rate: 0,

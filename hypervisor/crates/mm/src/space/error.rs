@@ -48,7 +48,9 @@ impl fmt::Display for FaultError {
             }
             Self::OutOfFrames(error) => error.fmt(f),
             Self::OutOfTables(error) => error.fmt(f),
-            Self::OverLimit { frames } => write!(f, "nothing can go of the {frames} frames that it may have"),
+            Self::OverLimit { frames } => {
+                write!(f, "out of memory: nothing can go of the {frames} frames that it may have")
+            }
             Self::BeyondEnd(address) => write!(f, "{address} lies behind the end of the file"),
             Self::Store(error) => error.fmt(f),
             Self::Swap(error) => error.fmt(f),

@@ -15,6 +15,8 @@
 //! memory = "256M"
 //! vcpus = 1
 //! weight = 100            # its share of the processors, beside other guests
+//! memory_max = "64M"      # of the machine's memory it has no more; else: as much as its RAM
+//! memory_weight = 100     # its share of the machine's memory, beside other guests, when that is short
 //! balloon = "64M"         # RAM that it is to make do with, if it has a driver for its balloon; else: all
 //! ```
 //!
@@ -113,6 +115,21 @@ pub struct Vm {
         skip_serializing_if = "Option::is_none"
     )]
     pub balloon: Option<Size>,
+    /// Most memory of the machine that its RAM may take.
+    #[serde(
+        default,
+        deserialize_with = "squeezed_to",
+        serialize_with = "write_optional_size",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub memory_max: Option<Size>,
+    /// Share of the machine's memory relative to other guests.
+    #[serde(
+        default = "default_weight",
+        deserialize_with = "weight",
+        skip_serializing_if = "is_default_weight"
+    )]
+    pub memory_weight: u32,
 }
 
 /// A file that the boot loader has brought: what it is called, and where it is in the boot package.
@@ -137,6 +154,8 @@ impl Vm {
             vcpus: default_vcpus(),
             weight: default_weight(),
             balloon: None,
+            memory_max: None,
+            memory_weight: default_weight(),
         }
     }
 }
@@ -205,6 +224,8 @@ impl ConfigFile {
                 vcpus: vm.vcpus,
                 weight: vm.weight,
                 balloon: vm.balloon.map(|size| size.0),
+                memory_max: vm.memory_max.map(|size| size.0),
+                memory_weight: vm.memory_weight,
             };
             vms.push(config).map_err(|_| ConfigError::TooManyVms { count: self.vms.len() })?;
         }
@@ -215,6 +236,7 @@ impl ConfigFile {
             ept_ad: self.ept_ad,
             apic_virtualisation: self.apic_virtualisation,
             swap: Swap::default(),
+            proactive: 0,
             log: self.log,
             oracle: false,
             telemetry_rate: 0,

@@ -52,8 +52,9 @@ fn what_is_written_can_be_read() {
     let mut file = ConfigFile { log: LogLevel::Trace, backing: Backing::Shared, ..ConfigFile::default() };
     let append = "a \"b\"\\\n".to_string();
     file.vms.push(Vm { name: "x".into(), initrd: Some("i".into()), append, ..Vm::new("k") });
-    let balloon = Some(Size(8 << 20));
-    file.vms.push(Vm { name: "y".into(), memory: Size(5 << 12 << 12), balloon, ..Vm::new("k") });
+    let (balloon, memory_max) = (Some(Size(8 << 20)), Some(Size(12 << 20)));
+    let memory = Size(5 << 12 << 12);
+    file.vms.push(Vm { name: "y".into(), memory, balloon, memory_max, memory_weight: 50, ..Vm::new("k") });
     let text = toml::to_string(&file).expect("written");
     assert_eq!(ConfigFile::parse(text.as_bytes()).as_ref(), Ok(&file), "{text}");
     assert!(text.contains("log = \"trace\"") && text.contains("memory = \"80M\""), "{text}");
@@ -97,7 +98,7 @@ fn mistakes_are_told_with_line_and_value() {
     for (line, error) in [
         (
             "colour = 3",
-            "unknown field `colour`, expected one of `name`, `kernel`, `initrd`, `append`, `memory`, `vcpus`, `weight`, `balloon`",
+            "unknown field `colour`, expected one of `name`, `kernel`, `initrd`, `append`, `memory`, `vcpus`, `weight`, `balloon`, `memory_max`, `memory_weight`",
         ),
         ("memory = \"12Q\"", "`12Q` is no size; write a number of bytes, or one with K, M or G behind it"),
         ("memory = \"99999999999G\"", "`99999999999G` is more than 64 bits can count"),
@@ -106,6 +107,8 @@ fn mistakes_are_told_with_line_and_value() {
         ("memory = \"5000001\"", "5000001 bytes are not a multiple of 4K"),
         ("memory = 256", "invalid type: integer `256`, expected a size in quotes, like \"256M\""),
         ("balloon = \"2M\"", "2M is too little, a guest needs at least 4M"),
+        ("memory_max = \"1M\"", "1M is too little, a guest needs at least 4M"),
+        ("memory_weight = 0", "weight 0: 1 to 10000"),
         ("vcpus = 0", "a guest needs a virtual processor"),
         ("vcpus = 33", "33 virtual processors, a guest has at most 32"),
         ("weight = 0", "weight 0: 1 to 10000"),
