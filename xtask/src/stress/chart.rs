@@ -53,7 +53,7 @@ pub(super) fn all(history: &History) -> Vec<Chart> {
         rate("Faults", "EPT violations a second", |record| record.ept_violations, 1.0),
         rate("Swapped out", "pages a second", |record| record.swap.out, 1.0),
         rate("Swapped in", "pages a second", |record| record.swap.back, 1.0),
-        rate("Waiting for memory", "% of the time", |record| record.memory_ticks, waits),
+        rate("Waiting for memory", "% of the time, where a fault ends", |record| record.memory_ticks, waits),
         rate("Notifier calls", "a second", notifier_calls, 1.0),
         host(history),
     ];

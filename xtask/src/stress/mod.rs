@@ -85,6 +85,10 @@ pub(crate) fn run(args: &StressArgs) -> Result<u8> {
     for plan in plans_of(&bench)? {
         let finished = drive::drive(&plan.label, &plan)?;
         let judgement = (plan.judge)(&finished);
+        if args.ratio {
+            // The next one may take long.
+            report::print(&judgement);
+        }
         parts.push(Part { plan, finished, judgement });
         if args.ratio && overcommit::has_halved(&parts) {
             break;

@@ -58,7 +58,7 @@ fn section(part: &Part) -> Section {
 }
 
 /// Prints what had to be true and what was measured.
-fn print(judgement: &Judgement) {
+pub(super) fn print(judgement: &Judgement) {
     for check in &judgement.checks {
         println!("{:6}  {}", if check.passed { "ok" } else { "FAILED" }, check.what);
     }

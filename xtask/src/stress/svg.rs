@@ -104,7 +104,7 @@ fn steps(end: f64, step: f64) -> impl Iterator<Item = f64> {
 /// A number on an axis, short.
 pub(super) fn number(value: f64) -> String {
     let (value, unit) = match value {
-        _ if value >= 1e7 => (value / 1e6, "M"),
+        _ if value >= 1e6 => (value / 1e6, "M"),
         _ if value >= 1e4 => (value / 1e3, "k"),
         _ => (value, ""),
     };
