@@ -11,6 +11,7 @@ use abi::memmap::MemoryMap;
 use addr::{Hpa, HpaRange, PAGE_SIZE, PageSize, Pfn, PfnRange};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use mm::Host;
 use mm::frames::{FrameMeta, Frames, MAX_FRAMES};
 use startup::memory::{self, Limits, Request};
 use talc::{ErrOnOom, Span, Talc, Talck};
@@ -92,6 +93,34 @@ pub(super) fn take_over(handoff: &HandOff, handoff_at: Hpa) -> Result<Arc<Physic
     }
     plan.left_out.iter().flatten().for_each(|left_out| log::warn!("{left_out}"));
     Ok(Arc::new(PhysicalMemory::new(frames, root)))
+}
+
+/// Adds so many bytes to the heap, in a row, where memory has them; if it has not, whoever needs them will say so.
+pub(super) fn extend_heap(memory: &PhysicalMemory, bytes: u64) {
+    let wanted = bytes.div_ceil(PageSize::Size2M.bytes()) as usize;
+    let mut blocks: Vec<Pfn> = Vec::new();
+    let step = PageSize::Size2M.base_pages();
+    let row = |blocks: &[Pfn]| {
+        blocks.windows(wanted).position(|row| row[wanted - 1] == row[0].add(step * (wanted as u64 - 1)))
+    };
+    let (mut found, cpu) = (None, memory.current_cpu());
+    while wanted > 0 && found.is_none() {
+        let Ok(block) = memory.frames().allocate(cpu, PageSize::Size2M) else { break };
+        let place = blocks.partition_point(|&other| other < block);
+        blocks.insert(place, block);
+        found = row(&blocks);
+    }
+    if let Some(first) = found {
+        let start = blocks[first].base();
+        blocks.drain(first..first + wanted);
+        add_heap(HpaRange::new(start, start.add(PageSize::Size2M.bytes() * wanted as u64)));
+    }
+    for block in blocks {
+        for index in 0..step {
+            let _ = memory.frames().meta(block.add(index)).put();
+        }
+        memory.frames().free(cpu, block, PageSize::Size2M);
+    }
 }
 
 fn add_heap(range: HpaRange) {

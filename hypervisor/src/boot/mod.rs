@@ -13,10 +13,10 @@ mod settings;
 use crate::io::{self, SwapDisk};
 use crate::physmem::{PhysicalMemory, fixed_bytes};
 use crate::{cpu, link, logger, panic};
-use abi::config::BootConfig;
+use abi::config::{BootConfig, Swap};
 use abi::handoff::{HandOff, HandOffError};
 use abi::package::{Kind, PackageError, Table, file_name};
-use addr::{Hpa, HpaRange};
+use addr::{Hpa, HpaRange, PAGE_SHIFT};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
@@ -92,6 +92,12 @@ pub(crate) struct Machine {
     pub low_pages: Option<HpaRange>,
 }
 
+/// Bytes of the tables of swap, with something to spare: an entry of the memory manager's and one of the device's for each slot.
+const fn swap_tables(swap: &Swap) -> u64 {
+    let slots = (swap.ram >> PAGE_SHIFT) * tiers::PAGES_PER_FRAME + (swap.disk >> PAGE_SHIFT);
+    slots * mm::BYTES_PER_SLOT + slots * tiers::BYTES_PER_SLOT + slots / 2
+}
+
 /// Starts everything that needs no guest.
 ///
 /// # Errors
@@ -119,6 +125,7 @@ fn prepare(handoff: Hpa) -> Result<Machine, BootError> {
     }
     let config = settings::read(&table, package)?;
     logger::set_level(config.log);
+    memory::extend_heap(&memory, swap_tables(&config.swap));
     let processors = acpi::read(&memory, &handoff, handoff_at).map_or(Vec::new(), |found| found.processors);
     cpu::interrupts::init_pic();
     if config.inject.x2apic {

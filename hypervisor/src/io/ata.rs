@@ -172,7 +172,11 @@ impl Place {
 
     fn select(self) {
         self.write(DEVICE, BY_BLOCK | if self.second { SECOND } else { 0 });
-        // 400 ns until the status is the selected drive's: four reads (ATA/ATAPI-6, 9.2).
+        self.settle();
+    }
+
+    /// 400 ns until the status is that of the drive and the command chosen last: four reads (ATA/ATAPI-6, 9.2).
+    fn settle(self) {
         for _ in 0..4 {
             let _ = self.status();
         }
@@ -201,6 +205,7 @@ impl Place {
         self.control(NO_INTERRUPTS);
         self.select();
         self.write(COMMAND, IDENTIFY);
+        self.settle();
         let status = self.wait(|status| status & BUSY == 0, patience);
         // Others than disks leave a signature (ATA/ATAPI-6, 9.12).
         if self.read(LBA + 1) != 0 || self.read(LBA + 2) != 0 {
@@ -321,6 +326,7 @@ impl Drive for Ata {
         (status & (BUSY | DATA_REQUEST) == 0 && ended).then(|| self.conclude(access))
     }
 
+    /// Its neighbour on the channel, and the other channel, go with it.
     fn abandon(&mut self) {
         self.abandoned = true;
         self.place.write_master(0, 0);

@@ -131,10 +131,14 @@ pub(crate) fn probe(memory: &Arc<PhysicalMemory>, tsc_hz: u64) -> Vec<SwapDisk> 
                 None => pci::close(&mut root, at),
             }
         }
-        for place in ata::places(&mut root, at, &info) {
+        let (places, others) = (ata::places(&mut root, at, &info), found.len());
+        for &place in &places {
             let drive = Ata::open(&mut root, place, memory, patience).map_err(DriveError::Ata).transpose();
             let drive = drive.map(|drive| drive.map(|drive| Box::new(drive) as _));
             found.extend(drive.and_then(|drive| look_at(place.to_string(), drive, memory, patience)));
+        }
+        if !places.is_empty() && found.len() == others {
+            pci::close(&mut root, at);
         }
     }
     found

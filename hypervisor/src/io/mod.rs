@@ -18,4 +18,4 @@ mod transport;
 mod virtio;
 
 pub(crate) use disk::{SwapDisk, probe};
-pub(crate) use queue::SwapQueue;
+pub(crate) use queue::{SwapQueue, lost_frames};

@@ -103,10 +103,10 @@ pub(super) fn open(root: &mut Root, at: DeviceFunction) {
     root.set_command(at, command.difference(Command::BUS_MASTER) | on);
 }
 
-/// Lets a function answer at its ports, and not yet be a bus master.
+/// Lets a function answer at its ports.
 pub(super) fn open_ports(root: &mut Root, at: DeviceFunction) {
     let (_, command) = root.get_status_command(at);
-    root.set_command(at, command.difference(Command::BUS_MASTER) | Command::IO_SPACE);
+    root.set_command(at, command | Command::IO_SPACE);
 }
 
 /// Lets a function use memory by itself.

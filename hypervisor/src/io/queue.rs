@@ -10,14 +10,15 @@
 use super::SwapDisk;
 use super::drive::{Access, Drive, DriveError};
 use crate::cpu::{interrupts, tsc};
+use crate::physmem::PhysicalMemory;
 use crate::sched::{self, Group, JoinHandle, Thread};
 use abi::config::SwapFaults;
 use addr::Pfn;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use mm::OutOfFrames;
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use mm::{Host, OutOfFrames};
 use spin::{Mutex, Once};
 use tiers::{BlockDevice, BlockError, MOST_PAGES};
 
@@ -30,6 +31,14 @@ const WEIGHT: u32 = 400;
 
 /// Whom the interrupt wakes.
 static THREAD: Once<Arc<Thread>> = Once::new();
+
+/// Frames that devices have kept.
+static LOST: AtomicU64 = AtomicU64::new(0);
+
+/// Frames that devices have kept which did not answer.
+pub(crate) fn lost_frames() -> u64 {
+    LOST.load(Ordering::Relaxed)
+}
 
 const PENDING: u8 = 0;
 const DONE: u8 = 1;
@@ -64,17 +73,18 @@ pub(crate) struct SwapQueue {
 }
 
 impl SwapQueue {
-    /// Starts the thread of a disk.
+    /// Starts the thread of a disk, of which so many slots are used.
     ///
     /// # Errors
     /// [`OutOfFrames`].
     pub(crate) fn start(
-        disk: SwapDisk,
+        (disk, slots): (SwapDisk, u64),
+        memory: &Arc<PhysicalMemory>,
         tsc_hz: u64,
         faults: SwapFaults,
     ) -> Result<(Arc<Self>, JoinHandle), OutOfFrames> {
         let this = Arc::new(Self {
-            slots: disk.slots(),
+            slots,
             lines: Mutex::default(),
             thread: Once::new(),
             stops: AtomicBool::new(false),
@@ -82,7 +92,8 @@ impl SwapQueue {
         });
         let (drive, patience) = disk.into_drive();
         let line = drive.interrupt_line();
-        let mut server = Server { drive, patience, pause: tsc_hz / LOOKS };
+        let memory = Arc::clone(memory);
+        let mut server = Server { drive, memory, patience, pause: tsc_hz / LOOKS };
         let own = Arc::clone(&this);
         let handle = sched::spawn(&Group::new(WEIGHT), move || own.run(&mut server))?;
         this.thread.call_once(|| Arc::clone(handle.thread()));
@@ -179,6 +190,7 @@ impl BlockDevice for SwapQueue {
 /// What the thread owns.
 struct Server {
     drive: Box<dyn Drive>,
+    memory: Arc<PhysicalMemory>,
     /// TSC ticks for an answer.
     patience: u64,
     /// TSC ticks between two looks.
@@ -192,10 +204,19 @@ impl Server {
             return true;
         }
         let result = self.drive.begin(access, &request.frames).and_then(|()| self.wait(access));
+        if matches!(result, Err(DriveError::NoAnswer(_))) {
+            self.give_away(&request.frames);
+        }
         if let Err(error) = &result {
             log::error!("swap disk: {error}");
         }
         result.is_ok()
+    }
+
+    /// A device that does not answer may still write to these frames, whatever it was told since: nobody else gets them.
+    fn give_away(&self, frames: &[Pfn]) {
+        frames.iter().for_each(|&frame| self.memory.frames().meta(frame).get());
+        LOST.fetch_add(frames.len() as u64, Ordering::Relaxed);
     }
 
     /// Waits until a request is done. A drive that does not answer is cut off: it refuses whatever comes later.

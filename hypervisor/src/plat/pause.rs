@@ -4,10 +4,12 @@
 //!   pause: paused = true, kick all ──► each: busy = false, parks ──► all idle: look ──► paused = false, kick all
 //! ```
 //!
-//! A virtual processor that is busy runs on some CPU, and comes to its loop's top soon; one that is not, stays there. Who
+//! A virtual processor that is busy runs on some CPU, or waits for a page, and comes to its loop's top soon; one that is not,
+//! stays there. Who
 //! wants a pause while another one lasts waits, and is not busy meanwhile.
 
 use super::control::Control;
+use crate::sched;
 use core::sync::atomic::{AtomicBool, Ordering};
 use spin::Mutex;
 
@@ -29,13 +31,19 @@ impl Pauses {
         let own = caller.and_then(|index| all.get(index));
         let was_busy = own.is_some_and(Control::is_busy);
         own.inspect(|own| own.set_busy(false));
-        let guard = self.one.lock();
+        let guard = loop {
+            match self.one.try_lock() {
+                Some(guard) => break guard,
+                None => sched::yield_now(),
+            }
+        };
         self.paused.store(true, Ordering::SeqCst);
         let others =
             || all.iter().enumerate().filter(|(index, _)| caller != Some(*index)).map(|(_, other)| other);
         others().for_each(Control::kick);
         while others().any(Control::is_busy) {
-            core::hint::spin_loop();
+            // It may wait for a disk, and the disk for this CPU.
+            sched::yield_now();
         }
         let result = look();
         // Busy again before the next pause can begin, so that it waits for this one.

@@ -55,6 +55,15 @@ pub(crate) struct Reclaimer {
     pace: Pace,
 }
 
+/// When what lies idle is looked for.
+#[derive(Default)]
+struct Due {
+    /// The next time.
+    tsc: u64,
+    /// The generation that the last time began.
+    last: Option<u32>,
+}
+
 impl Reclaimer {
     /// Sets the reserve, and starts the thread.
     ///
@@ -103,24 +112,30 @@ impl Reclaimer {
     }
 
     fn run(&self) {
-        let mut due = 0;
+        let mut due = Due::default();
         while !self.stops.load(Ordering::Acquire) {
             let (room, idle) = (self.refill(), self.trim(&mut due));
-            sched::park(room.into_iter().chain(idle).min());
+            // It may have waited for a disk, and missed that it was woken.
+            if !self.stops.load(Ordering::Acquire) {
+                sched::park(room.into_iter().chain(idle).min());
+            }
         }
     }
 
     /// Takes what lies idle, if that is `due`; when to look again.
-    fn trim(&self, due: &mut u64) -> Option<u64> {
+    fn trim(&self, due: &mut Due) -> Option<u64> {
         let Pace { tsc_hz, idle_seconds } = self.pace;
         if idle_seconds == 0 {
             return None;
         }
-        if tsc() >= *due {
+        if tsc() >= due.tsc {
             self.mm.age_all();
+            // Others make passes, too, when memory is short: what counts is what was not used since the last one of these.
+            let now = self.mm.host().frames().generation();
+            let passes = due.last.replace(now).map_or(u32::MAX, |last| now.wrapping_sub(last) + 1);
             let all = self.mm.host().frames().known();
             for start in (0..all).step_by(PART_OF_FRAMES as usize) {
-                self.mm.reclaim_idle(IDLE_PASSES, start..start + PART_OF_FRAMES);
+                self.mm.reclaim_idle(passes, start..start + PART_OF_FRAMES);
                 if self.stops.load(Ordering::Acquire) {
                     break;
                 }
@@ -128,9 +143,9 @@ impl Reclaimer {
                     sched::yield_now();
                 }
             }
-            *due = tsc() + tsc_hz * u64::from(idle_seconds) / u64::from(IDLE_PASSES);
+            due.tsc = tsc() + tsc_hz * u64::from(idle_seconds) / u64::from(IDLE_PASSES);
         }
-        Some(*due)
+        Some(due.tsc)
     }
 
     /// Makes frames free up to the upper mark; when to try again, if that did not succeed.

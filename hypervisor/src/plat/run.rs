@@ -15,7 +15,7 @@ use super::storm;
 use super::swap::SwapSystem;
 use super::vm::{MachineClock, Place, Vm, VmError};
 use crate::cpu::{stacks, tsc};
-use crate::io::SwapDisk;
+use crate::io::{SwapDisk, lost_frames};
 use crate::physmem::PhysicalMemory;
 use crate::sched::{self, Group, JoinHandle};
 use crate::vcpu::{self, RunError, Vcpu};
@@ -218,7 +218,8 @@ impl Machine {
 
     /// Frames that are free, or Herald's own for ever.
     fn frames_accounted_for(&self) -> u64 {
-        self.host.frames().free_count() + self.host.table_frames() + stacks::frames()
+        let frames = self.host.frames().free_count() + self.host.table_frames();
+        frames + stacks::frames() + lost_frames()
     }
 
     /// Runs one guest to its end, as often as it is killed; a life that ends badly before is the last one.

@@ -57,7 +57,8 @@ impl SwapSystem {
         let mut queue = None;
         if config.disk > 0 {
             let disk = take_disk(disks, config.disk)?;
-            let (started, thread) = SwapQueue::start(disk, tsc_hz, faults)?;
+            let slots = config.disk >> PAGE_SHIFT;
+            let (started, thread) = SwapQueue::start((disk, slots), host, tsc_hz, faults)?;
             queue = Some(started);
             threads.push(thread);
         }
@@ -130,7 +131,10 @@ impl Writer {
                     sched::yield_now();
                 }
             }
-            sched::park(None);
+            // It has waited for the disk, and may have missed that it was woken.
+            if !self.stops.load(Ordering::Acquire) {
+                sched::park(None);
+            }
         }
     }
 }

@@ -332,7 +332,16 @@ impl Vm {
         gpa: Gpa,
         len: u64,
     ) -> Option<Result<u64, HostOperationError>> {
-        let result = self.host_operations.as_ref()?.lock().perform(&self.memory, operation, gpa, len);
+        let operations = self.host_operations.as_ref()?;
+        // Whoever is at it may wait for a disk, and the disk for this CPU.
+        let mut operations = loop {
+            match operations.try_lock() {
+                Some(operations) => break operations,
+                None => sched::yield_now(),
+            }
+        };
+        let result = operations.perform(&self.memory, operation, gpa, len);
+        drop(operations);
         self.check(Some(vcpu));
         Some(result)
     }

@@ -120,6 +120,26 @@ fn a_slot_that_changes_hands_while_it_is_read_gives_nobody_the_wrong_page() -> O
     finish(b)
 }
 
+/// A page was read from its slot. Before it is cached another processor was faster: the page has come back, was written, and has
+/// gone again, to the same slot, since a copy may stay.
+#[test]
+fn a_page_that_came_back_and_went_again_while_it_was_read_is_read_again() -> Outcome {
+    let b = Arc::new(Bench::new(SMALL));
+    b.swap.keeps.store(true, Ordering::Relaxed);
+    b.map_pages(0, 0, 2)?;
+    b.fill(0, 0..2, 10)?;
+    b.page_out(0, 0)?;
+    let other = Arc::clone(&b);
+    b.swap.after_next_read(move || {
+        assert_eq!(other.load(0, 0), Verdict::Value(10));
+        assert_eq!(other.store(0, 0, 20), Verdict::Done);
+        other.space(0).space.madvise(page(0), bytes(1), Advice::PageOut).expect("advice");
+        assert_eq!(other.frame(0, 0), None);
+    });
+    b.both_read(0, 0, 20)?;
+    finish(b)
+}
+
 /// A page was read from the disk. Before it is cached another space writes it, and it is written back and evicted.
 #[test]
 fn a_page_of_a_file_that_was_read_too_early_is_read_again() -> Outcome {

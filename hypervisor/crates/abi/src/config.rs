@@ -93,7 +93,7 @@ pub enum Backing {
 pub struct Swap {
     /// Most memory that compressed pages may take.
     pub ram: u64,
-    /// Least size of the disk; the whole disk is used.
+    /// So much of a disk that is at least as large.
     pub disk: u64,
 }
 

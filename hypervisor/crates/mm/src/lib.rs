@@ -42,5 +42,5 @@ pub use space::{
     AddressSpace, Advice, Change, FaultError, MapError, MapRequest, Mapping, MigrateError, Placement, Remap,
     SwappedPages, USER_END,
 };
-pub use swap::{SlotError, SwapCounts, SwapDevice};
+pub use swap::{BYTES_PER_SLOT, SlotError, SwapCounts, SwapDevice};
 pub use vma::{Access, MOST_AREAS, Protection, Vma, VmaFlags, VmaKind};

@@ -14,7 +14,7 @@
 use crate::batch::Neighbours;
 use crate::host::Host;
 use crate::mm::Mm;
-use crate::shrink::{AGES, ATTEMPTS, DIRECT, Shrunk, Wanted, cluster_at};
+use crate::shrink::{AGES, ATTEMPTS, Clock, DIRECT, Shrunk, Wanted, cluster_at};
 use crate::space::{AddressSpace, FaultError};
 use crate::vma::Access;
 use addr::{Hva, HvaRange, PageSize, Pfn};
@@ -24,6 +24,8 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// The weight of an address space that was given none.
 const WEIGHT: u32 = 100;
+/// A space at its limit begins a generation when one part in so many of what it has was replaced.
+const TURN: u64 = 4;
 
 /// What an address space may have. Relaxed: these are set before they are needed, and order nothing.
 #[derive(Debug)]
@@ -33,12 +35,14 @@ pub(crate) struct Allowance {
     weight: AtomicU32,
     /// Where the search for old pages of this space goes on.
     hand: AtomicU64,
+    /// Pages that have gone for its limit's sake since it began a generation.
+    gone: AtomicU64,
 }
 
 impl Allowance {
     pub(crate) const fn new() -> Self {
         let (limit, weight) = (AtomicU64::new(u64::MAX), AtomicU32::new(WEIGHT));
-        Self { limit, weight, hand: AtomicU64::new(0) }
+        Self { limit, weight, hand: AtomicU64::new(0), gone: AtomicU64::new(0) }
     }
 }
 
@@ -108,7 +112,23 @@ impl<H: Host> AddressSpace<H> {
     pub fn make_room(&self, goal: u64) -> Shrunk {
         let Some(this) = self.myself() else { return Shrunk::default() };
         let mm = self.mm();
-        mm.shrink_by(&mut mm.clock().lock(), goal, |_, age, shrunk| mm.sweep_space(&this, goal, age, shrunk))
+        let age = |clock: &mut Clock| self.may_age() && mm.age(clock);
+        let sweep = |_: &mut Clock, age, shrunk: &mut Shrunk| mm.sweep_space(&this, goal, age, shrunk);
+        let shrunk = mm.shrink_by(&mut mm.clock().lock(), goal, age, sweep);
+        self.allowance().gone.fetch_add(shrunk.reclaimed, Ordering::Relaxed);
+        shrunk
+    }
+
+    /// Whether it may begin a generation, which is everybody's: once for so many pages that go. Others would grow old by what
+    /// happens here.
+    fn may_age(&self) -> bool {
+        let Allowance { limit, gone, .. } = self.allowance();
+        let turn = limit.load(Ordering::Relaxed).min(self.resident_frames()) / TURN;
+        let due = gone.load(Ordering::Relaxed) >= turn;
+        if due {
+            gone.store(0, Ordering::Relaxed);
+        }
+        due
     }
 }
 

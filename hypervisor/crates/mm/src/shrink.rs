@@ -21,7 +21,7 @@ use crate::limits::Shares;
 use crate::mm::Mm;
 use crate::reclaim::Spared;
 use crate::rmap::Rmap;
-use crate::swap::SwapDevice;
+use crate::swap::{Probe, SwapDevice};
 use addr::{Hva, HvaRange, PAGE_SIZE, Pfn};
 use alloc::sync::Arc;
 use core::ops::{ControlFlow, Range};
@@ -76,9 +76,9 @@ impl<H: Host> Mm<H> {
     pub fn shrink(&self, goal: u64) -> Shrunk {
         let mut clock = self.clock().lock();
         let mut shares = Shares::of(&self.spaces());
-        let mut shrunk = self.shrink_by(&mut clock, goal, |clock, age, shrunk| {
-            self.sweep(clock, goal, age, &shares, shrunk);
-        });
+        let sweep =
+            |clock: &mut Clock, age, shrunk: &mut Shrunk| self.sweep(clock, goal, age, &shares, shrunk);
+        let mut shrunk = self.shrink_by(&mut clock, goal, |clock| self.age(clock), sweep);
         // Nobody's share counts any more.
         if shrunk.reclaimed < goal && shares.forget() {
             for age in [1, 0] {
@@ -89,19 +89,20 @@ impl<H: Host> Mm<H> {
         shrunk
     }
 
-    /// Calls `sweep` for one age after the other, with passes of aging in between, until enough has gone.
+    /// Calls `sweep` for one age after the other, and `age` in between, if it has done anything, until enough has gone.
     pub(crate) fn shrink_by(
         &self,
         clock: &mut Clock,
         goal: u64,
+        age: impl Fn(&mut Clock) -> bool,
         sweep: impl Fn(&mut Clock, u32, &mut Shrunk),
     ) -> Shrunk {
         let mut shrunk = Shrunk::default();
         for pass in 0..=PASSES {
             // Where swap is full there is little to be found, and no pass makes it more.
-            let last = pass == PASSES || shrunk.swap_is_full;
-            for age in (if last { 0 } else { 1 }..=AGES).rev() {
-                sweep(clock, age, &mut shrunk);
+            let last = pass == PASSES || shrunk.swap_is_full || pass > 0 && !age(clock);
+            for least in (if last { 0 } else { 1 }..=AGES).rev() {
+                sweep(clock, least, &mut shrunk);
                 if shrunk.reclaimed >= goal {
                     return shrunk;
                 }
@@ -109,13 +110,12 @@ impl<H: Host> Mm<H> {
             if last {
                 break;
             }
-            self.age(clock);
         }
         shrunk
     }
 
-    /// Reclaims, of the frames with these numbers, those that `passes` passes of aging have found unused, though nobody asks
-    /// for frames; how many went. The caller holds no lock of rank `Reclaim` or later.
+    /// Reclaims, of the frames with these numbers, those that `passes` passes of aging have found unused, whoever has made
+    /// them, though nobody asks for frames; how many went. The caller holds no lock of rank `Reclaim` or later.
     pub fn reclaim_idle(&self, passes: u32, frames: Range<u64>) -> u64 {
         let _clock = self.clock().lock();
         let (mut shrunk, everybodys) = (Shrunk::default(), Shares::default());
@@ -150,10 +150,12 @@ impl<H: Host> Mm<H> {
         self.swap().device().is_some_and(SwapDevice::make_room)
     }
 
-    fn age(&self, clock: &mut Clock) {
+    /// A pass of aging; `true`.
+    pub(crate) fn age(&self, clock: &mut Clock) -> bool {
         clock.seen = [0; AGES as usize + 1];
         let generation = self.host().frames().next_generation();
         self.spaces().iter().for_each(|space| space.collect_young(generation));
+        true
     }
 
     /// Moves the hand on until enough has gone, or all frames were seen in search of this age.
@@ -177,6 +179,9 @@ impl<H: Host> Mm<H> {
         if !frames.is_used(frame) || !wanted.is(frames.meta(frame)) {
             return;
         }
+        if is_stranded(frames.meta(frame)) {
+            return self.shrink_stranded(frame, shrunk);
+        }
         let Some((rmap, index)) = self.rmap_of(frame) else { return };
         if rmap.is_file() {
             self.shrink_file_page(&rmap, frame, index, shrunk);
@@ -185,6 +190,21 @@ impl<H: Host> Mm<H> {
         {
             self.shrink_around(&place, &wanted, shrunk);
         }
+    }
+
+    /// Writes a page again that swap had no room for when it was unmapped.
+    fn shrink_stranded(&self, frame: Pfn, shrunk: &mut Shrunk) {
+        let swap = self.swap();
+        let Some(slot) = self.host().frames().meta(frame).swap_slot() else { return };
+        if !swap.device().is_some_and(SwapDevice::takes_anything) {
+            return;
+        }
+        let probe = swap.probe(slot, |cached| self.host().frames().meta(cached).get());
+        let Probe::Cached(cached) = probe else { return };
+        if cached == frame {
+            self.count(frame, self.reclaim(frame), shrunk);
+        }
+        self.put(cached);
     }
 
     /// Reclaims what is old of a cluster.
@@ -247,10 +267,14 @@ impl<H: Host> Mm<H> {
     }
 }
 
-/// In base pages, and there: by an entry, or of a file's pages.
+/// In base pages.
 fn is_candidate(meta: &FrameMeta) -> bool {
-    let there = meta.map_count() > 0 || meta.swap_slot().is_none();
-    meta.owner().is_some() && !meta.has(PageFlags::HUGETLB) && there
+    meta.owner().is_some() && !meta.has(PageFlags::HUGETLB)
+}
+
+/// Nobody maps it, and swap does not have it yet.
+fn is_stranded(meta: &FrameMeta) -> bool {
+    meta.map_count() == 0 && meta.swap_slot().is_some()
 }
 
 /// A page of a file goes back there, one of `MADV_FREE` nowhere, one from swap to the slot that it has.

@@ -14,6 +14,7 @@
 //! A frame that was read from a device which keeps copies for nothing goes on caching its slot, unnoted: if nobody writes to the page,
 //! it can go again without being written.
 
+use crate::frames::MOST_SLOTS;
 use addr::Pfn;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -74,6 +75,11 @@ pub trait SwapDevice: Send + Sync {
         true
     }
 
+    /// Whether it takes any page now, also one that does not compress. A hint.
+    fn takes_anything(&self) -> bool {
+        true
+    }
+
     /// Whether a copy that stays behind, while its page is in memory, costs nothing that could be used better.
     fn keeps(&self, _slot: u64) -> bool {
         false
@@ -113,6 +119,10 @@ impl<D: SwapDevice + ?Sized> SwapDevice for Arc<D> {
 
     fn has_room(&self) -> bool {
         (**self).has_room()
+    }
+
+    fn takes_anything(&self) -> bool {
+        (**self).takes_anything()
     }
 
     fn keeps(&self, slot: u64) -> bool {
@@ -163,7 +173,7 @@ impl Link {
 struct Slot {
     /// How many entries name it, and whether a frame caches it.
     noted: u32,
-    /// How often the slot was reserved: a page read while this changed is not the page asked for.
+    /// How often the slot was reserved, or cached: a page read while this changed is not the page asked for.
     generation: u32,
     /// The frame that caches it; where none does, the shadow of the page: how many pages had been evicted before it.
     frame_or_shadow: u32,
@@ -215,7 +225,10 @@ pub(crate) enum Comeback {
     Late,
 }
 
-const _: () = assert!(size_of::<Slot>() == 16);
+/// Bytes of the table for each slot.
+pub const BYTES_PER_SLOT: u64 = size_of::<Slot>() as u64;
+
+const _: () = assert!(BYTES_PER_SLOT == 16);
 
 /// What is known of a slot that a fault has found in an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -255,7 +268,7 @@ impl Swap {
     /// # Errors
     /// There is no memory for a table of so many slots.
     pub(crate) fn new(device: Option<Box<dyn SwapDevice>>) -> Result<Self, u64> {
-        let count = device.as_ref().map_or(0, |device| device.slots());
+        let count = device.as_ref().map_or(0, |device| device.slots().min(MOST_SLOTS));
         let mut slots = Vec::new();
         slots.try_reserve_exact(count as usize).map_err(|_| count)?;
         slots.resize(count as usize, Slot::FREE);
@@ -373,6 +386,8 @@ impl Swap {
         }
         let distance = evictions.wrapping_sub(entry.frame_or_shadow);
         entry.set_cached(frame);
+        // Its page may be written to, and go again to the same slot, before another reader of the old one comes here.
+        entry.generation = entry.generation.wrapping_add(u32::from(intact(Mutant::CacheKeepsGeneration)));
         if u64::from(distance) > in_use {
             return Some(Comeback::Late);
         }

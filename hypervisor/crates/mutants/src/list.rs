@@ -248,6 +248,8 @@ mutants! {
     // Races with caches.
     /// a page read from swap is cached although its slot has changed hands
     SwapIgnoresGeneration,
+    /// a slot looks the same to whoever began to read it before a frame cached it, and went again
+    CacheKeepsGeneration,
     /// a page read from a file is cached although pages were evicted meanwhile
     FileIgnoresEvictions,
     /// a page of a file is mapped although truncation has taken it

@@ -42,7 +42,9 @@ use state::State;
 use sync::{Mutex, Rank};
 
 /// Slots for each frame of compressed memory: pages may become so much smaller.
-const PAGES_PER_FRAME: u64 = 2;
+pub const PAGES_PER_FRAME: u64 = 2;
+/// Bytes of the table for each slot.
+pub const BYTES_PER_SLOT: u64 = size_of::<Entry>() as u64;
 /// Most blocks of a disk: an entry has 32 bits for their numbers.
 const MOST_BLOCKS: u64 = u32::MAX as u64;
 
@@ -219,6 +221,11 @@ impl<H: Host> SwapDevice for Tiers<H> {
 
     fn has_room(&self) -> bool {
         self.state.lock().spans.has_room()
+    }
+
+    fn takes_anything(&self) -> bool {
+        let state = self.state.lock();
+        state.takes_raw() && state.spans.has_room()
     }
 
     /// On disk it does; in memory it takes what the page itself could have.

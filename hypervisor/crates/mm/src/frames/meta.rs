@@ -23,6 +23,8 @@ const ORDER_SHIFT: u32 = 16;
 pub(super) const NIL: u32 = u32::MAX;
 /// Bits of `place` that hold the index: 2^36 pages are more than a lower half.
 const INDEX_BITS: u32 = 36;
+/// Most swap slots: what is left of a word has room for their numbers, and for none.
+pub(crate) const MOST_SLOTS: u64 = (1 << (u64::BITS - INDEX_BITS)) - 1;
 const INDEX: u64 = (1 << INDEX_BITS) - 1;
 
 bitflags! {

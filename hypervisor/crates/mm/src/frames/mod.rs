@@ -26,7 +26,7 @@ use meta::State;
 use sync::{Mutex, Rank};
 
 pub use meta::{FrameMeta, PageFlags};
-pub(crate) use meta::{PageTurn, TriedLock};
+pub(crate) use meta::{MOST_SLOTS, PageTurn, TriedLock};
 
 /// Frames that can be numbered: 16 TiB. A link of a free list is 32 bits, and one number means none.
 pub const MAX_FRAMES: u64 = meta::NIL as u64;
