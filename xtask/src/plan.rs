@@ -51,10 +51,6 @@ pub(crate) fn check(args: &RunArgs) -> Result<()> {
         at_least("--memory-max", "a guest", bytes, LEAST_GUEST_MEMORY)?;
     }
     at_least("--host-memory", "the machine", args.host_memory, LEAST_HOST_MEMORY)?;
-    if let Some(ram) = args.swap.map(|tiers| tiers.ram).filter(|&ram| ram > args.host_memory) {
-        let (asked, memory) = (show_size(ram), show_size(args.host_memory));
-        return Err(usage(format!("--swap ram:{asked}: the machine has {memory} of memory")));
-    }
     if !args.host_memory.is_multiple_of(MIB) {
         return Err(usage(format!("--host-memory {}: a multiple of 1M, please", args.host_memory)));
     }

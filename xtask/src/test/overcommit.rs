@@ -63,7 +63,7 @@ macro_rules! limits {
 }
 
 /// All of them.
-pub(super) const OVERCOMMIT: [Scenario; 23] = [
+pub(super) const OVERCOMMIT: [Scenario; 22] = [
     sweep!("swap-sweep", "ram:32M", "sweep rounds=2"),
     sweep!("swap-sweep-no-ad", "ram:32M", "sweep rounds=1", "--no-ept-ad"),
     sweep!("swap-sweep-2-cpus", "ram:32M", "sweep rounds=1", "--host-cpus", "2"),
@@ -191,13 +191,6 @@ pub(super) const OVERCOMMIT: [Scenario; 23] = [
         args: &["--kernel", "{testguest}", "--append", "hello", "--host-memory", "64M", "--swap", "disk:64G"],
         status: 2,
         stderr: &["swap slots"],
-        ..PLAIN
-    },
-    Scenario {
-        name: "swap-larger-than-memory",
-        args: &["--host-memory", "64M", "--swap", "ram:1G"],
-        status: 2,
-        stderr: &["--swap ram:1G", "64M"],
         ..PLAIN
     },
     Scenario { name: "no-swap-tier", args: &["--swap", "tape:1G"], status: 2, stderr: &["tape"], ..PLAIN },
