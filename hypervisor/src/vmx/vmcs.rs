@@ -360,9 +360,8 @@ impl Vmcs {
     }
 
     fn try_write(&self, field: Field, value: u64) -> Result<(), VmFail> {
-        // SAFETY: host state is `Residence`'s. Of the controls only the MSR
-        // bitmap, the virtual-APIC page and the EPT pointer name memory, and only `write_controls` and `use_virtual_apic`
-        // set them: the first two are frames of our own, the EPT root outlives the last entry (a virtual processor's thread
+        // SAFETY: host state is `Residence`'s to write. Of the controls only the MSR bitmap, the virtual-APIC page and the EPT
+        // pointer name memory, and only `write_controls` and `use_virtual_apic` set them: the first two are frames of our own, the EPT root outlives the last entry (a virtual processor's thread
         // keeps its guest); the bitmap that passes x2APIC registers is in force only with the controls that virtualise them. Any
         // other control and any guest state is either refused at entry or concerns the guest only.
         unsafe { vmwrite(field.encoding(), value) }
