@@ -31,6 +31,10 @@ const QUEUE: u16 = 0;
 const QUEUE_ENTRIES: u32 = 16;
 /// In the common structure: what a queue's notification register is counted from (4.1.4.3, `queue_notify_off`).
 const QUEUE_OFFSET: u64 = 0x1e;
+/// In the common structure: what the device says of itself (4.1.4.3, `device_status`).
+const STATUS_OFFSET: u64 = 0x14;
+/// It has broken down for good (2.1, DEVICE_NEEDS_RESET).
+const NEEDS_RESET: u8 = 1 << 6;
 
 /// Why a device cannot be used.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -60,6 +64,8 @@ pub(crate) enum VirtioError {
     Failed(Access, Error),
     /// It has not given the last request back.
     Lost,
+    /// It says that it has broken down.
+    NeedsReset,
 }
 
 impl fmt::Display for VirtioError {
@@ -76,6 +82,7 @@ impl fmt::Display for VirtioError {
             Self::Driver(error) => error.fmt(f),
             Self::Failed(access, error) => write!(f, "{access} failed: {error}"),
             Self::Lost => f.write_str("it has never answered an earlier request"),
+            Self::NeedsReset => f.write_str("it says that it has broken down"),
         }
     }
 }
@@ -90,6 +97,7 @@ pub(super) struct Block {
     request: Option<Box<Request>>,
     under_way: Option<Transfer>,
     at: DeviceFunction,
+    common: Hva,
 }
 
 /// What was asked for: page by page.
@@ -146,7 +154,7 @@ impl Block {
             error => VirtioError::Driver(error),
         })?;
         driver.disable_interrupts();
-        Ok(Self { driver: ManuallyDrop::new(driver), request: Some(Box::default()), under_way: None, at })
+        Ok(Self { driver: ManuallyDrop::new(driver), request: Some(Box::default()), under_way: None, at, common })
     }
 
     /// Asks for the present page.
@@ -169,6 +177,15 @@ impl Block {
         let result = unsafe { self.complete(access, transfer.token, &mut request, data) };
         self.request = Some(request);
         result.map_err(|error| VirtioError::Failed(access, error))
+    }
+
+    /// Whether the device still works. Where it is a program beside this machine, the look also stops the machine's
+    /// processor for a moment: below KVM in Bochs, ticks may be lost while nothing else does, and the program waits.
+    fn check(&self) -> Result<(), VirtioError> {
+        let register = self.common.add(STATUS_OFFSET).as_u64() as *const u8;
+        // SAFETY: as for the queue's offset; reading the status has no effect either.
+        let status = unsafe { register.read_volatile() };
+        if status & NEEDS_RESET == 0 { Ok(()) } else { Err(VirtioError::NeedsReset) }
     }
 
     /// Goes on to the next page; `None`: there is one.
@@ -247,8 +264,11 @@ impl Drive for Block {
 
     fn poll(&mut self) -> Option<Result<(), DriveError>> {
         let Some(mut transfer) = self.under_way.take() else { return Some(Ok(())) };
-        let done = self.driver.peek_used() == Some(transfer.token);
-        let result = if done { self.advance(&mut transfer) } else { None };
+        let result = if self.driver.peek_used() == Some(transfer.token) {
+            self.advance(&mut transfer)
+        } else {
+            self.check().err().map(Err)
+        };
         if result.is_none() {
             self.under_way = Some(transfer);
         }
