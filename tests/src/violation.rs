@@ -33,6 +33,8 @@ pub enum Violation {
     Incoherent(Incoherence),
     /// A table is linked twice.
     TableShared { table: Pfn },
+    /// A shared table does not know how many entries name it.
+    Shares { table: Pfn, told: u32, named: u32 },
     /// A table is linked that has been retired, or never was one.
     TableDead { root: Pfn, table: Pfn },
     /// Tables are allocated that no walk reaches.

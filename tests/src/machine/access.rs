@@ -219,22 +219,25 @@ impl Walk<'_> {
         self.machine.counters.walks.fetch_add(1, Ordering::Relaxed);
         let tag = self.root.into();
         let cached = cpu.tlb(self.kind).table(tag, self.address);
-        let (mut level, mut table) = cached.map_or((4, self.root), |(level, cached)| (level, cached.table));
+        let (mut level, Structure { mut table, mut write, .. }) =
+            cached.unwrap_or((4, Structure { table: self.root, write: true, through: None }));
         loop {
             if !self.machine.is_live_table(table) {
                 let (cpu, root, address) = (self.cpu.0, self.root, self.address);
                 self.machine.report(Violation::DeadTableWalked { cpu, root, address, table });
                 return None;
             }
-            match self.visit(level, table, access)? {
-                Raw::Table(next) => {
+            match self.visit(level, (table, write), access)? {
+                Raw::Table(next, allowed) => {
                     level -= 1;
                     table = next;
-                    let pointer = Structure { table, through: None };
+                    write &= allowed;
+                    let pointer = Structure { table, write, through: None };
                     cpu.tlb(self.kind).cache_table(tag, level, self.address, pointer);
                 }
-                Raw::Leaf(RawLeaf { pfn, size, write, dirty, .. }) => {
-                    let cached = Cached { pfn, size, write, dirty, gpa: None };
+                Raw::Leaf(leaf) => {
+                    let RawLeaf { pfn, size, dirty, .. } = leaf;
+                    let cached = Cached { pfn, size, write: write && leaf.write, dirty, gpa: None };
                     cpu.tlb(self.kind).cache(tag, self.address, cached);
                     return Some(cached);
                 }
@@ -245,7 +248,7 @@ impl Walk<'_> {
 
     /// Reads one entry and sets its bits as the access demands: one atomic update of the real entry, tried again
     /// where software changed it in between. `None` where the entry does not allow the access.
-    fn visit(&self, level: u8, table: Pfn, access: Access) -> Option<Raw> {
+    fn visit(&self, level: u8, (table, write): (Pfn, bool), access: Access) -> Option<Raw> {
         let format = self.machine.format(self.kind);
         let index = index(level, self.address);
         let mut bits = self.machine.memory.load(table, index);
@@ -258,9 +261,9 @@ impl Walk<'_> {
                     self.machine.report(Violation::MalformedEntry { cpu, address, level, bits });
                     return None;
                 }
-                Raw::Table(_) => {}
+                Raw::Table(..) => {}
                 Raw::Leaf(leaf) if access == Access::Write => {
-                    if !leaf.write {
+                    if !leaf.write || !write {
                         return None;
                     }
                     wanted |= format.dirty();

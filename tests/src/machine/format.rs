@@ -4,6 +4,9 @@
 use addr::{PAGE_SHIFT, PageSize, Pfn};
 
 const FRAME: u64 = 0x000f_ffff_ffff_f000;
+/// Bit 10 of a host entry that names a page table: others name it, too. Bit 11: what is in it counts here.
+pub(crate) const SHARED: u64 = 1 << 10;
+pub(crate) const COUNTED: u64 = 1 << 11;
 /// PS, in both formats.
 const LARGE: u64 = 1 << 7;
 
@@ -34,7 +37,8 @@ pub(crate) struct RawLeaf {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Raw {
     NotPresent,
-    Table(Pfn),
+    /// A table, and whether writes are allowed below it.
+    Table(Pfn, bool),
     Leaf(RawLeaf),
     /// Reserved bits or forbidden combinations: a reserved-bit fault, an EPT misconfiguration.
     Malformed(u64),
@@ -90,9 +94,11 @@ impl Format {
             || large && bits & FRAME & ((1 << shift(level)) - 1) & !(1 << 12) != 0;
         match self {
             Self::Guest => reserved,
-            // Hardware would take rights away below a table entry that lacks them. Nobody writes such entries, and
-            // no walk here would notice: they count as wrong.
-            Self::Host => reserved || level > 1 && !large && bits & 0b10 == 0,
+            // Only entries that name shared page tables lack R/W, and these do: else they count as wrong.
+            Self::Host => {
+                let shared = level == 2 && !large && bits & SHARED != 0;
+                reserved || level > 1 && !large && (bits & 0b10 == 0) != shared
+            }
             Self::Ept | Self::EptWithoutAccessedDirty => {
                 // Write without read; a leaf whose memory type is not write-back; a table entry with bits 6:3.
                 let leaf = level == 1 || large;
@@ -104,6 +110,11 @@ impl Format {
         }
     }
 
+    /// Whether an entry that names a table allows writes below it (SDM vol. 3A 4.6.1: all levels have to).
+    pub(crate) const fn table_allows_writes(self, bits: u64) -> bool {
+        bits & 0b10 != 0
+    }
+
     pub(crate) fn decode(self, level: u8, bits: u64) -> Raw {
         if !self.present(bits) {
             return Raw::NotPresent;
@@ -113,7 +124,7 @@ impl Format {
         }
         let pfn = Pfn::new((bits & FRAME) >> PAGE_SHIFT);
         match leaf_size(level).filter(|_| level == 1 || bits & LARGE != 0) {
-            None => Raw::Table(pfn),
+            None => Raw::Table(pfn, self.table_allows_writes(bits)),
             Some(size) => Raw::Leaf(RawLeaf {
                 pfn,
                 size,

@@ -25,7 +25,7 @@ pub use seams::{Event, Failing, Skip};
 pub use tlb::{Cached, Context};
 
 pub(crate) use cpu::Cpu;
-pub(crate) use format::{Format, Raw, RawLeaf, shift};
+pub(crate) use format::{COUNTED, Format, Raw, RawLeaf, SHARED, shift};
 pub(crate) use tlb::{Key, Structure, Tag};
 
 use crate::{Violation, lock};

@@ -140,10 +140,10 @@ impl Nested<'_> {
         };
         loop {
             match self.visit(cpu, level, &mut table, access)? {
-                Raw::Table(next) => {
+                Raw::Table(next, _) => {
                     level -= 1;
                     table = self.reach_table(cpu, Gpa::new(next.as_u64() << PAGE_SHIFT))?;
-                    let pointer = Structure { table: table.pfn, through: Some(table) };
+                    let pointer = Structure { table: table.pfn, write: true, through: Some(table) };
                     cpu.combined.cache_table(self.tag, level, address, pointer);
                 }
                 Raw::Leaf(leaf) => {
@@ -218,7 +218,7 @@ impl Nested<'_> {
                     }
                     wanted |= format.dirty();
                 }
-                Raw::Leaf(_) | Raw::Table(_) => {}
+                Raw::Leaf(_) | Raw::Table(..) => {}
             }
             if wanted != bits && !(table.write && (table.dirty || !self.tracks())) {
                 *table = self.reach_page(cpu, table.gpa.unwrap_or(Gpa::ZERO), Access::Write)?;

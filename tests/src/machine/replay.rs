@@ -8,7 +8,7 @@
 //!
 //! A write is seen by the pages below its entry, of which all are looked at. What is compared is contents, not
 //! frames: an operation may pass through another frame with the same contents. A store is allowed only where it
-//! would have been allowed before, or is now, to the same frame. Frames and tables that are seen must be alive.
+//! would have been allowed before, or is now, to the same frame, or where a table that was shared is one's own again. Frames and tables that are seen must be alive.
 //! Operations end where [`Machine::settle`] says so: after each fault that is handled, before the access is tried
 //! again, and after each operation of the host.
 
@@ -40,6 +40,8 @@ struct Place {
     level: u8,
     /// First address that it maps.
     first: u64,
+    /// Whether the way there allows writes.
+    write: bool,
 }
 
 /// What one page looked like during an operation.
@@ -56,8 +58,8 @@ type Mapped = BTreeMap<u64, (Pfn, bool)>;
 
 #[derive(Debug, Default)]
 struct Running {
-    /// Linked tables of the roots that are watched.
-    tables: BTreeMap<Pfn, Place>,
+    /// Linked tables of the roots that are watched; shared ones have several places.
+    tables: BTreeMap<Pfn, Vec<Place>>,
     traces: BTreeMap<Page, Trace>,
     /// Frames that a trace names.
     sighted: BTreeSet<Pfn>,
@@ -94,7 +96,11 @@ impl Machine {
     /// The tables below `root` can be seen by CPUs from now on, and until the root is freed.
     pub fn watch_root(&self, kind: Kind, root: Pfn) {
         if self.watches() {
-            lock(&self.replay.running).link(self, root, Place { kind, root, level: 4, first: 0 });
+            lock(&self.replay.running).link(
+                self,
+                root,
+                Place { kind, root, level: 4, first: 0, write: true },
+            );
         }
     }
 
@@ -133,17 +139,9 @@ impl Machine {
             return;
         }
         let mut running = lock(&self.replay.running);
-        let Some(&table) = running.tables.get(&at.table()) else { return };
-        let first = table.first + (u64::from(at.index()) << shift(table.level));
-        let entry = Place { first, ..table };
-        let was = running.mapped(self, entry, old);
-        running.relink(self, entry, (old, new));
-        let is = running.mapped(self, entry, new);
-        for page in was.keys().chain(is.keys().filter(|page| !was.contains_key(page))) {
-            let (was, is) = (was.get(page).copied(), is.get(page).copied());
-            if was != is {
-                running.see(self, (entry.kind, entry.root, *page), was, is);
-            }
+        for table in running.tables.get(&at.table()).cloned().unwrap_or_default() {
+            let first = table.first + (u64::from(at.index()) << shift(table.level));
+            running.wrote(self, Place { first, ..table }, (old, new));
         }
     }
 
@@ -153,13 +151,14 @@ impl Machine {
             return;
         }
         let mut running = lock(&self.replay.running);
-        let Some(Place { root, .. }) = running.tables.remove(&table) else { return };
-        let uses = |cpu| {
-            let cpu = self.cpu(cpu);
-            cpu.space == Some(root) || cpu.ept == Some(root)
-        };
-        if self.cpus().any(uses) {
-            self.report(Violation::TableDead { root, table });
+        for Place { root, .. } in running.tables.remove(&table).unwrap_or_default() {
+            let uses = |cpu| {
+                let cpu = self.cpu(cpu);
+                cpu.space == Some(root) || cpu.ept == Some(root)
+            };
+            if self.cpus().any(uses) {
+                self.report(Violation::TableDead { root, table });
+            }
         }
     }
 
@@ -234,7 +233,7 @@ impl Running {
             machine.report(Violation::TableDead { root: place.root, table });
             return;
         }
-        self.tables.insert(table, place);
+        self.tables.entry(table).or_default().push(place);
         for (next, place) in below(machine, table, place) {
             self.link(machine, next, place);
         }
@@ -242,24 +241,55 @@ impl Running {
 
     /// A table, and all below it, cannot be reached any more.
     fn unlink(&mut self, machine: &Machine, table: Pfn, place: Place) {
-        self.tables.remove(&table);
+        if let Some(places) = self.tables.get_mut(&table) {
+            places.retain(|known| {
+                (known.kind, known.root, known.first) != (place.kind, place.root, place.first)
+            });
+        }
         for (next, place) in below(machine, table, place) {
             self.unlink(machine, next, place);
         }
     }
 
+    /// An entry at one of the places of its table has been written.
+    fn wrote(&mut self, machine: &Machine, entry: Place, (old, new): (u64, u64)) {
+        let was = self.mapped(machine, entry, old);
+        self.relink(machine, entry, (old, new));
+        let is = self.mapped(machine, entry, new);
+        for page in was.keys().chain(is.keys().filter(|page| !was.contains_key(page))) {
+            let (was, is) = (was.get(page).copied(), is.get(page).copied());
+            if was != is {
+                let page = (entry.kind, entry.root, *page);
+                self.see(machine, page, was, is);
+                if is_taken_over(machine, entry, (old, new)) {
+                    self.allow(page);
+                }
+            }
+        }
+    }
+
+    /// A page's table is its last sharer's own: what its entry allows was his before.
+    fn allow(&mut self, page: Page) {
+        let Some(trace) = self.traces.get_mut(&page) else { return };
+        if let (Some(old), Some(&Some(now))) = (trace.old.as_mut(), trace.seen.last())
+            && old.frame == now.frame
+        {
+            old.write |= now.write;
+        }
+    }
+
     fn relink(&mut self, machine: &Machine, entry: Place, (old, new): (u64, u64)) {
         let format = machine.format(entry.kind);
-        let next = Place { level: entry.level - 1, ..entry };
+        let next = |write| Place { level: entry.level - 1, write: entry.write && write, ..entry };
         let (was, is) = (format.decode(entry.level, old), format.decode(entry.level, new));
         if was == is {
             return;
         }
-        if let Raw::Table(table) = was {
-            self.unlink(machine, table, next);
+        if let Raw::Table(table, write) = was {
+            self.unlink(machine, table, next(write));
         }
         match is {
-            Raw::Table(table) => self.link(machine, table, next),
+            Raw::Table(table, write) => self.link(machine, table, next(write)),
             Raw::Malformed(bits) => {
                 machine.report(Violation::BadEntry { root: entry.root, address: entry.first, bits });
             }
@@ -297,6 +327,15 @@ impl Running {
     }
 }
 
+/// Whether a write gives a space the right to write to a table that it has, and had shared.
+fn is_taken_over(machine: &Machine, entry: Place, (old, new): (u64, u64)) -> bool {
+    let decode = |bits| machine.format(entry.kind).decode(entry.level, bits);
+    match (decode(old), decode(new)) {
+        (Raw::Table(was, false), Raw::Table(is, true)) => was == is,
+        _ => false,
+    }
+}
+
 /// The tables that a table names.
 fn below(machine: &Machine, table: Pfn, place: Place) -> Vec<(Pfn, Place)> {
     if place.level == 1 {
@@ -305,9 +344,9 @@ fn below(machine: &Machine, table: Pfn, place: Place) -> Vec<(Pfn, Place)> {
     let format = machine.format(place.kind);
     let entries = machine.memory.nonzero(table).into_iter();
     let named = entries.filter_map(|(index, bits)| match format.decode(place.level, bits) {
-        Raw::Table(next) => {
+        Raw::Table(next, write) => {
             let first = place.first + (u64::from(index) << shift(place.level));
-            Some((next, Place { level: place.level - 1, first, ..place }))
+            Some((next, Place { level: place.level - 1, first, write: place.write && write, ..place }))
         }
         _ => None,
     });
@@ -318,13 +357,13 @@ fn collect(machine: &Machine, entry: Place, bits: u64, found: &mut Mapped) {
     match machine.format(entry.kind).decode(entry.level, bits) {
         Raw::Leaf(RawLeaf { pfn, size, write, .. }) => {
             let pages = (0..size.base_pages()).map(|index| (entry.first + index * PAGE, pfn.add(index)));
-            found.extend(pages.map(|(page, frame)| (page, (frame, write))));
+            found.extend(pages.map(|(page, frame)| (page, (frame, write && entry.write))));
         }
-        Raw::Table(table) => {
-            let level = entry.level - 1;
+        Raw::Table(table, allowed) => {
+            let (level, write) = (entry.level - 1, entry.write && allowed);
             for (index, bits) in machine.memory.nonzero(table) {
                 let first = entry.first + (u64::from(index) << shift(level));
-                collect(machine, Place { level, first, ..entry }, bits, found);
+                collect(machine, Place { level, first, write, ..entry }, bits, found);
             }
         }
         Raw::NotPresent | Raw::Malformed(_) => {}

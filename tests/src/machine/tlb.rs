@@ -76,6 +76,8 @@ pub(crate) struct StructureKey {
 pub(crate) struct Structure {
     /// The table's frame.
     pub(crate) table: Pfn,
+    /// Whether the way to it allows writes, as far as the host's tables say.
+    pub(crate) write: bool,
     /// Of a guest's table: how the EPT maps the page that it is.
     pub(crate) through: Option<Cached>,
 }

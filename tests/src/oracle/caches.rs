@@ -63,7 +63,9 @@ fn check_page(
         let (start, leaf) = found
             .filter(|(_, leaf)| now == Some(expected) && allows(&leaf.raw, &cached))
             .ok_or(Violation::Stale { cpu, kind, root, page, cached, now })?;
-        if tracks && !leaf.raw.accessed {
+        // Who ages what is in a shared table flushes his own CPUs only.
+        let elsewhere = tables.shared_at(start).is_some();
+        if tracks && !leaf.raw.accessed && !elsewhere {
             return Err(Violation::Unaged { cpu, kind, root, page });
         }
         offset = start + leaf.raw.size.bytes() - at;
@@ -81,13 +83,15 @@ fn check_structures(
     state: &Cpu,
     all: &[(Kind, Tables)],
 ) -> Result<(), Violation> {
-    for (kind, key, Structure { table, through }) in state.live_structures() {
+    for (kind, key, Structure { table, through, write }) in state.live_structures() {
         let (root, level) = (key.tag.root, key.level);
         let tables = tables(all, kind, root).ok_or(Violation::UnknownRoot { cpu, kind, root })?;
         if let Some(through) = through {
             let at = through.gpa.map_or(0, Gpa::as_u64);
             check_page(machine, cpu, tables, (kind, key.prefix << shift(level + 1)), (at, through))?;
-        } else if tables.tables.get(&table) != Some(&(level, key.prefix << shift(level + 1))) {
+        } else if tables.tables.get(&table) != Some(&(level, key.prefix << shift(level + 1)))
+            || write && tables.shared_at(key.prefix << shift(level + 1)).is_some() && level == 1
+        {
             return Err(Violation::StaleStructure { cpu, kind, root, level, table });
         }
     }

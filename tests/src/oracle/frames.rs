@@ -9,6 +9,8 @@ use mm::frames::PageFlags;
 use mm::{Host, Mm};
 use std::collections::BTreeMap;
 
+/// How many entries name each shared page table.
+type Shares = BTreeMap<Pfn, u32>;
 /// Entries and caches of each frame.
 type Owners = BTreeMap<Pfn, (u32, u32)>;
 
@@ -21,11 +23,17 @@ pub(super) fn check<'a>(
 ) -> Result<u64, Violation> {
     let Some(mm) = subjects.mm else { return Ok(0) };
     let mut owners = Owners::new();
+    let mut shares = Shares::new();
     for tables in spaces.clone() {
         for (&address, leaf) in &tables.leaves {
+            if is_again(&shares, tables, address) {
+                continue;
+            }
             count(machine, mm, (Hva::new(address), leaf), &mut owners)?;
         }
+        add_shares(&mut shares, tables);
     }
+    check_shares(machine, &shares)?;
     let cached = subjects.files.iter().flat_map(|file| file.cached_frames()).map(|(_, frame)| frame);
     for frame in cached.chain(mm.swap_cached_frames()) {
         owners.entry(frame).or_default().1 += 1;
@@ -49,6 +57,28 @@ pub(super) fn check<'a>(
     let pooled: u64 = sizes.iter().map(|&size| mm.pooled(size) as u64 * size.base_pages()).sum();
     // The zero page is the memory manager's own, as pools are.
     Ok(owners.len() as u64 + pooled + 1)
+}
+
+/// Whether what is mapped at an address, in a shared table, was met in another space already.
+fn is_again(shares: &Shares, tables: &Tables, address: u64) -> bool {
+    tables.shared_at(address).is_some_and(|shared| shares.contains_key(&shared.table))
+}
+
+fn add_shares(shares: &mut Shares, tables: &Tables) {
+    for shared in tables.shared.values() {
+        *shares.entry(shared.table).or_default() += 1;
+    }
+}
+
+/// Each shared table knows how many entries name it.
+fn check_shares(machine: &Machine, shares: &Shares) -> Result<(), Violation> {
+    for (&table, &named) in shares {
+        let told = machine.frames().meta(table).shares();
+        if told != named {
+            return Err(Violation::Shares { table, told, named });
+        }
+    }
+    Ok(())
 }
 
 fn count(
@@ -79,10 +109,16 @@ fn check_notes<'a>(
     spaces: impl Iterator<Item = &'a Tables>,
 ) -> Result<BTreeMap<u64, u32>, Violation> {
     let mut named: BTreeMap<u64, u32> = BTreeMap::new();
-    for (_, note) in spaces.flat_map(|tables| &tables.notes) {
-        if let Note::Slot(slot) = note {
-            *named.entry(*slot).or_default() += 1;
+    let mut shares = Shares::new();
+    for tables in spaces {
+        for (address, note) in &tables.notes {
+            if let Note::Slot(slot) = note
+                && !is_again(&shares, tables, *address)
+            {
+                *named.entry(*slot).or_default() += 1;
+            }
         }
+        add_shares(&mut shares, tables);
     }
     let told = mm.swap_notes();
     let unknown = named.keys().find(|slot| !told.iter().any(|(known, _)| known == *slot));

@@ -2,7 +2,7 @@
 //!
 //! | rule | where |
 //! |---|---|
-//! | tables are linked once, alive, and none is lost | `walk` |
+//! | tables are linked once, or as shared ones that know how often; they are alive, and none is lost | `walk` |
 //! | primary entries lie in areas, with their rights; the counts of resident and swapped pages are theirs | `primary` |
 //! | references, swap slots and reverse maps of frames are those of entries and caches | `frames` |
 //! | secondary entries map what the primary ones map, with no more permission | `secondary` |
@@ -124,16 +124,22 @@ pub(crate) fn resident(machine: &Machine, root: Pfn) -> Result<Vec<(u64, Pfn)>, 
     Ok(pages.collect())
 }
 
-/// Every allocated table is reached by exactly one walk; returns how many there are.
+/// Every allocated table is reached by exactly one walk, or by all that share it; returns how many there are.
 fn check_tables(machine: &Machine, all: &[(Kind, Tables)]) -> Result<u64, Violation> {
     let mut lost = machine.live_tables();
     let count = lost.len() as u64;
     let mut seen = BTreeSet::new();
-    for &table in all.iter().flat_map(|(_, tables)| tables.tables.keys()) {
-        if !seen.insert(table) {
-            return Err(Violation::TableShared { table });
+    let shared: BTreeSet<Pfn> =
+        all.iter().flat_map(|(_, tables)| tables.shared.values()).map(|shared| shared.table).collect();
+    for (_, tables) in all {
+        for &table in tables.tables.keys() {
+            let again = !seen.insert(table);
+            let is_shared = tables.shared.values().any(|shared| shared.table == table);
+            if again && !is_shared || !is_shared && shared.contains(&table) {
+                return Err(Violation::TableShared { table });
+            }
+            lost.remove(&table);
         }
-        lost.remove(&table);
     }
     if lost.is_empty() {
         Ok(count)

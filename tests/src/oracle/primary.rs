@@ -22,13 +22,13 @@ pub(super) fn check_areas(space: &AddressSpace<Machine>, tables: &Tables) -> Res
     let mut counted = 0;
     for (&address, leaf) in &tables.leaves {
         check_leaf(space.mm(), &areas, (Hva::new(address), leaf))?;
-        if space.mm().counted(leaf.raw.pfn).is_some() {
+        if space.mm().counted(leaf.raw.pfn).is_some() && tables.counts(address) {
             counted += leaf.raw.size.base_pages();
         }
     }
     let mut slots = 0;
     for &(address, note) in &tables.notes {
-        slots += u64::from(matches!(note, Note::Slot(_)));
+        slots += u64::from(matches!(note, Note::Slot(_)) && tables.counts(address));
         let area = areas.iter().find(|vma| vma.range.contains(Hva::new(address)));
         let fits = area.is_some_and(|vma| match note {
             Note::Slot(_) => vma.kind.is_private() && vma.kind.page_size() == PageSize::Size4K,

@@ -1,8 +1,8 @@
 //! A walk over whole tables, entry by entry, in the hardware's reading.
 
 use crate::Violation;
-use crate::machine::{Format, Machine, Raw, RawLeaf, shift};
-use addr::{PAGE_SHIFT, Pfn};
+use crate::machine::{COUNTED, Format, Machine, Raw, RawLeaf, SHARED, shift};
+use addr::{PAGE_SHIFT, PageSize, Pfn};
 use std::collections::BTreeMap;
 
 /// Bit 9 of a host entry: holds a frame although not present (PROT_NONE).
@@ -44,9 +44,29 @@ pub(super) struct Tables {
     pub(super) leaves: BTreeMap<u64, Leaf>,
     /// Notes, with their addresses.
     pub(super) notes: Vec<(u64, Note)>,
+    /// Shared page tables, by the first address that they map.
+    pub(super) shared: BTreeMap<u64, Shared>,
+}
+
+/// A page table that other roots have, too.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shared {
+    pub(super) table: Pfn,
+    /// What is in it is in this space's counts.
+    pub(super) counted: bool,
 }
 
 impl Tables {
+    /// The shared table through which an address is mapped.
+    pub(super) fn shared_at(&self, address: u64) -> Option<&Shared> {
+        self.shared.get(&(address & !(PageSize::Size2M.bytes() - 1)))
+    }
+
+    /// Whether this space counts what is mapped at an address.
+    pub(super) fn counts(&self, address: u64) -> bool {
+        self.shared_at(address).is_none_or(|shared| shared.counted)
+    }
+
     /// The leaf that maps an address, with its own first address.
     pub(super) fn find(&self, address: u64) -> Option<(u64, Leaf)> {
         let (&page, &leaf) = self.leaves.range(..=address).next_back()?;
@@ -55,8 +75,14 @@ impl Tables {
 }
 
 pub(super) fn walk(machine: &Machine, format: Format, root: Pfn) -> Result<Tables, Violation> {
-    let mut tables = Tables { root, tables: BTreeMap::new(), leaves: BTreeMap::new(), notes: Vec::new() };
-    descend(machine, format, &mut tables, root, (4, 0))?;
+    let mut tables = Tables {
+        root,
+        tables: BTreeMap::new(),
+        leaves: BTreeMap::new(),
+        notes: Vec::new(),
+        shared: BTreeMap::new(),
+    };
+    descend(machine, format, &mut tables, (root, true), (4, 0))?;
     Ok(tables)
 }
 
@@ -64,7 +90,7 @@ fn descend(
     machine: &Machine,
     format: Format,
     tables: &mut Tables,
-    table: Pfn,
+    (table, write): (Pfn, bool),
     (level, first): (u8, u64),
 ) -> Result<(), Violation> {
     let root = tables.root;
@@ -77,11 +103,14 @@ fn descend(
     for (index, bits) in machine.memory.nonzero(table) {
         let address = first + (u64::from(index) << shift(level));
         let leaf = match format.decode(level, bits) {
-            Raw::Table(next) => {
-                descend(machine, format, tables, next, (level - 1, address))?;
+            Raw::Table(next, allowed) => {
+                if format == Format::Host && level == 2 && bits & SHARED != 0 {
+                    tables.shared.insert(address, Shared { table: next, counted: bits & COUNTED != 0 });
+                }
+                descend(machine, format, tables, (next, write && allowed), (level - 1, address))?;
                 continue;
             }
-            Raw::Leaf(raw) => Leaf { raw, present: true },
+            Raw::Leaf(raw) => Leaf { raw: RawLeaf { write: write && raw.write, ..raw }, present: true },
             Raw::NotPresent if format == Format::Host && level == 1 && bits & (NOTE | HELD) == NOTE => {
                 let slot = Note::Slot(bits >> PAGE_SHIFT);
                 tables.notes.push((address, if bits & OF_FILE != 0 { Note::Offset } else { slot }));

@@ -97,6 +97,8 @@ fn a_page_that_was_reused_for_a_write_costs_its_guest_one_fault() -> Outcome {
     let b = Bench::new(SMALL);
     freed(&b)?;
     let child = b.fork(0)?;
+    // Makes it copy the table that the two share.
+    b.herald_writes(child, 1, 30)?;
     b.end_space(child)?;
     b.herald_writes(0, 0, 20)?;
     assert_eq!(faults(&b, 0, 0), 1);

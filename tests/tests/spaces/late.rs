@@ -48,7 +48,7 @@ const COUNT_ONLY: u64 = u64::MAX;
 /// Flushes of a scene that are looked at.
 const MOST_FLUSHES: u64 = 24;
 /// Scenes that flush anything.
-const FLUSHING: usize = 38;
+const FLUSHING: usize = 39;
 /// Pages that scenes work on: small ones, files, a region of its own, in a huge page or around it.
 const PAGES: [std::ops::Range<u64>; 4] = [0..40, 512..516, 600..608, 1024..1028];
 /// Word that nobody else uses.

@@ -129,8 +129,8 @@ pub(crate) const SCENES: [Scene; 39] = [
         world.mmap(0, (1024, 4), RW, SMALL)?;
         world.store(0, CPU0, (1025, 0), 1)
     }),
-    scene("fork", 4, own, |world| world.fork(0, 1, With::Nothing)),
-    scene("fork of swapped pages", 4, swapped, |world| world.fork(0, 1, With::Nothing)),
+    scene("fork", 3, own, |world| world.fork(0, 1, With::Nothing)),
+    scene("fork of swapped pages", 3, swapped, |world| world.fork(0, 1, With::Nothing)),
     scene("fork of a huge page", 3, huge, |world| world.fork(0, 1, With::Nothing)),
     scene("fork of a hugetlb page", 3, hugetlb, |world| world.fork(0, 1, With::Nothing)),
     scene("fork of a rearranged file", 4, rearranged, |world| world.fork(0, 1, With::Nothing)),

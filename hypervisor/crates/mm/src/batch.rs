@@ -57,6 +57,10 @@ impl<H: Host> Mm<H> {
         let locked = place.rmap.is_locked_in(&place.space, place.cluster);
         let now = self.host().frames().generation();
         let young = place.space.take_young(place.cluster, now);
+        if pages.iter().any(|&(address, _)| !young.contains(address)) {
+            // Of pages whose table stays shared for want of another, no entry will be found.
+            let _ = place.space.own_table(place.cluster.start());
+        }
         for &(address, frame) in pages {
             let meta = self.host().frames().meta(frame);
             if young.contains(address) && meta.generation() == now {

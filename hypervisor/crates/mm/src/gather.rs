@@ -21,6 +21,7 @@ const BATCH: usize = 128;
 enum Owed {
     Frame(Pfn, PageSize),
     Table(Pfn),
+    Share(Pfn),
 }
 
 /// What was unlinked from one address space and not yet flushed. Owns the entries' references on the frames.
@@ -57,6 +58,12 @@ impl<'h, H: Host> Gather<'h, H> {
         self.push(Owed::Table(table));
     }
 
+    /// A shared table that translated the 2 MiB at `address` was unlinked; its share passes to the gather.
+    pub(crate) fn share(&mut self, address: Hva, table: Pfn) {
+        self.touch(address, PageSize::Size2M);
+        self.push(Owed::Share(table));
+    }
+
     fn push(&mut self, owed: Owed) {
         if self.len == BATCH {
             self.settle();
@@ -82,6 +89,7 @@ impl<'h, H: Host> Gather<'h, H> {
             match *owed {
                 Owed::Frame(frame, size) => self.mm.put_page(frame, size),
                 Owed::Table(table) => self.mm.host().free_table(table),
+                Owed::Share(table) => self.mm.put_table(table),
             }
         }
     }

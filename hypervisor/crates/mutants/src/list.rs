@@ -186,6 +186,8 @@ mutants! {
     NoDirtyOnUnmap,
     /// fork does not look at D of the parent's entry
     NoDirtyOnFork,
+    /// the copy of a shared table does not look at D of its entries
+    NoDirtyOnOwn,
     /// a frame that gets a swap slot is not dirty
     NoDirtyOnSlot,
     /// a frame that leaves the swap cache is not dirty
@@ -228,6 +230,16 @@ mutants! {
     ForkLeavesExclusive,
     /// fork leaves the parent's entry writable
     ForkLeavesWritable,
+    /// a page table that fork shares can be written through
+    SharedTableStaysWritable,
+    /// the way to a shared table is not flushed where a copy takes its place
+    OwnWithoutFlush,
+    /// a page stays exclusive that somebody holds on to who shared its table
+    TakesBackHeld,
+    /// the copy of a shared table leaves its frames exclusive
+    OwnLeavesExclusive,
+    /// mprotect and others change entries of a shared table
+    ModifiesShared,
     /// a page with several references is reused for a write (CVE-2020-29374)
     ReuseIgnoresReferences,
     /// copy-on-write maps its copy although the page has become exclusive since

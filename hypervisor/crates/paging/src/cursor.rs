@@ -1,7 +1,7 @@
 //! A cursor visits the leaves of a range, and the notes that took their place, in order, and skips what is empty a whole table at a time: its cost
 //! grows with what is mapped, not with the size of the range.
 
-use crate::{EntryRef, Found, Level, TableEntry, TableMemory, View};
+use crate::{EntryRef, Found, Level, TableEntry, TableMemory, View, walk_to};
 use addr::Pfn;
 use core::marker::PhantomData;
 
@@ -23,6 +23,8 @@ pub struct Cursor<'m, M, E> {
     /// Tables on the path, by level (root last).
     path: [Pfn; 4],
     level: Level,
+    /// The page table on the path is shared.
+    shared: bool,
     next: u64,
     end: u64,
     format: PhantomData<E>,
@@ -31,7 +33,15 @@ pub struct Cursor<'m, M, E> {
 impl<'m, M: TableMemory, E: TableEntry> Cursor<'m, M, E> {
     /// A cursor over `start..end` below `root`. The range lies in one half of the canonical space.
     pub const fn new(memory: &'m M, root: Pfn, start: u64, end: u64) -> Self {
-        Self { memory, path: [root; 4], level: Level::ROOT, next: start, end, format: PhantomData }
+        Self {
+            memory,
+            path: [root; 4],
+            level: Level::ROOT,
+            shared: false,
+            next: start,
+            end,
+            format: PhantomData,
+        }
     }
 
     /// Goes back up as far as `next` has left the tables on the path.
@@ -70,15 +80,36 @@ impl<M: TableMemory, E: TableEntry> Iterator for Cursor<'_, M, E> {
                 (View::Table(table), Some(below)) => {
                     self.path[below as usize - 1] = table;
                     self.level = below;
+                    self.shared = entry.is_shared_table();
                 }
                 (View::Leaf(_) | View::Note(_), _) => {
                     let address = self.next & !(level.span() - 1);
+                    let shared = self.shared && level == Level::Pt;
                     self.advance();
-                    return Some(Visit { address, found: Found { at, level, entry } });
+                    return Some(Visit { address, found: Found { at, level, entry, shared } });
                 }
                 (View::Empty | View::Table(_), _) => self.advance(),
             }
         }
         None
     }
+}
+
+/// The first entry in `start..end` that names a shared page table, with the first address that it spans.
+pub fn first_shared<E: TableEntry, M: TableMemory>(
+    memory: &M,
+    root: Pfn,
+    (start, end): (u64, u64),
+) -> Option<Visit<E>> {
+    let mut next = start;
+    while next < end {
+        let found = walk_to::<E, M>(memory, root, next, Level::Pd);
+        let span = found.level.span();
+        let address = next & !(span - 1);
+        if found.entry.is_shared_table() {
+            return Some(Visit { address, found });
+        }
+        next = address.saturating_add(span);
+    }
+    None
 }

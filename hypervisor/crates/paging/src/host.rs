@@ -8,6 +8,14 @@
 //! H (bit 9, ignored by the CPU) is Herald's: the entry *holds* a frame although P is clear (PROT_NONE).
 //! Entries of guest memory are supervisor entries: only Herald itself, at CPL 0, uses an hva.
 //!
+//! An entry that names a *shared* table has bit 10 set and R/W clear: what is below it is read-only, whatever the leaves say,
+//! since rights are those that all levels have (SDM vol. 3A 4.6). Bit 11 tells of what is below whether this space counts it.
+//!
+//! ```text
+//!  63                52 51                    12 11 10  9  8  7  6  5  4  3  2  1  0
+//!   (ignored)           table                  C  S  .  .  0  .  A  .  . US  0  1
+//! ```
+//!
 //! With P and H clear and bit 10 set an entry is a [`Note`]: no frame, but where the page went.
 //!
 //! ```text
@@ -17,6 +25,7 @@
 
 use crate::{Leaf, Level, Note, Rights, TableEntry, View};
 use addr::{PageSize, Pfn};
+use mutants::{Mutant, intact};
 
 /// An entry of the primary tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -40,6 +49,10 @@ impl HostEntry {
     const NOTE: u64 = 1 << 10;
     /// Of a note: a page offset in a file, else a swap slot.
     const NOTE_IS_OFFSET: u64 = 1 << 11;
+    /// Names a table that other address spaces have, too.
+    const SHARED: u64 = 1 << 10;
+    /// Names a shared table whose entries are in this space's counts.
+    const COUNTED: u64 = 1 << 11;
     /// XD.
     pub const NO_EXECUTE: u64 = 1 << 63;
     const FRAME: u64 = 0x000f_ffff_ffff_f000;
@@ -72,6 +85,31 @@ impl HostEntry {
     #[must_use]
     pub const fn cleaned(self) -> Self {
         Self(self.0 & !Self::DIRTY)
+    }
+
+    /// An entry that names a shared table, whose entries another space counts.
+    #[must_use]
+    pub fn shared_table(table: Pfn) -> Self {
+        Self(Self::table(table).0 & !Self::WRITABLE | Self::SHARED)
+    }
+
+    /// The same entry, where its table becomes a shared one: whoever has counted what is in it goes on.
+    #[must_use]
+    pub fn sharing(self) -> Self {
+        let kept = if intact(Mutant::SharedTableStaysWritable) { !Self::WRITABLE } else { u64::MAX };
+        Self(self.0 & kept | Self::SHARED | Self::COUNTED)
+    }
+
+    /// The entry that takes this one's place when the space gets a table of its own.
+    #[must_use]
+    pub fn owning(self, table: Pfn) -> Self {
+        Self(Self::table(table).0 | self.0 & Self::ACCESSED)
+    }
+
+    /// Whether this space counts what is in the shared table.
+    #[must_use]
+    pub const fn is_counted(self) -> bool {
+        self.0 & Self::COUNTED != 0
     }
 
     /// The same entry, not used since.
@@ -110,6 +148,7 @@ const _: () = {
     assert!(HostEntry::FRAME & HostEntry::NO_EXECUTE == 0);
     assert!(HostEntry::FRAME & (HostEntry::HELD | HostEntry::HUGE | HostEntry::NOTE) == 0);
     assert!(HostEntry::NOTE & (HostEntry::HELD | HostEntry::PRESENT) == 0);
+    assert!((HostEntry::FRAME | HostEntry::HUGE) & (HostEntry::SHARED | HostEntry::COUNTED) == 0);
 };
 
 impl TableEntry for HostEntry {
@@ -124,7 +163,7 @@ impl TableEntry for HostEntry {
     }
 
     fn table(table: Pfn) -> Self {
-        // Rights are decided at the leaf: table entries allow everything but CPL 3.
+        // Rights are decided at the leaf: table entries allow everything but CPL 3, unless the table is shared.
         Self(table.base().as_u64() | Self::PRESENT | Self::WRITABLE)
     }
 
@@ -132,6 +171,11 @@ impl TableEntry for HostEntry {
     fn next_table(self) -> Option<Pfn> {
         let names_table = self.0 & (Self::PRESENT | Self::HUGE) == Self::PRESENT;
         names_table.then(|| Pfn::new((self.0 & Self::FRAME) >> addr::PAGE_SHIFT))
+    }
+
+    #[inline]
+    fn is_shared_table(self) -> bool {
+        self.next_table().is_some() && self.0 & Self::SHARED != 0
     }
 
     fn leaf(leaf: Leaf) -> Self {

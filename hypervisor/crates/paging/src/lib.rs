@@ -14,13 +14,15 @@ mod shootdown;
 mod tables;
 mod young;
 
-pub use cursor::{Cursor, Visit};
+pub use cursor::{Cursor, Visit, first_shared};
 pub use ept::EptEntry;
 pub use host::HostEntry;
 pub use level::Level;
 pub use memory::{EntryRef, OutOfTables, TableMemory, TableReserve};
 pub use shootdown::{FlushScope, FlushToken, Shootdown};
-pub use tables::{Found, Leaf, Note, Rights, TableEntry, View, prune, split, walk, walk_or_grow, walk_to};
+pub use tables::{
+    Found, Leaf, Note, Rights, TableEntry, View, prune, split, walk, walk_or_grow, walk_owned, walk_to,
+};
 pub use young::{BlockBits, collect_young};
 
 #[cfg(test)]

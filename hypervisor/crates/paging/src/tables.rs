@@ -94,6 +94,11 @@ pub trait TableEntry: Copy + PartialEq + fmt::Debug {
     /// The table that the entry names, if it is in one of a level above [`Level::Pt`] and names one. What a walk
     /// asks at each level: [`Self::view`] without the rest.
     fn next_table(self) -> Option<Pfn>;
+    /// Whether the entry names a table that several roots share (I18). Only host tables have such entries.
+    #[inline]
+    fn is_shared_table(self) -> bool {
+        false
+    }
 }
 
 /// Where a walk ended: at a leaf, or at the first empty entry.
@@ -105,19 +110,27 @@ pub struct Found<E> {
     pub level: Level,
     /// The entry.
     pub entry: E,
+    /// It is in a table that several roots share: nobody changes it before he has a table of his own (I18), and a leaf
+    /// allows no writes.
+    pub shared: bool,
 }
 
 impl<E: TableEntry> Found<E> {
-    /// What the entry means at its level.
+    /// What the entry means at its level, and below what led to it.
     #[must_use]
     pub fn view(&self) -> View {
-        self.entry.view(self.level)
+        match self.entry.view(self.level) {
+            View::Leaf(leaf) if self.shared => {
+                View::Leaf(Leaf { rights: Rights { write: false, ..leaf.rights }, ..leaf })
+            }
+            view => view,
+        }
     }
 
     /// The leaf, if the walk ended at one.
     #[must_use]
     pub fn leaf(&self) -> Option<Leaf> {
-        match self.entry.view(self.level) {
+        match self.view() {
             View::Leaf(leaf) => Some(leaf),
             View::Empty | View::Table(_) | View::Note(_) => None,
         }
@@ -136,14 +149,32 @@ pub fn walk_to<E: TableEntry, M: TableMemory>(
     address: u64,
     lowest: Level,
 ) -> Found<E> {
-    let (mut table, mut level) = (root, Level::ROOT);
+    walk_while(memory, root, address, |level, _| level > lowest)
+}
+
+/// Walks no further down than to an entry that names a shared table.
+pub fn walk_owned<E: TableEntry, M: TableMemory>(memory: &M, root: Pfn, address: u64) -> Found<E> {
+    walk_while(memory, root, address, |_, entry: E| !entry.is_shared_table())
+}
+
+#[inline]
+fn walk_while<E: TableEntry, M: TableMemory>(
+    memory: &M,
+    root: Pfn,
+    address: u64,
+    descend: impl Fn(Level, E) -> bool,
+) -> Found<E> {
+    let (mut table, mut level, mut shared) = (root, Level::ROOT, false);
     loop {
         let at = EntryRef::new(table, level.index(address));
         let entry = E::from_bits(memory.load(at));
-        let below = level.below().filter(|_| level > lowest);
+        let below = level.below().filter(|_| descend(level, entry));
         match below.and_then(|below| Some((entry.next_table()?, below))) {
-            Some(next) => (table, level) = next,
-            None => return Found { at, level, entry },
+            Some(next) => {
+                shared |= entry.is_shared_table();
+                (table, level) = next;
+            }
+            None => return Found { at, level, entry, shared },
         }
     }
 }
@@ -199,7 +230,7 @@ pub fn split<E: TableEntry, M: TableMemory>(
     true
 }
 
-/// Unlinks every table below `root` that has become empty and whose whole span lies inside `start..end`;
+/// Unlinks every table below `root` that is not shared, has become empty, and whose whole span lies inside `start..end`;
 /// each unlinked table goes to `unlinked`, whose owner flushes before it frees (I11).
 pub fn prune<E: TableEntry, M: TableMemory>(
     memory: &M,
@@ -223,7 +254,10 @@ fn prune_table<E: TableEntry, M: TableMemory>(
         while address < end {
             let at = EntryRef::new(table, level.index(address));
             let next = address + level.span();
-            if let View::Table(child) = E::from_bits(memory.load(at)).view(level) {
+            let entry = E::from_bits(memory.load(at));
+            if let View::Table(child) = entry.view(level)
+                && !entry.is_shared_table()
+            {
                 let inner = (start.max(address), end.min(next));
                 let whole = inner == (address, next);
                 if prune_table::<E, M>(memory, child, below, inner, unlinked) && whole {

@@ -3,7 +3,7 @@
 //! | field | meaning |
 //! |---|---|
 //! | `count` | owners: the page cache, the swap cache, each primary entry, whoever works on the page; 0 frees it |
-//! | `map_count` | primary entries; never more than `count` |
+//! | `map_count` | primary entries, those of a shared table once; never more than `count`. Of a shared table, the entries that name it |
 //! | `owner`, `index` | which reverse map finds those entries, and the page's place in it |
 //! | `slot` | the swap slot with the same contents, while the frame is in the swap cache |
 //! | links | the buddy's, while the frame heads a free block; of a frame in use, `next` is its generation |
@@ -229,6 +229,31 @@ impl FrameMeta {
     pub(crate) fn remove_entry(&self) -> u32 {
         let before = self.map_count.fetch_sub(1, Ordering::AcqRel);
         assert!(before > 0, "a frame without entries lost one");
+        before - 1
+    }
+
+    /// Entries of upper tables that name this page table, which several address spaces share.
+    #[must_use]
+    pub fn shares(&self) -> u32 {
+        self.map_count.load(Ordering::Acquire)
+    }
+
+    /// So many entries more name this page table from now on. The caller holds the page-table lock of one that does.
+    pub(crate) fn add_shares(&self, count: u32) {
+        self.map_count.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// The table is its last sharer's own.
+    pub(crate) fn end_sharing(&self) {
+        self.map_count.store(0, Ordering::Relaxed);
+    }
+
+    /// An entry names the table no more, and no CPU reaches it from there; how many are left. Whoever finds himself alone
+    /// also sees what the others have done to it.
+    #[must_use = "the last one frees the table"]
+    pub(crate) fn remove_share(&self) -> u32 {
+        let before = self.map_count.fetch_sub(1, Ordering::AcqRel);
+        assert!(before > 0, "a table that nobody shares lost a sharer");
         before - 1
     }
 

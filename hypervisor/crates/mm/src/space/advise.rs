@@ -90,6 +90,7 @@ impl<H: Host> AddressSpace<H> {
             return Err(MapError::NotAnonymous(range));
         }
         self.split_all(vma, range).map_err(|_| MapError::OutOfTables)?;
+        self.own_tables(range).map_err(|_| MapError::OutOfTables)?;
         let _invalidation = self.chain.invalidate(RangeSite::FreeLazily, range);
         // Dropped first: flushed before the end.
         let mut gather = self.gather(RangeSite::FreeLazily);

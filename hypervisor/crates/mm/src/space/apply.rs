@@ -40,6 +40,7 @@ impl<H: Host> AddressSpace<H> {
         self.prepare_bounds(&vmas, range)?;
         for (part, vma) in vmas.overlapping(range) {
             self.split_all(vma, part).map_err(|_| MapError::OutOfTables)?;
+            self.own_tables(part).map_err(|_| MapError::OutOfTables)?;
         }
         let _invalidation = self.chain.invalidate(RangeSite::ApplyToPageRange, range);
         let mut gather = self.gather(RangeSite::ApplyToPageRange);

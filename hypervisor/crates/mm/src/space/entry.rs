@@ -3,6 +3,7 @@
 use super::AddressSpace;
 use crate::frames::PageFlags;
 use crate::host::Host;
+use crate::mm::Mm;
 use crate::vma::{Protection, VmaKind};
 use addr::{Hva, HvaRange, PageSize, Pfn};
 use core::sync::atomic::Ordering;
@@ -44,6 +45,7 @@ impl<H: Host> AddressSpace<H> {
         let lowest = Level::of_leaf(leaf.size);
         let found = walk_or_grow::<HostEntry, H>(self.host(), self.root, address.as_u64(), lowest, reserve);
         let expected = found.level == lowest && found.entry == seen;
+        debug_assert!(!found.shared, "{address} is to change in a shared table (I18)");
         if expected {
             self.count_leaf(&leaf);
             // Not present to present: no CPU can have cached the entry, no flush (SDM vol. 3A 4.10.4.3).
@@ -66,19 +68,11 @@ impl<H: Host> AddressSpace<H> {
     /// Takes an entry that was cleared out of the count; whether the caller owes a reference on each base frame.
     #[must_use = "the entry's references are the caller's now"]
     pub(super) fn uncount_leaf(&self, leaf: &Leaf) -> bool {
-        if self.mm.counted(leaf.pfn).is_none() {
-            return false;
+        let counted = self.mm.remove_entries(leaf);
+        if counted {
+            self.resident.fetch_sub(leaf.size.base_pages(), Ordering::Relaxed);
         }
-        for index in 0..leaf.size.base_pages() {
-            let meta = self.host().frames().meta(leaf.pfn.add(index));
-            if meta.remove_entry() == 0
-                && let Some(slot) = meta.swap_slot()
-            {
-                self.mm.swap().unmapped(slot);
-            }
-        }
-        self.resident.fetch_sub(leaf.size.base_pages(), Ordering::Relaxed);
-        true
+        counted
     }
 
     /// Clears a live entry and flushes the primary TLBs; the secondaries are the caller's to tell. What the entry
@@ -124,7 +118,26 @@ impl<H: Host> AddressSpace<H> {
     /// Tables that an entry of `size` at `address` may need. By a lock-free walk: the mmap lock keeps tables from
     /// vanishing.
     pub(super) fn missing_tables(&self, address: Hva, size: PageSize) -> usize {
-        (self.walk(address).level as usize).saturating_sub(Level::of_leaf(size) as usize)
+        (self.walk_owned(address).level as usize).saturating_sub(Level::of_leaf(size) as usize)
+    }
+}
+
+impl<H: Host> Mm<H> {
+    /// One entry less maps these frames; whether they are counted, and the caller owes a reference on each.
+    #[must_use = "the entry's references are the caller's now"]
+    pub(super) fn remove_entries(&self, leaf: &Leaf) -> bool {
+        if self.counted(leaf.pfn).is_none() {
+            return false;
+        }
+        for index in 0..leaf.size.base_pages() {
+            let meta = self.host().frames().meta(leaf.pfn.add(index));
+            if meta.remove_entry() == 0
+                && let Some(slot) = meta.swap_slot()
+            {
+                self.swap().unmapped(slot);
+            }
+        }
+        true
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   find the area ─► walk ─┬─ leaf allows it ──────────────────────────────► done
+//!                          ├─ shared table ────────► share.rs; walk again
 //!                          ├─ leaf, not writable ──► cow.rs
 //!                          ├─ nothing ─────────────► anon.rs, file.rs, huge.rs
 //!                          ├─ note: swap slot ─────► swapin.rs
@@ -17,7 +18,7 @@ use crate::shrink::ATTEMPTS;
 use crate::vma::{Access, Vma, VmaKind, VmaTree};
 use addr::{Hva, PageSize};
 use core::cell::Cell;
-use paging::{Leaf, Note, View};
+use paging::{Found, HostEntry, Leaf, Note, TableEntry, View};
 
 /// Whether it is for want of a frame of the usual size.
 const fn is_short(error: FaultError) -> bool {
@@ -96,10 +97,10 @@ impl<H: Host> AddressSpace<H> {
         let page = address.align_down(PageSize::Size4K);
         let fault = Fault { vmas: &vmas, vma, page, access, swapped: Cell::new(swapped) };
         loop {
-            // Lock-free: held for reading, the mmap lock keeps the tables from vanishing.
-            let found = self.walk(page);
+            let found = self.look(page);
             match found.view() {
                 View::Leaf(leaf) if allows(&leaf, access) => return Ok(Attempt::Done(self.mapping(&leaf))),
+                _ if found.shared => self.own_table(page)?,
                 View::Leaf(leaf) => self.write_protected(&fault, &found, &leaf)?,
                 View::Note(Note::Swap(slot)) if self.swap_in(&fault, found.entry, slot) => {}
                 View::Note(Note::Swap(slot)) => return Ok(Attempt::InSwap(slot)),
@@ -107,6 +108,16 @@ impl<H: Host> AddressSpace<H> {
                 View::Empty | View::Table(_) => self.missing(&fault)?,
             }
         }
+    }
+
+    /// Lock-free: held for reading, the mmap lock keeps the tables from vanishing, but for shared ones.
+    fn look(&self, page: Hva) -> Found<HostEntry> {
+        let found = self.walk_owned(page);
+        if found.entry.is_shared_table() {
+            let _tables = self.tables.lock();
+            return self.walk(page);
+        }
+        found
     }
 
     /// Nothing is mapped.

@@ -11,6 +11,9 @@
 //!   end (also when a table is missing)
 //! ```
 //!
+//! Where a page table serves one anonymous area only, the batch is of tables: from then on parent and child share them
+//! (`share.rs`), so that a fork costs what the page directories hold, and not the pages.
+//!
 //! The two page-table locks are never held together: between them the reference keeps a frame alive, and whoever
 //! reclaims it meanwhile finds it still in use. Pages of files are not copied, they fault in again.
 
@@ -18,7 +21,7 @@ use super::AddressSpace;
 use crate::frames::PageFlags;
 use crate::gather::Gather;
 use crate::host::Host;
-use crate::vma::{Vma, VmaFlags};
+use crate::vma::{Vma, VmaFlags, VmaTree};
 use addr::{Hva, HvaRange, PageSize};
 use alloc::sync::Arc;
 use mutants::{Mutant, RangeSite, intact};
@@ -43,14 +46,14 @@ impl<H: Host> AddressSpace<H> {
         let root = self.host().allocate_root()?;
         let child = Self::build(&self.mm, root, |space| vmas.fork(space));
         for vma in vmas.iter() {
-            self.copy_page_range(vma, &child)?;
+            self.copy_page_range(&vmas, vma, &child)?;
         }
         Ok(child)
     }
 
     /// Patch site `copy_page_range`: begin and end on the parent, around copy-on-write areas only. The guard ends
     /// it on every path; v8 forgot that where a table was missing.
-    fn copy_page_range(&self, vma: &Vma<H>, child: &Self) -> Result<(), OutOfTables> {
+    fn copy_page_range(&self, vmas: &VmaTree<H>, vma: &Vma<H>, child: &Self) -> Result<(), OutOfTables> {
         let nonlinear = vma.flags.contains(VmaFlags::NONLINEAR);
         if !nonlinear && vma.anon.get().is_none() {
             return Ok(());
@@ -61,6 +64,13 @@ impl<H: Host> AddressSpace<H> {
         let mut next = vma.range.start();
         while let Some(first) = self.first_entry(HvaRange::new(next, vma.range.end())) {
             let start = Hva::new(first.address).max(next);
+            if let Some(end) = self.share_tables((vmas, vma), start, child, &mut gather)? {
+                next = end;
+                continue;
+            }
+            if first.found.shared {
+                self.own_table(start)?;
+            }
             let size = first.found.level.leaf_size().unwrap_or(PageSize::Size4K);
             let mut reserve = TableReserve::new(&**self.host());
             reserve.top_up(child.missing_tables(start, size))?;

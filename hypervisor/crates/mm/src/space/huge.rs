@@ -54,7 +54,7 @@ impl<H: Host> AddressSpace<H> {
         let page = fault.page.align_down(HUGE);
         let inside =
             HvaRange::sized(page, HUGE.bytes()).is_some_and(|range| fault.vma.range.contains_span(&range));
-        let vacant = self.walk(fault.page).level >= Level::of_leaf(HUGE);
+        let vacant = self.walk_owned(fault.page).level >= Level::of_leaf(HUGE);
         if !inside || !vacant || self.is_huge_barred() {
             return Ok(false);
         }
@@ -168,7 +168,7 @@ impl<H: Host> AddressSpace<H> {
 
     /// Splits the transparent huge page that lies across `bound`, if one does. The mmap lock is held.
     pub(super) fn split_straddling(&self, bound: Hva) -> Result<(), OutOfTables> {
-        let leaf = self.walk(bound).leaf();
+        let leaf = self.walk_owned(bound).leaf();
         if leaf.is_some_and(|leaf| leaf.size != PageSize::Size4K && !bound.is_aligned(leaf.size)) {
             return self.split_at(bound).map_err(|_| OutOfTables);
         }
@@ -221,7 +221,7 @@ impl<H: Host> AddressSpace<H> {
         let Some(range) = HvaRange::sized(page, HUGE.bytes()) else { return Ok(false) };
         let vmas = self.vmas.write();
         let Some(vma) = vmas.find(page).filter(|vma| collapsible(vma, range)) else { return Ok(false) };
-        if !self.are_sole(&self.tables.lock(), vma, range) {
+        if self.own_table(page).is_err() || !self.are_sole(&self.tables.lock(), vma, range) {
             return Ok(false);
         }
         let huge = self.host().allocate_zeroed(HUGE)?;

@@ -91,6 +91,7 @@ impl<H: Host> AddressSpace<H> {
         }
         let invalidation = self.chain.invalidate(RangeSite::UnmapRegion, range);
         let mut gather = self.gather(RangeSite::UnmapRegion);
+        self.drop_tables(range, &mut gather);
         for (part, vma) in vmas.overlapping(range) {
             match vma.kind.page_size() {
                 PageSize::Size4K => self.clear_range(part, &mut gather, Keep::Nothing),
@@ -136,13 +137,17 @@ impl<H: Host> AddressSpace<H> {
         if covered { Ok(()) } else { Err(MapError::Hole(range)) }
     }
 
-    /// Makes sure that an operation on `range` cuts no page: hugetlb pages are refused, transparent ones split.
+    /// Makes sure that an operation on `range` cuts no page, and no shared table: hugetlb pages are refused, transparent
+    /// ones split.
     pub(super) fn prepare_bounds(&self, vmas: &VmaTree<H>, range: HvaRange) -> Result<(), MapError> {
         for (part, vma) in vmas.overlapping(range) {
             let align = vma.kind.page_size();
             if !part.is_aligned(align) {
                 return Err(MapError::BadRange { start: range.start(), len: range.len(), align });
             }
+        }
+        for (part, _) in vmas.overlapping(range) {
+            self.own_bounds(part).map_err(|_| MapError::OutOfTables)?;
         }
         for bound in [range.start(), range.end()] {
             if vmas.find(bound).is_some_and(|vma| vma.kind.page_size() == PageSize::Size4K) {

@@ -21,6 +21,7 @@ mod error;
 mod fault;
 mod file;
 mod fork;
+mod fork_shared;
 mod huge;
 mod map;
 mod nonlinear;
@@ -28,6 +29,7 @@ mod page;
 mod protect;
 mod remap;
 mod rmapped;
+mod share;
 mod swapin;
 mod swapped;
 mod zap;
@@ -87,6 +89,8 @@ pub struct AddressSpace<H: Host> {
     tables: Mutex<()>,
     /// See [`Self::bar_huge_pages`]; written under the page-table lock.
     huge_barred: AtomicU32,
+    /// How many entries name shared tables; written under the page-table lock.
+    shared: AtomicU32,
     registration: RwLock<()>,
     chain: NotifierChain,
     resident: AtomicU64,
@@ -112,6 +116,7 @@ impl<H: Host> AddressSpace<H> {
             vmas: RwLock::new(Rank::Mmap, vmas(Weak::clone(this))),
             tables: Mutex::new(Rank::PageTable, ()),
             huge_barred: AtomicU32::new(0),
+            shared: AtomicU32::new(0),
             registration: RwLock::new(Rank::Registration, ()),
             chain: NotifierChain::new(),
             resident: AtomicU64::new(0),
@@ -183,7 +188,8 @@ impl<H: Host> AddressSpace<H> {
     }
 
     /// What the primary entry for `address` maps, without faulting it in. Lock-free: by the time of return it
-    /// may have changed, which is what the invalidation sequence is for (I2).
+    /// may have changed, which is what the invalidation sequence is for (I2). For checks: the way may lead through a shared
+    /// table that others free.
     pub fn lookup(&self, address: Hva) -> Option<Mapping> {
         let leaf = self.walk(address).leaf().filter(|leaf| leaf.rights.read)?;
         Some(self.mapping(&leaf))
@@ -217,6 +223,11 @@ impl<H: Host> AddressSpace<H> {
 
     fn walk(&self, address: Hva) -> paging::Found<HostEntry> {
         paging::walk(&**self.host(), self.root, address.as_u64())
+    }
+
+    /// A walk without the page-table lock, which ends above a shared table: that one is not kept by the mmap lock.
+    fn walk_owned(&self, address: Hva) -> paging::Found<HostEntry> {
+        paging::walk_owned(&**self.host(), self.root, address.as_u64())
     }
 }
 

@@ -40,6 +40,7 @@ impl<H: Host> AddressSpace<H> {
 
     /// Begin and end around the re-population, as in the patch. Each entry becomes a note; touches bring the pages.
     fn populate_range(&self, range: HvaRange, index: u64) -> Result<(), MapError> {
+        self.own_tables(range).map_err(|_| MapError::OutOfTables)?;
         let _invalidation = self.chain.invalidate(RangeSite::RemapFilePages, range);
         let mut gather = self.gather(RangeSite::RemapFilePages);
         for (offset, page) in range.pages().enumerate() {

@@ -45,6 +45,7 @@ impl<H: Host> AddressSpace<H> {
     pub fn migrate_page(&self, address: Hva) -> Result<Pfn, MigrateError> {
         let _areas = self.vmas.read();
         let page = address.align_down(PageSize::Size4K);
+        self.own_table(page).map_err(|_| MigrateError::Shared(page))?;
         let frames = self.host().frames();
         let size = PageSize::Size4K;
         let target = frames.allocate(self.host().current_cpu(), size).map_err(MigrateError::OutOfFrames)?;

@@ -32,6 +32,7 @@ impl<H: Host> AddressSpace<H> {
         };
         let parts = vmas.overlapping(prefix).filter(|(_, vma)| becomes_writable(vma));
         let wanted: Vec<_> = parts.map(|(part, _)| part).collect();
+        self.own_tables(prefix).map_err(|_| MapError::OutOfTables)?;
         if !prefix.is_empty() {
             vmas.protect(prefix, protection);
             for (part, vma) in vmas.overlapping(prefix) {

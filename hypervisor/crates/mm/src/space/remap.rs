@@ -140,6 +140,7 @@ impl<H: Host> AddressSpace<H> {
         let moved = vma.at(target, vma.index_of(old.start()));
         let same = vma.clone();
         self.split_all(vma, old).map_err(|_| MapError::OutOfTables)?;
+        self.own_tables(old).and_then(|()| self.own_tables(target)).map_err(|_| MapError::OutOfTables)?;
         if self.prepare_tables(old, target).is_err() {
             let mut gather = self.gather(RangeSite::MovePtes);
             self.prune(vmas, target, &mut gather);

@@ -56,14 +56,15 @@ impl<H: Host> AddressSpace<H> {
         (leaf.pfn.add(offset) == frame).then_some((found, leaf))
     }
 
-    /// The entry at `address`, if it maps just this base frame.
+    /// The entry at `address`, if it maps just this base frame, and in no shared table: one that may be changed.
     pub(super) fn mapped_here(
         &self,
         tables: &Tables<'_>,
         address: Hva,
         frame: Pfn,
     ) -> Option<(Found<HostEntry>, Leaf)> {
-        self.entry_of(tables, address, frame).filter(|(_, leaf)| leaf.size == PageSize::Size4K)
+        self.entry_of(tables, address, frame)
+            .filter(|(found, leaf)| leaf.size == PageSize::Size4K && !found.shared)
     }
 
     /// Splits the transparent huge page that maps the frame at `address`, if one does. Without a table for it the
@@ -74,6 +75,13 @@ impl<H: Host> AddressSpace<H> {
             let _no_subscriber = self.registration.read();
             // Tables grow under the page-table lock; the mmap lock is needed only where they vanish.
             let _ = self.split_at(address);
+        }
+    }
+
+    /// Makes the table that maps the frame at `address` this space's own. Without a table for that the page stays.
+    fn own_around(&self, address: Hva, frame: Pfn) {
+        if self.shares_tables() && self.maps(address, frame) {
+            let _ = self.own_table(address);
         }
     }
 
@@ -123,6 +131,7 @@ impl<H: Host> AddressSpace<H> {
         youth: Youth,
     ) -> Unmapped {
         self.split_around(address, frame);
+        self.own_around(address, frame);
         let tables = self.tables.lock();
         let Some((found, _)) = self.mapped_here(&tables, address, frame) else { return Unmapped::Elsewhere };
         let young = self.clear_flush_young_notify(YoungSite::TryToUnmapOne, &tables, address, &found);

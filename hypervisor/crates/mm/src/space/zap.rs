@@ -52,11 +52,12 @@ impl<H: Host> AddressSpace<H> {
         self.zap_page_range(range, Keep::of(vma));
     }
 
-    /// Clears every entry in `range` and flushes; the entries' references pass to the gather. Whoever finds an entry
+    /// Clears every entry in `range` and flushes; no shared table lies across one of its bounds. The entries' references pass to the gather. Whoever finds an entry
     /// empty under the page-table lock owes nothing for it (I6): not another discard that returns, not a write-back
     /// that takes the page for clean.
     pub(super) fn clear_range(&self, range: HvaRange, gather: &mut Gather<'_, H>, keep: Keep) {
-        let _tables = self.tables.lock();
+        let tables = self.tables.lock();
+        self.drop_shared(&tables, range, gather);
         for visit in self.cursor(range) {
             match visit.found.view() {
                 View::Leaf(_) => self.clear_leaf(&visit, gather, keep),
