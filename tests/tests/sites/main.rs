@@ -20,6 +20,7 @@ mod protect;
 mod races;
 mod recorder;
 mod scenario;
+mod share;
 mod shrink;
 mod swap;
 mod table;

@@ -85,6 +85,28 @@ fn a_sparse_terabyte_is_forked_and_torn_down_at_the_cost_of_its_pages() {
     });
 }
 
+/// Fork, and the end of whoever shares tables, look at page directories only.
+#[test]
+fn a_dense_range_is_forked_and_torn_down_at_the_cost_of_its_directory() {
+    const TABLES: u64 = 12;
+    const SPAN: u64 = PageSize::Size2M.bytes();
+    let sparse = Sparse::new(0);
+    for page in HvaRange::new(START, START.add(TABLES / 2 * SPAN)).pages() {
+        sparse.space.fault_in(page, Access::Write).expect("a frame");
+    }
+    for table in TABLES / 2..TABLES {
+        sparse.space.fault_in(START.add(table * SPAN), Access::Write).expect("a frame");
+    }
+    let (cost, child) = sparse.cost(|space| space.fork().expect("a directory"));
+    assert!(cost < 20 * TABLES + NOTHING, "fork: {cost} accesses to tables");
+    assert_eq!(child.resident_frames(), 0);
+    let (cost, ()) = sparse.cost(|_| drop(child));
+    // The three upper tables are searched for what is left.
+    assert!(cost < 20 * TABLES + 2 * 3 * 512 + NOTHING, "exit: {cost} accesses to tables");
+    let (cost, _) = sparse.cost(|space| space.fault_in(START, Access::Write));
+    assert!(cost < NOTHING, "one table is looked through: {cost} accesses to tables");
+}
+
 #[test]
 fn a_sparse_terabyte_is_moved_at_the_cost_of_its_pages() {
     bounded("mremap", |space| space.mremap(START, TERABYTE, TERABYTE, Remap::Fixed(TARGET)));
