@@ -135,7 +135,7 @@ fn check_tables(machine: &Machine, all: &[(Kind, Tables)]) -> Result<u64, Violat
         for &table in tables.tables.keys() {
             let again = !seen.insert(table);
             let is_shared = tables.shared.values().any(|shared| shared.table == table);
-            if again && !is_shared || !is_shared && shared.contains(&table) {
+            if !is_shared && (again || shared.contains(&table)) {
                 return Err(Violation::TableShared { table });
             }
             lost.remove(&table);

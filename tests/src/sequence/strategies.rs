@@ -91,8 +91,14 @@ fn mapping(huge: Huge) -> BoxedStrategy<What> {
             backing: Backing::Anonymous(size),
         },
     );
+    // A page table of one area alone, which fork shares.
+    let table = (0..REGIONS, protection()).prop_map(|(region, protection)| What::Mmap {
+        range: (region * 512, 512),
+        protection,
+        backing: Backing::Anonymous(PageSize::Size4K),
+    });
     match huge {
-        Huge::Never => small.boxed(),
+        Huge::Never => prop_oneof![3 => small, 1 => table].boxed(),
         Huge::Often => prop_oneof![2 => small, 2 => whole].boxed(),
     }
 }

@@ -140,6 +140,8 @@ fn a_page_freed_lazily_is_kept_if_anybody_writes_to_it_again() -> Outcome {
 fn a_child_keeps_what_was_written_after_the_page_was_freed_lazily() -> Outcome {
     let b = Bench::new(SMALL);
     b.map_pages(0, 0, 4)?;
+    // A page table that serves two areas is copied.
+    b.map_pages(0, 8, 4)?;
     b.fill(0, 0..2, 10)?;
     b.does(0, "MADV_FREE", |space| space.madvise(page(0), bytes(2), Advice::Free))?;
     b.herald_writes(0, 0, 20)?;

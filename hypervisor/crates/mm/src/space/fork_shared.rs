@@ -17,7 +17,9 @@ use crate::host::Host;
 use crate::vma::{Vma, VmaFlags, VmaKind, VmaTree};
 use addr::{Hva, HvaRange, PageSize, Pfn};
 use core::sync::atomic::Ordering;
-use paging::{Found, HostEntry, Level, OutOfTables, TableEntry, TableReserve, View, walk_or_grow, walk_to};
+use paging::{
+    EntryRef, HostEntry, Level, OutOfTables, TableEntry, TableReserve, View, walk_or_grow, walk_to,
+};
 
 /// Tables shared between two changes of lock.
 const BATCH: usize = 64;
@@ -59,47 +61,60 @@ impl<H: Host> AddressSpace<H> {
         batch: &mut Batch,
     ) -> Hva {
         let tables = self.tables.lock();
-        let (mut next, mut used) = (first, 0);
+        let directory = walk_to::<HostEntry, H>(self.host(), self.root, first.as_u64(), Level::Pd);
+        let (mut next, mut last, mut used) = (first, first, 0);
+        if directory.level != Level::Pd {
+            return next;
+        }
         while next < vma.range.end() && used < BATCH && next.align_down(PageSize::Size1G) <= first {
             let Some(span) = span_at(next).filter(|&span| serves_alone(vmas, vma, span)) else { break };
-            let found = walk_to::<HostEntry, H>(self.host(), self.root, next.as_u64(), Level::Pd);
-            match found.view() {
+            let at = EntryRef::new(directory.at.table(), Level::Pd.index(next.as_u64()));
+            let entry = HostEntry::from_bits(self.host().load(at));
+            match entry.view(Level::Pd) {
                 View::Table(table) => {
-                    self.share_table(&tables, &found, table);
-                    gather.touch(next, SPAN);
+                    self.share_table(&tables, (at, entry), table);
                     batch[used] = Some((next, table));
-                    used += 1;
+                    (last, used) = (next, used + 1);
                 }
                 View::Empty => {}
                 View::Leaf(_) | View::Note(_) => break,
             }
             next = span.end();
         }
+        if used > 0 {
+            gather.touch(first, SPAN);
+            gather.touch(last, SPAN);
+        }
         gather.flush();
         next
     }
 
     /// One share more for the child; if the table was the parent's own, one for the parent, too.
-    fn share_table(&self, _tables: &Tables<'_>, found: &Found<HostEntry>, table: Pfn) {
+    fn share_table(&self, _tables: &Tables<'_>, (at, entry): (EntryRef, HostEntry), table: Pfn) {
         let meta = self.host().frames().meta(table);
-        if found.entry.is_shared_table() {
+        if entry.is_shared_table() {
             return meta.add_shares(1);
         }
         meta.add_shares(2);
         self.shared.fetch_add(1, Ordering::Relaxed);
-        self.replace(found.at, found.entry, HostEntry::sharing);
+        self.replace(at, entry, HostEntry::sharing);
     }
 
-    /// Links what the parent has shared. Nothing stands there: nobody has touched the new address space.
+    /// Links what the parent has shared, all of it below one page directory. Nothing stands there: nobody has touched the new
+    /// address space.
     fn link_batch(&self, batch: &Batch, reserve: &mut TableReserve<'_, H>) {
         let _tables = self.tables.lock();
+        let Some((first, _)) = batch[0] else { return };
+        let (root, first) = (self.root, first.as_u64());
+        let directory = walk_or_grow::<HostEntry, H>(self.host(), root, first, Level::Pd, reserve);
+        assert!(directory.level == Level::Pd, "{first:#x} of a new address space lacks a table");
+        let mut linked = 0;
         for &(address, table) in batch.iter().flatten() {
-            let address = address.as_u64();
-            let found = walk_or_grow::<HostEntry, H>(self.host(), self.root, address, Level::Pd, reserve);
-            assert!(found.level == Level::Pd, "{address:#x} of a new address space lacks a table");
-            self.host().store(found.at, HostEntry::shared_table(table).bits());
-            self.shared.fetch_add(1, Ordering::Relaxed);
+            let at = EntryRef::new(directory.at.table(), Level::Pd.index(address.as_u64()));
+            self.host().store(at, HostEntry::shared_table(table).bits());
+            linked += 1;
         }
+        self.shared.fetch_add(linked, Ordering::Relaxed);
     }
 }
 
