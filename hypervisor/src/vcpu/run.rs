@@ -66,6 +66,9 @@ pub(crate) fn run(vcpu: &mut Vcpu, vm: &Vm) {
 fn step(vcpu: &mut Vcpu, vm: &Vm) -> Result<(), Result<End, RunError>> {
     let control = vm.control(vcpu.id);
     if vm.is_paused() {
+        if vm.wants_states() {
+            control.deposit(vcpu.state());
+        }
         vcpu.wait(vm, || sched::park(None));
         return Ok(());
     }
