@@ -61,8 +61,25 @@ impl fmt::Display for CloneError {
     }
 }
 
+/// What a clone has cost; nothing for who is none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Birth {
+    /// TSC at the call.
+    pub(super) asked: u64,
+    /// Ticks that the parent has stood still.
+    pub(super) pause: u64,
+}
+
+impl Birth {
+    /// Ticks from the call until then; 0 for who is no clone.
+    pub(super) const fn until(&self, then: u64) -> u64 {
+        if self.asked == 0 { 0 } else { then.saturating_sub(self.asked) }
+    }
+}
+
 /// What a clone begins with.
 struct Twin {
+    birth: Birth,
     memory: Memory<PhysicalMemory>,
     board: Board,
     starts: Vec<Start>,
@@ -90,16 +107,22 @@ impl Vm {
         }
         let index = input::expect(|index| format!("{}.{index}", self.name()).into());
         let index = index.ok_or(CloneError::TooMany)?;
-        let cloned = self.copy(index, asker).and_then(|twin| self.start(index, twin));
-        if cloned.is_err() {
-            input::remove(index as usize);
+        let cloned = self.copy(index, asker).and_then(|twin| {
+            let pause = twin.birth.pause;
+            self.start(index, twin).map(|()| pause)
+        });
+        match &cloned {
+            Ok(pause) => {
+                log::info!("{}.{index} is a clone of {0}, which stood still for {pause} ticks", self.name());
+            }
+            Err(_) => input::remove(index as usize),
         }
-        cloned.map(|()| index)
+        cloned.map(|_| index)
     }
 
     /// Copies it, while none of its virtual processors does anything.
     fn copy(&self, index: u32, asker: Option<Asker>) -> Result<Twin, CloneError> {
-        let since = tsc();
+        let asked = tsc();
         let caller = asker.as_ref().map(|asker| asker.vcpu.0 as usize);
         let twin = self.pauses.during(
             &self.controls,
@@ -112,12 +135,13 @@ impl Vm {
                 let starts = states?;
                 let (machine, board) = (self.machine, self.board.lock().clone());
                 let memory = self.memory.copy(machine.ept_features(), Notifiers::of(machine.config));
-                Ok(Twin { memory: memory.map_err(CloneError::Setup)?, board, starts })
+                let memory = memory.map_err(CloneError::Setup)?;
+                Ok(Twin { birth: Birth { asked, pause: 0 }, memory, board, starts })
             },
         );
-        let twin = twin.unwrap_or(Err(CloneError::Paused))?;
+        let mut twin = twin.unwrap_or(Err(CloneError::Paused))?;
+        twin.birth.pause = tsc() - asked;
         twin.memory.obey(self.place.config);
-        log::info!("{}: cloned in {} ticks", self.name(), tsc() - since);
         Ok(twin)
     }
 
@@ -154,9 +178,12 @@ impl Vm {
         let handle = sched::spawn(&Group::new(super::run::SUPERVISOR_WEIGHT), move || {
             let name = input::name(index as usize);
             let place = Place { index, name: Arc::clone(&name), among_others: true, config };
-            let Twin { memory, board, starts } = twin;
-            let end = Self::of(machine, place, &host, memory, board).map_err(GuestError::Vm);
-            let end = end.and_then(|vm| machine.supervise(Arc::new(vm), Vec::new(), starts, None));
+            let Twin { memory, board, starts, birth } = twin;
+            let vm = Self::of(machine, place, &host, memory, board).map_err(GuestError::Vm);
+            let end = vm.and_then(|mut vm| {
+                vm.birth = birth;
+                machine.supervise(Arc::new(vm), Vec::new(), starts, None)
+            });
             machine.note(index as usize, Some(&name), end);
         });
         machine.joins(handle.map_err(CloneError::NoMemory)?);

@@ -2,6 +2,7 @@
 //! on it at a time.
 
 use super::balloon;
+use super::clone::Birth;
 use super::console::Console;
 use super::control::Control;
 use super::end::End;
@@ -80,10 +81,13 @@ pub(crate) struct Vm {
     pub(super) machine: &'static Machine,
     pub(super) host: HostMemory,
     pub(super) place: Place,
+    pub(super) birth: Birth,
     pub(super) index: u32,
     pub(super) oracle_checks: AtomicU64,
     pub(super) controls: Box<[Control]>,
     started: AtomicU64,
+    /// TSC at which the first virtual processor was there.
+    pub(super) ready: AtomicU64,
     /// Most frames that it has had.
     pub(super) most_resident: AtomicU64,
     /// Who builds it, and waits for its end.
@@ -184,6 +188,7 @@ impl Vm {
             storm: Storm::default(),
             index: place.index,
             started: AtomicU64::new(0),
+            ready: AtomicU64::new(0),
             most_resident: AtomicU64::new(0),
             oracle_checks: AtomicU64::new(0),
             controls: (0..place.config.vcpus).map(|_| Control::default()).collect(),
@@ -202,6 +207,7 @@ impl Vm {
             machine,
             host: host.clone(),
             place,
+            birth: Birth::default(),
         })
     }
 
@@ -216,6 +222,11 @@ impl Vm {
     /// A virtual processor is entered for the first time.
     pub(crate) fn note_start(&self, now: u64) {
         let _ = self.started.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// A virtual processor is there, and about to look at what it has to do.
+    pub(crate) fn note_ready(&self) {
+        let _ = self.ready.compare_exchange(0, tsc(), Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// TSC at its first instruction.

@@ -47,6 +47,7 @@ impl fmt::Display for RunError {
 /// Runs a virtual processor until its guest ends, whoever ends it.
 pub(crate) fn run(vcpu: &mut Vcpu, vm: &Vm) {
     let residing = vcpu.reside();
+    vm.note_ready();
     vm.control(vcpu.id).set_busy(true);
     while !vm.has_ended() {
         if let Err(end) = step(vcpu, vm) {
