@@ -4,10 +4,11 @@ use crate::{
     Bench, NEW, OLD, PAGE, TWO, WORD, busy_lab, evict, file_world, guests_read, lab, note_stores,
     private_world, world_ends_well,
 };
+use addr::PageSize;
 use mm::{Advice, Change, MapError};
 use models::{Bounds, Model, Program, Touch, Word, by_device, ends_well, everybody_reads, in_memory};
 use tests::lab::{Lab, Verdict, page};
-use tests::worlds::{STORED, With, World};
+use tests::worlds::{Backing, STORED, With, World};
 
 /// Migration leaves a page alone that somebody works on.
 fn migrate(lab: &Lab) {
@@ -218,6 +219,8 @@ fn two_stores_against_reclaim_of_a_page_that_may_be_dropped() {
 fn copy_on_write_against_a_page_that_becomes_the_spaces_own() {
     let shared = || {
         let mut world = private_world();
+        // A second area there, so that fork copies the page table: what is meant here comes after its sharing.
+        world.mmap(0, (8, 1), crate::RW, Backing::Anonymous(PageSize::Size4K)).expect("room");
         world.fork(0, 1, With::Nothing).expect("a child");
         world
     };
