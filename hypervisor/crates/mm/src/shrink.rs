@@ -140,9 +140,17 @@ impl<H: Host> Mm<H> {
     /// For a fault that has found no frame, or no table: whether to try again. The caller holds no lock; a device that is
     /// full may take its time to have room again.
     pub fn make_room(&self) -> bool {
-        let has_swap = self.swap().device().is_some();
-        let has_frames = || self.host().frames().spare() >= DIRECT || self.shrink(DIRECT).reclaimed > 0;
-        has_swap && (has_frames() || self.make_room_in_swap())
+        if self.swap().device().is_none() {
+            return false;
+        }
+        if self.host().frames().spare() >= DIRECT {
+            return true;
+        }
+        let shrunk = self.shrink(DIRECT);
+        // The few pages that could go may be those that this very fault has brought in: with them alone it gets nowhere.
+        let is_stuck = shrunk.reclaimed == 0 || shrunk.swap_is_full;
+        let has_more_room = is_stuck && self.make_room_in_swap();
+        shrunk.reclaimed > 0 || has_more_room
     }
 
     /// Makes room in swap, where that takes time; whether there is more now. The caller holds no lock.
