@@ -154,7 +154,13 @@ impl Block {
             error => VirtioError::Driver(error),
         })?;
         driver.disable_interrupts();
-        Ok(Self { driver: ManuallyDrop::new(driver), request: Some(Box::default()), under_way: None, at, common })
+        Ok(Self {
+            driver: ManuallyDrop::new(driver),
+            request: Some(Box::default()),
+            under_way: None,
+            at,
+            common,
+        })
     }
 
     /// Asks for the present page.
