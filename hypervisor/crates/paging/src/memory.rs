@@ -4,6 +4,7 @@ use crate::level::ENTRIES;
 use addr::Pfn;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
+use mutants::{Mutant, intact};
 
 /// The place of one entry: a table's frame and an index below 512.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -92,8 +93,11 @@ impl<M: TableMemory> Entries for EachAlone<'_, M> {
     }
 
     fn clear(self, index: u16, bits: u64) {
-        let mut old = self.load(index);
-        while let Err(now) = self.0.compare_exchange(EntryRef::new(self.1, index), old, old & !bits) {
+        let (at, mut old) = (EntryRef::new(self.1, index), self.load(index));
+        if !intact(Mutant::CollectStores) {
+            return self.0.store(at, old & !bits);
+        }
+        while let Err(now) = self.0.compare_exchange(at, old, old & !bits) {
             old = now;
         }
     }

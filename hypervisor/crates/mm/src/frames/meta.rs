@@ -14,6 +14,7 @@
 use crate::rmap::RmapId;
 use addr::Pfn;
 use bitflags::bitflags;
+use mutants::{Mutant, intact};
 use sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use sync::{Held, Rank};
 
@@ -190,7 +191,8 @@ impl FrameMeta {
     /// The page comes back long after it went, in an older generation than the present one, and has to be used twice to get
     /// younger: the access that brings it in is found in this generation or by the next pass, and does not count.
     pub(crate) fn come_back_late(&self, generation: u32) {
-        self.previous.store(generation.wrapping_add(LATE), Ordering::Relaxed);
+        let waits = if intact(Mutant::LateComebackIsUse) { LATE } else { 0 };
+        self.previous.store(generation.wrapping_add(waits), Ordering::Relaxed);
         self.next.store(generation, Ordering::Relaxed);
     }
 

@@ -62,7 +62,9 @@ impl<H: Host> AddressSpace<H> {
         young.add_noted(block.start().align_down(PageSize::Size2M), &own);
         self.chain.collect_young(&mut young);
         for index in young.without_note() {
-            frame_in(&**self.host(), found.view(), index).map(|frame| note(frame.as_u64()));
+            if let Some(frame) = frame_in(&**self.host(), found.view(), index) {
+                note(frame.as_u64());
+            }
         }
         young
     }
