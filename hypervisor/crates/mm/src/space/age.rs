@@ -3,8 +3,9 @@
 //!
 //! ```text
 //!   each block of 2 MiB, under the page-table lock:
-//!     primary A bits ─┐
-//!     collect_young ──┴─► pages that were used ─► their frames: used in this generation
+//!     primary A bits ─────► the frame in each entry: used in this generation
+//!     collect_young  ──┬──► the same, by who maps frames himself
+//!                      └──► pages without: their frames, by the primary entries
 //!   then one flush for all: the next use sets A again (I12)
 //! ```
 
