@@ -25,7 +25,7 @@ use boot::Machine;
 use cpu::smp::Program;
 use plat::{MachineClock, Outcome};
 use sched::Group;
-use spin::Once;
+use spin::{Mutex, Once};
 use vmx::Vmx;
 
 /// What other processors find here when they come.
@@ -100,6 +100,7 @@ fn run_guests(machine: &'static Machine, vmx: &'static Vmx) -> Outcome {
         table: &machine.table,
         clock,
         disks: &machine.disks,
+        family: Mutex::default(),
     })))
 }
 

@@ -274,6 +274,8 @@ pub(crate) enum Stress {
     Idle,
     /// A guest over its hard limit of memory suffers alone
     Limits,
+    /// A Linux guest is cloned, and each clone works
+    Clone,
     /// A swap disk that fails to write, fails to read, or is full
     FaultyDisk,
 }
@@ -287,6 +289,7 @@ impl std::fmt::Display for Stress {
             Self::Overcommit => "overcommit",
             Self::Idle => "idle",
             Self::Limits => "limits",
+            Self::Clone => "clone",
             Self::FaultyDisk => "faulty-disk",
         })
     }

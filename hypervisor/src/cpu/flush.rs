@@ -10,19 +10,26 @@
 
 use super::local::MAX_CPUS;
 use addr::Pfn;
+use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, Ordering};
 use paging::{FlushScope, FlushToken};
+use spin::Once;
 use sync::{GuestMode, Requested};
 use x86::controlregs::{cr3, cr3_write};
 
-/// Guests that can be told apart at a time: all that a package starts, and those that are on their way out.
-const MOST_GUESTS: usize = 2 * abi::config::MAX_VMS;
+/// Guests that can be told apart at a time: all that may run, and those that are on their way out.
+const MOST_GUESTS: usize = abi::config::MAX_GUESTS + abi::config::MAX_VMS;
 /// Of a token: the number of its guest and 1 stands above the generation; 0 there: primary.
 const TOKEN_SHIFT: u32 = 56;
 
 /// CPUs' stays in host address spaces.
 static SPACES: GuestMode<MAX_CPUS> = GuestMode::new();
-static GUESTS: [Guest; MOST_GUESTS] = [const { Guest::new() }; MOST_GUESTS];
+/// Made for the first guest: most of it is for clones, and nothing that has to be loaded.
+static GUESTS: Once<Box<[Guest]>> = Once::new();
+
+fn guests() -> &'static [Guest] {
+    GUESTS.call_once(|| (0..MOST_GUESTS).map(|_| Guest::new()).collect())
+}
 
 /// One guest's handshake.
 struct Guest {
@@ -68,26 +75,26 @@ impl GuestTag {
         let free = |guest: &Guest| {
             guest.root.compare_exchange(0, name(root), Ordering::AcqRel, Ordering::Relaxed).is_ok()
         };
-        let index = GUESTS.iter().position(free)?;
+        let index = guests().iter().position(free)?;
         // Whoever had the place, or the root, before has left translations: each CPU flushes first.
-        let _ = GUESTS[index].mode.request(super::kick);
+        let _ = guests()[index].mode.request(super::kick);
         Some(Self(index))
     }
 
     /// This CPU is about to enter the guest, with interrupts off: `invept`, if translations have to go.
     pub(crate) fn enter(&self, invept: impl FnOnce()) {
-        GUESTS[self.0].mode.enter(super::index(), invept);
+        guests()[self.0].mode.enter(super::index(), invept);
     }
 
     /// It has left the guest.
     pub(crate) fn exit(&self) {
-        GUESTS[self.0].mode.exit(super::index());
+        guests()[self.0].mode.exit(super::index());
     }
 }
 
 impl Drop for GuestTag {
     fn drop(&mut self) {
-        GUESTS[self.0].root.store(0, Ordering::Release);
+        guests()[self.0].root.store(0, Ordering::Release);
     }
 }
 
@@ -96,10 +103,10 @@ pub(crate) fn request(scope: FlushScope) -> FlushToken {
     match scope {
         FlushScope::Primary { .. } => FlushToken(SPACES.request(super::kick).generation()),
         FlushScope::Secondary { root } => {
-            let found = GUESTS.iter().position(|guest| guest.root.load(Ordering::Acquire) == name(root));
+            let found = guests().iter().position(|guest| guest.root.load(Ordering::Acquire) == name(root));
             // A guest without a place runs nowhere, and flushes before it ever does.
             let Some(index) = found else { return FlushToken(0) };
-            let generation = GUESTS[index].mode.request(super::kick).generation();
+            let generation = guests()[index].mode.request(super::kick).generation();
             FlushToken((index as u64 + 1) << TOKEN_SHIFT | generation)
         }
     }
@@ -110,6 +117,6 @@ pub(crate) fn wait(FlushToken(token): FlushToken) {
     let requested = Requested::of(token & ((1 << TOKEN_SHIFT) - 1));
     match token >> TOKEN_SHIFT {
         0 => SPACES.wait(requested),
-        guest => GUESTS[guest as usize - 1].mode.wait(requested),
+        guest => guests()[guest as usize - 1].mode.wait(requested),
     }
 }

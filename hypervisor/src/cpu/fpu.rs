@@ -52,6 +52,7 @@ pub(crate) fn set_xcr0(value: u64) -> bool {
 struct Line([u8; 64]);
 
 /// Memory for the registers.
+#[derive(Clone)]
 pub(crate) struct Area(Box<[Line]>);
 
 impl Area {

@@ -2,13 +2,15 @@
 
 use super::{Flow, misc};
 use crate::cpu::tsc;
-use crate::plat::{HostOperationError, Vm};
+use crate::plat::{Asker, CloneError, HostOperationError, Vm};
 use crate::vcpu::{Vcpu, register};
 use abi::hypercall::{
-    DENIED, DISCARD, FAILED, HOST_OPERATION, HostOperation, INVALID, MARK_INIT, PROTECT, STORM, UNKNOWN,
+    CLONE, DENIED, DISCARD, FAILED, HOST_OPERATION, HostOperation, INVALID, MARK_INIT, PROTECT, STORM,
+    UNKNOWN,
 };
 use addr::{Gpa, GpaRange};
 use devices::VcpuId;
+use vmxdefs::field::Field;
 
 pub(super) fn handle(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
     let number = vcpu.registers.general[register::RAX];
@@ -20,7 +22,7 @@ pub(super) fn handle(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
             vcpu.ticks.mark_init(vm.started(), tsc());
             0
         }
-        DISCARD | PROTECT | HOST_OPERATION | STORM if !privileged => DENIED,
+        DISCARD | PROTECT | HOST_OPERATION | STORM | CLONE if !privileged => DENIED,
         DISCARD => on_memory(first, |gpa| vm.discard(vcpu.id, gpa, len)),
         PROTECT => on_memory(first, |gpa| vm.protect(vcpu.id, gpa, len)),
         HOST_OPERATION => {
@@ -28,6 +30,7 @@ pub(super) fn handle(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
             host_operation(vcpu.id, vm, operation, first, len)
         }
         STORM => storm(vm, first, len),
+        CLONE => return clone(vcpu, vm),
         _ => UNKNOWN,
     };
     vcpu.registers.general[register::RAX] = result;
@@ -47,6 +50,28 @@ fn host_operation(vcpu: VcpuId, vm: &Vm, operation: u64, first: u64, len: u64) -
         }
         None => UNKNOWN,
     }
+}
+
+/// The clone begins behind the call, where the guest goes on. While another pause lasts nothing happens, and the instruction
+/// is executed once more.
+fn clone(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
+    let call = [Field::GuestRip, Field::GuestInterruptibility].map(|field| (field, vcpu.vmcs.read(field)));
+    vcpu.skip_instruction();
+    let state = vcpu.state();
+    let result = vm.clone_guest(Some(Asker { vcpu: vcpu.id, state }));
+    vcpu.take_cpu();
+    vcpu.registers.general[register::RAX] = match result {
+        Ok(_) => 0,
+        Err(CloneError::Paused) => {
+            call.into_iter().for_each(|(field, value)| vcpu.vmcs.write(field, value));
+            return Flow::Resume;
+        }
+        Err(error) => {
+            log::warn!("{}: no clone: {error}", vm.name());
+            FAILED
+        }
+    };
+    Flow::Resume
 }
 
 fn storm(vm: &Vm, first: u64, len: u64) -> u64 {

@@ -186,7 +186,8 @@ impl Block {
     }
 
     /// Whether the device still works. Where it is a program beside this machine, the look also stops the machine's
-    /// processor for a moment: below KVM in Bochs, ticks may be lost while nothing else does, and the program waits.
+    /// processor, so that the program gets a turn: below KVM in Bochs no tick ends the stay of a processor that has its
+    /// interrupts off (`vcpu::run`), as this one has.
     fn check(&self) -> Result<(), VirtioError> {
         let register = self.common.add(STATUS_OFFSET).as_u64() as *const u8;
         // SAFETY: as for the queue's offset; reading the status has no effect either.

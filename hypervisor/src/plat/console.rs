@@ -46,6 +46,11 @@ impl Console {
         }
     }
 
+    /// Each line begins with the guest's name from now on.
+    pub(super) fn name_lines(&mut self, name: &str) {
+        self.prefix.get_or_insert_with(|| format!("[{name}] "));
+    }
+
     /// Takes output.
     pub(super) fn put_all(&mut self, bytes: &[u8], now: Ticks) {
         if !bytes.is_empty() {

@@ -14,13 +14,14 @@
 use super::ticks::Ticks;
 use crate::cpu;
 use crate::sched::Thread;
-use crate::vcpu::Counters;
+use crate::vcpu::{Counters, VcpuState};
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use spin::Mutex;
 
 /// One virtual processor, seen from outside.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Control {
     thread: Mutex<Option<Arc<Thread>>>,
     news: AtomicBool,
@@ -33,6 +34,8 @@ pub(crate) struct Control {
     accounts: Mutex<(Counters, Ticks)>,
     /// Somebody wants newer accounts.
     asked: AtomicBool,
+    /// What it is, for a copy of its guest.
+    deposit: Mutex<Option<Box<VcpuState>>>,
 }
 
 impl Control {
@@ -103,6 +106,16 @@ impl Control {
 
     pub(super) fn is_busy(&self) -> bool {
         self.busy.load(Ordering::SeqCst)
+    }
+
+    /// Leaves its state with whoever copies its guest.
+    pub(crate) fn deposit(&self, state: Box<VcpuState>) {
+        *self.deposit.lock() = Some(state);
+    }
+
+    /// What it has left since the last call.
+    pub(super) fn take_deposit(&self) -> Option<Box<VcpuState>> {
+        self.deposit.lock().take()
     }
 
     /// Publishes its counters.

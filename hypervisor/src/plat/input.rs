@@ -7,17 +7,19 @@
 //!                                    └──────────────────────── unpark ─────────────────────────────────────┘
 //! ```
 //!
-//! With several guests, Ctrl-\ begins a command:
+//! Ctrl-\ begins a command:
 //!
 //! | then | |
 //! |---|---|
 //! | 1 to 9, a to g | the guest of this number in the configuration gets the focus; before it starts, its input waits |
 //! | n | the next one that has not ended |
+//! | + | the guest with the focus is cloned |
 //! | Ctrl-\ | the guest gets Ctrl-\ |
 
 use super::vm::Vm;
 use crate::cpu::serial;
 use crate::sched::{self, Group, Thread};
+use abi::config::MAX_GUESTS;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use mm::OutOfFrames;
@@ -35,10 +37,10 @@ static GUESTS: Mutex<Guests> = Mutex::new(Guests { all: Vec::new(), focus: 0, in
 enum Place {
     /// It has not started yet: its input waits.
     Expected {
-        name: &'static str,
+        name: Arc<str>,
     },
     Runs {
-        name: &'static str,
+        name: Arc<str>,
         vm: Weak<Vm>,
     },
     Ended,
@@ -81,18 +83,31 @@ impl Guests {
         }
     }
 
+    /// Clones the guest with the focus, on a thread: it may have to wait.
+    fn clone_focused(&self) {
+        let Some(vm) = self.focused() else { return log::info!("console: there is nothing to clone yet") };
+        let cloner = sched::spawn(&Group::new(WEIGHT), move || {
+            if let Err(error) = vm.clone_guest(None) {
+                log::error!("{}: no clone: {error}", vm.name());
+            }
+        });
+        if let Err(error) = cloner {
+            log::error!("no clone: {error}");
+        }
+    }
+
     /// Takes a byte that belongs to a command; `false`: it is the guest's.
     fn obey(&mut self, byte: u8) -> bool {
         let in_command = core::mem::replace(&mut self.in_command, false);
         match byte {
-            _ if self.all.len() < 2 => return false,
             COMMAND if in_command => return false,
             COMMAND => self.in_command = true,
             _ if !in_command => return false,
             b'1'..=b'9' => self.give_focus(usize::from(byte - b'1')),
             b'a'..=b'g' => self.give_focus(usize::from(byte - b'a') + 9),
             b'n' => self.next(),
-            _ => log::info!("console: Ctrl-\\, then 1 to 9 or a to g, n, or Ctrl-\\ again"),
+            b'+' => self.clone_focused(),
+            _ => log::info!("console: Ctrl-\\, then 1 to 9 or a to g, n, +, or Ctrl-\\ again"),
         }
         true
     }
@@ -102,8 +117,8 @@ impl Guests {
 ///
 /// # Errors
 /// [`OutOfFrames`].
-pub(super) fn start(names: impl Iterator<Item = &'static str>) -> Result<(), OutOfFrames> {
-    GUESTS.lock().all.extend(names.map(|name| Place::Expected { name }));
+pub(super) fn start<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), OutOfFrames> {
+    GUESTS.lock().all.extend(names.map(|name| Place::Expected { name: name.into() }));
     let handle = sched::spawn(&Group::new(WEIGHT), || {
         loop {
             feed();
@@ -119,6 +134,32 @@ pub(super) fn start(names: impl Iterator<Item = &'static str>) -> Result<(), Out
 pub(super) fn more() {
     if let Some(thread) = THREAD.get() {
         thread.unpark();
+    }
+}
+
+/// One more guest, by a name for its number; `None`: there are as many as there can be. A number may be one that another guest
+/// had which has ended.
+pub(super) fn expect(name: impl FnOnce(u32) -> Arc<str>) -> Option<u32> {
+    let mut guests = GUESTS.lock();
+    // Number 0 is no clone's.
+    let ended = guests.all.iter().skip(1).position(|place| matches!(place, Place::Ended));
+    let index = ended.map_or(guests.all.len(), |index| index + 1);
+    if index == MAX_GUESTS {
+        return None;
+    }
+    let place = Place::Expected { name: name(index as u32) };
+    match guests.all.get_mut(index) {
+        Some(ended) => *ended = place,
+        None => guests.all.push(place),
+    }
+    Some(index as u32)
+}
+
+/// What guest `index`, which has not ended, is called.
+pub(super) fn name(index: usize) -> Arc<str> {
+    match &GUESTS.lock().all[index] {
+        Place::Expected { name } | Place::Runs { name, .. } => Arc::clone(name),
+        Place::Ended => "".into(),
     }
 }
 
@@ -144,10 +185,10 @@ pub(super) fn remove(index: usize) {
     more();
 }
 
-fn set(index: usize, make: impl FnOnce(&'static str) -> Place) {
+fn set(index: usize, make: impl FnOnce(Arc<str>) -> Place) {
     let mut guests = GUESTS.lock();
-    if let Place::Expected { name } | Place::Runs { name, .. } = guests.all[index] {
-        guests.all[index] = make(name);
+    if let Place::Expected { name } | Place::Runs { name, .. } = &guests.all[index] {
+        guests.all[index] = make(Arc::clone(name));
     }
 }
 

@@ -13,8 +13,8 @@ use super::upheaval::{Upheaval, Upheavals};
 use crate::cpu::uaccess;
 use crate::layout;
 use crate::physmem::PhysicalMemory;
-use abi::config::Backing;
-use addr::{Gfn, GfnRange, Gpa, GpaRange, Hva, HvaRange, PAGE_SHIFT, PageSize};
+use abi::config::{Backing, BootConfig, VmConfig};
+use addr::{Gfn, GfnRange, Gpa, GpaRange, Hva, HvaRange, PAGE_SHIFT, PAGE_SIZE, PageSize};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::fmt;
@@ -36,6 +36,11 @@ pub(super) fn can_be_given_back(backing: Backing) -> bool {
     !PINNED && backing == Backing::Anonymous
 }
 
+/// Whether such memory can be copied on write: not what all copies would share, and not what has to stay.
+pub(super) fn can_be_cloned(backing: Backing) -> bool {
+    !PINNED && backing != Backing::Shared
+}
+
 /// What the processor's EPT can do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EptFeatures {
@@ -52,6 +57,13 @@ pub enum Notifiers {
     Subscribed,
     /// A fault injected by tests: the coherence oracle has to find it.
     Dropped,
+}
+
+impl Notifiers {
+    /// As the configuration wants it.
+    pub(super) const fn of(config: &BootConfig<'_>) -> Self {
+        if config.inject.drop_notifiers { Self::Dropped } else { Self::Subscribed }
+    }
 }
 
 /// Why a guest's memory could not be set up.
@@ -136,8 +148,31 @@ impl<H: Host + 'static> Memory<H> {
         notifiers: Notifiers,
     ) -> Result<Self, SetupError> {
         let space = AddressSpace::new(mm).map_err(SetupError::OutOfTables)?;
-        let mmu =
-            SecondaryMmu::new(Arc::clone(&space), ept.accessed_dirty).map_err(SetupError::OutOfTables)?;
+        let memory = Self::of(space, ept, notifiers).map_err(SetupError::OutOfTables)?;
+        for range in ram.ranges() {
+            memory.add_ram(range, backing)?;
+        }
+        Ok(memory)
+    }
+
+    /// A copy, copied on write. Nobody else works on this memory meanwhile.
+    ///
+    /// # Errors
+    /// [`SetupError`]; nothing has changed then.
+    pub fn copy(&self, ept: EptFeatures, notifiers: Notifiers) -> Result<Self, SetupError> {
+        let space = self.space.fork().map_err(SetupError::OutOfTables)?;
+        let copy = Self::of(space, ept, notifiers).map_err(SetupError::OutOfTables)?;
+        self.mmu
+            .slots()
+            .into_iter()
+            .try_for_each(|slot| copy.mmu.add_slot(slot))
+            .map_err(SetupError::Slot)?;
+        Ok(copy)
+    }
+
+    /// The subscribers of an address space that has none.
+    fn of(space: Arc<AddressSpace<H>>, ept: EptFeatures, notifiers: Notifiers) -> Result<Self, OutOfTables> {
+        let mmu = SecondaryMmu::new(Arc::clone(&space), ept.accessed_dirty)?;
         let mmu = mmu.with_largest_page(ept.largest_page);
         let device_tlb = Arc::new(DeviceTlb::new(Arc::clone(&space)));
         let memory = Self {
@@ -152,9 +187,6 @@ impl<H: Host + 'static> Memory<H> {
             memory.space.register(Arc::clone(&memory.device_tlb) as Arc<dyn MmuNotifier>);
         }
         memory.space.register(Arc::clone(&memory.observer) as Arc<dyn MmuNotifier>);
-        for range in ram.ranges() {
-            memory.add_ram(range, backing)?;
-        }
         Ok(memory)
     }
 
@@ -188,6 +220,12 @@ impl<H: Host + 'static> Memory<H> {
             self.space.mlock(hvas.start(), hvas.len()).map_err(SetupError::Map)?;
         }
         self.mmu.add_slot(slot).map_err(SetupError::Slot)
+    }
+
+    /// Sets the limit and the weight of a guest.
+    pub(super) fn obey(&self, config: &VmConfig<'_>) {
+        self.space.set_limit(config.memory_max.map(|bytes| bytes / PAGE_SIZE));
+        self.space.set_weight(config.memory_weight);
     }
 
     /// The host address space.

@@ -4,6 +4,7 @@
 //!   exit handlers ──► Vm ─┬─ memory   gpa, hva, EPT; host operations on guest memory
 //!                         ├─ board    devices::Board: ports, MMIO, interrupts, timers
 //!                         ├─ balloon  pages that the guest gives back
+//!                         ├─ clone    a copy of it that runs beside it
 //!                         ├─ console  the guest's UART ◄──► the link; input
 //!                         ├─ control  each virtual processor, seen from outside; ticks: where its time goes
 //!                         ├─ reclaim  a thread that keeps frames free; oom: who ends where there are none
@@ -13,6 +14,7 @@
 //! ```
 
 mod balloon;
+mod clone;
 mod console;
 mod control;
 mod end;
@@ -33,6 +35,7 @@ mod ticks;
 mod upheaval;
 mod vm;
 
+pub(crate) use clone::{Asker, CloneError};
 pub(crate) use end::End;
 pub(crate) use hostops::HostOperationError;
 pub(crate) use oom::{Verdict, judge};

@@ -26,14 +26,25 @@ impl Pauses {
         self.paused.load(Ordering::SeqCst)
     }
 
-    /// Runs `look` while none of these is busy but `caller`, which is one of them, or none.
-    pub(super) fn during<T>(&self, all: &[Control], caller: Option<usize>, look: impl FnOnce() -> T) -> T {
+    /// Runs `look` while none of these is busy but `caller`, which is one of them, or none. While another pause lasts
+    /// it waits, unless it `gives_up`: then nothing has happened.
+    pub(super) fn during<T>(
+        &self,
+        all: &[Control],
+        caller: Option<usize>,
+        gives_up: impl Fn() -> bool,
+        look: impl FnOnce() -> T,
+    ) -> Option<T> {
         let own = caller.and_then(|index| all.get(index));
         let was_busy = own.is_some_and(Control::is_busy);
         own.inspect(|own| own.set_busy(false));
         let guard = loop {
             match self.one.try_lock() {
                 Some(guard) => break guard,
+                None if gives_up() => {
+                    own.inspect(|own| own.set_busy(was_busy));
+                    return None;
+                }
                 None => sched::yield_now(),
             }
         };
@@ -51,6 +62,6 @@ impl Pauses {
         self.paused.store(false, Ordering::SeqCst);
         drop(guard);
         others().for_each(Control::kick);
-        result
+        Some(result)
     }
 }

@@ -80,6 +80,8 @@ impl Vm {
             lock_waits: sync::lock_waits(),
             oracle_checks: self.oracle_checks.load(Ordering::Relaxed),
             answer_ticks: self.answer_ticks(),
+            clone_pause_ticks: self.birth.pause,
+            clone_ready_ticks: self.birth.until(self.ready.load(Ordering::Relaxed)),
             ..Telemetry::default()
         };
         self.add_accounts(&mut record, now);

@@ -18,7 +18,7 @@ use crate::cpu::{stacks, tsc};
 use crate::io::{SwapDisk, lost_frames};
 use crate::physmem::PhysicalMemory;
 use crate::sched::{self, Group, JoinHandle};
-use crate::vcpu::{self, RunError, Vcpu};
+use crate::vcpu::{self, RunError, Start, Vcpu};
 use crate::vmx::{VmcsConfig, Vmx};
 use abi::config::{BootConfig, VmConfig};
 use abi::package::Table;
@@ -29,14 +29,14 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use devices::VcpuId;
-use firmware::{Entry, Guest, Ram};
+use firmware::{Guest, Ram};
 use mm::{Host, Mm, NewError, OutOfFrames, SwapDevice};
 use mmu::AccessedDirty;
 use spin::Mutex;
 use vmxdefs::capability::EptVpid;
 
 /// Supervisors mostly sleep; while they build a guest nobody waits for theirs alone.
-const SUPERVISOR_WEIGHT: u32 = 100;
+pub(super) const SUPERVISOR_WEIGHT: u32 = 100;
 /// Frames that a guest takes while it is set up: roots, VMCS, bitmaps, stacks.
 const SETUP_FRAMES: u64 = 32;
 
@@ -98,6 +98,7 @@ impl From<OutOfFrames> for GuestError {
 }
 
 /// The machine's memory, as a guest gets it.
+#[derive(Clone)]
 pub(crate) struct HostMemory {
     pub(super) mm: Arc<Mm<PhysicalMemory>>,
     /// Who keeps frames free, where there is swap.
@@ -120,6 +121,15 @@ pub(crate) struct Machine {
     pub clock: MachineClock,
     /// Disks for the swap.
     pub disks: &'static Mutex<Vec<SwapDisk>>,
+    /// How the guests have gone.
+    pub family: Mutex<Family>,
+}
+
+/// Guests that run, and those that have ended.
+#[derive(Default)]
+pub(crate) struct Family {
+    supervisors: Vec<JoinHandle>,
+    outcomes: Vec<Outcome>,
 }
 
 impl HostMemory {
@@ -183,29 +193,22 @@ impl Machine {
         let reclaimer = swap.as_ref().map(start).transpose()?;
         assert!(!self.config.inject.panic, "a panic, as the configuration asks for");
         let several = self.config.vms.len() > 1;
-        let outcomes = Arc::new(Mutex::new(Vec::new()));
-        let mut guests = Vec::new();
         for (index, config) in self.config.vms.iter().enumerate() {
-            let (mm, outcomes) = (Arc::clone(&mm), Arc::clone(&outcomes));
+            let mm = Arc::clone(&mm);
             let reclaimer = reclaimer.as_ref().map(|(reclaimer, _)| Arc::clone(reclaimer));
-            guests.push(sched::spawn(&Group::new(SUPERVISOR_WEIGHT), move || {
-                let place = Place { index: index as u32, name: config.name, among_others: several };
-                let name = several.then_some(config.name);
-                let host = HostMemory { mm, reclaimer };
-                let outcome = match self.run_guest(place, config, &host) {
-                    Ok(end) => end.outcome(name),
-                    Err(error) => error.outcome(name),
-                };
-                input::remove(index);
-                outcomes.lock().push(outcome);
+            self.joins(sched::spawn(&Group::new(SUPERVISOR_WEIGHT), move || {
+                let name = config.name.into();
+                let place = Place { index: index as u32, name, among_others: several, config };
+                let end = self.run_guest(&place, &HostMemory { mm, reclaimer });
+                self.note(index, several.then_some(config.name), end);
             })?);
         }
-        guests.into_iter().for_each(JoinHandle::join);
+        self.join_all();
         if let Some((reclaimer, handle)) = reclaimer {
             reclaimer.stop();
             handle.join();
         }
-        let mut outcomes = core::mem::take(&mut *outcomes.lock());
+        let mut outcomes = core::mem::take(&mut self.family.lock().outcomes);
         drop(mm);
         swap.into_iter().for_each(SwapSystem::stop);
         let after = self.frames_accounted_for();
@@ -216,6 +219,29 @@ impl Machine {
         Ok(outcomes)
     }
 
+    /// Somebody supervises a guest from now on.
+    pub(super) fn joins(&self, supervisor: JoinHandle) {
+        self.family.lock().supervisors.push(supervisor);
+    }
+
+    /// Waits until all guests have ended, those among them that have come meanwhile.
+    fn join_all(&self) {
+        loop {
+            let Some(supervisor) = self.family.lock().supervisors.pop() else { return };
+            supervisor.join();
+        }
+    }
+
+    /// A guest has ended for good.
+    pub(super) fn note(&self, index: usize, name: Option<&str>, end: Result<End, GuestError>) {
+        let outcome = match end {
+            Ok(end) => end.outcome(name),
+            Err(error) => error.outcome(name),
+        };
+        input::remove(index);
+        self.family.lock().outcomes.push(outcome);
+    }
+
     /// Frames that are free, or Herald's own for ever.
     fn frames_accounted_for(&self) -> u64 {
         let frames = self.host.frames().free_count() + self.host.table_frames();
@@ -223,21 +249,16 @@ impl Machine {
     }
 
     /// Runs one guest to its end, as often as it is killed; a life that ends badly before is the last one.
-    fn run_guest(
-        &'static self,
-        place: Place<'_>,
-        config: &VmConfig<'static>,
-        host: &HostMemory,
-    ) -> Result<End, GuestError> {
+    fn run_guest(&'static self, place: &Place, host: &HostMemory) -> Result<End, GuestError> {
         for killed in 0..self.config.inject.kills {
             let deadline = tsc() + self.random_life(place.index, killed);
-            let end = self.run_once(place, config, host, Some(deadline))?;
-            log::debug!("{}: {end}", config.name);
+            let end = self.run_once(place, host, Some(deadline))?;
+            log::debug!("{}: {end}", place.name);
             if end.status() != Status::Success {
                 return Ok(end);
             }
         }
-        self.run_once(place, config, host, None)
+        self.run_once(place, host, None)
     }
 
     /// Ticks that a guest lives which is to be killed: a twentieth of a second to one and a half.
@@ -252,28 +273,40 @@ impl Machine {
     /// Runs one guest to its end, or until TSC `deadline`.
     fn run_once(
         &'static self,
-        place: Place<'_>,
-        config: &VmConfig<'static>,
+        place: &Place,
         host: &HostMemory,
         deadline: Option<u64>,
     ) -> Result<End, GuestError> {
-        let guest = self.guest(config)?;
+        let guest = self.guest(place.config)?;
         host.make_room();
-        let (vm, entry) = Vm::new(place, host, self.config, &guest, self.ept_features(), self.clock)
-            .map_err(GuestError::Vm)?;
+        let (vm, entry) = Vm::new(self, place.clone(), host, &guest).map_err(GuestError::Vm)?;
         let vm = Arc::new(vm);
-        log::info!("guest {} starts at {:#x}", config.name, entry.rip);
-        input::add(place.index as usize, &vm);
+        log::info!("guest {} starts at {:#x}", place.name, entry.rip);
+        let others = (1..guest.vcpus).map(|_| Start::Reset);
+        let starts = core::iter::once(Start::Entry(entry)).chain(others).collect();
+        let storm = self.storm(&vm, &guest.ram);
+        self.supervise(vm, storm, starts, deadline)
+    }
+
+    /// Runs a guest from these states to its end, or until TSC `deadline`. The caller is its supervisor.
+    pub(super) fn supervise(
+        &'static self,
+        vm: Arc<Vm>,
+        beside: Vec<JoinHandle>,
+        starts: Vec<Start>,
+        deadline: Option<u64>,
+    ) -> Result<End, GuestError> {
+        let index = vm.index as usize;
+        input::add(index, &vm);
         oom::add(&vm);
-        let mut threads = self.start_vcpus(&vm, config, &entry);
-        self.add_storm(&vm, &guest.ram, &mut threads);
+        let threads = self.start_vcpus(&vm, starts);
         vm.watch(self.config.telemetry_rate, deadline);
         if deadline.is_some() {
             vm.finish_with(Ok(End::Killed));
         }
-        threads.into_iter().for_each(JoinHandle::join);
+        threads.into_iter().chain(beside).for_each(JoinHandle::join);
         vm.forget_threads();
-        input::suspend(place.index as usize);
+        input::suspend(index);
         vm.finish();
         let end = vm.end().expect("its virtual processors end when it has ended");
         drop(vm);
@@ -282,17 +315,12 @@ impl Machine {
     }
 
     /// Starts all virtual processors; if there is not enough memory, the guest has ended.
-    fn start_vcpus(
-        &'static self,
-        vm: &Arc<Vm>,
-        config: &VmConfig<'static>,
-        entry: &Entry,
-    ) -> Vec<JoinHandle> {
-        let group = Group::new(config.weight);
+    fn start_vcpus(&'static self, vm: &Arc<Vm>, starts: Vec<Start>) -> Vec<JoinHandle> {
+        let group = Group::new(vm.place.config.weight);
         let mut threads = Vec::new();
-        for id in (0..config.vcpus).map(VcpuId) {
-            let (shared, entry) = (Arc::clone(vm), (id == VcpuId(0)).then_some(*entry));
-            match sched::spawn(&group, move || self.run_vcpu(id, &shared, entry.as_ref())) {
+        for (id, start) in (0..).map(VcpuId).zip(starts) {
+            let shared = Arc::clone(vm);
+            match sched::spawn(&group, move || self.run_vcpu(id, &shared, &start)) {
                 Ok(thread) => threads.push(thread),
                 Err(error) => {
                     vm.finish_with(Ok(End::OutOfMemory(error)));
@@ -304,19 +332,17 @@ impl Machine {
     }
 
     /// Starts a storm, where the configuration asks for one.
-    fn add_storm(&self, vm: &Arc<Vm>, ram: &Ram, threads: &mut Vec<JoinHandle>) {
+    fn storm(&self, vm: &Arc<Vm>, ram: &Ram) -> Vec<JoinHandle> {
         let operations = self.config.inject.storm;
         if operations == 0 {
-            return;
+            return Vec::new();
         }
         let (vm, ram) = (Arc::clone(vm), *ram);
-        match sched::spawn(&Group::new(SUPERVISOR_WEIGHT), move || storm::whip(&vm, ram, operations)) {
-            Ok(thread) => threads.push(thread),
-            Err(error) => log::error!("no storm: {error}"),
-        }
+        let storm = sched::spawn(&Group::new(SUPERVISOR_WEIGHT), move || storm::whip(&vm, ram, operations));
+        storm.inspect_err(|error| log::error!("no storm: {error}")).into_iter().collect()
     }
 
-    fn run_vcpu(&self, id: VcpuId, vm: &Vm, entry: Option<&Entry>) {
+    fn run_vcpu(&self, id: VcpuId, vm: &Vm, start: &Start) {
         // Before it looks at anything: whoever finds no thread has said what there is to say before that.
         vm.control(id).set_thread(sched::current());
         let config = VmcsConfig {
@@ -326,7 +352,7 @@ impl Machine {
             pause_exits: self.config.vms.iter().map(|vm| vm.vcpus as usize).sum::<usize>() > sched::online(),
             fail_entry: self.config.inject.fail_entry,
         };
-        match Vcpu::new(id, self.vmx, self.host, &config, entry) {
+        match Vcpu::new(id, self.vmx, self.host, &config, start) {
             Ok(vcpu) => vcpu::run(&mut Box::new(vcpu), vm),
             Err(error) => vm.finish_with(Err(RunError::Setup(error))),
         }
@@ -357,7 +383,7 @@ impl Machine {
         })
     }
 
-    fn ept_features(&self) -> EptFeatures {
+    pub(super) fn ept_features(&self) -> EptFeatures {
         let offers = |feature| self.vmx.capabilities.ept_vpid.contains(feature);
         let tracked = offers(EptVpid::ACCESSED_DIRTY) && self.config.ept_ad;
         EptFeatures {

@@ -2,16 +2,16 @@
 //! on it at a time.
 
 use super::balloon;
+use super::clone::Birth;
 use super::console::Console;
 use super::control::Control;
 use super::end::End;
 use super::hostops::{HostOperationError, HostOperations};
 use super::input;
-use super::memory::{EptFeatures, Memory, NotRam, Notifiers, SetupError};
+use super::memory::{Memory, NotRam, Notifiers, SetupError};
 use super::oom;
 use super::pause::Pauses;
-use super::reclaim::Reclaimer;
-use super::run::HostMemory;
+use super::run::{HostMemory, Machine};
 use super::stir::Stirrer;
 use super::storm::Storm;
 use crate::cpu::flush::GuestTag;
@@ -20,7 +20,7 @@ use crate::exit::Flow;
 use crate::physmem::PhysicalMemory;
 use crate::sched::{self, Thread};
 use crate::vcpu::RunError;
-use abi::config::BootConfig;
+use abi::config::VmConfig;
 use abi::hypercall::HostOperation;
 use abi::status::Status;
 use addr::{Gpa, PAGE_SIZE, PageSize, Pfn};
@@ -78,24 +78,30 @@ pub(crate) struct Vm {
     pub boot_seconds: u64,
     /// Host operations beside it, for tests.
     pub storm: Storm,
-    reclaimer: Option<Arc<Reclaimer>>,
+    pub(super) machine: &'static Machine,
+    pub(super) host: HostMemory,
+    pub(super) place: Place,
+    pub(super) birth: Birth,
     pub(super) index: u32,
     pub(super) oracle_checks: AtomicU64,
     pub(super) controls: Box<[Control]>,
     started: AtomicU64,
+    /// TSC at which the first virtual processor was there.
+    pub(super) ready: AtomicU64,
     /// Most frames that it has had.
     pub(super) most_resident: AtomicU64,
     /// Who builds it, and waits for its end.
     supervisor: Arc<Thread>,
-    name: Box<str>,
     ept_root: Pfn,
-    board: Mutex<Board>,
-    console: spin::Mutex<Console>,
+    pub(super) board: Mutex<Board>,
+    pub(super) console: spin::Mutex<Console>,
     stirrer: Option<spin::Mutex<Stirrer>>,
     host_operations: Option<spin::Mutex<HostOperations<PhysicalMemory>>>,
     oracle: bool,
-    storms: bool,
-    pauses: Pauses,
+    pub(super) storms: bool,
+    pub(super) pauses: Pauses,
+    /// Somebody copies it: whoever comes by leaves its state.
+    pub(super) wants_states: AtomicBool,
     ended: AtomicBool,
     end: spin::Mutex<Option<Result<End, RunError>>>,
 }
@@ -112,14 +118,16 @@ pub(crate) struct MachineClock {
 }
 
 /// Which guest of how many.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Place<'a> {
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
     /// Its number.
     pub index: u32,
     /// Its name.
-    pub name: &'a str,
+    pub name: Arc<str>,
     /// There are others.
     pub among_others: bool,
+    /// How it was configured, or the guest that it is a clone of.
+    pub config: &'static VmConfig<'static>,
 }
 
 /// What the devices have to know of the guest.
@@ -142,55 +150,71 @@ impl Vm {
     /// # Errors
     /// [`VmError`].
     pub(crate) fn new(
-        place: Place<'_>,
+        machine: &'static Machine,
+        place: Place,
         host: &HostMemory,
-        boot: &BootConfig<'_>,
         guest: &Guest<'_>,
-        ept: EptFeatures,
-        clock: MachineClock,
     ) -> Result<(Self, Entry), VmError> {
-        let notifiers = if boot.inject.drop_notifiers { Notifiers::Dropped } else { Notifiers::Subscribed };
-        let memory =
-            Memory::new(&host.mm, &guest.ram, boot.backing, ept, notifiers).map_err(VmError::Setup)?;
-        let config = boot.vms.get(place.index as usize);
-        memory.space().set_limit(config.and_then(|vm| vm.memory_max).map(|bytes| bytes / PAGE_SIZE));
-        memory.space().set_weight(config.map_or(100, |vm| vm.memory_weight));
+        let (boot, ept) = (machine.config, machine.ept_features());
+        let memory = Memory::new(&host.mm, &guest.ram, boot.backing, ept, Notifiers::of(boot));
+        let memory = memory.map_err(VmError::Setup)?;
+        memory.obey(place.config);
         let entry = firmware::boot(guest, &mut &memory).map_err(VmError::Firmware)?;
+        let board = Board::new(&board_config(guest, place.config.balloon, machine.clock));
+        let mut vm = Self::of(machine, place, host, memory, board)?;
+        vm.stirrer = Stirrer::new(guest.ram, boot.inject.stir).map(spin::Mutex::new);
+        Ok((vm, entry))
+    }
+
+    /// A guest with this memory and these devices. The caller is its supervisor.
+    ///
+    /// # Errors
+    /// [`VmError::TooMany`].
+    pub(super) fn of(
+        machine: &'static Machine,
+        place: Place,
+        host: &HostMemory,
+        memory: Memory<PhysicalMemory>,
+        board: Board,
+    ) -> Result<Self, VmError> {
         let ept_root = memory.mmu().root().expect("nothing has released the address space");
-        let name = place.among_others.then_some(place.name);
-        let squeezed_to = config.and_then(|vm| vm.balloon);
-        let vm = Self {
+        let name = place.among_others.then_some(&*place.name);
+        let inject = &machine.config.inject;
+        Ok(Self {
             memory,
-            reclaimer: host.reclaimer.clone(),
             tag: GuestTag::new(ept_root).ok_or(VmError::TooMany)?,
-            tsc_hz: clock.tsc_hz,
-            boot_seconds: clock.boot_seconds,
+            tsc_hz: machine.clock.tsc_hz,
+            boot_seconds: machine.clock.boot_seconds,
             storm: Storm::default(),
             index: place.index,
             started: AtomicU64::new(0),
+            ready: AtomicU64::new(0),
             most_resident: AtomicU64::new(0),
             oracle_checks: AtomicU64::new(0),
-            controls: (0..guest.vcpus).map(|_| Control::default()).collect(),
+            controls: (0..place.config.vcpus).map(|_| Control::default()).collect(),
             supervisor: sched::current(),
-            name: place.name.into(),
             ept_root,
-            board: Mutex::new(Rank::Board, Board::new(&board_config(guest, squeezed_to, clock))),
+            board: Mutex::new(Rank::Board, board),
             console: spin::Mutex::new(Console::new(place.index as u8, name)),
-            stirrer: Stirrer::new(guest.ram, boot.inject.stir).map(spin::Mutex::new),
-            host_operations: boot.inject.host_operations.then(Default::default),
-            oracle: boot.oracle,
-            storms: boot.inject.storm != 0,
+            stirrer: None,
+            host_operations: inject.host_operations.then(Default::default),
+            oracle: machine.config.oracle,
+            storms: inject.storm != 0,
             pauses: Pauses::default(),
+            wants_states: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             end: spin::Mutex::new(None),
-        };
-        Ok((vm, entry))
+            machine,
+            host: host.clone(),
+            place,
+            birth: Birth::default(),
+        })
     }
 
     /// The guest has got memory.
     pub(crate) fn note_fault(&self) {
         self.most_resident.fetch_max(self.memory.space().resident_frames(), Ordering::Relaxed);
-        if let Some(reclaimer) = &self.reclaimer {
+        if let Some(reclaimer) = &self.host.reclaimer {
             reclaimer.look();
         }
     }
@@ -200,6 +224,11 @@ impl Vm {
         let _ = self.started.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
     }
 
+    /// A virtual processor is there, and about to look at what it has to do.
+    pub(crate) fn note_ready(&self) {
+        let _ = self.ready.compare_exchange(0, tsc(), Ordering::Relaxed, Ordering::Relaxed);
+    }
+
     /// TSC at its first instruction.
     pub(crate) fn started(&self) -> u64 {
         self.started.load(Ordering::Relaxed)
@@ -207,7 +236,7 @@ impl Vm {
 
     /// What messages call it.
     pub(crate) fn name(&self) -> &str {
-        &self.name
+        &self.place.name
     }
 
     /// Root of its EPT.
@@ -275,6 +304,11 @@ impl Vm {
     /// How it has ended.
     pub(crate) fn end(&self) -> Option<Result<End, RunError>> {
         *self.end.lock()
+    }
+
+    /// Whether a virtual processor that stays out of its guest is to leave its state.
+    pub(crate) fn wants_states(&self) -> bool {
+        self.wants_states.load(Ordering::SeqCst)
     }
 
     /// Whether virtual processors have to stay out of their guest for a while.
@@ -413,12 +447,17 @@ impl Vm {
             return;
         }
         let caller = caller.map(|vcpu| vcpu.0 as usize);
-        let outcome = self.pauses.during(&self.controls, caller, || {
-            self.memory.space().mm().while_calm(|| self.memory.check_coherence())
-        });
-        if let Err(incoherence) = outcome {
-            panic!("the coherence oracle: {incoherence}");
+        // Whoever copies the guest waits for this virtual processor.
+        let outcome = self.pauses.during(
+            &self.controls,
+            caller,
+            || self.wants_states(),
+            || self.memory.space().mm().while_calm(|| self.memory.check_coherence()),
+        );
+        match outcome {
+            Some(Ok(_)) => _ = self.oracle_checks.fetch_add(1, Ordering::Relaxed),
+            Some(Err(incoherence)) => panic!("the coherence oracle: {incoherence}"),
+            None => {}
         }
-        self.oracle_checks.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -13,6 +13,7 @@ use x86::msr::{rdmsr, wrmsr};
 const DR6: u64 = 0xffff_0ff0;
 
 /// One virtual processor's, while they are not in a processor.
+#[derive(Clone)]
 pub(super) struct Extended {
     vectors: fpu::Area,
     /// XCR0 as the guest has set it.

@@ -13,11 +13,13 @@ mod initial;
 mod inject;
 mod place;
 mod run;
+mod state;
 
 use crate::physmem::PhysicalMemory;
 use crate::plat::Ticks;
 use crate::vmx::{GuestRegisters, Vmcs, VmcsConfig, VmcsError, Vmx};
 use abi::telemetry::Exits;
+use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::sync::Arc;
 use devices::VcpuId;
@@ -26,6 +28,7 @@ use vmxdefs::event::Event;
 use vmxdefs::field::{Field, Segment};
 
 pub(crate) use run::{RunError, run};
+pub(crate) use state::VcpuState;
 
 /// Number of a general register, as instructions encode it.
 pub(crate) mod register {
@@ -92,6 +95,16 @@ pub(crate) struct Vcpu {
     place: Rc<Place>,
 }
 
+/// Where a virtual processor begins.
+pub(crate) enum Start {
+    /// Where the boot protocol says.
+    Entry(firmware::Entry),
+    /// It waits to be started.
+    Reset,
+    /// Where the one was that it is a copy of.
+    Resume(Box<VcpuState>),
+}
+
 /// What a virtual processor does (SDM vol. 3C 25.4.2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Activity {
@@ -104,7 +117,7 @@ pub(crate) enum Activity {
 }
 
 impl Vcpu {
-    /// A virtual processor on this CPU: in the state of `entry`, or, without one, waiting to be started.
+    /// A virtual processor on this CPU.
     ///
     /// # Errors
     /// [`VmcsError`].
@@ -113,7 +126,7 @@ impl Vcpu {
         vmx: &Vmx,
         memory: &Arc<PhysicalMemory>,
         config: &VmcsConfig,
-        entry: Option<&firmware::Entry>,
+        start: &Start,
     ) -> Result<Self, VmcsError> {
         let vmcs = Vmcs::new(vmx, memory, config)?;
         let place = Rc::new(Place::new(Rc::clone(vmcs.residence())));
@@ -133,9 +146,10 @@ impl Vcpu {
             serves: false,
             place,
         };
-        match entry {
-            Some(entry) => vcpu.load(entry),
-            None => vcpu.reset(),
+        match start {
+            Start::Entry(entry) => vcpu.load(entry),
+            Start::Reset => vcpu.reset(),
+            Start::Resume(state) => vcpu.resume(state),
         }
         vcpu.flush_linear();
         Ok(vcpu)

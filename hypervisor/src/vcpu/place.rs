@@ -39,6 +39,14 @@ impl Place {
     }
 }
 
+impl Place {
+    /// On the CPU that has it: other registers from here on.
+    pub(super) fn adopt(&self, extended: Extended) {
+        extended.restore();
+        self.extended.replace(extended);
+    }
+}
+
 impl Resident for Place {
     fn leave(&self) -> bool {
         let taken = self.taken.replace(false);
@@ -62,7 +70,7 @@ impl Resident for Place {
 
 impl Vcpu {
     /// Gets this CPU, unless it has it.
-    pub(super) fn take_cpu(&mut self) {
+    pub(crate) fn take_cpu(&mut self) {
         self.place.take();
         self.counters.invvpid += self.place.flushes.take();
     }

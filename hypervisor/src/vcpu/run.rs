@@ -47,6 +47,7 @@ impl fmt::Display for RunError {
 /// Runs a virtual processor until its guest ends, whoever ends it.
 pub(crate) fn run(vcpu: &mut Vcpu, vm: &Vm) {
     let residing = vcpu.reside();
+    vm.note_ready();
     vm.control(vcpu.id).set_busy(true);
     while !vm.has_ended() {
         if let Err(end) = step(vcpu, vm) {
@@ -66,6 +67,9 @@ pub(crate) fn run(vcpu: &mut Vcpu, vm: &Vm) {
 fn step(vcpu: &mut Vcpu, vm: &Vm) -> Result<(), Result<End, RunError>> {
     let control = vm.control(vcpu.id);
     if vm.is_paused() {
+        if vm.wants_states() {
+            control.deposit(vcpu.state());
+        }
         vcpu.wait(vm, || sched::park(None));
         return Ok(());
     }

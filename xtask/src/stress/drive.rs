@@ -14,21 +14,24 @@ use std::io::{PipeWriter, Write};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// Records of each guest in a second of the machine's time.
-const RATE: &str = "10";
+/// Records of each guest in a second of the machine's time, where the plan does not say how many.
+const RATE: &str = "--telemetry-rate";
+const MANY: &str = "10";
 
 /// What a run has said so far.
 #[derive(Default)]
 struct Said {
     console: Vec<u8>,
     log: String,
+    /// Both, as they came.
+    all: Vec<u8>,
     /// See [`Finished::marks`].
     marks: Vec<f64>,
 }
 
 /// Takes what guests say, and types what the plan wants.
 struct Typist {
-    said: Rc<RefCell<Said>>,
+    said: Said,
     steps: VecDeque<Step>,
     /// Where the text begins that has come since the last keys.
     since: usize,
@@ -37,16 +40,16 @@ struct Typist {
 }
 
 impl Typist {
-    fn type_what_is_due(&mut self) -> std::io::Result<()> {
+    fn hear(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.said.all.extend_from_slice(bytes);
         while let Some(step) = self.steps.front() {
-            let mut said = self.said.borrow_mut();
-            let new = String::from_utf8_lossy(&said.console[self.since..]).into_owned();
+            let new = String::from_utf8_lossy(&self.said.all[self.since..]).into_owned();
             if !new.contains(&step.wait) {
                 break;
             }
-            said.marks.push(self.history.borrow().end());
+            self.said.marks.push(self.history.borrow().end());
             if !step.keys.is_empty() {
-                self.since = said.console.len();
+                self.since = self.said.all.len();
                 self.keyboard.write_all(step.keys.as_bytes())?;
             }
             self.steps.pop_front();
@@ -55,10 +58,14 @@ impl Typist {
     }
 }
 
-impl Write for Typist {
+/// The consoles.
+struct Consoles(Rc<RefCell<Typist>>);
+
+impl Write for Consoles {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.said.borrow_mut().console.extend_from_slice(bytes);
-        self.type_what_is_due()?;
+        let mut typist = self.0.borrow_mut();
+        typist.said.console.extend_from_slice(bytes);
+        typist.hear(bytes)?;
         Ok(bytes.len())
     }
 
@@ -69,8 +76,9 @@ impl Write for Typist {
 
 /// What `run` would make of these words.
 fn parse(words: &[String]) -> Result<RunArgs> {
-    let rate = ["--headless", "--telemetry-rate", RATE].map(str::to_owned);
-    let all = ["xtask", "run"].into_iter().map(str::to_owned).chain(words.iter().cloned()).chain(rate);
+    let rate = if words.iter().any(|word| word == RATE) { [].as_slice() } else { &[RATE, MANY] };
+    let own = ["xtask", "run", "--headless"].iter().chain(rate).map(|&word| word.to_owned());
+    let all = own.chain(words.iter().cloned());
     match Cli::try_parse_from(all)?.command {
         Command::Run(args) => Ok(*args),
         _ => bail!("{words:?} are no arguments of a run"),
@@ -84,27 +92,31 @@ fn parse(words: &[String]) -> Result<RunArgs> {
 pub(super) fn drive(label: &str, plan: &Plan) -> Result<Finished> {
     let args = parse(&plan.arguments)?;
     let prepared = Prepared::new(&args)?;
-    let history = Rc::new(RefCell::new(History::new(prepared.guests().to_vec(), prepared.tsc_hz())));
+    let names = [prepared.guests(), &plan.clones].concat();
+    let history = Rc::new(RefCell::new(History::new(names, prepared.tsc_hz())));
     let live = Rc::new(RefCell::new(Live::new(label, prepared.guests())));
-    let said = Rc::new(RefCell::new(Said::default()));
     let (keys, keyboard) = std::io::pipe().context("a pipe for the keyboard")?;
-    let typist = Typist {
-        said: Rc::clone(&said),
+    let typist = Rc::new(RefCell::new(Typist {
+        said: Said::default(),
         steps: plan.steps.clone().into(),
         since: 0,
         keyboard,
         history: Rc::clone(&history),
-    };
+    }));
     let started = Instant::now();
-    let (log_said, log_live) = (Rc::clone(&said), Rc::clone(&live));
+    let (log_heard, log_live) = (Rc::clone(&typist), Rc::clone(&live));
     let (seen, shown) = (Rc::clone(&history), Rc::clone(&live));
     let status = prepared.follow(Session {
         input: Input::Stream,
         source: Box::new(keys),
-        output: Box::new(typist),
+        output: Box::new(Consoles(Rc::clone(&typist))),
         log: Box::new(move |line| {
             log_live.borrow().say(line);
-            log_said.borrow_mut().log.push_str(&format!("{line}\n"));
+            let line = format!("{line}\n");
+            let mut typist = log_heard.borrow_mut();
+            typist.said.log.push_str(&line);
+            // Whoever reads the keys has gone only when the run is over.
+            let _ = typist.hear(line.as_bytes());
         }),
         console: None,
         telemetry: Box::new(move |record| {
@@ -114,7 +126,8 @@ pub(super) fn drive(label: &str, plan: &Plan) -> Result<Finished> {
         }),
         timeout: Some(Duration::from_secs(plan.timeout)),
     })?;
-    let said = said.take();
+    let said = std::mem::take(&mut typist.borrow_mut().said);
+    drop(typist);
     let history = Rc::try_unwrap(history).map_err(|_| anyhow::anyhow!("the run is not over"))?;
     Ok(Finished {
         status,

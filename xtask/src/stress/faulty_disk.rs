@@ -85,7 +85,14 @@ impl Case {
         arguments.extend(injected.map(str::to_owned));
         let judge = |run: &Finished| self.judge(run);
         let timeout = TIMEOUT * (rounds + 1);
-        Ok(Plan { label: self.label.into(), arguments, steps: Vec::new(), timeout, judge: Box::new(judge) })
+        Ok(Plan {
+            label: self.label.into(),
+            arguments,
+            clones: Vec::new(),
+            steps: Vec::new(),
+            timeout,
+            judge: Box::new(judge),
+        })
     }
 
     fn judge(&self, run: &Finished) -> Judgement {

@@ -70,6 +70,7 @@ pub(super) fn plan(bench: &Bench<'_>) -> Result<Plan> {
     Ok(Plan {
         label: "idle".into(),
         arguments,
+        clones: Vec::new(),
         steps: steps(guests),
         timeout: TIMEOUT,
         judge: Box::new(judge),

@@ -44,7 +44,7 @@ pub(super) fn plan(bench: &Bench<'_>) -> Result<Plan> {
     let mut arguments = bench.machine(HOST, 1, Some(SWAP));
     arguments.extend(["--config".to_owned(), config.display().to_string()]);
     let (steps, timeout) = (Vec::new(), TIMEOUT * (rounds + 1));
-    Ok(Plan { label: "limits".into(), arguments, steps, timeout, judge: Box::new(judge) })
+    Ok(Plan { label: "limits".into(), arguments, clones: Vec::new(), steps, timeout, judge: Box::new(judge) })
 }
 
 fn judge(run: &Finished) -> Judgement {

@@ -19,6 +19,8 @@ pub(super) struct Live {
     label: String,
     started: Instant,
     drawn: Instant,
+    /// Guests that have a line: the first ones.
+    guests: usize,
     /// A line for each guest, then the machine's; none without a terminal.
     bars: Option<(MultiProgress, Vec<ProgressBar>)>,
 }
@@ -34,7 +36,7 @@ impl Live {
             (all, bars)
         });
         let now = Instant::now();
-        Self { label: label.to_owned(), started: now, drawn: now, bars }
+        Self { label: label.to_owned(), started: now, drawn: now, guests: names.len(), bars }
     }
 
     /// Shows what has been told so far, if it is time.
@@ -44,7 +46,7 @@ impl Live {
             return;
         }
         self.drawn = Instant::now();
-        let guests = (0..history.names().len()).map(|guest| of_guest(history, guest));
+        let guests = (0..self.guests).map(|guest| of_guest(history, guest));
         let lines: Vec<String> = guests.chain([self.of_machine(history)]).collect();
         match &self.bars {
             Some((_, bars)) => {
@@ -54,7 +56,7 @@ impl Live {
                 }
             }
             None => {
-                let names = history.names().iter().map(String::as_str).chain(["machine"]);
+                let names = history.names()[..self.guests].iter().map(String::as_str).chain(["machine"]);
                 names.zip(lines).for_each(|(name, line)| eprintln!("{}: {name}: {line}", self.label));
             }
         }

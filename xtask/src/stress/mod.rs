@@ -7,6 +7,7 @@
 //! ```
 
 mod chart;
+mod clone;
 mod drive;
 mod faulty_disk;
 mod history;
@@ -106,6 +107,7 @@ fn plans_of(bench: &Bench<'_>) -> Result<Vec<Plan>> {
         Stress::Overcommit => vec![overcommit::plan(bench)?],
         Stress::Idle => vec![idle::plan(bench)?],
         Stress::Limits => vec![limits::plan(bench)?],
+        Stress::Clone => vec![clone::plan(bench)],
         Stress::FaultyDisk => faulty_disk::plans(bench)?,
     })
 }

@@ -105,6 +105,7 @@ pub(super) fn of(bench: &Bench<'_>, size: Size) -> Result<Plan> {
     Ok(Plan {
         label: "overcommit".into(),
         arguments,
+        clones: Vec::new(),
         steps,
         timeout: TIMEOUT * size.rounds,
         judge: Box::new(judge),

@@ -3,7 +3,7 @@
 use super::history::History;
 use serde_json::{Value, json};
 
-/// What is typed on the console once something was seen there.
+/// What is typed on the console once something was seen there, or in the log.
 #[derive(Clone, Debug)]
 pub(super) struct Step {
     /// Text that has to appear after the last keys, wherever.
@@ -27,6 +27,8 @@ pub(super) struct Plan {
     pub(super) label: String,
     /// Behind `run`.
     pub(super) arguments: Vec<String>,
+    /// Names of guests that will come to those of the command line, in the order of their numbers.
+    pub(super) clones: Vec<String>,
     /// What is typed, in this order.
     pub(super) steps: Vec<Step>,
     /// Wall seconds after which the machine hangs.

@@ -26,6 +26,7 @@ pub(super) fn storm(bench: &Bench<'_>) -> Plan {
     Plan {
         label: "storm".into(),
         arguments,
+        clones: Vec::new(),
         steps: Vec::new(),
         timeout: 300 + count / 100,
         judge: Box::new(judge),
@@ -42,6 +43,7 @@ pub(super) fn kills(bench: &Bench<'_>) -> Plan {
     Plan {
         label: "kills".into(),
         arguments,
+        clones: Vec::new(),
         steps: Vec::new(),
         timeout: 300 + count.saturating_mul(5),
         judge: Box::new(judge),

@@ -27,6 +27,7 @@ pub(super) fn plan(bench: &Bench<'_>) -> Plan {
     Plan {
         label: "swapstorm".into(),
         arguments,
+        clones: Vec::new(),
         steps: Vec::new(),
         timeout: TIMEOUT * (rounds + 1),
         judge: Box::new(judge),

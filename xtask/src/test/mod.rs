@@ -1,6 +1,7 @@
 //! `test` and `ci`: host tests, a bounded search by fuzzing, then scenarios on an emulated machine. The last line is the sum.
 
 mod balloon;
+mod clones;
 mod dialogue;
 mod fairness;
 mod fixtures;

@@ -1,6 +1,7 @@
 //! The scenarios.
 
 use super::balloon::BALLOON;
+use super::clones::CLONES;
 use super::overcommit::OVERCOMMIT;
 use super::scenario::{Bound, Console, Scenario};
 use super::smp::SMP;
@@ -18,8 +19,18 @@ pub(super) const PLAIN: Scenario = Scenario {
 };
 
 /// All of them; long ones first, so that two at a time end together.
-pub(super) const SCENARIOS: [&[Scenario]; 9] =
-    [&LINUX, &SMP, &OVERCOMMIT, &BALLOON, &TEST_GUEST, &COHERENCE, &HERALD_FAILS, &DISKS, &BAD_INPUT];
+pub(super) const SCENARIOS: [&[Scenario]; 10] = [
+    &LINUX,
+    &SMP,
+    &CLONES,
+    &OVERCOMMIT,
+    &BALLOON,
+    &TEST_GUEST,
+    &COHERENCE,
+    &HERALD_FAILS,
+    &DISKS,
+    &BAD_INPUT,
+];
 
 /// Ends the shell at once.
 pub(super) const POWER_OFF: Console = Console::Pipe("poweroff -f\n");

@@ -8,6 +8,7 @@
 
 mod bigmem;
 mod boot;
+mod clone;
 mod costs;
 mod cpus;
 mod crowd;
@@ -64,7 +65,7 @@ impl Guest {
 
 type Test = fn(&mut Guest) -> Result<(), Failure>;
 
-const TESTS: [(&str, Test); 18] = [
+const TESTS: [(&str, Test); 19] = [
     ("hello", hello::run),
     ("notifier", notifier::run),
     ("costs", costs::run),
@@ -83,6 +84,7 @@ const TESTS: [(&str, Test); 18] = [
     ("spin", spin::run),
     ("storm", storm::run),
     ("sweep", sweep::run),
+    ("clone", clone::run),
 ];
 
 unsafe extern "C" {

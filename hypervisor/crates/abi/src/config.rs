@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 
 /// Most guests that one package can start.
 pub const MAX_VMS: usize = 16;
+/// Most guests at a time, clones among them.
+pub const MAX_GUESTS: usize = 128;
 /// Most virtual processors that one guest can have.
 pub const MAX_VCPUS: u32 = 32;
 

@@ -20,6 +20,9 @@ pub const HOST_OPERATION: u64 = 0x4845_0004;
 /// Lets a storm of host operations discard guest-physical RBX..RBX+RCX at any time: the pages may read zero from now on.
 /// RCX 0: gives nothing away. RAX returns how many operations the storm has done so far, or [`INVALID`]. For tests.
 pub const STORM: u64 = 0x4845_0005;
+/// Clones the guest: a copy of it goes on beside it, with memory of its own, copied on write. RAX returns 0 in the parent,
+/// and the clone's number among all guests, which is not 0, in the clone; [`FAILED`] where there is none. No arguments.
+pub const CLONE: u64 = 0x4845_0006;
 /// RAX: the range is not page-aligned, or not inside RAM.
 pub const INVALID: u64 = u64::MAX - 1;
 /// RAX: the caller's privilege level is too low.

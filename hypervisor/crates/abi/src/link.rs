@@ -10,6 +10,8 @@
 //!
 //! Bytes outside frames (firmware chatter before Herald) are skipped up to the next 0xFE.
 
+use crate::config::MAX_GUESTS;
+
 /// I/O port of the debug console.
 pub const PORT: u16 = 0xe9;
 /// What a read of [`PORT`] returns where a debug console exists.
@@ -19,13 +21,17 @@ pub const SYNC: u8 = 0xfe;
 /// Longest payload, in bytes.
 pub const MAX_PAYLOAD: usize = 4096;
 
+const FIRST_CONSOLE: u8 = Channel::Console as u8;
+const LAST_CONSOLE: u8 = FIRST_CONSOLE + (MAX_GUESTS - 1) as u8;
+const _: () = assert!(MAX_GUESTS <= (SYNC - FIRST_CONSOLE) as usize);
+
 /// What a frame carries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Channel {
     /// One line of Herald's log, UTF-8 without a newline.
     Log = 1,
-    /// Console output of guest 0, raw bytes. Guest N is `Console as u8 + N`, up to 15.
+    /// Console output of guest 0, raw bytes. Guest N is `Console as u8 + N`, below [`MAX_GUESTS`].
     Console = 0x10,
     /// A [`crate::telemetry::Telemetry`] record, encoded with postcard.
     Telemetry = 2,
@@ -58,7 +64,7 @@ pub fn decode(bytes: &[u8]) -> (Option<Frame<'_>>, usize) {
     let Some(start) = bytes.iter().position(|&byte| byte == SYNC) else { return (None, bytes.len()) };
     let [_, channel, lo, hi, rest @ ..] = &bytes[start..] else { return (None, start) };
     let len = usize::from(u16::from_le_bytes([*lo, *hi]));
-    let known = matches!(channel, 1..=3 | 0x10..=0x1f);
+    let known = matches!(channel, 1..=3 | FIRST_CONSOLE..=LAST_CONSOLE);
     if len > MAX_PAYLOAD || !known {
         return (None, start + 1);
     }

@@ -215,4 +215,8 @@ pub struct Telemetry {
     pub memory_ticks: u64,
     /// Ticks from the last byte of input on its console to the last byte of output behind it; 0: there was none.
     pub answer_ticks: u64,
+    /// Of a clone: ticks that its parent has stood still for it; else 0.
+    pub clone_pause_ticks: u64,
+    /// Of a clone: ticks from the call until its first virtual processor is there, and can go on; else 0.
+    pub clone_ready_ticks: u64,
 }

@@ -75,7 +75,7 @@ const SERIAL_LINE: u32 = 1 << serial::IRQ;
 const BALLOON_LINE: u32 = 1 << balloon::IRQ;
 
 /// All devices of a guest.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Board {
     interrupts: Interrupts,
     pit: Pit,

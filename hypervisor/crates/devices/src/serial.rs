@@ -63,7 +63,7 @@ const MSR_RI: u8 = 1 << 6;
 const MSR_DCD: u8 = 1 << 7;
 
 /// The UART and both queues of its host side.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Serial {
     ier: Ier,
     lcr: u8,

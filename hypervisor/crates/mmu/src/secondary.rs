@@ -16,6 +16,7 @@ use crate::stats::{Stats, add, count};
 use crate::tdp::{AccessedDirty, Tdp, resize};
 use addr::{Gfn, GfnRange, Gpa, GpaRange, HvaRange, PageSize, Pfn};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt;
 use mm::{Access, AddressSpace, FaultError, Host, Mapping};
 use mutants::{Mutant, intact};
@@ -157,6 +158,11 @@ impl<H: Host> SecondaryMmu<H> {
             self.zap_and_flush(&mut locked, [slot.gfns()]);
         }
         Some(slot)
+    }
+
+    /// The slots, by guest frame.
+    pub fn slots(&self) -> Vec<Slot> {
+        self.slots.read().iter().collect()
     }
 
     /// The host addresses of guest-physical bytes, if one slot holds them all.

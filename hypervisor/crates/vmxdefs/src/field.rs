@@ -266,6 +266,45 @@ fields! {
     HostRip = 0x6c16,
 }
 
+/// What a virtual processor is made of, as far as it is in the VMCS: state that the guest can change, and what was chosen for
+/// the next entry. Segments besides ([`Segment::fields`]); all the rest depends on where it runs.
+pub const VIRTUAL_PROCESSOR: [Field; 31] = {
+    use Field as F;
+    [
+        F::GuestCr0,
+        F::Cr0Shadow,
+        F::GuestCr3,
+        F::GuestCr4,
+        F::Cr4Shadow,
+        F::GuestEfer,
+        F::GuestPat,
+        F::GuestDebugctl,
+        F::GuestDr7,
+        F::GuestPdpte0,
+        F::GuestPdpte1,
+        F::GuestPdpte2,
+        F::GuestPdpte3,
+        F::GuestGdtrBase,
+        F::GuestGdtrLimit,
+        F::GuestIdtrBase,
+        F::GuestIdtrLimit,
+        F::GuestSysenterCs,
+        F::GuestSysenterEsp,
+        F::GuestSysenterEip,
+        F::GuestRsp,
+        F::GuestRip,
+        F::GuestRflags,
+        F::GuestActivity,
+        F::GuestInterruptibility,
+        F::GuestPendingDebug,
+        F::EntryControls,
+        F::EntryInterruption,
+        F::EntryErrorCode,
+        F::EntryInstructionLength,
+        F::ExceptionBitmap,
+    ]
+};
+
 /// How many bits a field has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Width {

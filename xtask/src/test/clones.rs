@@ -1,0 +1,79 @@
+//! Scenarios with clones of a running guest.
+
+use super::scenario::{Bound, Console, Scenario};
+use super::table::PLAIN;
+
+/// The test guest, which has clones and says that each is itself.
+macro_rules! clones {
+    ($name:literal, $append:literal, $telemetry:expr $(, $argument:literal)*) => {
+        Scenario {
+            name: $name,
+            args: &["--kernel", "{testguest}", "--append", $append $(, $argument)*],
+            stdout: &["clone: 0 is itself", ".1] clone: 1 is itself", "clone: ok"],
+            telemetry: $telemetry,
+            timeout: 300,
+            ..PLAIN
+        }
+    };
+}
+
+/// All of them.
+pub(super) const CLONES: [Scenario; 7] = [
+    clones!("clone-oracle", "clone", &[], "--memory", "16M", "--oracle"),
+    clones!("clone-no-ad", "clone pages=600", &[], "--memory", "16M", "--no-ept-ad"),
+    clones!(
+        "clones-of-clones",
+        "clone clones=4 generations=2 rounds=2 pages=100",
+        &[],
+        "--memory",
+        "16M",
+        "--host-cpus",
+        "2"
+    ),
+    clones!(
+        "clones-in-swap",
+        "clone clones=3 rounds=2 pages=4500",
+        &[Bound::AtLeast("/host_swap/writes", 500)],
+        "--memory",
+        "24M",
+        "--host-memory",
+        "64M",
+        "--swap",
+        "ram:8M,disk:64M"
+    ),
+    // Its virtual processors are at work while it is cloned, and go on in both.
+    Scenario {
+        name: "clone-of-linux",
+        args: &["--vcpus", "2", "--host-cpus", "2", "--log", "info"],
+        console: Console::Terminal(&[
+            ("herald:/# ", "while :; do :; done & echo busy $((1 + 1))\n"),
+            ("busy 2", "\x1c+"),
+            ("is a clone of tiny, which stood still for ", "\x1cnecho clone $((40 + 2)) $(nproc)\n"),
+            ("clone 42 2", "poweroff -f\n"),
+            ("tiny.1: the guest powered off", "echo parent $((40 + 3)) $(nproc)\n"),
+            ("parent 43 2", "poweroff -f\n"),
+        ]),
+        stdout: &["[tiny.1] clone 42 2"],
+        timeout: 300,
+        ..PLAIN
+    },
+    // What all would write to has no copies.
+    Scenario {
+        name: "clone-of-shared-memory",
+        args: &["--kernel", "{testguest}", "--append", "clone", "--memory", "16M", "--backing", "shared"],
+        stdout: &["clone: FAILED: result of the call"],
+        stderr: &["no clone: its memory is of a kind that cannot be copied on write"],
+        status: 1,
+        ..PLAIN
+    },
+    // More than there can be: who asks is told, all others live.
+    Scenario {
+        name: "too-many-clones",
+        args: &["--kernel", "{testguest}", "--append", "clone clones=128 rounds=0 pages=1", "--memory", "8M"],
+        stdout: &["clone: FAILED: result of the call", ".127] clone: 127 is itself"],
+        stderr: &["no clone: there are 128 guests already"],
+        status: 1,
+        timeout: 300,
+        ..PLAIN
+    },
+];
