@@ -21,6 +21,7 @@ use addr::{Hva, HvaRange, PageSize, Pfn};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use mutants::{Mutant, intact};
 
 /// The weight of an address space that was given none.
 const WEIGHT: u32 = 100;
@@ -94,10 +95,12 @@ impl<H: Host> AddressSpace<H> {
     pub(crate) fn stay_below_limit(&self, address: Hva, access: Access) -> Result<(), FaultError> {
         let limit = self.allowance().limit.load(Ordering::Relaxed);
         for _ in 0..ATTEMPTS {
-            if self.resident_frames().saturating_add(DIRECT) <= limit {
+            if self.resident_frames().saturating_add(DIRECT) <= limit || !intact(Mutant::LimitIgnored) {
                 return Ok(());
             }
-            if self.make_room(DIRECT).reclaimed == 0 && !self.mm().make_room_in_swap() {
+            let own = intact(Mutant::LimitTakesFromOthers);
+            let shrunk = if own { self.make_room(DIRECT) } else { self.mm().shrink(DIRECT) };
+            if shrunk.reclaimed == 0 && !self.mm().make_room_in_swap() {
                 break;
             }
         }

@@ -388,7 +388,8 @@ impl Swap {
         entry.set_cached(frame);
         // Its page may be written to, and go again to the same slot, before another reader of the old one comes here.
         entry.generation = entry.generation.wrapping_add(u32::from(intact(Mutant::CacheKeepsGeneration)));
-        if u64::from(distance) > in_use {
+        let late = u64::from(distance) > in_use || !intact(Mutant::ShadowIgnored);
+        if late && intact(Mutant::EveryComebackSoon) {
             return Some(Comeback::Late);
         }
         *refaults += 1;
