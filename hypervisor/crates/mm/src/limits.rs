@@ -157,7 +157,8 @@ impl<H: Host> Mm<H> {
         let mut rest = Some(block);
         while let Some(range) = rest.filter(|_| shrunk.reclaimed < goal) {
             let now = self.host().frames().generation();
-            let wanted = Wanted { age, now, slotless: shrunk.swap_is_full };
+            let (slotless, patience) = (shrunk.swap_is_full, self.patience(age));
+            let wanted = Wanted { age, now, slotless, patience };
             let Some((address, frame)) = space.first_old(range, |meta| wanted.is(meta)) else {
                 return;
             };

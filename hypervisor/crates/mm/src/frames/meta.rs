@@ -48,6 +48,8 @@ bitflags! {
         const USED_ONCE = 1 << 8;
         /// A page of a file's cache.
         const FILE = 1 << 9;
+        /// Swap has refused the page for what it holds: it is not asked again before the page has become much older.
+        const REFUSED = 1 << 10;
     }
 }
 
