@@ -97,7 +97,7 @@ impl<H: Host> AddressSpace<H> {
             if self.resident_frames().saturating_add(DIRECT) <= limit {
                 return Ok(());
             }
-            if self.make_room(DIRECT).reclaimed == 0 && !self.mm().make_room_in_swap() {
+            if !self.makes_progress() {
                 break;
             }
         }
@@ -106,6 +106,15 @@ impl<H: Host> AddressSpace<H> {
             return Ok(());
         }
         Err(FaultError::OverLimit { frames: limit })
+    }
+
+    /// Makes frames free, or, first where there is none, room in swap for that; whether there is more now.
+    fn makes_progress(&self) -> bool {
+        let mm = self.mm();
+        let is_full = mm.swap().device().is_some_and(|device| !device.has_room());
+        is_full && mm.make_room_in_swap()
+            || self.make_room(DIRECT).reclaimed > 0
+            || !is_full && mm.make_room_in_swap()
     }
 
     /// Reclaims `goal` pages of this space, the oldest first, if it can. The caller holds no lock of rank `Reclaim` or later.
@@ -141,7 +150,7 @@ impl<H: Host> Mm<H> {
         for block in blocks {
             self.sweep_block(space, block, (goal, age), shrunk);
             hand.store(block.end().as_u64(), Ordering::Relaxed);
-            if shrunk.reclaimed >= goal {
+            if shrunk.is_enough(goal) {
                 return;
             }
         }
@@ -155,7 +164,7 @@ impl<H: Host> Mm<H> {
         shrunk: &mut Shrunk,
     ) {
         let mut rest = Some(block);
-        while let Some(range) = rest.filter(|_| shrunk.reclaimed < goal) {
+        while let Some(range) = rest.filter(|_| !shrunk.is_enough(goal)) {
             let now = self.host().frames().generation();
             let (slotless, patience) = (shrunk.swap_is_full, self.patience(age));
             let wanted = Wanted { age, now, slotless, patience };
