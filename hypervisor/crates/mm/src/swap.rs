@@ -289,7 +289,15 @@ impl Swap {
         let mut slots = Vec::new();
         slots.try_reserve_exact(count as usize).map_err(|_| count)?;
         slots.resize(count as usize, Slot::FREE);
-        let state = State { slots, next: 0, used: 0, orphans: None, evictions: 0, refaults: 0, churn: Churn::default() };
+        let state = State {
+            slots,
+            next: 0,
+            used: 0,
+            orphans: None,
+            evictions: 0,
+            refaults: 0,
+            churn: Churn::default(),
+        };
         Ok(Self { device, state: Mutex::new(Rank::Swap, state) })
     }
 
