@@ -1,7 +1,7 @@
 //! Swap in tiers: what was written comes back, wherever it has gone meanwhile.
 
 use addr::{PAGE_SIZE, PageSize, Pfn};
-use mm::{FrameMemory, Host, SwapDevice};
+use mm::{FrameMemory, Host, SwapDevice, Unwritten};
 use proptest::prelude::{Just, Strategy, any, prop, prop_assert, proptest};
 use proptest::prop_oneof;
 use std::collections::BTreeMap;
@@ -93,6 +93,20 @@ fn page(number: u64) -> Page {
         word.copy_from_slice(&state.to_le_bytes());
     }
     page
+}
+
+/// Refused is not full: only for what they hold are pages passed over later.
+#[test]
+fn what_does_not_compress_is_refused_and_what_finds_no_room_is_not() {
+    let bench = Bench::new((Memory::Compressed, 4), 0);
+    let write = |slot, number| {
+        bench.machine.write_bytes(bench.frame, 0, &page(number));
+        bench.tiers.write(slot, bench.frame)
+    };
+    assert_eq!(write(0, RANDOM), Err(Unwritten::Refused));
+    let written = (0..8).map(|slot| write(slot, 3 * slot + PACKED));
+    let failed = written.filter_map(Result::err).collect::<Vec<_>>();
+    assert!(failed.iter().all(|error| matches!(error, Unwritten::Failed(_))), "{failed:?}");
 }
 
 const RANDOM: u64 = 2;

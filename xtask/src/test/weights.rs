@@ -71,7 +71,7 @@ impl Weights {
 fn swapped_out(telemetry: &Path, guest: u64) -> Result<u64> {
     let text = std::fs::read_to_string(telemetry).context("telemetry")?;
     let records = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let own = records.filter(|record| record.pointer("/vm").and_then(Value::as_u64) == Some(guest));
-    let last = own.last().and_then(|record| record.pointer("/swap/out")?.as_u64());
+    let mut own = records.filter(|record| record.pointer("/vm").and_then(Value::as_u64) == Some(guest));
+    let last = own.next_back().and_then(|record| record.pointer("/swap/out")?.as_u64());
     last.with_context(|| format!("no record of guest {guest}"))
 }
