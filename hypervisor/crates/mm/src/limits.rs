@@ -150,7 +150,7 @@ impl<H: Host> Mm<H> {
         for block in blocks {
             self.sweep_block(space, block, (goal, age), shrunk);
             hand.store(block.end().as_u64(), Ordering::Relaxed);
-            if shrunk.is_enough(goal) {
+            if shrunk.reclaimed >= goal {
                 return;
             }
         }
@@ -164,7 +164,7 @@ impl<H: Host> Mm<H> {
         shrunk: &mut Shrunk,
     ) {
         let mut rest = Some(block);
-        while let Some(range) = rest.filter(|_| !shrunk.is_enough(goal)) {
+        while let Some(range) = rest.filter(|_| shrunk.reclaimed < goal) {
             let now = self.host().frames().generation();
             let (slotless, patience) = (shrunk.swap_is_full, self.patience(age));
             let wanted = Wanted { age, now, slotless, patience };

@@ -56,14 +56,6 @@ pub struct Shrunk {
     pub swap_is_full: bool,
 }
 
-impl Shrunk {
-    /// Whether the search is over: so many have gone, or some, and more would need room in swap first. Only where none has gone
-    /// for want of that, all is searched for what needs none.
-    pub(crate) const fn is_enough(&self, goal: u64) -> bool {
-        self.reclaimed >= goal || self.swap_is_full && self.reclaimed > 0
-    }
-}
-
 /// What is looked for.
 pub(crate) struct Wanted {
     /// No page that is younger.
@@ -94,7 +86,7 @@ impl<H: Host> Mm<H> {
             |clock: &mut Clock, age, shrunk: &mut Shrunk| self.sweep(clock, goal, age, &shares, shrunk);
         let mut shrunk = self.shrink_by(&mut clock, goal, |clock| self.age(clock), sweep);
         // Nobody's share counts any more.
-        if !shrunk.is_enough(goal) && shares.forget() {
+        if shrunk.reclaimed < goal && shares.forget() {
             for age in [1, 0] {
                 clock.seen[age as usize] = 0;
                 self.sweep(&mut clock, goal, age, &shares, &mut shrunk);
@@ -117,7 +109,7 @@ impl<H: Host> Mm<H> {
             let last = pass == PASSES || shrunk.swap_is_full || pass > 0 && !age(clock);
             for least in (if last { 0 } else { 1 }..=AGES).rev() {
                 sweep(clock, least, &mut shrunk);
-                if shrunk.is_enough(goal) {
+                if shrunk.reclaimed >= goal {
                     return shrunk;
                 }
             }
@@ -175,7 +167,7 @@ impl<H: Host> Mm<H> {
     /// Moves the hand on until enough has gone, or all frames were seen in search of this age.
     fn sweep(&self, clock: &mut Clock, goal: u64, age: u32, shares: &Shares, shrunk: &mut Shrunk) {
         let all = self.host().frames().known();
-        while clock.seen[age as usize] < all && !shrunk.is_enough(goal) {
+        while clock.seen[age as usize] < all && shrunk.reclaimed < goal {
             clock.seen[age as usize] += 1;
             clock.hand = (clock.hand + 1) % all;
             self.look_at(Pfn::new(clock.hand), age, shares, shrunk);
