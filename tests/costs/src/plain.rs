@@ -2,7 +2,7 @@
 
 use addr::{PageSize, Pfn, PfnRange};
 use mm::frames::{FrameMeta, Frames};
-use mm::{CpuIndex, FrameMemory, Host, SlotError, SwapDevice};
+use mm::{CpuIndex, FrameMemory, Host, SlotError, SwapDevice, Unwritten};
 use paging::{EntryRef, FlushScope, FlushToken, OutOfTables, Shootdown, TableMemory};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -99,7 +99,7 @@ impl SwapDevice for Nowhere {
         self.0
     }
 
-    fn write(&self, _: u64, _: Pfn) -> Result<(), SlotError> {
+    fn write(&self, _: u64, _: Pfn) -> Result<(), Unwritten> {
         Ok(())
     }
 

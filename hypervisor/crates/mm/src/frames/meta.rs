@@ -49,6 +49,8 @@ bitflags! {
         const POOL = 1 << 7;
         /// A page of a file's cache.
         const FILE = 1 << 8;
+        /// Swap has refused the page for what it holds: it is not asked again before the page has become much older.
+        const REFUSED = 1 << 9;
     }
 }
 
