@@ -149,6 +149,7 @@ const _: () = {
     assert!(HostEntry::FRAME & (HostEntry::HELD | HostEntry::HUGE | HostEntry::NOTE) == 0);
     assert!(HostEntry::NOTE & (HostEntry::HELD | HostEntry::PRESENT) == 0);
     assert!((HostEntry::FRAME | HostEntry::HUGE) & (HostEntry::SHARED | HostEntry::COUNTED) == 0);
+    assert!((HostEntry::NOTE | HostEntry::NOTE_IS_OFFSET) & HostEntry::ACCESSED == 0);
 };
 
 impl TableEntry for HostEntry {
@@ -176,6 +177,11 @@ impl TableEntry for HostEntry {
     #[inline]
     fn is_shared_table(self) -> bool {
         self.next_table().is_some() && self.0 & Self::SHARED != 0
+    }
+
+    #[inline]
+    fn frame_number(bits: u64) -> u64 {
+        bits << 1 >> (addr::PAGE_SHIFT + 1)
     }
 
     fn leaf(leaf: Leaf) -> Self {

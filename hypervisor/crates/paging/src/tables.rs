@@ -99,6 +99,8 @@ pub trait TableEntry: Copy + PartialEq + fmt::Debug {
     fn is_shared_table(self) -> bool {
         false
     }
+    /// The number of the frame that is mapped by an entry of a page table with these bits.
+    fn frame_number(bits: u64) -> u64;
 }
 
 /// Where a walk ended: at a leaf, or at the first empty entry.
