@@ -217,6 +217,7 @@ fn step(huge: Huge) -> BoxedStrategy<Step> {
             .prop_map(|(swap, disk, in_place)| Step::Failing { swap, disk, in_place }),
         1 => (0..8u64).prop_map(|after| Step::FailNext { after }),
         1 => Just(Step::AgeAll),
+        2 => prop_oneof![1..8_u64, Just(u64::MAX)].prop_map(|pages| Step::Merge { pages }),
         1 => (1..40u64).prop_map(|goal| Step::Shrink { goal }),
     ]
     .boxed()

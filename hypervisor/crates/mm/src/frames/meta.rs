@@ -6,7 +6,7 @@
 //! | `map_count` | primary entries; never more than `count` |
 //! | `owner`, `index` | which reverse map finds those entries, and the page's place in it |
 //! | `slot` | the swap slot with the same contents, while the frame is in the swap cache |
-//! | links | the buddy's, while the frame heads a free block; of a frame in use, `next` is its generation |
+//! | links | the buddy's, while the frame heads a free block; of a frame in use, `next` is its generation, `previous` its checksum |
 //!
 //! A secondary entry owns nothing and is not counted (I6). Whoever raises `map_count` holds the page-table lock of
 //! the entry. The frames of a huge page are counted one by one: a split changes no metadata.
@@ -48,6 +48,8 @@ bitflags! {
         const USED_ONCE = 1 << 8;
         /// A page of a file's cache.
         const FILE = 1 << 9;
+        /// Several anonymous pages that were equal (`merge`): nobody writes to it, its reverse map names theirs.
+        const MERGED = 1 << 10;
     }
 }
 
@@ -124,9 +126,10 @@ impl FrameMeta {
     /// Free → used, one owner; used in this generation.
     pub(super) fn take(&self, generation: u32) {
         self.set_generation(generation);
-        self.count.store(1, Ordering::Relaxed);
         self.owner.store(0, Ordering::Relaxed);
         self.place.store(0, Ordering::Relaxed);
+        // Pairs with `try_get`: who gets a reference sees that the frame has no owner any more.
+        self.count.store(1, Ordering::Release);
         self.set_state(State::Used, 0);
     }
 
@@ -194,6 +197,11 @@ impl FrameMeta {
         self.next.store(generation, Ordering::Relaxed);
     }
 
+    /// What the last look at the contents has made of them; of a frame in use. Another's checksum does no harm.
+    pub(crate) fn swap_checksum(&self, checksum: u32) -> u32 {
+        self.previous.swap(checksum, Ordering::Relaxed)
+    }
+
     /// Owners.
     #[must_use]
     pub fn count(&self) -> u32 {
@@ -203,6 +211,12 @@ impl FrameMeta {
     /// Adds an owner. The caller is one, or holds a lock that keeps one.
     pub fn get(&self) {
         self.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Adds an owner, if there is one: the frame may be free, or another page's, by now.
+    pub(crate) fn try_get(&self) -> bool {
+        let add = |count: u32| (count > 0).then(|| count + 1);
+        self.count.fetch_update(Ordering::Acquire, Ordering::Relaxed, add).is_ok()
     }
 
     /// Drops an owner; `true` where it was the last, and the frame is now the caller's to retire.

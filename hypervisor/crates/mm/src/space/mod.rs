@@ -23,6 +23,7 @@ mod file;
 mod fork;
 mod huge;
 mod map;
+mod merge;
 mod nonlinear;
 mod page;
 mod protect;
