@@ -199,7 +199,9 @@ impl FrameMeta {
 
     /// What the last look at the contents has made of them; of a frame in use. Another's checksum does no harm.
     pub(crate) fn swap_checksum(&self, checksum: u32) -> u32 {
-        self.previous.swap(checksum, Ordering::Relaxed)
+        let last = self.previous.load(Ordering::Relaxed);
+        self.previous.store(checksum, Ordering::Relaxed);
+        last
     }
 
     /// Owners.
@@ -215,8 +217,14 @@ impl FrameMeta {
 
     /// Adds an owner, if there is one: the frame may be free, or another page's, by now.
     pub(crate) fn try_get(&self) -> bool {
-        let add = |count: u32| (count > 0).then(|| count + 1);
-        self.count.fetch_update(Ordering::Acquire, Ordering::Relaxed, add).is_ok()
+        let mut count = self.count.load(Ordering::Relaxed);
+        while count > 0 {
+            match self.count.compare_exchange(count, count + 1, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(now) => count = now,
+            }
+        }
+        false
     }
 
     /// Drops an owner; `true` where it was the last, and the frame is now the caller's to retire.
