@@ -90,10 +90,14 @@ unsafe fn copy_bytes(from: *const u8, to: *mut u8, len: usize) {
     }
 }
 
+fn entries(table: Pfn) -> &'static [AtomicU64; 512] {
+    // SAFETY: tables are frames of the direct map, which is mapped for ever. Entries are only ever accessed as atomics, by
+    // Herald and by the processor (I5).
+    unsafe { &*pointer::<[AtomicU64; 512]>(table) }
+}
+
 fn entry(at: EntryRef) -> &'static AtomicU64 {
-    // SAFETY: `EntryRef` has an index below 512, and tables are frames of the direct map, which is mapped for
-    // ever. Entries are only ever accessed as atomics, by Herald and by the processor (I5).
-    unsafe { &*pointer::<AtomicU64>(at.table()).add(usize::from(at.index())) }
+    &entries(at.table())[usize::from(at.index()) % 512]
 }
 
 /// Fills a frame with one word: `rep stosq`, which processors do by whole cache lines.
@@ -106,6 +110,12 @@ fn fill(frame: Pfn, size: PageSize, word: u64) {
 }
 
 impl TableMemory for PhysicalMemory {
+    type Entries<'m> = &'static [AtomicU64; 512];
+
+    fn entries(&self, table: Pfn) -> Self::Entries<'_> {
+        entries(table)
+    }
+
     fn load(&self, at: EntryRef) -> u64 {
         entry(at).load(Ordering::Acquire)
     }

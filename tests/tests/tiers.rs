@@ -1,7 +1,7 @@
 //! Swap in tiers: what was written comes back, wherever it has gone meanwhile.
 
 use addr::{PAGE_SIZE, PageSize, Pfn};
-use mm::{FrameMemory, Host, SwapDevice};
+use mm::{FrameMemory, Host, SlotError, SwapDevice, Unwritten};
 use proptest::prelude::{Just, Strategy, any, prop, prop_assert, proptest};
 use proptest::prop_oneof;
 use std::collections::BTreeMap;
@@ -93,6 +93,22 @@ fn page(number: u64) -> Page {
         word.copy_from_slice(&state.to_le_bytes());
     }
     page
+}
+
+/// Refused is not full: only for what they hold are pages passed over later.
+#[test]
+fn what_does_not_compress_is_refused_and_what_finds_no_room_is_not() {
+    let bench = Bench::new((Memory::Compressed, 4), 0);
+    let write = |slot, page: Page| {
+        bench.machine.write_bytes(bench.frame, 0, &page);
+        bench.tiers.write(slot, bench.frame)
+    };
+    assert_eq!(write(0, page(RANDOM)), Err(Unwritten::Refused));
+    assert_eq!(write(1, page(PACKED)), Ok(()));
+    // Of another size: it needs a span of its own, and there is but one.
+    let mut half = page(RANDOM);
+    half[PAGE_SIZE as usize / 2..].fill(0);
+    assert_eq!(write(2, half), Err(Unwritten::Failed(SlotError { slot: 2 })));
 }
 
 const RANDOM: u64 = 2;

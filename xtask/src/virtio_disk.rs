@@ -17,7 +17,7 @@ const FILE: &str = "swap";
 const FAILURES: &str = "failures";
 /// Nanoseconds.
 const AN_HOUR: u64 = 3_600_000_000_000;
-/// Makes the disk in `dir`, where QEMU runs, and adds it to the command.
+/// Makes the disk in `dir`, with room for `bytes` in slots at least, where QEMU runs, and adds it to the command.
 ///
 /// # Errors
 /// A file cannot be written.
@@ -25,7 +25,9 @@ pub(crate) fn attach(command: &mut Command, disk: Disk, bytes: u64, dir: &Path) 
     if disk == Disk::None {
         return Ok(());
     }
-    write(disk, bytes.max(BYTES), &dir.join(FILE)).context("cannot write the machine's disk")?;
+    // The label takes a slot's room.
+    write(disk, (bytes + SLOT_BYTES).max(BYTES), &dir.join(FILE))
+        .context("cannot write the machine's disk")?;
     if let Some(event) = failing_event(disk) {
         // Each such access to the file ends with EIO.
         let rule = format!("[inject-error]\nevent = \"{event}\"\nerrno = \"5\"\n");

@@ -9,8 +9,8 @@ use addr::{Hpa, HpaRange, Hva, HvaRange, PAGE_SIZE, PageSize, Pfn};
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, Ordering};
 use paging::{
-    EntryRef, HostEntry, Leaf, Level, OutOfTables, Rights, TableEntry, TableMemory, TableReserve, walk,
-    walk_or_grow,
+    EachAlone, EntryRef, HostEntry, Leaf, Level, OutOfTables, Rights, TableEntry, TableMemory, TableReserve,
+    walk, walk_or_grow,
 };
 use startup::memory::pages_of;
 use x86::controlregs::cr3_write;
@@ -67,6 +67,12 @@ fn entry(at: EntryRef) -> &'static AtomicU64 {
 }
 
 impl TableMemory for EarlyMemory {
+    type Entries<'m> = EachAlone<'m, Self>;
+
+    fn entries(&self, table: Pfn) -> Self::Entries<'_> {
+        EachAlone(self, table)
+    }
+
     fn load(&self, at: EntryRef) -> u64 {
         entry(at).load(Ordering::Relaxed)
     }

@@ -31,7 +31,9 @@ pub(super) fn handle(vcpu: &mut Vcpu, vm: &Vm, violation: EptViolation) -> Flow 
             vcpu.counters.exits.mmio += 1;
             device(vcpu, vm, &violation)
         }
-        Err(error) if is_short(&error) && plat::judge(vm, error) == plat::Verdict::TriesAgain => {
+        Err(error)
+            if is_short(&error) && plat::judge(vm, End::Memory(error)) == plat::Verdict::TriesAgain =>
+        {
             vcpu.gives_way = true;
             Flow::Resume
         }

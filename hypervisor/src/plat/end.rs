@@ -24,6 +24,8 @@ pub(crate) enum End {
     OutOfMemory(OutOfFrames),
     /// Memory that it touched could not be mapped.
     Memory(MmuError),
+    /// So many frames hold what does not compress, and what else there is comes and goes.
+    Standstill(u64),
     /// An access to a device that Herald cannot emulate.
     Emulation(emulate::EmulateError),
     /// A task switch by hardware, which VMX leaves to software (SDM vol. 3C 26.4.2), and Herald does not do.
@@ -41,6 +43,7 @@ impl End {
             | Self::TaskSwitch
             | Self::OutOfMemory(_)
             | Self::Memory(_)
+            | Self::Standstill(_)
             | Self::Emulation(_) => Status::GuestDied,
         }
     }
@@ -66,6 +69,11 @@ impl fmt::Display for End {
             Self::TripleFault => f.write_str("the guest ended abnormally: triple fault"),
             Self::OutOfMemory(error) => write!(f, "the guest ended abnormally: {error}"),
             Self::Memory(error) => write!(f, "the guest ended abnormally: {error}"),
+            Self::Standstill(frames) => write!(
+                f,
+                "the guest ended abnormally: out of memory, {frames} pages of which do not compress: what else there is \
+                 comes back as soon as it goes"
+            ),
             Self::Emulation(error) => write!(f, "the guest ended abnormally: {error}"),
             Self::TaskSwitch => {
                 f.write_str("the guest ended abnormally: a task switch, which Herald does not emulate")

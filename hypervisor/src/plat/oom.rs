@@ -12,7 +12,6 @@ use super::vm::Vm;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicUsize, Ordering};
-use mmu::MmuError;
 use spin::Mutex;
 
 /// The guests that may have to go. Held over a whole verdict: one at a time.
@@ -46,8 +45,8 @@ pub(super) fn has_left() {
     LEAVING.fetch_sub(1, Ordering::SeqCst);
 }
 
-/// Decides for `asker`, which has met `error`, and ends whoever has to go. No lock is held.
-pub(crate) fn judge(asker: &Vm, error: MmuError) -> Verdict {
+/// Decides for `asker`, which would end so, and ends whoever has to go. No lock is held.
+pub(crate) fn judge(asker: &Vm, end: End) -> Verdict {
     let known = GUESTS.lock();
     if LEAVING.load(Ordering::SeqCst) != 0 {
         return Verdict::TriesAgain;
@@ -66,7 +65,7 @@ pub(crate) fn judge(asker: &Vm, error: MmuError) -> Verdict {
         }
         None => (asker, Verdict::Ends),
     };
-    ends.finish_with(Ok(End::Memory(error)));
+    ends.finish_with(Ok(end));
     drop(known);
     verdict
 }

@@ -91,11 +91,13 @@ impl Reclaimer {
         Ok((this, handle))
     }
 
-    /// A guest has got a frame: there may be few left.
-    pub(super) fn look(&self) {
-        if self.mm.host().frames().spare() < self.low {
-            self.wake();
+    /// A guest has got a frame: there may be few left. If that cannot be mended: the frames with what does not compress, once.
+    pub(super) fn look(&self) -> Option<u64> {
+        if self.mm.host().frames().spare() >= self.low {
+            return None;
         }
+        self.wake();
+        self.mm.take_standstill()
     }
 
     /// The thread ends, and the reserve is anybody's.

@@ -4,7 +4,7 @@
 use addr::{PageSize, Pfn};
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
-use mm::{Host, SlotError, Store, StoreError, SwapDevice};
+use mm::{Host, SlotError, Store, StoreError, SwapDevice, Unwritten};
 use spin::Mutex;
 
 /// Copies of pages, by number.
@@ -81,8 +81,8 @@ impl<H: Host> SwapDevice for FrameStore<H> {
         self.slots
     }
 
-    fn write(&self, slot: u64, frame: Pfn) -> Result<(), SlotError> {
-        if self.keep(slot, frame) { Ok(()) } else { Err(SlotError { slot }) }
+    fn write(&self, slot: u64, frame: Pfn) -> Result<(), Unwritten> {
+        if self.keep(slot, frame) { Ok(()) } else { Err(SlotError { slot }.into()) }
     }
 
     fn read(&self, slot: u64, frame: Pfn) -> Result<(), SlotError> {

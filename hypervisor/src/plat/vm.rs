@@ -214,8 +214,8 @@ impl Vm {
     /// The guest has got memory.
     pub(crate) fn note_fault(&self) {
         self.most_resident.fetch_max(self.memory.space().resident_frames(), Ordering::Relaxed);
-        if let Some(reclaimer) = &self.host.reclaimer {
-            reclaimer.look();
+        if let Some(frames) = self.host.reclaimer.as_ref().and_then(|reclaimer| reclaimer.look()) {
+            oom::judge(self, End::Standstill(frames));
         }
     }
 

@@ -29,7 +29,7 @@ struct World {
     mmu: Arc<SecondaryMmu<Plain>>,
 }
 
-const OPERATIONS: [Operation; 13] = [
+const OPERATIONS: [Operation; 14] = [
     ("write-fault", nothing, write_all),
     ("read-fault", nothing, read_all),
     ("fault-when-mapped", write_all, write_all),
@@ -43,6 +43,7 @@ const OPERATIONS: [Operation; 13] = [
     ("reclaim-clean", map_a_file, reclaim),
     ("swap-out", write_and_age, reclaim),
     ("swap-in", swap_out, read_all),
+    ("swap-in-cached", bring_back_for_a_child, read_all),
 ];
 
 /// Somebody who listens and has nothing to do.
@@ -144,6 +145,21 @@ fn reclaim(World { space, range, .. }: &World) {
 fn swap_out(world: &World) {
     write_and_age(world);
     reclaim(world);
+}
+
+/// Pages of two went to swap, and the child has read them all since: they wait in the swap cache for the parent.
+fn bring_back_for_a_child(World { space, range, .. }: &World) {
+    for page in range.pages() {
+        space.fault_in(page, Access::Write).expect("there are frames");
+    }
+    let child = space.fork().expect("there are tables");
+    let pages = range.len() / PAGE_SIZE;
+    (0..2).for_each(|_| space.mm().age_all());
+    assert_eq!(space.mm().shrink(pages).reclaimed, pages, "all pages are old");
+    for page in range.pages() {
+        child.fault_in(page, Access::Read).expect("there are frames");
+    }
+    std::mem::forget(child);
 }
 
 fn world(pages: u64) -> World {

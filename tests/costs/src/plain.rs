@@ -2,7 +2,7 @@
 
 use addr::{PageSize, Pfn, PfnRange};
 use mm::frames::{FrameMeta, Frames};
-use mm::{CpuIndex, FrameMemory, Host, SlotError, SwapDevice};
+use mm::{CpuIndex, FrameMemory, Host, SlotError, SwapDevice, Unwritten};
 use paging::{EntryRef, FlushScope, FlushToken, OutOfTables, Shootdown, TableMemory};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,7 +13,7 @@ const ENTRIES: usize = 512;
 pub(crate) struct Plain {
     frames: Frames,
     /// Entries of each frame, whether or not it holds a table.
-    entries: Vec<AtomicU64>,
+    entries: Vec<[AtomicU64; ENTRIES]>,
     tables: AtomicU64,
 }
 
@@ -22,7 +22,7 @@ impl Plain {
     pub(crate) fn new(count: u64) -> Self {
         let frames = Frames::new((0..count).map(|_| FrameMeta::reserved()).collect(), 1);
         frames.add(PfnRange::new(Pfn::new(1), Pfn::new(count)));
-        let entries = (0..count as usize * ENTRIES).map(|_| AtomicU64::new(0)).collect();
+        let entries = (0..count).map(|_| [const { AtomicU64::new(0) }; ENTRIES]).collect();
         Self { frames, entries, tables: AtomicU64::new(0) }
     }
 
@@ -32,11 +32,17 @@ impl Plain {
     }
 
     fn entry(&self, at: EntryRef) -> &AtomicU64 {
-        &self.entries[at.table().as_u64() as usize * ENTRIES + usize::from(at.index())]
+        &self.entries[at.table().as_u64() as usize][usize::from(at.index())]
     }
 }
 
 impl TableMemory for Plain {
+    type Entries<'m> = &'m [AtomicU64; ENTRIES];
+
+    fn entries(&self, table: Pfn) -> Self::Entries<'_> {
+        &self.entries[table.as_u64() as usize]
+    }
+
     fn load(&self, at: EntryRef) -> u64 {
         self.entry(at).load(Ordering::Acquire)
     }
@@ -93,7 +99,7 @@ impl SwapDevice for Nowhere {
         self.0
     }
 
-    fn write(&self, _: u64, _: Pfn) -> Result<(), SlotError> {
+    fn write(&self, _: u64, _: Pfn) -> Result<(), Unwritten> {
         Ok(())
     }
 

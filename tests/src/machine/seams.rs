@@ -8,7 +8,7 @@ use crate::{Violation, lock};
 use addr::{PAGE_SHIFT, PageSize, Pfn};
 use mm::frames::Frames;
 use mm::{FrameMemory, Host, OutOfFrames};
-use paging::{EntryRef, FlushScope, FlushToken, OutOfTables, Shootdown, TableMemory};
+use paging::{EachAlone, EntryRef, FlushScope, FlushToken, OutOfTables, Shootdown, TableMemory};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use sync::{switch_point, undisturbed};
@@ -185,6 +185,12 @@ impl Seams {
 }
 
 impl TableMemory for Machine {
+    type Entries<'m> = EachAlone<'m, Self>;
+
+    fn entries(&self, table: Pfn) -> Self::Entries<'_> {
+        EachAlone(self, table)
+    }
+
     fn load(&self, at: EntryRef) -> u64 {
         switch_point();
         self.count_table_access();

@@ -3,7 +3,7 @@
 use crate::lock;
 use crate::machine::Machine;
 use addr::{PageSize, Pfn};
-use mm::{Direct, FrameMemory, SlotError, Store, StoreError, SwapDevice};
+use mm::{Direct, FrameMemory, SlotError, Store, StoreError, SwapDevice, Unwritten};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -99,8 +99,8 @@ impl SwapDevice for Slots {
         slot.is_multiple_of(2)
     }
 
-    fn write(&self, slot: u64, frame: Pfn) -> Result<(), SlotError> {
-        self.0.save(slot, frame).ok_or(SlotError { slot })
+    fn write(&self, slot: u64, frame: Pfn) -> Result<(), Unwritten> {
+        Ok(self.0.save(slot, frame).ok_or(SlotError { slot })?)
     }
 
     fn read(&self, slot: u64, frame: Pfn) -> Result<(), SlotError> {

@@ -65,6 +65,8 @@ impl World {
             Err(Spared::Busy) => !small || self.has_huge_pages(),
             Err(Spared::NoSlot) => true,
             Err(Spared::Swap(_)) => self.swap.is_failing(),
+            // This device takes anything.
+            Err(Spared::Refused) => false,
             // Shared anonymous memory has nowhere to go.
             Err(Spared::Store(_)) => true,
         };

@@ -4,6 +4,7 @@
 use crate::Outcome;
 use crate::bench::{Bench, bytes};
 use crate::races::{finish, meanwhile};
+use crate::scenario::Scenario;
 use crate::shrink::{PAGES, WIDE, filled};
 use mm::Advice;
 use paging::FlushScope;
@@ -14,6 +15,31 @@ use tests::machine::{Event, Skip};
 
 /// Pages of a cluster.
 const CLUSTER: u64 = 16;
+
+/// Some of a cluster, old enough to go, and then used by both.
+pub(crate) const TOGETHER: Scenario = Scenario {
+    name: "try_to_unmap_one: neighbours go together",
+    plan: WIDE,
+    prepare: |b| {
+        b.map_pages(0, 0, 4)?;
+        b.fill(0, 0..4, 10)?;
+        (0..3).try_for_each(|_| b.ages())
+    },
+    act: |b| {
+        b.shrinks(4)?;
+        (0..4).for_each(|index| assert_eq!(b.frame(0, index), None));
+        b.guest_reads(0, 0, 10)?;
+        b.herald_writes(0, 1, 21)?;
+        b.guest_reads(0, 1, 21)?;
+        b.guest_writes(0, 2, 22)?;
+        b.herald_reads(0, 2, 22)
+    },
+};
+
+#[test]
+fn neighbours_that_go_together_come_back_one_by_one() -> Outcome {
+    TOGETHER.run()
+}
 
 /// Filled, and old enough to go.
 fn old() -> Result<Bench, tests::Violation> {

@@ -1,7 +1,7 @@
 //! What stands behind the memory manager: a swap device, a file on a disk, an execute-in-place store.
 
 use addr::{PageSize, Pfn};
-use mm::{CpuIndex, Direct, FrameMemory, Host, SlotError, Store, StoreError, SwapDevice};
+use mm::{CpuIndex, Direct, FrameMemory, Host, SlotError, Store, StoreError, SwapDevice, Unwritten};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tests::machine::Machine;
@@ -120,8 +120,8 @@ impl SwapDevice for Swap {
         self.0.keeps.load(Ordering::Relaxed)
     }
 
-    fn write(&self, slot: u64, frame: Pfn) -> Result<(), SlotError> {
-        if self.0.write(slot, frame) { Ok(()) } else { Err(SlotError { slot }) }
+    fn write(&self, slot: u64, frame: Pfn) -> Result<(), Unwritten> {
+        if self.0.write(slot, frame) { Ok(()) } else { Err(SlotError { slot }.into()) }
     }
 
     fn read(&self, slot: u64, frame: Pfn) -> Result<(), SlotError> {

@@ -5,8 +5,8 @@
 use crate::bench::{Bench, answer};
 use crate::scenario::Scenario;
 use crate::{
-    Outcome, apply, cow, fork, hugetlb, merge, mremap, nonlinear, protect, swap, thp, unmap, writeback, xip,
-    young,
+    Outcome, apply, batch, cow, fork, hugetlb, merge, mremap, nonlinear, protect, swap, thp, unmap,
+    writeback, xip, young,
 };
 use addr::HvaRange;
 use mm::notifier::MmuNotifier;
@@ -19,6 +19,7 @@ const STUCK: u64 = 2_000;
 
 const SCENARIOS: &[&[Scenario]] = &[
     &[fork::FORK, cow::COPY, cow::ZERO_PAGE, cow::PRIVATE_FILE],
+    &[batch::TOGETHER],
     &[swap::SWAP_OUT, swap::YOUNG, swap::SHARED, swap::LAZY_FREE],
     &[writeback::WRITE_BACK],
     &[unmap::DISCARD, unmap::TRUNCATE, unmap::MUNMAP, unmap::MAP_OVER, unmap::EXIT],

@@ -5,7 +5,7 @@
 //! rule: at those moments no entry is under change that the secondary may still have.
 
 use addr::{Gfn, Hva, HvaRange, PAGE_SHIFT, PAGE_SIZE, PageSize};
-use mm::notifier::MmuNotifier;
+use mm::notifier::{MmuNotifier, YoungPages};
 use mm::{AddressSpace, Mapping};
 use mmu::SecondaryMmu;
 use paging::Leaf;
@@ -50,7 +50,9 @@ impl Call {
                 Some("a second begin over the same pages comes before any entry changes")
             }
             Notice::RangeEnd if !self.in_slot => Some("no slot holds the range, so no fault can wait for it"),
-            Notice::ClearFlushYoung | Notice::ClearYoung | Notice::TestYoung if !self.is_young() => {
+            Notice::ClearFlushYoung | Notice::ClearYoung | Notice::CollectYoung | Notice::TestYoung
+                if !self.is_young() =>
+            {
                 Some("nothing is young: no bit to clear, and no answer is the same as the right one")
             }
             Notice::ClearFlushYoung if next.is_some_and(|next| self.is_overruled_by(next)) => {
@@ -175,6 +177,14 @@ impl MmuNotifier for Recorder {
     fn clear_young(&self, range: HvaRange) -> bool {
         self.record(Notice::ClearYoung, range);
         false
+    }
+
+    fn collect_young(&self, young: &mut YoungPages) {
+        self.record(Notice::CollectYoung, young.range());
+    }
+
+    fn flush_young(&self) {
+        self.record(Notice::FlushYoung, self.ram);
     }
 
     fn test_young(&self, range: HvaRange) -> bool {

@@ -2,11 +2,14 @@
 
 use crate::Outcome;
 use crate::bench::{Bench, Plan, SMALL, answer, bytes};
+use crate::races::{finish, meanwhile};
 use addr::PageSize;
-use mm::{CpuIndex, Host, Spared};
+use mm::{Advice, CpuIndex, Host, Spared};
 use mmu::AccessedDirty;
 use paging::{HostEntry, Note, View};
+use std::sync::Arc;
 use tests::lab::{Verdict, page};
+use tests::machine::Event;
 
 pub(crate) const PAGES: u64 = 64;
 pub(crate) const WIDE: Plan = Plan { ram: PAGES, swap: PAGES, ..SMALL };
@@ -98,6 +101,26 @@ fn what_the_guest_uses_stays_without_accessed_bits() -> Outcome {
 #[test]
 fn what_herald_uses_stays() -> Outcome {
     what_is_used_stays(WIDE, |b, index| b.herald_reads(0, index, 100 + index))
+}
+
+/// A pass has seen an entry, and is about to clear A in it: what Herald stores then is only in the entry's D.
+#[test]
+fn what_herald_writes_in_the_middle_of_a_pass_is_kept() -> Outcome {
+    let b = Arc::new(filled(WIDE)?);
+    b.does(0, "MADV_FREE", |space| space.madvise(page(0), bytes(1), Advice::Free))?;
+    b.ages()?;
+    b.herald_reads(0, 0, 100)?;
+    let root = b.space(0).space.root();
+    let at = paging::walk::<HostEntry, _>(&*b.machine, root, page(0).as_u64()).at;
+    let entry = move |event| matches!(event, Event::Change(changed) if changed == at);
+    meanwhile(&b, entry, |b| {
+        b.machine.store_linear(b.space(0).herald_cpu, page(0), 200).expect("an entry");
+    });
+    (0..2).try_for_each(|_| b.ages())?;
+    b.ages()?;
+    b.shrinks(PAGES)?;
+    b.both_read(0, 0, 200)?;
+    finish(b)
 }
 
 /// A page that was used before the last pass goes at the first attempt: the pass has taken note of that use.

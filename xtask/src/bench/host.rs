@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const PACKAGES: [&str; 1] = ["valgrind"];
-const OPERATIONS: [&str; 13] = [
+const OPERATIONS: [&str; 14] = [
     "write-fault",
     "read-fault",
     "fault-when-mapped",
@@ -23,6 +23,7 @@ const OPERATIONS: [&str; 13] = [
     "reclaim-clean",
     "swap-out",
     "swap-in",
+    "swap-in-cached",
 ];
 /// Pages over which the tables' share is measured: 128 MiB.
 const OVERHEAD_PAGES: u64 = 32768;

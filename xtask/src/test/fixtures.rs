@@ -41,6 +41,21 @@ append = "sweep rounds=12"
 memory = "16M"
 "#;
 
+/// One fills its memory with what does not compress, and needs some pages all the time: they come and go, until it is ended.
+const ONE_STANDS_STILL: &str = r#"
+[[vm]]
+name = "random"
+kernel = "testguest"
+append = "sweep every=1 busy=600"
+memory = "128M"
+
+[[vm]]
+name = "modest"
+kernel = "testguest"
+append = "sweep rounds=12"
+memory = "8M"
+"#;
+
 /// One has a limit and sweeps over twice as much; the other one has its memory, and is done before.
 const ONE_LIMITED: &str = r#"
 [[vm]]
@@ -87,6 +102,7 @@ impl Fixtures {
             (guest_images::TINY_KERNEL, kernel),
             ("one-dies.toml", ONE_DIES.into()),
             ("one-hoards.toml", ONE_HOARDS.into()),
+            ("one-stands-still.toml", ONE_STANDS_STILL.into()),
             ("one-limited.toml", ONE_LIMITED.into()),
             ("one-limited-first.toml", ONE_LIMITED.replace("rounds=1", "rounds=40").into()),
             ("empty", Vec::new()),

@@ -6,6 +6,7 @@ use super::medium::{MEDIA, Medium};
 use super::scenario::Scenario;
 use super::stress::{STRESS, Stress};
 use super::table::SCENARIOS;
+use super::weights::{WEIGHTS, Weights};
 use super::{Tally, nested};
 use crate::machine::Chosen;
 use crate::metal::{self, Binaries};
@@ -33,6 +34,7 @@ enum Job {
     Scenario(&'static Scenario),
     Medium(&'static Medium),
     Fairness(&'static Fairness),
+    Weights(&'static Weights),
     Stress(&'static Stress),
     Nested,
 }
@@ -43,6 +45,7 @@ impl Job {
             Self::Scenario(scenario) => scenario.name,
             Self::Medium(medium) => medium.name,
             Self::Fairness(fairness) => fairness.name,
+            Self::Weights(weights) => weights.name,
             Self::Stress(stress) => stress.name,
             Self::Nested => "nested",
         }
@@ -54,6 +57,7 @@ impl Job {
             Self::Scenario(scenario) => scenario.run(fixtures),
             Self::Medium(medium) => medium.run(),
             Self::Fairness(fairness) => fairness.run(fixtures),
+            Self::Weights(weights) => weights.run(fixtures),
             Self::Stress(stress) => stress.run(fixtures),
             Self::Nested => match nested::run_in_lab(fixtures, None) {
                 Ok(tally) => return tally,
@@ -107,8 +111,9 @@ fn jobs(lab: Lab) -> Vec<Job> {
     let media = MEDIA.iter().map(Job::Medium);
     let scenarios = SCENARIOS.iter().copied().flatten().map(Job::Scenario);
     let fairness = FAIRNESS.iter().map(Job::Fairness);
+    let weights = WEIGHTS.iter().map(Job::Weights);
     let stress = STRESS.iter().map(Job::Stress);
-    nested.into_iter().chain(stress).chain(media).chain(fairness).chain(scenarios).collect()
+    nested.into_iter().chain(stress).chain(media).chain(fairness).chain(weights).chain(scenarios).collect()
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

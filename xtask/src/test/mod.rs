@@ -16,6 +16,7 @@ mod scenario;
 mod smp;
 mod stress;
 mod table;
+mod weights;
 
 use crate::cli::{Suite, TestArgs, TidyArgs};
 use crate::{fuzz, tidy};

@@ -63,7 +63,7 @@ macro_rules! limits {
 }
 
 /// All of them.
-pub(super) const OVERCOMMIT: [Scenario; 22] = [
+pub(super) const OVERCOMMIT: [Scenario; 23] = [
     sweep!("swap-sweep", "ram:32M", "sweep rounds=2"),
     sweep!("swap-sweep-no-ad", "ram:32M", "sweep rounds=1", "--no-ept-ad"),
     sweep!("swap-sweep-2-cpus", "ram:32M", "sweep rounds=1", "--host-cpus", "2"),
@@ -181,6 +181,16 @@ pub(super) const OVERCOMMIT: [Scenario; 22] = [
         ],
         status: 5,
         stderr: &["out of memory"],
+        ..PLAIN
+    },
+    // What is left beside what does not compress is too little for what the guest needs all the time.
+    Scenario {
+        name: "one-of-two-stands-still",
+        args: &["--config", "{one-stands-still.toml}", "--host-memory", "64M", "--swap", "ram:64M"],
+        status: 5,
+        stdout: &["[modest] sweep: ok"],
+        stderr: &["random: the guest ended abnormally: out of memory, ", "pages of which do not compress"],
+        timeout: 400,
         ..PLAIN
     },
     hoards!("one-of-two-hoards"),

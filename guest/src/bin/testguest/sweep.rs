@@ -1,5 +1,6 @@
 //! Sweeps over all RAM: each page is filled, and in each later round checked, word by word, and filled anew. For hosts with less
-//! memory than that. Arguments: `rounds=N` (2), `every=N` (4): how far words without order are apart.
+//! memory than that. Arguments: `rounds=N` (2), `every=N` (4): how far words without order are apart; `busy=N` (0): so many pages,
+//! beside the others, are read all of them behind each page that is filled, as a system's own are.
 //!
 //! | pages | contents |
 //! |---|---|
@@ -11,6 +12,9 @@ use crate::Guest;
 use crate::report::{Failure, same};
 use guest::memory::Pages;
 use guest::println;
+
+/// What a busy page has its number in.
+const BUSY_WORD: u64 = 7;
 
 /// A word that looks like any other.
 const fn mix(number: u64) -> u64 {
@@ -42,6 +46,8 @@ fn check(pages: &Pages, index: u64, round: u64, apart: u64) -> Result<(), Failur
 pub(crate) fn run(guest: &mut Guest) -> Result<(), Failure> {
     let rounds = guest.argument("rounds").unwrap_or(2);
     let apart = guest.argument("every").unwrap_or(4).max(1);
+    let busy = guest.memory.take(guest.argument("busy").unwrap_or(0))?;
+    (0..busy.count()).for_each(|index| busy.write(index, BUSY_WORD, index));
     let mut ranges = [const { None }; 20];
     for (place, pages) in ranges.iter_mut().zip(guest.memory.take_all()) {
         *place = Some(pages);
@@ -54,6 +60,8 @@ pub(crate) fn run(guest: &mut Guest) -> Result<(), Failure> {
                     check(pages, index, round - 1, apart)?;
                 }
                 pages.fill(index, contents(pages.page(index).as_u64(), index, round, apart));
+                (0..busy.count())
+                    .try_for_each(|page| same("busy page", page, page, busy.read(page, BUSY_WORD)))?;
             }
             count += pages.count();
         }

@@ -18,6 +18,7 @@ extern crate alloc;
 extern crate std;
 
 mod batch;
+mod churn;
 mod file;
 pub mod frames;
 mod gather;
@@ -44,5 +45,5 @@ pub use space::{
     AddressSpace, Advice, Change, FaultError, MapError, MapRequest, Mapping, MigrateError, Placement, Remap,
     SwappedPages, USER_END,
 };
-pub use swap::{BYTES_PER_SLOT, SlotError, SwapCounts, SwapDevice};
+pub use swap::{BYTES_PER_SLOT, SlotError, SwapCounts, SwapDevice, Unwritten};
 pub use vma::{Access, MOST_AREAS, Protection, Vma, VmaFlags, VmaKind};

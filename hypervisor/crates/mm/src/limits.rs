@@ -21,6 +21,7 @@ use addr::{Hva, HvaRange, PageSize, Pfn};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use mutants::{Mutant, intact};
 
 /// The weight of an address space that was given none.
 const WEIGHT: u32 = 100;
@@ -94,10 +95,10 @@ impl<H: Host> AddressSpace<H> {
     pub(crate) fn stay_below_limit(&self, address: Hva, access: Access) -> Result<(), FaultError> {
         let limit = self.allowance().limit.load(Ordering::Relaxed);
         for _ in 0..ATTEMPTS {
-            if self.resident_frames().saturating_add(DIRECT) <= limit {
+            if self.resident_frames().saturating_add(DIRECT) <= limit || !intact(Mutant::LimitIgnored) {
                 return Ok(());
             }
-            if self.make_room(DIRECT).reclaimed == 0 && !self.mm().make_room_in_swap() {
+            if !self.makes_progress() {
                 break;
             }
         }
@@ -106,6 +107,15 @@ impl<H: Host> AddressSpace<H> {
             return Ok(());
         }
         Err(FaultError::OverLimit { frames: limit })
+    }
+
+    /// Makes frames free, or, first where there is none, room in swap for that; whether there is more now.
+    fn makes_progress(&self) -> bool {
+        let mm = self.mm();
+        let is_full = mm.swap().device().is_some_and(|device| !device.has_room());
+        let own = intact(Mutant::LimitTakesFromOthers);
+        let shrink = || if own { self.make_room(DIRECT) } else { mm.shrink(DIRECT) };
+        is_full && mm.make_room_in_swap() || shrink().reclaimed > 0 || !is_full && mm.make_room_in_swap()
     }
 
     /// Reclaims `goal` pages of this space, the oldest first, if it can. The caller holds no lock of rank `Reclaim` or later.
@@ -157,7 +167,8 @@ impl<H: Host> Mm<H> {
         let mut rest = Some(block);
         while let Some(range) = rest.filter(|_| shrunk.reclaimed < goal) {
             let now = self.host().frames().generation();
-            let wanted = Wanted { age, now, slotless: shrunk.swap_is_full };
+            let (slotless, patience) = (shrunk.swap_is_full, self.patience(age));
+            let wanted = Wanted { age, now, slotless, patience };
             let Some((address, frame)) = space.first_old(range, |meta| wanted.is(meta)) else {
                 return;
             };

@@ -28,11 +28,14 @@ use {
     sync::{Rank, RwLock},
 };
 
-/// The pages of a block of 2 MiB, or of a part of it, that were used.
+/// The pages of a block of 2 MiB, or of a part of it, that were used. Whoever has their frames in his entries notes it there
+/// himself ([`crate::frames::Frames::uses`]); the frames of the others are looked for.
 #[derive(Clone, Copy, Debug)]
 pub struct YoungPages {
     range: HvaRange,
+    generation: u32,
     bits: BlockBits,
+    without_note: BlockBits,
 }
 
 impl YoungPages {
@@ -51,8 +54,14 @@ impl YoungPages {
 
     /// None of these pages, which lie in one naturally aligned block.
     #[must_use]
-    pub const fn none(range: HvaRange) -> Self {
-        Self { range, bits: [0; 8] }
+    pub const fn none(range: HvaRange, generation: u32) -> Self {
+        Self { range, generation, bits: [0; 8], without_note: [0; 8] }
+    }
+
+    /// The generation that is noted in frames.
+    #[must_use]
+    pub const fn generation(&self) -> u32 {
+        self.generation
     }
 
     /// The pages in question.
@@ -61,10 +70,14 @@ impl YoungPages {
         self.range
     }
 
-    /// These pages were used; what lies outside of the block does not count.
+    /// These pages were used, and their frames do not know it yet; what lies outside of the block does not count.
     pub fn add(&mut self, used: HvaRange) {
         if let Some(used) = used.intersection(&self.range) {
-            used.pages().for_each(|page| self.add_page(page));
+            for page in used.pages() {
+                let index = index_of(page);
+                self.without_note[index / 64] |= 1 << (index % 64);
+                self.add_page(page);
+            }
         }
     }
 
@@ -74,9 +87,9 @@ impl YoungPages {
         self.bits[index / 64] |= 1 << (index % 64);
     }
 
-    /// Of the 512 pages from `first` on these were used; those that are not in the range do not count. `first` need not be where
-    /// this block begins: guest frames and host addresses may be out of step.
-    pub fn add_block(&mut self, first: Hva, used: &BlockBits) {
+    /// Of the 512 pages from `first` on these were used, and it is noted in their frames; those that are not in the range do not
+    /// count. `first` need not be where this block begins: guest frames and host addresses may be out of step.
+    pub fn add_noted(&mut self, first: Hva, used: &BlockBits) {
         if first == self.range.start().align_down(PageSize::Size2M)
             && self.range.len() == PageSize::Size2M.bytes()
         {
@@ -91,9 +104,9 @@ impl YoungPages {
         }
     }
 
-    /// Those that were used, by their numbers in the block.
-    pub fn indices(&self) -> impl Iterator<Item = u64> + '_ {
-        indices(&self.bits)
+    /// Those whose frames do not know it yet, by their numbers in the block.
+    pub(crate) fn without_note(&self) -> impl Iterator<Item = u64> + '_ {
+        indices(&self.without_note)
     }
 }
 
@@ -142,7 +155,8 @@ pub trait MmuNotifier: Send + Sync {
     }
 
     /// Tests and clears "young" on all pages of a block, and adds those that were; nothing is flushed before
-    /// [`Self::flush_young`]. Without A bits: unmaps what was mapped, which is then the answer.
+    /// [`Self::flush_young`]. Without A bits: unmaps what was mapped, which is then the answer. The page-table lock is held: what a
+    /// subscriber maps is what the primary entry maps.
     fn collect_young(&self, young: &mut YoungPages) {
         let _ = young;
     }

@@ -15,7 +15,7 @@ use crate::host::Host;
 use crate::mm::Mm;
 use crate::rmap::{Link, Rmap, Visited};
 use crate::space::{AddressSpace, Instead, Unmapped, Youth};
-use crate::swap::SlotError;
+use crate::swap::{SlotError, Unwritten};
 use addr::{Hva, Pfn};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -36,6 +36,8 @@ pub enum Spared {
     NoSlot,
     /// The swap device failed; the page stays in memory.
     Swap(SlotError),
+    /// Swap takes no page that does not compress; it stays in memory.
+    Refused,
     /// The file's store failed; the page stays in memory, dirty.
     Store(StoreError),
 }
@@ -48,7 +50,17 @@ impl fmt::Display for Spared {
             Self::Busy => f.write_str("the page is in use"),
             Self::NoSlot => f.write_str("no swap slot is free"),
             Self::Swap(error) => error.fmt(f),
+            Self::Refused => f.write_str("the page does not compress"),
             Self::Store(error) => error.fmt(f),
+        }
+    }
+}
+
+impl From<Unwritten> for Spared {
+    fn from(error: Unwritten) -> Self {
+        match error {
+            Unwritten::Failed(error) => Self::Swap(error),
+            Unwritten::Refused => Self::Refused,
         }
     }
 }
@@ -227,7 +239,7 @@ impl<H: Host> Mm<H> {
     pub(crate) fn write_dirty(&self, frame: Pfn, slot: u64) -> Result<(), Spared> {
         let (meta, device) = (self.meta(frame), self.swap().device().ok_or(Spared::NoSlot)?);
         if meta.is_dirty() {
-            device.write(slot, frame).map_err(Spared::Swap)?;
+            device.write(slot, frame)?;
             meta.clear(PageFlags::DIRTY);
         }
         Ok(())

@@ -30,6 +30,9 @@ use core::ops::{ControlFlow, Range};
 pub(crate) const AGES: u32 = 2;
 /// Passes of aging before pages go that were used since.
 const PASSES: usize = 2;
+/// Passes of aging, beyond those that others need, before swap is asked again for a page that it has refused. (It was unmapped then,
+/// so one that is mapped was touched since, and may hold something else.)
+const PATIENCE: u32 = 32;
 /// Frames that a fault makes free which finds none.
 pub(crate) const DIRECT: u64 = 32;
 
@@ -61,12 +64,15 @@ pub(crate) struct Wanted {
     pub(crate) now: u32,
     /// No page that needs a slot of swap: there is none.
     pub(crate) slotless: bool,
+    /// How much older a page has to be that swap has refused.
+    pub(crate) patience: u32,
 }
 
 impl Wanted {
     /// Whether reclaim may think of the frame.
     pub(crate) fn is(&self, meta: &FrameMeta) -> bool {
-        let is_old = self.now.wrapping_sub(meta.generation()) >= self.age;
+        let least = self.age + if meta.has(PageFlags::REFUSED) { self.patience } else { 0 };
+        let is_old = self.now.wrapping_sub(meta.generation()) >= least;
         is_old && is_candidate(meta) && !(self.slotless && needs_slot(meta))
     }
 }
@@ -140,9 +146,17 @@ impl<H: Host> Mm<H> {
     /// For a fault that has found no frame, or no table: whether to try again. The caller holds no lock; a device that is
     /// full may take its time to have room again.
     pub fn make_room(&self) -> bool {
-        let has_swap = self.swap().device().is_some();
-        let has_frames = || self.host().frames().spare() >= DIRECT || self.shrink(DIRECT).reclaimed > 0;
-        has_swap && (has_frames() || self.make_room_in_swap())
+        if self.swap().device().is_none() {
+            return false;
+        }
+        if self.host().frames().spare() >= DIRECT {
+            return true;
+        }
+        let shrunk = self.shrink(DIRECT);
+        // The few pages that could go may be those that this very fault has brought in: with them alone it gets nowhere.
+        let is_stuck = shrunk.reclaimed == 0 || shrunk.swap_is_full;
+        let has_more_room = is_stuck && self.make_room_in_swap();
+        shrunk.reclaimed > 0 || has_more_room
     }
 
     /// Makes room in swap, where that takes time; whether there is more now. The caller holds no lock.
@@ -172,10 +186,18 @@ impl<H: Host> Mm<H> {
         }
     }
 
+    /// How long pages that swap has refused are passed over by the search for an age: not by the last one, if swap takes
+    /// anything by now.
+    pub(crate) fn patience(&self, age: u32) -> u32 {
+        let takes_them = age == 0 && self.swap().device().is_some_and(SwapDevice::takes_anything);
+        if takes_them { 0 } else { PATIENCE }
+    }
+
     /// Reclaims a frame and its neighbours if they are old.
     fn look_at(&self, frame: Pfn, age: u32, shares: &Shares, shrunk: &mut Shrunk) {
         let frames = self.host().frames();
-        let wanted = Wanted { age, now: frames.generation(), slotless: shrunk.swap_is_full };
+        let (now, patience) = (frames.generation(), self.patience(age));
+        let wanted = Wanted { age, now, slotless: shrunk.swap_is_full, patience };
         if !frames.is_used(frame) || !wanted.is(frames.meta(frame)) {
             return;
         }
@@ -246,7 +268,13 @@ impl<H: Host> Mm<H> {
             Ok(()) => shrunk.reclaimed += 1,
             Err(Spared::NoSlot) => shrunk.swap_is_full = true,
             // It was used, or cannot go now: not to be looked at again at once.
-            Err(_) => frames.meta(frame).set_generation(frames.generation()),
+            Err(spared) => {
+                let meta = frames.meta(frame);
+                if spared == Spared::Refused {
+                    meta.set(PageFlags::REFUSED);
+                }
+                meta.set_generation(frames.generation());
+            }
         }
     }
 

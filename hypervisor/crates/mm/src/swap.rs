@@ -14,6 +14,7 @@
 //! A frame that was read from a device which keeps copies for nothing goes on caching its slot, unnoted: if nobody writes to the page,
 //! it can go again without being written.
 
+use crate::churn::Churn;
 use crate::frames::MOST_SLOTS;
 use addr::Pfn;
 use alloc::boxed::Box;
@@ -33,6 +34,21 @@ pub struct SlotError {
 impl fmt::Display for SlotError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "swap slot {} cannot be read or written", self.slot)
+    }
+}
+
+/// Why a page was not kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unwritten {
+    /// The device failed, or has no room.
+    Failed(SlotError),
+    /// The page does not compress, and nothing takes it as it is.
+    Refused,
+}
+
+impl From<SlotError> for Unwritten {
+    fn from(error: SlotError) -> Self {
+        Self::Failed(error)
     }
 }
 
@@ -98,8 +114,8 @@ pub trait SwapDevice: Send + Sync {
     /// Keeps a copy of the frame, at once: the page lock is held.
     ///
     /// # Errors
-    /// [`SlotError`]: nothing was kept, the page stays.
-    fn write(&self, slot: u64, frame: Pfn) -> Result<(), SlotError>;
+    /// [`Unwritten`]: nothing was kept, the page stays.
+    fn write(&self, slot: u64, frame: Pfn) -> Result<(), Unwritten>;
 
     /// Fills the frame with what was kept last, which may take time: no lock is held.
     ///
@@ -137,7 +153,7 @@ impl<D: SwapDevice + ?Sized> SwapDevice for Arc<D> {
         (**self).counts()
     }
 
-    fn write(&self, slot: u64, frame: Pfn) -> Result<(), SlotError> {
+    fn write(&self, slot: u64, frame: Pfn) -> Result<(), Unwritten> {
         (**self).write(slot, frame)
     }
 
@@ -256,6 +272,7 @@ struct State {
     evictions: u32,
     /// Pages that have come back soon.
     refaults: u64,
+    churn: Churn,
 }
 
 /// The swap of a machine; without a device it has no slot.
@@ -272,7 +289,15 @@ impl Swap {
         let mut slots = Vec::new();
         slots.try_reserve_exact(count as usize).map_err(|_| count)?;
         slots.resize(count as usize, Slot::FREE);
-        let state = State { slots, next: 0, used: 0, orphans: None, evictions: 0, refaults: 0 };
+        let state = State {
+            slots,
+            next: 0,
+            used: 0,
+            orphans: None,
+            evictions: 0,
+            refaults: 0,
+            churn: Churn::default(),
+        };
         Ok(Self { device, state: Mutex::new(Rank::Swap, state) })
     }
 
@@ -377,7 +402,7 @@ impl Swap {
     /// Makes `frame`, which was read from the slot since it was probed, its cache, unless the slot is cached, free or
     /// another page's by now. It has come back soon if no more pages have gone since than there are frames `in_use`.
     pub(crate) fn cache(&self, slot: u64, frame: Pfn, generation: u32, in_use: u64) -> Option<Comeback> {
-        let State { slots, evictions, refaults, .. } = &mut *self.state.lock();
+        let State { slots, evictions, refaults, churn, .. } = &mut *self.state.lock();
         let entry = &mut slots[slot as usize];
         let same = entry.generation == generation || !intact(Mutant::SwapIgnoresGeneration);
         let uncached = entry.cached().is_none() || !intact(Mutant::SwapCacheSkipped);
@@ -385,10 +410,12 @@ impl Swap {
             return None;
         }
         let distance = evictions.wrapping_sub(entry.frame_or_shadow);
+        churn.note(*evictions, distance, in_use);
         entry.set_cached(frame);
         // Its page may be written to, and go again to the same slot, before another reader of the old one comes here.
         entry.generation = entry.generation.wrapping_add(u32::from(intact(Mutant::CacheKeepsGeneration)));
-        if u64::from(distance) > in_use {
+        let late = u64::from(distance) > in_use || !intact(Mutant::ShadowIgnored);
+        if late && intact(Mutant::EveryComebackSoon) {
             return Some(Comeback::Late);
         }
         *refaults += 1;
@@ -398,6 +425,11 @@ impl Swap {
     /// Pages that have come back soon after they went.
     pub(crate) fn refaults(&self) -> u64 {
         self.state.lock().refaults
+    }
+
+    /// Whether what goes comes back at once, and has for long; that is said once, and counted anew.
+    pub(crate) fn take_churn(&self) -> bool {
+        self.state.lock().churn.take()
     }
 
     /// The frame does not cache the slot any more; its reference is the caller's to put. The page lock is held.

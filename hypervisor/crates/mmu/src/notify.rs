@@ -105,11 +105,12 @@ impl<H: Host> MmuNotifier for SecondaryMmu<H> {
         }
         let locked = self.locked.read();
         let Some(tdp) = locked.tdp else { return };
+        let uses = self.host.frames().uses(young.generation());
         for (slot, run) in parts(&slots, young.range()) {
-            tdp.collect_young(&*self.host, run, |first, used| {
+            tdp.collect_young(&*self.host, run, uses, |first, used| {
                 // May lie before the slot; then the pages there are none of the run.
                 let offset = slot.hva_of(run.start()).as_u64().wrapping_sub(run.start().base().as_u64());
-                young.add_block(Hva::new(first.base().as_u64().wrapping_add(offset)), used);
+                young.add_noted(Hva::new(first.base().as_u64().wrapping_add(offset)), used);
             });
         }
     }

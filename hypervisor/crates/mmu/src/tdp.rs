@@ -6,6 +6,7 @@
 use crate::entry::{self, Installed};
 use addr::{Gfn, GfnRange, PAGE_SHIFT, PageSize, Pfn};
 use mm::Host;
+use mm::frames::Uses;
 use paging::{
     BlockBits, Cursor, EntryRef, EptEntry, FlushScope, Found, Leaf, Level, TableEntry, TableReserve, View,
 };
@@ -91,19 +92,22 @@ impl Tdp {
             .fold(false, |young, visit| young | entry::age(host, &visit.found))
     }
 
-    /// Tests and clears A on every leaf that overlaps `range`, and calls `used` for each block of 2 MiB: its first frame, and
-    /// which of its pages had it. The caller flushes.
+    /// Tests and clears A on every leaf that overlaps `range`, notes `uses` in the frames, and calls `used` for each block of 2 MiB:
+    /// its first frame, and which of its pages had it. The caller flushes.
     pub(crate) fn collect_young<H: Host>(
         self,
         host: &H,
         range: GfnRange,
+        uses: Uses<'_>,
         mut used: impl FnMut(Gfn, &BlockBits),
     ) {
         let (mut next, end) = (range.start().base().as_u64(), range.end().as_u64() << PAGE_SHIFT);
         while next < end {
             let first = next & !(Level::Pd.span() - 1);
             let until = end.min(first + Level::Pd.span());
-            let bits = paging::collect_young::<EptEntry, H>(host, self.root, (next, until));
+            let note = |frame| uses.note(frame);
+            let found = paging::walk_to::<EptEntry, H>(host, self.root, next, Level::Pd);
+            let bits = paging::collect_young(host, &found, (next, until), note);
             used(Gfn::new(first >> PAGE_SHIFT), &bits);
             next = until;
         }

@@ -8,7 +8,7 @@ use addr::{Gfn, PageSize, Pfn, PfnRange};
 use mm::frames::{FrameMeta, Frames};
 use mm::{CpuIndex, FrameMemory, Host};
 use paging::{
-    EntryRef, EptEntry, FlushScope, FlushToken, Leaf, OutOfTables, Rights, Shootdown, TableMemory,
+    EachAlone, EntryRef, EptEntry, FlushScope, FlushToken, Leaf, OutOfTables, Rights, Shootdown, TableMemory,
     TableReserve,
 };
 use std::boxed::Box;
@@ -47,6 +47,12 @@ impl Memory {
 }
 
 impl TableMemory for Memory {
+    type Entries<'m> = EachAlone<'m, Self>;
+
+    fn entries(&self, table: Pfn) -> Self::Entries<'_> {
+        EachAlone(self, table)
+    }
+
     fn load(&self, at: EntryRef) -> u64 {
         self.entry(at).load(Ordering::Acquire)
     }

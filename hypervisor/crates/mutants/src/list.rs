@@ -144,6 +144,8 @@ mutants! {
     InstallStores,
     /// EPT: an entry is aged by a store, not exchanged for what was seen there
     AgeStores,
+    /// a pass of aging clears A by a store of what it has seen, not in the entry as it is
+    CollectStores,
     /// a new table is linked by a store, not exchanged for what was seen there
     GrowthStores,
     /// a table that another CPU was faster to link is lost
@@ -250,6 +252,18 @@ mutants! {
     SlotDiscardedEarly,
     /// a fault reads a page from its slot although a frame caches it (I14)
     SwapCacheSkipped,
+
+    // Which pages go.
+    /// nobody looks at the shadow of a page that comes back: it has come late, however soon it is needed again
+    ShadowIgnored,
+    /// a page that comes back counts as needed, however long it was not missed
+    EveryComebackSoon,
+    /// the access that brings a page in late counts as use
+    LateComebackIsUse,
+    /// a space has what it asks for, whatever its limit
+    LimitIgnored,
+    /// a space at its limit makes room wherever there is something old
+    LimitTakesFromOthers,
 
     // Races with caches.
     /// a page read from swap is cached although its slot has changed hands

@@ -70,6 +70,11 @@ impl TableEntry for EptEntry {
         names_table.then(|| Pfn::new((self.0 & Self::FRAME) >> addr::PAGE_SHIFT))
     }
 
+    #[inline]
+    fn frame_number(bits: u64) -> u64 {
+        bits >> addr::PAGE_SHIFT
+    }
+
     fn leaf(leaf: Leaf) -> Self {
         let mut bits = leaf.pfn.base().as_u64() | Self::WRITE_BACK;
         let Rights { read, write, execute } = leaf.rights;

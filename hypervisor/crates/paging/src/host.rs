@@ -110,6 +110,7 @@ const _: () = {
     assert!(HostEntry::FRAME & HostEntry::NO_EXECUTE == 0);
     assert!(HostEntry::FRAME & (HostEntry::HELD | HostEntry::HUGE | HostEntry::NOTE) == 0);
     assert!(HostEntry::NOTE & (HostEntry::HELD | HostEntry::PRESENT) == 0);
+    assert!((HostEntry::NOTE | HostEntry::NOTE_IS_OFFSET) & HostEntry::ACCESSED == 0);
 };
 
 impl TableEntry for HostEntry {
@@ -132,6 +133,11 @@ impl TableEntry for HostEntry {
     fn next_table(self) -> Option<Pfn> {
         let names_table = self.0 & (Self::PRESENT | Self::HUGE) == Self::PRESENT;
         names_table.then(|| Pfn::new((self.0 & Self::FRAME) >> addr::PAGE_SHIFT))
+    }
+
+    #[inline]
+    fn frame_number(bits: u64) -> u64 {
+        bits << 1 >> (addr::PAGE_SHIFT + 1)
     }
 
     fn leaf(leaf: Leaf) -> Self {

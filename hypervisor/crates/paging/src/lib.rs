@@ -18,7 +18,7 @@ pub use cursor::{Cursor, Visit};
 pub use ept::EptEntry;
 pub use host::HostEntry;
 pub use level::Level;
-pub use memory::{EntryRef, OutOfTables, TableMemory, TableReserve};
+pub use memory::{EachAlone, Entries, EntryRef, OutOfTables, TableMemory, TableReserve};
 pub use shootdown::{FlushScope, FlushToken, Shootdown};
 pub use tables::{Found, Leaf, Note, Rights, TableEntry, View, prune, split, walk, walk_or_grow, walk_to};
 pub use young::{BlockBits, collect_young};

@@ -3,6 +3,8 @@
 use crate::level::ENTRIES;
 use addr::Pfn;
 use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
+use mutants::{Mutant, intact};
 
 /// The place of one entry: a table's frame and an index below 512.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -51,9 +53,67 @@ impl fmt::Display for OutOfTables {
     }
 }
 
+/// The entries of one table, near at hand: what goes over all of them does not look for the table with each.
+pub trait Entries: Copy {
+    /// Reads an entry.
+    fn load(self, index: u16) -> u64;
+
+    /// Clears bits of an entry, in one access: nothing is lost that a CPU sets meanwhile.
+    fn clear(self, index: u16, bits: u64);
+}
+
+/// A table in memory that CPUs walk.
+impl Entries for &[AtomicU64; ENTRIES as usize] {
+    #[inline]
+    fn load(self, index: u16) -> u64 {
+        self[usize::from(index % ENTRIES)].load(Ordering::Acquire)
+    }
+
+    #[inline]
+    fn clear(self, index: u16, bits: u64) {
+        self[usize::from(index % ENTRIES)].fetch_and(!bits, Ordering::AcqRel);
+    }
+}
+
+/// A table whose entries are reached as any other.
+#[derive(Debug)]
+pub struct EachAlone<'m, M>(pub &'m M, pub Pfn);
+
+impl<M> Clone for EachAlone<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M> Copy for EachAlone<'_, M> {}
+
+impl<M: TableMemory> Entries for EachAlone<'_, M> {
+    fn load(self, index: u16) -> u64 {
+        self.0.load(EntryRef::new(self.1, index))
+    }
+
+    fn clear(self, index: u16, bits: u64) {
+        let (at, mut old) = (EntryRef::new(self.1, index), self.load(index));
+        if !intact(Mutant::CollectStores) {
+            return self.0.store(at, old & !bits);
+        }
+        while let Err(now) = self.0.compare_exchange(at, old, old & !bits) {
+            old = now;
+        }
+    }
+}
+
 /// Memory that holds tables. Loads and stores are single 64-bit accesses (I5): a CPU may walk the table
 /// at any time.
 pub trait TableMemory {
+    /// One table's entries.
+    type Entries<'m>: Entries
+    where
+        Self: 'm;
+
+    /// The entries of the table in this frame.
+    fn entries(&self, table: Pfn) -> Self::Entries<'_>;
+
     /// Reads an entry.
     fn load(&self, at: EntryRef) -> u64;
 

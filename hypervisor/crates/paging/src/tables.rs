@@ -94,6 +94,8 @@ pub trait TableEntry: Copy + PartialEq + fmt::Debug {
     /// The table that the entry names, if it is in one of a level above [`Level::Pt`] and names one. What a walk
     /// asks at each level: [`Self::view`] without the rest.
     fn next_table(self) -> Option<Pfn>;
+    /// The number of the frame that is mapped by an entry of a page table with these bits.
+    fn frame_number(bits: u64) -> u64;
 }
 
 /// Where a walk ended: at a leaf, or at the first empty entry.

@@ -3,8 +3,8 @@
 extern crate std;
 
 use crate::{
-    Cursor, EntryRef, EptEntry, Found, HostEntry, Leaf, Level, Note, OutOfTables, Rights, TableEntry,
-    TableMemory, TableReserve, View, prune, split, walk, walk_or_grow,
+    Cursor, EachAlone, EntryRef, EptEntry, Found, HostEntry, Leaf, Level, Note, OutOfTables, Rights,
+    TableEntry, TableMemory, TableReserve, View, prune, split, walk, walk_or_grow,
 };
 use addr::{PageSize, Pfn};
 use std::boxed::Box;
@@ -23,6 +23,12 @@ struct Memory {
 }
 
 impl TableMemory for Memory {
+    type Entries<'m> = EachAlone<'m, Self>;
+
+    fn entries(&self, table: Pfn) -> Self::Entries<'_> {
+        EachAlone(self, table)
+    }
+
     fn load(&self, at: EntryRef) -> u64 {
         self.tables.borrow()[&at.table().as_u64()][usize::from(at.index())]
     }

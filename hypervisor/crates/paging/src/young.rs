@@ -6,65 +6,114 @@
 //! ```text
 //!   entry of the table: A? ─ no ──► nothing below was used
 //!                       └─ yes: clear it, and then each A below: what is used meanwhile sets both again
+//!
+//!   each of 512:  load ─► A? ─► clear A alone, in one access ─► the frame is told ─► a bit of the answer
 //! ```
 
-use crate::{EntryRef, Level, TableEntry, TableMemory, View, walk_to};
-use addr::Pfn;
+use crate::{Entries, Found, Level, TableEntry, TableMemory, View};
+use addr::PAGE_SHIFT;
+use core::array;
+use core::ops::BitAnd;
 
 /// The pages of a naturally aligned block of 2 MiB, a bit each.
 pub type BlockBits = [u64; 8];
 
-/// Which pages in `start..end` were used: tests and clears the A bit of each leaf there. The range lies in one span of
-/// [`Level::Pd`]; where it is less than that, each leaf is looked at. Nothing is flushed: of what CPUs have cached they do not
-/// set A again.
+/// Entries that are looked at together: as many as there are registers for.
+const TOGETHER: usize = 4;
+/// Their bits, where a word of the answer gets its next ones.
+const ALL: u64 = !(u64::MAX >> TOGETHER);
+
+/// Which pages in `start..end` were used: tests and clears the A bit of each leaf there, and calls `used` with the numbers of their
+/// frames. The range lies in one span of [`Level::Pd`], and `found` is where a walk to that level has ended; where the range is less
+/// than that, each leaf is looked at. Nothing is flushed: of what CPUs have cached they do not set A again. The caller keeps
+/// entries from going meanwhile, and others from clearing A.
 pub fn collect_young<E: TableEntry, M: TableMemory>(
     memory: &M,
-    root: Pfn,
+    found: &Found<E>,
     (start, end): (u64, u64),
+    mut used: impl FnMut(u64),
 ) -> BlockBits {
-    let mut bits = [0; 8];
-    let (first, last) = (Level::Pt.index(start), Level::Pt.index(end - 1));
-    let found = walk_to::<E, M>(memory, root, start, Level::Pd);
+    let pages = Level::Pt.index(start)..=Level::Pt.index(end - 1);
+    let whole = end - start == Level::Pd.span();
     match found.view() {
-        View::Leaf(_) => {
-            if take_accessed(memory, found.at, found.entry) {
-                (first..=last).for_each(|index| set(&mut bits, index));
-            }
+        View::Leaf(leaf) if take_accessed(memory, found) => {
+            let first = (start & !(Level::Pd.span() - 1) & (found.level.span() - 1)) >> PAGE_SHIFT;
+            pages.clone().for_each(|index| used(leaf.pfn.as_u64() + first + u64::from(index)));
+            bits_of(pages)
         }
         View::Table(table) if found.level == Level::Pd => {
-            let whole = end - start == Level::Pd.span();
-            if whole && !take_accessed(memory, found.at, found.entry) {
-                return bits;
-            }
-            for index in first..=last {
-                let at = EntryRef::new(table, index);
-                let entry = E::from_bits(memory.load(at));
-                // Most entries are decided by the bit alone.
-                if entry.bits() & E::ACCESSED != 0
-                    && matches!(entry.view(Level::Pt), View::Leaf(_))
-                    && take_accessed(memory, at, entry)
-                {
-                    set(&mut bits, index);
+            let entries = memory.entries(table);
+            match whole {
+                true if take_accessed(memory, found) => collect_table::<E, M>(entries, used),
+                true => [0; 8],
+                false => {
+                    let take =
+                        |index: &u16| take_entry::<E, M>(entries, *index, entries.load(*index), &mut used);
+                    bits_of(pages.filter(take))
                 }
             }
         }
-        View::Empty | View::Table(_) | View::Note(_) => {}
+        View::Empty | View::Table(_) | View::Leaf(_) | View::Note(_) => [0; 8],
+    }
+}
+
+fn bits_of(pages: impl Iterator<Item = u16>) -> BlockBits {
+    let mut bits = [0; 8];
+    pages.for_each(|index| bits[usize::from(index / 64)] |= 1 << (index % 64));
+    bits
+}
+
+/// The same in all entries of a page table. Where one was used its neighbours are likely to have been: then A is looked for once in
+/// several together.
+fn collect_table<E: TableEntry, M: TableMemory>(
+    entries: M::Entries<'_>,
+    mut used: impl FnMut(u64),
+) -> BlockBits {
+    let mut bits = [0_u64; 8];
+    for word in 0..8_u16 {
+        let mut found = 0;
+        for group in 0..64 / TOGETHER as u16 {
+            let first = word * 64 + group * TOGETHER as u16;
+            let seen: [u64; TOGETHER] = array::from_fn(|page| entries.load(first + page as u16));
+            found >>= TOGETHER;
+            if seen.iter().fold(E::ACCESSED, BitAnd::bitand) != 0 {
+                for (index, entry) in (first..).zip(seen) {
+                    entries.clear(index, E::ACCESSED);
+                    used(E::frame_number(entry));
+                }
+                found |= ALL;
+            } else {
+                for (page, entry) in seen.into_iter().enumerate() {
+                    let was_used = take_entry::<E, M>(entries, first + page as u16, entry, &mut used);
+                    found |= u64::from(was_used) << (64 - TOGETHER + page);
+                }
+            }
+        }
+        bits[usize::from(word)] = found;
     }
     bits
 }
 
-fn set(bits: &mut BlockBits, index: u16) {
-    bits[usize::from(index / 64)] |= 1 << (index % 64);
+/// The same in one entry.
+fn take_entry<E: TableEntry, M: TableMemory>(
+    entries: M::Entries<'_>,
+    index: u16,
+    seen: u64,
+    used: &mut impl FnMut(u64),
+) -> bool {
+    let was_used = seen & E::ACCESSED != 0;
+    if was_used {
+        entries.clear(index, E::ACCESSED);
+        used(E::frame_number(seen));
+    }
+    was_used
 }
 
-/// Clears A, and tells whether it was set. Nothing else that the CPU or others change meanwhile is lost.
-fn take_accessed<E: TableEntry, M: TableMemory>(memory: &M, at: EntryRef, seen: E) -> bool {
-    let mut old = seen.bits();
-    while old & E::ACCESSED != 0 {
-        match memory.compare_exchange(at, old, old & !E::ACCESSED) {
-            Ok(()) => return true,
-            Err(now) => old = now,
-        }
+/// Clears A, and tells whether it was set.
+fn take_accessed<E: TableEntry, M: TableMemory>(memory: &M, found: &Found<E>) -> bool {
+    let was_set = found.entry.bits() & E::ACCESSED != 0;
+    if was_set {
+        memory.entries(found.at.table()).clear(found.at.index(), E::ACCESSED);
     }
-    false
+    was_set
 }

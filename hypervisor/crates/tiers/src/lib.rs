@@ -35,7 +35,7 @@ use blocks::Blocks;
 use core::fmt;
 use down::{Staging, retire};
 use entry::{Entry, Object};
-use mm::{Host, OutOfFrames, SlotError, SwapCounts, SwapDevice};
+use mm::{Host, OutOfFrames, SlotError, SwapCounts, SwapDevice, Unwritten};
 use scratch::Scratch;
 use spans::{MOST_BYTES, Spans};
 use state::State;
@@ -121,37 +121,34 @@ impl<H: Host> Tiers<H> {
         Ok(Self { host, memory, disk, state, scratch: Scratch::default(), staging })
     }
 
-    /// What becomes of a page in memory, if anything can.
-    fn pack(&self, frame: Pfn) -> Option<Entry> {
+    /// What becomes of a page in memory, if anything can. It is for this slot.
+    fn pack(&self, slot: u64, frame: Pfn) -> Result<Entry, Unwritten> {
         let mut scratch = self.scratch.take();
         self.host.read_bytes(frame, 0, &mut scratch.page);
         let entry = match scratch.same_word() {
-            Some(word) => Some(Entry::Filled(word)),
-            None => self.pack_into(&mut scratch),
+            Some(word) => Ok(Entry::Filled(word)),
+            None => self.pack_into(slot, &mut scratch),
         };
         self.scratch.give_back(scratch);
         entry
     }
 
-    fn pack_into(&self, scratch: &mut scratch::Buffers) -> Option<Entry> {
+    fn pack_into(&self, slot: u64, scratch: &mut scratch::Buffers) -> Result<Entry, Unwritten> {
         let compressed = match self.memory {
             Memory::Compressed => scratch.compress().filter(|data| data.len() <= MOST_BYTES),
             Memory::Passed => None,
         };
-        let mut object = None;
-        if let Some(data) = compressed {
-            object =
-                self.state.lock().spans.store(data).map(|place| Object { place, len: data.len() as u16 });
-        } else {
-            let mut state = self.state.lock();
-            if state.takes_raw() {
-                let place = state.spans.store(&scratch.page);
-                object = place.map(|place| Object { place, len: PAGE_SIZE as u16 });
-            } else {
+        let mut state = self.state.lock();
+        let data = match compressed {
+            Some(data) => data,
+            None if state.takes_raw() => &scratch.page,
+            None => {
                 state.counts.refused += 1;
+                return Err(Unwritten::Refused);
             }
-        }
-        object.map(Entry::Kept)
+        };
+        let place = state.spans.store(data).ok_or(SlotError { slot })?;
+        Ok(Entry::Kept(Object { place, len: data.len() as u16 }))
     }
 
     /// Makes the page of what the slot holds in memory, or says where it is on disk.
@@ -242,8 +239,8 @@ impl<H: Host> SwapDevice for Tiers<H> {
         SwapCounts { frames: state.spans.frames(), ..state.counts }
     }
 
-    fn write(&self, slot: u64, frame: Pfn) -> Result<(), SlotError> {
-        let entry = self.pack(frame).ok_or(SlotError { slot })?;
+    fn write(&self, slot: u64, frame: Pfn) -> Result<(), Unwritten> {
+        let entry = self.pack(slot, frame)?;
         self.state.lock().replace(slot, entry);
         Ok(())
     }

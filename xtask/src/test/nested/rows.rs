@@ -30,7 +30,7 @@ const SHARED: [&str; 22] = [
 ];
 
 /// What only QEMU has: an older chipset, a virtio disk, and a reason for choosing it.
-const OWN: [Scenario; 5] = [
+const OWN: [Scenario; 6] = [
     Scenario {
         name: "auto-says-why",
         args: &["--kernel", "{testguest}", "--append", "hello"],
@@ -95,6 +95,33 @@ const OWN: [Scenario; 5] = [
         ],
         stdout: &["hello: ok"],
         stderr: &["64 MiB, Herald's swap of 16383 slots"],
+        ..PLAIN
+    },
+    // Above its limit a guest swaps, to a virtio disk.
+    Scenario {
+        name: "disk-limited",
+        args: &[
+            "--machine",
+            "kvm",
+            "--kernel",
+            "{testguest}",
+            "--append",
+            "sweep rounds=2 every=24",
+            "--memory",
+            "14M",
+            "--memory-max",
+            "10M",
+            "--host-memory",
+            "128M",
+            "--swap",
+            "disk:64M",
+        ],
+        stdout: &["sweep: ok"],
+        telemetry: &[
+            Bound::AtLeast("/host_swap/writes", 500),
+            Bound::AtLeast("/host_swap/reads", 500),
+            Bound::AtMost("/most_resident_frames", 2560),
+        ],
         ..PLAIN
     },
 ];

@@ -6,7 +6,8 @@
 //! | `map_count` | primary entries; never more than `count` |
 //! | `owner`, `index` | which reverse map finds those entries, and the page's place in it |
 //! | `slot` | the swap slot with the same contents, while the frame is in the swap cache |
-//! | links | the buddy's, while the frame heads a free block; of a frame in use, `next` is its generation, `previous` its checksum |
+//! | flags | what is true of the frame; above them the order of a free block, or of a frame in use a checksum |
+//! | links | the buddy's, while the frame heads a free block; of a frame in use, `next` is the generation that it was used in, `previous` the first one in which use counts |
 //!
 //! A secondary entry owns nothing and is not counted (I6). Whoever raises `map_count` holds the page-table lock of
 //! the entry. The frames of a huge page are counted one by one: a split changes no metadata.
@@ -14,11 +15,15 @@
 use crate::rmap::RmapId;
 use addr::Pfn;
 use bitflags::bitflags;
+use mutants::{Mutant, intact};
 use sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use sync::{Held, Rank};
 
 const STATE: u32 = 0b11;
 const ORDER_SHIFT: u32 = 16;
+/// Of a frame in use: 16 bits of a checksum, where a free one has its order.
+const CHECKSUM_SHIFT: u32 = 16;
+const CHECKSUM_OFF: u32 = (1 << CHECKSUM_SHIFT) - 1;
 /// No frame, as a list link.
 pub(super) const NIL: u32 = u32::MAX;
 /// Bits of `place` that hold the index: 2^36 pages are more than a lower half.
@@ -26,6 +31,8 @@ const INDEX_BITS: u32 = 36;
 /// Most swap slots: what is left of a word has room for their numbers, and for none.
 pub(crate) const MOST_SLOTS: u64 = (1 << (u64::BITS - INDEX_BITS)) - 1;
 const INDEX: u64 = (1 << INDEX_BITS) - 1;
+/// Generations after that of a late comeback in which use begins to count.
+const LATE: u32 = 2;
 
 bitflags! {
     /// What is true of a frame in use.
@@ -44,10 +51,10 @@ bitflags! {
         const HUGETLB = 1 << 6;
         /// First frame of a huge page that belongs to a pool: it goes back there.
         const POOL = 1 << 7;
-        /// It has come back from swap, long after it went: the access that brought it in is its only use so far.
-        const USED_ONCE = 1 << 8;
         /// A page of a file's cache.
-        const FILE = 1 << 9;
+        const FILE = 1 << 8;
+        /// Swap has refused the page for what it holds: it is not asked again before the page has become much older.
+        const REFUSED = 1 << 9;
         /// Several anonymous pages that were equal (`merge`): nobody writes to it, its reverse map names theirs.
         const MERGED = 1 << 10;
     }
@@ -171,37 +178,49 @@ impl FrameMeta {
         self.next.store(next, Ordering::Relaxed);
     }
 
-    /// The last generation of aging in which the page was used; of a frame that is in use.
+    /// The last generation of aging in which the page was used; of a frame that is in use. As long as no use has counted, it is
+    /// the one before that in which the page came back.
     #[must_use]
     pub(crate) fn generation(&self) -> u32 {
-        self.next.load(Ordering::Relaxed)
+        let (used, counts_from) = self.uses();
+        let counts = used.wrapping_sub(counts_from) <= u32::MAX / 2;
+        if counts { used } else { counts_from.wrapping_sub(LATE + 1) }
     }
 
-    /// The page was found used in this generation. What has brought it in late does not count.
+    fn uses(&self) -> (u32, u32) {
+        (self.next.load(Ordering::Relaxed), self.previous.load(Ordering::Relaxed))
+    }
+
+    /// The page was found used in this generation: one store, whatever is known of it (`generation` decides what it counts).
+    #[inline]
     pub(crate) fn note_use(&self, generation: u32) {
-        if self.has(PageFlags::USED_ONCE) {
-            self.clear(PageFlags::USED_ONCE);
-        } else {
-            self.set_generation(generation);
-        }
+        self.next.store(generation, Ordering::Relaxed);
     }
 
-    /// The page comes back in an older generation than the present one, and has to be used twice to get younger.
+    /// The page comes back long after it went, in an older generation than the present one, and has to be used twice to get
+    /// younger: the access that brings it in is found in this generation or by the next pass, and does not count.
     pub(crate) fn come_back_late(&self, generation: u32) {
-        self.set(PageFlags::USED_ONCE);
-        self.set_generation(generation.wrapping_sub(1));
+        let waits = if intact(Mutant::LateComebackIsUse) { LATE } else { 0 };
+        self.previous.store(generation.wrapping_add(waits), Ordering::Relaxed);
+        self.next.store(generation, Ordering::Relaxed);
     }
 
     /// The page is as young as if it had been used in this generation.
     pub(crate) fn set_generation(&self, generation: u32) {
+        self.previous.store(generation, Ordering::Relaxed);
         self.next.store(generation, Ordering::Relaxed);
     }
 
     /// What the last look at the contents has made of them; of a frame in use. Another's checksum does no harm.
-    pub(crate) fn swap_checksum(&self, checksum: u32) -> u32 {
-        let last = self.previous.load(Ordering::Relaxed);
-        self.previous.store(checksum, Ordering::Relaxed);
-        last
+    pub(crate) fn swap_checksum(&self, checksum: u16) -> u16 {
+        let mut old = self.flags.load(Ordering::Relaxed);
+        loop {
+            let new = old & CHECKSUM_OFF | u32::from(checksum) << CHECKSUM_SHIFT;
+            match self.flags.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return (old >> CHECKSUM_SHIFT) as u16,
+                Err(now) => old = now,
+            }
+        }
     }
 
     /// Owners.

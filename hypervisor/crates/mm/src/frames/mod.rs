@@ -31,6 +31,24 @@ pub(crate) use meta::{MOST_SLOTS, PageTurn, TriedLock};
 /// Frames that can be numbered: 16 TiB. A link of a free list is 32 bits, and one number means none.
 pub const MAX_FRAMES: u64 = meta::NIL as u64;
 
+/// Where aging notes what it finds: the frames, and the generation. By value, so that a loop over a table keeps it in registers.
+#[derive(Clone, Copy, Debug)]
+pub struct Uses<'f> {
+    meta: &'f [FrameMeta],
+    generation: u32,
+}
+
+impl Uses<'_> {
+    /// The page in this frame was used. The caller has an entry that maps it, and keeps that from going. The zero page, and frames
+    /// that nobody reclaims, may well have a generation; frames without metadata have none.
+    #[inline]
+    pub fn note(self, frame: u64) {
+        if let Some(meta) = self.meta.get(frame as usize) {
+            meta.note_use(self.generation);
+        }
+    }
+}
+
 /// All frames of a machine.
 #[derive(Debug)]
 pub struct Frames {
@@ -101,6 +119,12 @@ impl Frames {
     #[must_use]
     pub fn meta(&self, frame: Pfn) -> &FrameMeta {
         &self.meta[frame.as_u64() as usize]
+    }
+
+    /// For whoever finds pages used: notes it in this generation.
+    #[must_use]
+    pub fn uses(&self, generation: u32) -> Uses<'_> {
+        Uses { meta: &self.meta, generation }
     }
 
     /// Whether the frame has metadata.

@@ -3,8 +3,9 @@
 //!
 //! ```text
 //!   each block of 2 MiB, under the page-table lock:
-//!     primary A bits ─┐
-//!     collect_young ──┴─► pages that were used ─► their frames: used in this generation
+//!     primary A bits ─────► the frame in each entry: used in this generation
+//!     collect_young  ──┬──► the same, by who maps frames himself
+//!                      └──► pages without: their frames, by the primary entries
 //!   then one flush for all: the next use sets A again (I12)
 //! ```
 
@@ -50,38 +51,23 @@ impl<H: Host> AddressSpace<H> {
     /// A block of 2 MiB, or a part of it.
     fn collect_block(&self, block: HvaRange, generation: u32) -> YoungPages {
         let _tables = self.tables.lock();
-        let mut young = YoungPages::none(block);
+        let mut young = YoungPages::none(block, generation);
         let (start, end) = (block.start().as_u64(), block.end().as_u64());
         let found = walk_to::<HostEntry, H>(self.host(), self.root, start, Level::Pd);
-        let view = found.view();
-        if !matches!(view, View::Table(_) | View::Leaf(_)) {
+        if !matches!(found.view(), View::Table(_) | View::Leaf(_)) {
             return young;
         }
-        let own = paging::collect_young::<HostEntry, H>(self.host(), self.root, (start, end));
-        young.add_block(block.start().align_down(PageSize::Size2M), &own);
+        let uses = self.host().frames().uses(generation);
+        let note = |frame| uses.note(frame);
+        let own = paging::collect_young(&**self.host(), &found, (start, end), note);
+        young.add_noted(block.start().align_down(PageSize::Size2M), &own);
         self.chain.collect_young(&mut young);
-        let frames = self.host().frames();
-        for index in young.indices() {
-            let frame = match view {
-                View::Table(table) => self.frame_in(table, index),
-                View::Leaf(leaf) => Some(leaf.pfn.add(index)),
-                View::Empty | View::Note(_) => None,
-            };
-            // The zero page, and frames that nobody reclaims, may well have a generation.
-            if let Some(frame) = frame.filter(|&frame| frames.knows(frame)) {
-                frames.meta(frame).note_use(generation);
+        for index in young.without_note() {
+            if let Some(frame) = frame_in(&**self.host(), found.view(), index) {
+                note(frame.as_u64());
             }
         }
         young
-    }
-
-    /// The frame that a page table maps.
-    fn frame_in(&self, table: Pfn, index: u64) -> Option<Pfn> {
-        let at = EntryRef::new(table, index as u16);
-        match HostEntry::from_bits(self.host().load(at)).view(Level::Pt) {
-            View::Leaf(leaf) => Some(leaf.pfn),
-            View::Empty | View::Table(_) | View::Note(_) => None,
-        }
     }
 
     /// Calls `take` for each base page in `bounds` whose frame `is_old`, in the order of their addresses, with a reference on
@@ -128,6 +114,21 @@ impl<H: Host> AddressSpace<H> {
         let ahead = all.partition_point(|block| block.start() < hand);
         all.rotate_left(ahead);
         all
+    }
+}
+
+/// The frame of a page of a block, by what the entry of the block says.
+fn frame_in<H: Host>(host: &H, block: View, index: u64) -> Option<Pfn> {
+    match block {
+        View::Table(table) => {
+            let entry = HostEntry::from_bits(host.load(EntryRef::new(table, index as u16)));
+            match entry.view(Level::Pt) {
+                View::Leaf(leaf) => Some(leaf.pfn),
+                View::Empty | View::Table(_) | View::Note(_) => None,
+            }
+        }
+        View::Leaf(leaf) => Some(leaf.pfn.add(index)),
+        View::Empty | View::Note(_) => None,
     }
 }
 
