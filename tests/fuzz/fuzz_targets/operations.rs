@@ -56,7 +56,8 @@ fn step(u: &mut Unstructured<'_>) -> Result<Step> {
         7 => Step::FailNext { after: u.int_in_range(0..=7)? },
         8 => Step::AgeAll,
         9 => Step::Shrink { goal: u.int_in_range(1..=40)? },
-        10..=14 => Step::In { space, what: access(u)? },
+        10 => Step::Merge { pages: if u.arbitrary()? { u64::MAX } else { u.int_in_range(1..=8)? } },
+        11..=14 => Step::In { space, what: access(u)? },
         15..=19 => Step::In { space, what: frames(u)? },
         _ => Step::In { space, what: change(u)? },
     })

@@ -22,6 +22,7 @@ pub enum Step {
     Failing { swap: bool, disk: bool, in_place: bool },
     FailNext { after: u64 },
     AgeAll,
+    Merge { pages: u64 },
     Shrink { goal: u64 },
 }
 
@@ -102,6 +103,7 @@ pub fn take(world: &mut World, step: Step) -> Result<Verdict, Violation> {
             Ok(Verdict::Done)
         }
         Step::AgeAll => world.age_all(),
+        Step::Merge { pages } => world.merge(pages),
         Step::Shrink { goal } => world.shrink(goal),
         Step::FailNext { after } => {
             world.fail_allocation_after(after);

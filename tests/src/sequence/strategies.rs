@@ -135,6 +135,8 @@ fn advice(huge: Huge) -> BoxedStrategy<What> {
         Advice::PageOut,
         Advice::NoHugePage,
         Advice::Mergeable,
+        Advice::Mergeable,
+        Advice::Mergeable,
         Advice::Unmergeable,
     ];
     if huge == Huge::Often {
@@ -181,20 +183,25 @@ fn lost() -> impl Strategy<Value = Lost> {
     ]
 }
 
+/// Often the same, so that pages are equal.
+fn value() -> impl Strategy<Value = u64> {
+    prop_oneof![3 => 0..3u64, 2 => any::<u64>()]
+}
+
 fn accesses() -> BoxedStrategy<What> {
     // The same few often enough to be read again, and then any.
     let word = prop_oneof![4 => 0..2u16, 1 => Just(511u16), 1 => 0..512u16];
     let cpu = 0..CPUS;
     prop_oneof![
         4 => (cpu.clone(), guest_page(), word.clone()).prop_map(|(cpu, page, word)| What::GuestLoad { cpu, page, word }),
-        6 => (cpu.clone(), guest_page(), word.clone(), any::<u64>())
+        6 => (cpu.clone(), guest_page(), word.clone(), value())
             .prop_map(|(cpu, page, word, value)| What::GuestStore { cpu, page, word, value }),
         5 => (cpu.clone(), page(), word.clone()).prop_map(|(cpu, page, word)| What::Load { cpu, page, word }),
-        6 => (cpu.clone(), page(), word.clone(), any::<u64>())
+        6 => (cpu.clone(), page(), word.clone(), value())
             .prop_map(|(cpu, page, word, value)| What::Store { cpu, page, word, value }),
         3 => (cpu.clone(), guest_page(), word.clone())
             .prop_map(|(cpu, page, word)| What::GuestLoadLinear { cpu, page, word }),
-        4 => (cpu.clone(), guest_page(), word, any::<u64>())
+        4 => (cpu.clone(), guest_page(), word, value())
             .prop_map(|(cpu, page, word, value)| What::GuestStoreLinear { cpu, page, word, value }),
         1 => (cpu.clone(), page(), any::<bool>())
             .prop_map(|(cpu, page, guest)| What::Speculate { cpu, page, guest }),
@@ -223,6 +230,7 @@ fn step(huge: Huge) -> BoxedStrategy<Step> {
             .prop_map(|(swap, disk, in_place)| Step::Failing { swap, disk, in_place }),
         1 => (0..8u64).prop_map(|after| Step::FailNext { after }),
         1 => Just(Step::AgeAll),
+        2 => prop_oneof![1..8_u64, Just(u64::MAX)].prop_map(|pages| Step::Merge { pages }),
         1 => (1..40u64).prop_map(|goal| Step::Shrink { goal }),
     ]
     .boxed()

@@ -139,6 +139,15 @@ impl World {
         self.judged(|| "aging of all spaces".into(), &[Verdict::Done], Verdict::Done)
     }
 
+    /// Has equal pages merged: two looks at the next so many, or at all. Nothing is seen of it.
+    ///
+    /// # Errors
+    /// [`Violation`].
+    pub fn merge(&mut self, pages: u64) -> Result<Verdict, Violation> {
+        (0..2).for_each(|_| self.mm.merge(pages));
+        self.judged(|| "merging".into(), &[Verdict::Done], Verdict::Done)
+    }
+
     /// Lets the policy of reclaim choose `goal` pages. Nothing is seen of it.
     ///
     /// # Errors

@@ -5,8 +5,8 @@
 use crate::bench::{Bench, answer};
 use crate::scenario::Scenario;
 use crate::{
-    Outcome, apply, batch, cow, fork, hugetlb, mremap, nonlinear, protect, swap, thp, unmap, writeback, xip,
-    young,
+    Outcome, apply, batch, cow, fork, hugetlb, merge, mremap, nonlinear, protect, swap, thp, unmap,
+    writeback, xip, young,
 };
 use addr::HvaRange;
 use mm::notifier::MmuNotifier;
@@ -24,6 +24,7 @@ const SCENARIOS: &[&[Scenario]] = &[
     &[writeback::WRITE_BACK],
     &[unmap::DISCARD, unmap::TRUNCATE, unmap::MUNMAP, unmap::MAP_OVER, unmap::EXIT],
     &[protect::PROTECT, protect::PROTECT_HUGE, protect::MIGRATE],
+    &[merge::MERGE, merge::HERALD_WRITES],
     &[young::REFERENCED, young::REFERENCED_BY_CHILD, young::TEST_YOUNG, young::COLD],
     &[xip::FILL_HOLE],
     &[hugetlb::UNMAP, hugetlb::DISCARD, hugetlb::FORK, hugetlb::COPY],

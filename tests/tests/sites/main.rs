@@ -14,6 +14,7 @@ mod exhaustion;
 mod fork;
 mod hugetlb;
 mod limits;
+mod merge;
 mod mremap;
 mod nonlinear;
 mod protect;

@@ -110,8 +110,11 @@ impl<H: Host> Mm<H> {
     }
 }
 
+/// What makes a page go alone.
+const SPECIAL: PageFlags = PageFlags::LAZY_FREE.union(PageFlags::HUGETLB).union(PageFlags::MERGED);
+
 /// Whether a page can go with its neighbours: anonymous, of this reverse map, with one entry. The page lock is held.
 fn goes_with_others<H: Host>(meta: &FrameMeta, rmap: &Rmap<H>) -> bool {
     let owned = meta.owner().is_some_and(|(owner, _)| owner == rmap.id());
-    owned && meta.map_count() == 1 && !meta.flags().intersects(PageFlags::LAZY_FREE | PageFlags::HUGETLB)
+    owned && meta.map_count() == 1 && !meta.flags().intersects(SPECIAL)
 }

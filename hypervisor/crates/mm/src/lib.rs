@@ -24,6 +24,7 @@ pub mod frames;
 mod gather;
 mod host;
 mod limits;
+mod merge;
 mod mm;
 pub mod notifier;
 mod pool;
@@ -36,6 +37,7 @@ mod vma;
 
 pub use file::{Direct, File, Store, StoreError, Zeros};
 pub use host::{CpuIndex, FrameMemory, Host, OutOfFrames};
+pub use merge::{MOST_SHARERS, MergeCounts};
 pub use mm::{Mm, NewError};
 pub use reclaim::Spared;
 pub use shrink::{ATTEMPTS, Shrunk};

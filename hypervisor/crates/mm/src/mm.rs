@@ -2,6 +2,7 @@
 
 use crate::frames::FrameMeta;
 use crate::host::{Host, OutOfFrames};
+use crate::merge::Merge;
 use crate::pool::Pools;
 use crate::rmap::{Rmap, Rmaps};
 use crate::shrink::Clock;
@@ -51,6 +52,7 @@ pub struct Mm<H: Host> {
     pools: Pools,
     spaces: Mutex<Vec<Weak<AddressSpace<H>>>>,
     clock: Mutex<Clock>,
+    merge: Mutex<Merge<H>>,
 }
 
 impl<H: Host> Mm<H> {
@@ -69,6 +71,7 @@ impl<H: Host> Mm<H> {
             pools: Pools::new(),
             spaces: Mutex::new(Rank::Spaces, Vec::new()),
             clock: Mutex::new(Rank::Reclaim, Clock::default()),
+            merge: Mutex::new(Rank::Merge, Merge::new()),
         }))
     }
 
@@ -110,6 +113,11 @@ impl<H: Host> Mm<H> {
     /// Who makes frames free holds it.
     pub(crate) const fn clock(&self) -> &Mutex<Clock> {
         &self.clock
+    }
+
+    /// Who merges equal pages holds it.
+    pub(crate) const fn merger(&self) -> &Mutex<Merge<H>> {
+        &self.merge
     }
 
     /// A new address space is to be aged like the others.

@@ -75,10 +75,8 @@ impl<H: Host> Mm<H> {
     pub fn places_of(&self, frame: Pfn) -> Vec<(Pfn, Hva)> {
         let mut places = Vec::new();
         let Some((rmap, index)) = self.rmap_of(frame) else { return places };
-        let visited = rmap.each_link(|link, space| {
-            if link.nonlinear {
-                places.extend(space.places_in(link, frame).map(|address| (space.root(), address)));
-            } else if let Some(address) = link.place(index).filter(|&address| space.maps(address, frame)) {
+        let visited = each_place(&rmap, frame, index, |_, space, address| {
+            if space.maps(address, frame) {
                 places.push((space.root(), address));
             }
             ControlFlow::Continue(())
@@ -140,13 +138,8 @@ impl<H: Host> Mm<H> {
     /// locked one in many ways. The page lock is held.
     fn is_locked(&self, rmap: &Arc<Rmap<H>>, frame: Pfn, index: u64) -> bool {
         let mut locked = false;
-        let visited = rmap.each_link(|link, space| {
-            locked |= link.locked
-                && if link.nonlinear {
-                    space.places_in(link, frame).next().is_some()
-                } else {
-                    link.place(index).is_some_and(|address| space.maps(address, frame))
-                };
+        let visited = each_place(rmap, frame, index, |link, space, address| {
+            locked |= link.locked && space.maps(address, frame);
             if locked { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         drop(visited);
@@ -356,12 +349,32 @@ impl<H: Host> Mm<H> {
 }
 
 /// Calls `visit` for each place where the page may be mapped; in a non-linear area, where it is. The rmap lock is
-/// held meanwhile.
-fn each_place<H: Host>(
+/// held meanwhile; of a merged page, that of one page after the other.
+pub(crate) fn each_place<H: Host>(
     rmap: &Rmap<H>,
     frame: Pfn,
     index: u64,
     mut visit: impl FnMut(&Link<H>, &AddressSpace<H>, Hva) -> ControlFlow<()>,
+) -> Visited<H> {
+    let Some(sharers) = rmap.sharers() else { return each_link_place(rmap, frame, index, &mut visit) };
+    let (mut visited, mut flow) = (Visited::new(), ControlFlow::Continue(()));
+    for (rmap, index) in sharers {
+        visited.extend(each_link_place(&rmap, frame, index, &mut |link, space, address| {
+            flow = visit(link, space, address);
+            flow
+        }));
+        if flow.is_break() {
+            break;
+        }
+    }
+    visited
+}
+
+fn each_link_place<H: Host>(
+    rmap: &Rmap<H>,
+    frame: Pfn,
+    index: u64,
+    visit: &mut impl FnMut(&Link<H>, &AddressSpace<H>, Hva) -> ControlFlow<()>,
 ) -> Visited<H> {
     rmap.each_link(|link, space| {
         if link.nonlinear {

@@ -9,6 +9,9 @@
 //! before the entries that need it, an old one removed after they are gone; so a visit misses no entry, and
 //! finds out about places that map something else by looking at the entry itself.
 //!
+//! A merged page has a reverse map of its own, without links: it names the pages that have become this one, each by its
+//! reverse map and index. So a fork, a split or a move of one of their areas need not know of it.
+//!
 //! Visitors hold the map's lock from the first link to the last, and so does whoever moves entries from one
 //! place to another (mremap, patch site `move_ptes`): an entry is never behind *and* ahead of a visitor.
 
@@ -63,12 +66,17 @@ impl<H: Host> Link<H> {
     }
 }
 
+/// The pages that a merged page stands for, by the reverse maps that find them.
+type Sharers<H> = Vec<(Arc<Rmap<H>>, u64)>;
+
 /// One reverse map.
 pub(crate) struct Rmap<H: Host> {
     id: RmapId,
     /// Whose pages it finds; empty for anonymous pages.
     file: Once<Weak<File<H>>>,
     links: Mutex<Vec<Link<H>>>,
+    /// Of a merged page: it has no links of its own.
+    sharers: Once<Mutex<Sharers<H>>>,
     table: Arc<Rmaps<H>>,
 }
 
@@ -94,6 +102,28 @@ impl<H: Host> Rmap<H> {
     /// The file, if it is still there.
     pub(crate) fn file(&self) -> Option<Arc<File<H>>> {
         self.file.get()?.upgrade()
+    }
+
+    /// Makes it a merged page's, which so far is this page alone. Before any page has it as its owner.
+    pub(crate) fn set_sharer(&self, rmap: Arc<Self>, index: u64) {
+        self.sharers.call_once(|| Mutex::new(Rank::Rmap, [(rmap, index)].into()));
+    }
+
+    /// One more page is merged into this one, before its entry is there. `false`: there are `most` already.
+    pub(crate) fn add_sharer(&self, rmap: &Arc<Self>, index: u64, most: usize) -> bool {
+        let Some(sharers) = self.sharers.get() else { return false };
+        let mut sharers = sharers.lock();
+        let known = sharers.iter().any(|(other, place)| Arc::ptr_eq(other, rmap) && *place == index);
+        if !known && sharers.len() < most {
+            sharers.push((Arc::clone(rmap), index));
+            return true;
+        }
+        known
+    }
+
+    /// The pages that a merged page stands for, or has stood for; `None`: it is none.
+    pub(crate) fn sharers(&self) -> Option<Sharers<H>> {
+        Some(self.sharers.get()?.lock().clone())
     }
 
     /// Adds an area.
@@ -189,6 +219,7 @@ impl<H: Host> Rmaps<H> {
             id,
             file: Once::new(),
             links: Mutex::new(rank, Vec::new()),
+            sharers: Once::new(),
             table: Arc::clone(self),
         });
         slots.maps[index as usize] = Arc::downgrade(&map);

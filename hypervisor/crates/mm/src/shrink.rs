@@ -19,7 +19,7 @@ use crate::frames::{FrameMeta, PageFlags};
 use crate::host::Host;
 use crate::limits::Shares;
 use crate::mm::Mm;
-use crate::reclaim::Spared;
+use crate::reclaim::{Spared, each_place};
 use crate::rmap::Rmap;
 use crate::swap::{Probe, SwapDevice};
 use addr::{Hva, HvaRange, PAGE_SIZE, Pfn};
@@ -282,7 +282,7 @@ impl<H: Host> Mm<H> {
     /// `FileRmap` or later is held.
     fn neighbours_of(&self, rmap: Arc<Rmap<H>>, frame: Pfn, index: u64) -> Option<Neighbours<H>> {
         let mut place = None;
-        let visited = rmap.each_place(index, |space, address| {
+        let visited = each_place(&rmap, frame, index, |_, space, address| {
             if !space.maps(address, frame) {
                 return ControlFlow::Continue(());
             }

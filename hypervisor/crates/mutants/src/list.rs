@@ -212,6 +212,12 @@ mutants! {
     NoDirtyOnMigrate,
     /// migration takes D from before the entry was cleared
     MigrateTakesOldEntry,
+    /// a page is merged though somebody works on it
+    MergeIgnoresReferences,
+    /// merging believes what it has seen before the page was taken from its writers
+    MergeComparesWritable,
+    /// a page that swap has for several is mapped where its reverse map does not lead
+    SwapInIgnoresOwner,
     /// a split loses D
     SplitLosesDirty,
     /// mremap loses D

@@ -73,6 +73,10 @@ sites! {
         XipUnmap,
         /// migration
         Migrate,
+        /// merging, the page that others become (Linux: `write_protect_page`)
+        MergeProtect,
+        /// merging, a page that becomes another (Linux: `replace_page`)
+        MergeReplace,
     }
 }
 

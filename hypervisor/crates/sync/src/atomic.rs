@@ -68,6 +68,22 @@ mod switching {
                     self.0.fetch_sub(value, ordering)
                 }
 
+                /// Writes `new` where it still is `old`.
+                ///
+                /// # Errors
+                /// What it is instead.
+                #[track_caller]
+                pub fn compare_exchange(
+                    &self,
+                    old: $integer,
+                    new: $integer,
+                    success: Ordering,
+                    failure: Ordering,
+                ) -> Result<$integer, $integer> {
+                    switch_point();
+                    self.0.compare_exchange(old, new, success, failure)
+                }
+
                 /// Sets bits; what it was before.
                 #[track_caller]
                 pub fn fetch_or(&self, value: $integer, ordering: Ordering) -> $integer {

@@ -8,6 +8,8 @@ pub enum Rank {
     Board,
     /// Who makes frames free: one CPU at a time.
     Reclaim,
+    /// Which pages were found equal.
+    Merge,
     /// VMAs of an address space: faults read, mmap and munmap write.
     Mmap,
     /// State of one page.

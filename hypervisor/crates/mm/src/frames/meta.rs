@@ -6,6 +6,7 @@
 //! | `map_count` | primary entries, those of a shared table once; never more than `count`. Of a shared table, the entries that name it |
 //! | `owner`, `index` | which reverse map finds those entries, and the page's place in it |
 //! | `slot` | the swap slot with the same contents, while the frame is in the swap cache |
+//! | flags | what is true of the frame; above them the order of a free block, or of a frame in use a checksum |
 //! | links | the buddy's, while the frame heads a free block; of a frame in use, `next` is the generation that it was used in, `previous` the first one in which use counts |
 //!
 //! A secondary entry owns nothing and is not counted (I6). Whoever raises `map_count` holds the page-table lock of
@@ -20,6 +21,9 @@ use sync::{Held, Rank};
 
 const STATE: u32 = 0b11;
 const ORDER_SHIFT: u32 = 16;
+/// Of a frame in use: 16 bits of a checksum, where a free one has its order.
+const CHECKSUM_SHIFT: u32 = 16;
+const CHECKSUM_OFF: u32 = (1 << CHECKSUM_SHIFT) - 1;
 /// No frame, as a list link.
 pub(super) const NIL: u32 = u32::MAX;
 /// Bits of `place` that hold the index: 2^36 pages are more than a lower half.
@@ -51,6 +55,8 @@ bitflags! {
         const FILE = 1 << 8;
         /// Swap has refused the page for what it holds: it is not asked again before the page has become much older.
         const REFUSED = 1 << 9;
+        /// Several anonymous pages that were equal (`merge`): nobody writes to it, its reverse map names theirs.
+        const MERGED = 1 << 10;
     }
 }
 
@@ -127,9 +133,10 @@ impl FrameMeta {
     /// Free → used, one owner; used in this generation.
     pub(super) fn take(&self, generation: u32) {
         self.set_generation(generation);
-        self.count.store(1, Ordering::Relaxed);
         self.owner.store(0, Ordering::Relaxed);
         self.place.store(0, Ordering::Relaxed);
+        // Pairs with `try_get`: who gets a reference sees that the frame has no owner any more.
+        self.count.store(1, Ordering::Release);
         self.set_state(State::Used, 0);
     }
 
@@ -204,6 +211,18 @@ impl FrameMeta {
         self.next.store(generation, Ordering::Relaxed);
     }
 
+    /// What the last look at the contents has made of them; of a frame in use. Another's checksum does no harm.
+    pub(crate) fn swap_checksum(&self, checksum: u16) -> u16 {
+        let mut old = self.flags.load(Ordering::Relaxed);
+        loop {
+            let new = old & CHECKSUM_OFF | u32::from(checksum) << CHECKSUM_SHIFT;
+            match self.flags.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return (old >> CHECKSUM_SHIFT) as u16,
+                Err(now) => old = now,
+            }
+        }
+    }
+
     /// Owners.
     #[must_use]
     pub fn count(&self) -> u32 {
@@ -213,6 +232,18 @@ impl FrameMeta {
     /// Adds an owner. The caller is one, or holds a lock that keeps one.
     pub fn get(&self) {
         self.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Adds an owner, if there is one: the frame may be free, or another page's, by now.
+    pub(crate) fn try_get(&self) -> bool {
+        let mut count = self.count.load(Ordering::Relaxed);
+        while count > 0 {
+            match self.count.compare_exchange(count, count + 1, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(now) => count = now,
+            }
+        }
+        false
     }
 
     /// Drops an owner; `true` where it was the last, and the frame is now the caller's to retire.

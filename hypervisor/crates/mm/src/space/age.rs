@@ -138,7 +138,7 @@ fn can_age<H: Host>(vma: &Vma<H>) -> bool {
 }
 
 /// A range, cut at multiples of 2 MiB.
-fn blocks(range: HvaRange) -> impl Iterator<Item = HvaRange> {
+pub(super) fn blocks(range: HvaRange) -> impl Iterator<Item = HvaRange> {
     let mut next = range.start();
     core::iter::from_fn(move || {
         let start = next;

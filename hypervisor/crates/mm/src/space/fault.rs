@@ -102,8 +102,11 @@ impl<H: Host> AddressSpace<H> {
                 View::Leaf(leaf) if allows(&leaf, access) => return Ok(Attempt::Done(self.mapping(&leaf))),
                 _ if found.shared => self.own_table(page)?,
                 View::Leaf(leaf) => self.write_protected(&fault, &found, &leaf)?,
-                View::Note(Note::Swap(slot)) if self.swap_in(&fault, found.entry, slot) => {}
-                View::Note(Note::Swap(slot)) => return Ok(Attempt::InSwap(slot)),
+                View::Note(Note::Swap(slot)) => {
+                    if !self.swap_in(&fault, found.entry, slot)? {
+                        return Ok(Attempt::InSwap(slot));
+                    }
+                }
                 View::Note(Note::Offset(index)) => self.map_file_page(&fault, found.entry, index)?,
                 View::Empty | View::Table(_) => self.missing(&fault)?,
             }

@@ -161,7 +161,11 @@ impl<H: Host> AddressSpace<H> {
 
     /// Whether a leaf maps an anonymous page of the area.
     pub(super) fn is_anonymous(&self, vma: &Vma<H>, leaf: &Leaf) -> bool {
-        let owner = self.mm.counted(leaf.pfn).and_then(|meta| meta.owner());
+        let meta = self.mm.counted(leaf.pfn);
+        let owner = meta.and_then(|meta| meta.owner());
+        if meta.is_some_and(|meta| meta.has(PageFlags::MERGED)) {
+            return true;
+        }
         match (owner, vma.anon.get()) {
             (Some((owner, _)), Some(chain)) => owner == chain.id(),
             _ => false,

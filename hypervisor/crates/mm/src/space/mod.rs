@@ -24,6 +24,7 @@ mod fork;
 mod fork_shared;
 mod huge;
 mod map;
+mod merge;
 mod nonlinear;
 mod page;
 mod protect;

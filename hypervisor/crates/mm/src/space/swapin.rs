@@ -17,6 +17,7 @@ use crate::mm::Mm;
 use crate::swap::{Comeback, Probe};
 use crate::vma::Access;
 use addr::{PageSize, Pfn};
+use alloc::sync::Arc;
 use mutants::{Mutant, intact};
 use paging::{HostEntry, Leaf, TableReserve};
 
@@ -93,34 +94,97 @@ impl<H: Host> Mm<H> {
 impl<H: Host> AddressSpace<H> {
     /// Brings a page back, if a frame has it. The swap cache is asked first: while a frame caches the slot, the device may
     /// hold an older copy (I14). `false`: it has to be read, see [`Mm::read_swapped`].
-    pub(super) fn swap_in(&self, fault: &Fault<'_, H>, seen: HostEntry, slot: u64) -> bool {
+    ///
+    /// # Errors
+    /// [`FaultError`]: there is no frame for a copy.
+    pub(super) fn swap_in(
+        &self,
+        fault: &Fault<'_, H>,
+        seen: HostEntry,
+        slot: u64,
+    ) -> Result<bool, FaultError> {
         let Some(frame) = fault.swapped.take().and_then(|page| page.take(slot)) else {
             return self.swap_in_cached(fault, seen, slot);
         };
-        self.map_or_put(fault, seen, slot, frame);
-        true
+        self.map_or_put(fault, seen, slot, frame)?;
+        Ok(true)
     }
 
-    fn swap_in_cached(&self, fault: &Fault<'_, H>, seen: HostEntry, slot: u64) -> bool {
+    fn swap_in_cached(&self, fault: &Fault<'_, H>, seen: HostEntry, slot: u64) -> Result<bool, FaultError> {
         match self.mm.swap().probe(slot, |frame| self.host().frames().meta(frame).get()) {
-            Probe::Cached(frame) => self.map_or_put(fault, seen, slot, frame),
-            Probe::OnDevice { .. } => return false,
+            Probe::Cached(frame) => self.map_or_put(fault, seen, slot, frame)?,
+            Probe::OnDevice { .. } => return Ok(false),
             // Whoever was faster may be about to change the entry: his turn comes first.
             Probe::Free => drop(self.tables.lock()),
         }
-        true
+        Ok(true)
     }
 
-    /// Maps a frame that cached the slot, unless that has changed. Takes the caller's reference.
-    fn map_or_put(&self, fault: &Fault<'_, H>, seen: HostEntry, slot: u64, frame: Pfn) {
+    /// Maps a frame that cached the slot, or a copy of it, unless that has changed. Takes the caller's reference.
+    fn map_or_put(
+        &self,
+        fault: &Fault<'_, H>,
+        seen: HostEntry,
+        slot: u64,
+        frame: Pfn,
+    ) -> Result<(), FaultError> {
         let meta = self.host().frames().meta(frame);
         let lock = meta.lock();
         let still_cached = meta.swap_slot() == Some(slot);
-        let mapped = still_cached && self.map_swapped(fault, seen, slot, frame);
+        let foreign = still_cached && intact(Mutant::SwapInIgnoresOwner) && self.is_anothers(fault, frame);
+        let outcome = match foreign {
+            true => self.copy_swapped(fault, seen, slot, frame).map(|()| false),
+            false => Ok(still_cached && self.map_swapped(fault, seen, slot, frame)),
+        };
         drop(lock);
-        if !mapped {
+        if !matches!(outcome, Ok(true)) {
             self.mm.put(frame);
         }
+        outcome.map(|_| ())
+    }
+
+    /// Whether no entry here would be found from the frame: pages that were merged have gone to one slot, and another of
+    /// them was back first (Linux: `ksm_might_need_to_copy`). The page lock is held.
+    fn is_anothers(&self, fault: &Fault<'_, H>, frame: Pfn) -> bool {
+        let Some((owner, index)) = self.host().frames().meta(frame).owner() else { return false };
+        let chain = fault.vmas.prepare_anon(fault.vma, self.mm.rmaps());
+        if owner == chain.id() && index == fault.index() {
+            return false;
+        }
+        let sharers = self.mm.rmaps().get(owner).and_then(|rmap| rmap.sharers());
+        !sharers.is_some_and(|all| {
+            all.iter().any(|(rmap, index)| Arc::ptr_eq(rmap, chain) && *index == fault.index())
+        })
+    }
+
+    /// Maps a copy of a cached frame in place of a note. The page lock is held, and nobody writes to the frame: it is not
+    /// exclusive while a note names its slot.
+    fn copy_swapped(
+        &self,
+        fault: &Fault<'_, H>,
+        seen: HostEntry,
+        slot: u64,
+        frame: Pfn,
+    ) -> Result<(), FaultError> {
+        let copy = self.private_copy(fault, frame)?;
+        let rights = self.rights_for(fault.vma.protection, &fault.vma.kind, copy);
+        let dirty = fault.access == Access::Write;
+        let leaf = Leaf { pfn: copy, size: PageSize::Size4K, rights, accessed: false, dirty };
+        let mut reserve = TableReserve::new(&**self.host());
+        let tables = self.tables.lock();
+        let installed = self.install(&tables, fault.page, seen, leaf, &mut reserve);
+        if installed {
+            self.swapped.count_back();
+            if self.mm.swap().remove_note(slot) == 0 {
+                self.mm.leave_swap_cache(frame, slot);
+            }
+        }
+        drop(tables);
+        if !installed {
+            // Never visible: no flush is owed.
+            self.mm.put(copy);
+        }
+        Ok(())
     }
 
     /// Maps a cached frame in place of a note. The page lock is held; the entry takes the caller's reference.
@@ -141,7 +205,7 @@ impl<H: Host> AddressSpace<H> {
             // The last user of the slot: nobody else finds the frame by it any more.
             // References: the cache's and the caller's. Whoever has another shall not see later writes.
             let alone = meta.count() == 2 || !intact(Mutant::SwapInIgnoresReferences);
-            if meta.map_count() == 0 && alone {
+            if meta.map_count() == 0 && alone && !meta.has(PageFlags::MERGED) {
                 meta.set(PageFlags::EXCLUSIVE);
             }
             if fault.access == Access::Write || !self.mm.swap().keeps(slot) {

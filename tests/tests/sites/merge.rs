@@ -1,0 +1,270 @@
+//! Sites `write_protect_page` and `replace_page` of merging: equal pages of two spaces become one, and part again.
+
+use crate::Outcome;
+use crate::bench::{Bench, Plan, SMALL, bytes};
+use crate::races::{finish, meanwhile};
+use crate::scenario::Scenario;
+use mm::{Advice, Host, Protection, Spared};
+use paging::FlushScope;
+use std::sync::Arc;
+use tests::lab::page;
+use tests::machine::Event;
+
+/// Passes that find what is equal: one notes the checksums, one merges.
+const PASSES: u64 = 2;
+
+/// Equal pages in two spaces: page 0 equals page 0, the others differ; page 2 of the first has zeros.
+fn two_spaces(b: &Bench) -> Outcome {
+    b.add_space();
+    for id in 0..2 {
+        b.map_pages(id, 0, 4)?;
+        b.does(id, "MADV_MERGEABLE", |space| space.madvise(page(0), bytes(4), Advice::Mergeable))?;
+        b.fill(id, 0..2, 10)?;
+    }
+    b.guest_writes(1, 1, 99)?;
+    b.guest_writes(0, 2, 0)
+}
+
+/// Both guests go on with what they have cached.
+pub(crate) const MERGE: Scenario = Scenario {
+    name: "merge: equal pages become one, a write parts them",
+    plan: SMALL,
+    prepare: two_spaces,
+    act: |b| {
+        b.merge_all()?;
+        assert!(b.frame(0, 0).is_some() && b.frame(0, 0) == b.frame(1, 0), "equal pages are one");
+        assert_eq!(b.frame(0, 2), Some(b.mm.zero_page()));
+        b.guest_writes(0, 0, 20)?;
+        b.both_read(1, 0, 10)?;
+        b.guest_writes(1, 0, 30)?;
+        b.both_read(0, 0, 20)?;
+        b.both_read(1, 0, 30)?;
+        b.guest_writes(0, 2, 22)?;
+        b.both_read(0, 2, 22)?;
+        b.both_read(0, 1, 11)?;
+        b.both_read(1, 1, 99)
+    },
+};
+
+/// Herald's own stores part them too.
+pub(crate) const HERALD_WRITES: Scenario = Scenario {
+    name: "merge: what Herald writes parts them",
+    plan: SMALL,
+    prepare: two_spaces,
+    act: |b| {
+        b.merge_all()?;
+        b.herald_writes(1, 0, 30)?;
+        b.both_read(0, 0, 10)?;
+        b.herald_writes(0, 0, 20)?;
+        b.both_read(1, 0, 30)?;
+        b.herald_writes(0, 2, 22)?;
+        b.guest_reads(0, 2, 22)
+    },
+};
+
+impl Bench {
+    /// Whole passes, each followed by the oracle.
+    pub(crate) fn merge_all(&self) -> Outcome {
+        let goal = self.mm.merge_counts().passes + PASSES;
+        while self.mm.merge_counts().passes < goal {
+            self.mm.merge(1);
+            self.check()?;
+        }
+        Ok(())
+    }
+
+    /// Two spaces whose first pages are one frame.
+    fn merged(plan: Plan) -> Result<Self, tests::Violation> {
+        let b = Self::new(plan);
+        two_spaces(&b)?;
+        b.merge_all()?;
+        assert!(b.frame(0, 0).is_some() && b.frame(0, 0) == b.frame(1, 0), "equal pages are one");
+        Ok(b)
+    }
+}
+
+#[test]
+fn equal_pages_of_two_guests_become_one_and_part_when_either_writes() -> Outcome {
+    MERGE.run()
+}
+
+#[test]
+fn herald_writes_to_one_of_two_merged_pages_and_the_other_stays() -> Outcome {
+    HERALD_WRITES.run()
+}
+
+#[test]
+fn what_merging_has_come_to_is_counted() -> Outcome {
+    let b = Bench::merged(SMALL)?;
+    let counts = b.mm.merge_counts();
+    assert_eq!((counts.merged, counts.zero, counts.shared, counts.sharing), (1, 1, 1, 2));
+    b.guest_writes(0, 0, 20)?;
+    let counts = b.mm.merge_counts();
+    assert_eq!((counts.shared, counts.sharing), (1, 1));
+    b.guest_writes(1, 0, 20)?;
+    assert_eq!(b.mm.merge_counts().shared, 0);
+    b.finish()
+}
+
+#[test]
+fn a_page_that_changes_is_left_alone() -> Outcome {
+    let b = Bench::new(SMALL);
+    two_spaces(&b)?;
+    for value in 40..44 {
+        (0..2).try_for_each(|id| b.guest_writes(id, 0, value))?;
+        b.mm.merge(u64::MAX);
+        b.check()?;
+        assert_ne!(b.frame(0, 0), b.frame(1, 0));
+    }
+    assert_eq!(b.mm.merge_counts().merged, 0);
+    b.finish()
+}
+
+#[test]
+fn who_has_not_asked_for_it_is_not_merged() -> Outcome {
+    let b = Bench::new(SMALL);
+    two_spaces(&b)?;
+    b.does(1, "MADV_UNMERGEABLE", |space| space.madvise(page(0), bytes(4), Advice::Unmergeable))?;
+    b.merge_all()?;
+    assert_ne!(b.frame(0, 0), b.frame(1, 0));
+    b.finish()
+}
+
+/// A transfer that is under way goes into the page that its owner sees (CVE-2020-29374 from the other side).
+#[test]
+fn a_page_that_somebody_holds_is_not_merged() -> Outcome {
+    for id in 0..2 {
+        let b = Bench::new(SMALL);
+        two_spaces(&b)?;
+        let frame = b.frame(id, 0).expect("a frame");
+        let meta = b.machine.frames().meta(frame);
+        meta.get();
+        (0..3).for_each(|_| b.mm.merge(u64::MAX));
+        assert_ne!(b.frame(0, 0), b.frame(1, 0), "merged under a transfer");
+        assert!(!meta.put());
+        b.check()?;
+        b.finish()?;
+    }
+    Ok(())
+}
+
+/// A guest that has the page cached writes when merging has looked, and not yet taken the page away.
+#[test]
+fn what_is_written_when_a_page_is_about_to_merge_is_kept() -> Outcome {
+    for (writer, reader) in [(0, 1), (1, 0)] {
+        let b = Arc::new(Bench::new(SMALL));
+        two_spaces(&b)?;
+        b.mm.merge(u64::MAX);
+        let root = b.space(writer).space.root();
+        let of_writer =
+            move |event| matches!(event, Event::Request(FlushScope::Primary { root: of, .. }) if of == root);
+        meanwhile(&b, of_writer, move |b| {
+            let space = b.space(writer);
+            b.machine.guest_store(space.guest_cpu, tests::lab::gpage(0), 77).expect("a cached translation");
+        });
+        (0..2).for_each(|_| b.mm.merge(u64::MAX));
+        b.machine.clear_hook();
+        b.check()?;
+        b.both_read(writer, 0, 77)?;
+        b.both_read(reader, 0, 10)?;
+        finish(b)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_merged_page_goes_to_swap_out_of_both_and_comes_back_for_each() -> Outcome {
+    let b = Bench::merged(SMALL)?;
+    b.page_out(1, 0)?;
+    assert_eq!((b.frame(0, 0), b.frame(1, 0)), (None, None));
+    b.guest_reads(1, 0, 10)?;
+    b.check()?;
+    b.both_read(0, 0, 10)?;
+    b.guest_writes(0, 0, 20)?;
+    b.both_read(1, 0, 10)?;
+    b.guest_writes(1, 0, 30)?;
+    b.both_read(0, 0, 20)?;
+    b.finish()
+}
+
+#[test]
+fn a_merged_page_that_went_to_swap_can_go_again_from_each() -> Outcome {
+    let b = Bench::merged(SMALL)?;
+    b.page_out(0, 0)?;
+    b.both_read(0, 0, 10)?;
+    b.page_out(0, 0)?;
+    b.both_read(1, 0, 10)?;
+    b.page_out(1, 0)?;
+    b.merge_all()?;
+    b.both_read(0, 0, 10)?;
+    b.both_read(1, 0, 10)?;
+    b.merge_all()?;
+    assert_eq!(b.frame(0, 0), b.frame(1, 0));
+    b.finish()
+}
+
+#[test]
+fn a_merged_page_that_one_guest_uses_stays() -> Outcome {
+    let b = Bench::merged(SMALL)?;
+    // What was used before the merge counts once.
+    let _ = b.reclaim(1, 0)?;
+    b.guest_reads(0, 0, 10)?;
+    b.guest_reads(1, 0, 10)?;
+    b.is_spared(1, 0, Spared::Young)?;
+    b.guest_reads(1, 0, 10)?;
+    b.is_spared(1, 0, Spared::Young)?;
+    b.is_reclaimed(1, 0)?;
+    b.both_read(0, 0, 10)?;
+    b.both_read(1, 0, 10)?;
+    b.finish()
+}
+
+#[test]
+fn a_child_has_its_parents_merged_pages_and_all_are_found() -> Outcome {
+    let b = Bench::merged(SMALL)?;
+    let child = b.fork(0)?;
+    b.both_read(child, 0, 10)?;
+    b.guest_writes(0, 0, 20)?;
+    b.both_read(child, 0, 10)?;
+    b.page_out(child, 0)?;
+    assert_eq!((b.frame(child, 0), b.frame(1, 0)), (None, None));
+    b.both_read(1, 0, 10)?;
+    b.guest_writes(child, 0, 40)?;
+    b.both_read(1, 0, 10)?;
+    b.both_read(0, 0, 20)?;
+    b.finish()
+}
+
+#[test]
+fn write_permission_that_comes_back_does_not_make_a_merged_page_writable() -> Outcome {
+    let b = Bench::merged(SMALL)?;
+    for protection in [Protection::None, Protection::ReadWrite] {
+        b.does(0, "mprotect", |space| space.mprotect(page(0), bytes(4), protection))?;
+    }
+    b.guest_writes(0, 0, 20)?;
+    b.both_read(1, 0, 10)?;
+    b.does(1, "discard", |space| space.discard(page(0), bytes(1)))?;
+    b.both_read(1, 0, 0)?;
+    b.finish()
+}
+
+#[test]
+fn a_page_has_no_more_sharers_than_it_may() -> Outcome {
+    let count = mm::MOST_SHARERS as u64 + 8;
+    let b = Bench::new(Plan { ram: count, ..SMALL });
+    b.map_pages(0, 0, count)?;
+    b.does(0, "MADV_MERGEABLE", |space| space.madvise(page(0), bytes(count), Advice::Mergeable))?;
+    for index in 0..count {
+        b.same("Herald's store", tests::lab::Verdict::Done, b.store(0, index, 7))?;
+    }
+    let goal = b.mm.merge_counts().passes + PASSES;
+    while b.mm.merge_counts().passes < goal {
+        b.mm.merge(u64::MAX);
+    }
+    b.check()?;
+    let counts = b.mm.merge_counts();
+    assert_eq!((counts.shared, counts.sharing), (2, count));
+    b.guest_reads(0, count - 1, 7)?;
+    b.page_out(0, 0)?;
+    b.finish()
+}
