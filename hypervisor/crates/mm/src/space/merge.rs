@@ -53,7 +53,8 @@ impl<H: Host> AddressSpace<H> {
         let _tables = self.tables.lock();
         self.cursor(block).find_map(|visit| {
             let leaf = visit.found.leaf().filter(|leaf| leaf.size == PageSize::Size4K)?;
-            let meta = self.mm.counted(leaf.pfn)?;
+            // Of a shared table nobody knows who all have its pages.
+            let meta = self.mm.counted(leaf.pfn).filter(|_| !visit.found.shared)?;
             let mergeable = meta.map_count() == 1 && !meta.flags().intersects(SPECIAL);
             mergeable.then(|| {
                 meta.get();
@@ -80,6 +81,7 @@ impl<H: Host> AddressSpace<H> {
     /// goes with the answer.
     pub(crate) fn make_merged(&self, address: Hva, other: Pfn) -> Option<Merged<H>> {
         let vmas = self.vmas.read();
+        self.own_table(address).ok()?;
         let (_, frame) = self.unmerged_in(HvaRange::new(address, address.add(PageSize::Size4K.bytes())))?;
         let likely = frame != other && equal(&**self.host(), frame, other);
         let rmap = self
@@ -118,7 +120,8 @@ impl<H: Host> AddressSpace<H> {
     /// frames.
     pub(crate) fn become_merged(&self, address: Hva, frame: Pfn, merged: &Merged<H>) -> bool {
         let vmas = self.vmas.read();
-        let Some(place) = self.place(&vmas, address, frame) else { return false };
+        let owned = self.own_table(address).ok();
+        let Some(place) = owned.and_then(|()| self.place(&vmas, address, frame)) else { return false };
         let turn = PageTurn::take();
         let target = self.host().frames().meta(merged.frame);
         let Some(_lock) = target.try_lock(&turn) else { return false };
@@ -132,7 +135,8 @@ impl<H: Host> AddressSpace<H> {
     /// Makes the page at `address` the zero page, if it has nothing but zeros; whether it did. The caller has a reference.
     pub(crate) fn become_zero(&self, address: Hva, frame: Pfn) -> bool {
         let vmas = self.vmas.read();
-        let place = self.place(&vmas, address, frame);
+        let owned = self.own_table(address).ok();
+        let place = owned.and_then(|()| self.place(&vmas, address, frame));
         place.is_some_and(|place| self.replace_page(&PageTurn::take(), &place, self.mm.zero_page()))
     }
 
