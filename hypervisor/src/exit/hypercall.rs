@@ -67,7 +67,7 @@ fn clone(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
             return Flow::Resume;
         }
         Err(error) => {
-            log::warn!("{}: no clone: {error}", vm.name());
+            log::debug!("{}: no clone: {error}", vm.name());
             FAILED
         }
     };

@@ -64,8 +64,6 @@ pub(crate) enum VirtioError {
     Failed(Access, Error),
     /// It has not given the last request back.
     Lost,
-    /// It says that it has broken down.
-    NeedsReset,
 }
 
 impl fmt::Display for VirtioError {
@@ -82,7 +80,6 @@ impl fmt::Display for VirtioError {
             Self::Driver(error) => error.fmt(f),
             Self::Failed(access, error) => write!(f, "{access} failed: {error}"),
             Self::Lost => f.write_str("it has never answered an earlier request"),
-            Self::NeedsReset => f.write_str("it says that it has broken down"),
         }
     }
 }
@@ -185,14 +182,14 @@ impl Block {
         result.map_err(|error| VirtioError::Failed(access, error))
     }
 
-    /// Whether the device still works. Where it is a program beside this machine, the look also stops the machine's
+    /// Whether the device says so. Where it is a program beside this machine, the look also stops the machine's
     /// processor, so that the program gets a turn: below KVM in Bochs no tick ends the stay of a processor that has its
     /// interrupts off (`vcpu::run`), as this one has.
-    fn check(&self) -> Result<(), VirtioError> {
+    fn has_broken_down(&self) -> bool {
         let register = self.common.add(STATUS_OFFSET).as_u64() as *const u8;
         // SAFETY: as for the queue's offset; reading the status has no effect either.
         let status = unsafe { register.read_volatile() };
-        if status & NEEDS_RESET == 0 { Ok(()) } else { Err(VirtioError::NeedsReset) }
+        status & NEEDS_RESET != 0
     }
 
     /// Goes on to the next page; `None`: there is one.
@@ -273,8 +270,12 @@ impl Drive for Block {
         let Some(mut transfer) = self.under_way.take() else { return Some(Ok(())) };
         let result = if self.driver.peek_used() == Some(transfer.token) {
             self.advance(&mut transfer)
+        } else if self.has_broken_down() {
+            // It has not given anything back: there will be no answer.
+            self.abandon();
+            return Some(Err(DriveError::NoAnswer(transfer.page())));
         } else {
-            self.check().err().map(Err)
+            None
         };
         if result.is_none() {
             self.under_way = Some(transfer);

@@ -105,6 +105,7 @@ impl Vm {
         if self.storms {
             return Err(CloneError::Storm);
         }
+        self.host.make_room();
         let index = input::expect(|index| format!("{}.{index}", self.name()).into());
         let index = index.ok_or(CloneError::TooMany)?;
         let cloned = self.copy(index, asker).and_then(|twin| {
@@ -139,7 +140,8 @@ impl Vm {
                 Ok(Twin { birth: Birth { asked, pause: 0 }, memory, board, starts })
             },
         );
-        let mut twin = twin.unwrap_or(Err(CloneError::Paused))?;
+        let gave_up = if caller.is_some() { CloneError::Paused } else { CloneError::Ended };
+        let mut twin = twin.unwrap_or(Err(gave_up))?;
         twin.birth.pause = tsc() - asked;
         twin.memory.obey(self.place.config);
         Ok(twin)
@@ -174,7 +176,6 @@ impl Vm {
     /// Starts the clone's supervisor.
     fn start(&self, index: u32, twin: Twin) -> Result<(), CloneError> {
         let (machine, config, host) = (self.machine, self.place.config, self.host.clone());
-        self.console.lock().name_lines(self.name());
         let handle = sched::spawn(&Group::new(super::run::SUPERVISOR_WEIGHT), move || {
             let name = input::name(index as usize);
             let place = Place { index, name: Arc::clone(&name), among_others: true, config };
@@ -187,6 +188,7 @@ impl Vm {
             machine.note(index as usize, Some(&name), end);
         });
         machine.joins(handle.map_err(CloneError::NoMemory)?);
+        self.console.lock().name_lines(self.name());
         Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! How a guest ends, in words and as the run's exit status.
 
+use crate::vmx::VmcsError;
 use abi::status::Status;
 use core::fmt;
 use mm::OutOfFrames;
@@ -22,6 +23,8 @@ pub(crate) enum End {
     Killed,
     /// There is not enough memory to run it.
     OutOfMemory(OutOfFrames),
+    /// There is not enough of something for its virtual processors.
+    Setup(VmcsError),
     /// Memory that it touched could not be mapped.
     Memory(MmuError),
     /// So many frames hold what does not compress, and what else there is comes and goes.
@@ -42,6 +45,7 @@ impl End {
             Self::TripleFault
             | Self::TaskSwitch
             | Self::OutOfMemory(_)
+            | Self::Setup(_)
             | Self::Memory(_)
             | Self::Standstill(_)
             | Self::Emulation(_) => Status::GuestDied,
@@ -68,6 +72,7 @@ impl fmt::Display for End {
             Self::Halted => f.write_str("the guest halted for good"),
             Self::TripleFault => f.write_str("the guest ended abnormally: triple fault"),
             Self::OutOfMemory(error) => write!(f, "the guest ended abnormally: {error}"),
+            Self::Setup(error) => write!(f, "the guest ended abnormally: {error}"),
             Self::Memory(error) => write!(f, "the guest ended abnormally: {error}"),
             Self::Standstill(frames) => write!(
                 f,

@@ -86,13 +86,16 @@ impl Guests {
     /// Clones the guest with the focus, on a thread: it may have to wait.
     fn clone_focused(&self) {
         let Some(vm) = self.focused() else { return log::info!("console: there is nothing to clone yet") };
+        let machine = vm.machine;
         let cloner = sched::spawn(&Group::new(WEIGHT), move || {
             if let Err(error) = vm.clone_guest(None) {
                 log::error!("{}: no clone: {error}", vm.name());
             }
         });
-        if let Err(error) = cloner {
-            log::error!("no clone: {error}");
+        match cloner {
+            // The guests are locked: none of them is gone for good before Herald knows that there may be one more.
+            Ok(cloner) => machine.joins(cloner),
+            Err(error) => log::error!("no clone: {error}"),
         }
     }
 

@@ -11,7 +11,7 @@ use super::end::End;
 use super::vm::Vm;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use spin::Mutex;
 
 /// The guests that may have to go. Held over a whole verdict: one at a time.
@@ -35,14 +35,25 @@ pub(super) fn add(vm: &Arc<Vm>) {
     guests.push(Arc::downgrade(vm));
 }
 
-/// A guest has ended.
-pub(super) fn leaves() {
-    LEAVING.fetch_add(1, Ordering::SeqCst);
+/// A guest's departure: from its end until its memory is free, which this has to outlive.
+#[derive(Debug, Default)]
+pub(super) struct Departure(AtomicBool);
+
+impl Departure {
+    /// The guest has ended.
+    pub(super) fn begins(&self) {
+        if !self.0.swap(true, Ordering::SeqCst) {
+            LEAVING.fetch_add(1, Ordering::SeqCst);
+        }
+    }
 }
 
-/// Its memory is free.
-pub(super) fn has_left() {
-    LEAVING.fetch_sub(1, Ordering::SeqCst);
+impl Drop for Departure {
+    fn drop(&mut self) {
+        if *self.0.get_mut() {
+            LEAVING.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
 }
 
 /// Decides for `asker`, which would end so, and ends whoever has to go. No lock is held.

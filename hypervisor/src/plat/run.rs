@@ -129,28 +129,33 @@ pub(crate) struct Machine {
 #[derive(Default)]
 pub(crate) struct Family {
     supervisors: Vec<JoinHandle>,
-    outcomes: Vec<Outcome>,
+    worst: Outcome,
 }
 
 impl HostMemory {
     /// Frames for what a guest needs before its first fault, which makes room itself.
-    fn make_room(&self) {
+    pub(super) fn make_room(&self) {
         while self.mm.host().frames().spare() < SETUP_FRAMES && self.mm.make_room() {}
     }
 }
 
 /// Runs the configured guests to their ends; says in the log how each has ended. The worst counts.
 pub(crate) fn run(machine: &'static Machine) -> Outcome {
-    match machine.run() {
-        Ok(outcomes) => {
-            outcomes.into_iter().max_by_key(|outcome| outcome.status as u8).unwrap_or(Outcome::SUCCESS)
-        }
-        Err(error) => error.outcome(None),
-    }
+    machine.run().unwrap_or_else(|error| error.outcome(None))
 }
 
 impl Outcome {
     const SUCCESS: Self = Self { status: Status::Success, code: 0 };
+
+    fn or_worse(self, other: Self) -> Self {
+        if other.status as u8 > self.status as u8 { other } else { self }
+    }
+}
+
+impl Default for Outcome {
+    fn default() -> Self {
+        Self::SUCCESS
+    }
 }
 
 /// "NAME: ", where there are several.
@@ -182,7 +187,7 @@ impl End {
 }
 
 impl Machine {
-    fn run(&'static self) -> Result<Vec<Outcome>, GuestError> {
+    fn run(&'static self) -> Result<Outcome, GuestError> {
         input::start(self.config.vms.iter().map(|vm| vm.name))?;
         let before = self.frames_accounted_for();
         let faults = (self.clock.tsc_hz, self.config.inject.swap_faults);
@@ -208,20 +213,23 @@ impl Machine {
             reclaimer.stop();
             handle.join();
         }
-        let mut outcomes = core::mem::take(&mut self.family.lock().outcomes);
+        let worst = self.family.lock().worst;
         drop(mm);
         swap.into_iter().for_each(SwapSystem::stop);
         let after = self.frames_accounted_for();
         if after != before {
             log::error!("of {before} frames {after} are left: Herald leaks memory");
-            outcomes.push(Outcome { status: Status::HeraldFailed, code: 0 });
+            return Ok(Outcome { status: Status::HeraldFailed, code: 0 });
         }
-        Ok(outcomes)
+        Ok(worst)
     }
 
-    /// Somebody supervises a guest from now on.
+    /// Somebody supervises a guest from now on, or is about to make one.
     pub(super) fn joins(&self, supervisor: JoinHandle) {
-        self.family.lock().supervisors.push(supervisor);
+        let mut family = self.family.lock();
+        // Of those that have come and gone nothing stays, however many there are.
+        family.supervisors.retain(|supervisor| !supervisor.is_over());
+        family.supervisors.push(supervisor);
     }
 
     /// Waits until all guests have ended, those among them that have come meanwhile.
@@ -239,7 +247,8 @@ impl Machine {
             Err(error) => error.outcome(name),
         };
         input::remove(index);
-        self.family.lock().outcomes.push(outcome);
+        let worst = &mut self.family.lock().worst;
+        *worst = worst.or_worse(outcome);
     }
 
     /// Frames that are free, or Herald's own for ever.
@@ -308,10 +317,7 @@ impl Machine {
         vm.forget_threads();
         input::suspend(index);
         vm.finish();
-        let end = vm.end().expect("its virtual processors end when it has ended");
-        drop(vm);
-        oom::has_left();
-        end.map_err(GuestError::Run)
+        vm.end().expect("its virtual processors end when it has ended").map_err(GuestError::Run)
     }
 
     /// Starts all virtual processors; if there is not enough memory, the guest has ended.
@@ -320,7 +326,7 @@ impl Machine {
         let mut threads = Vec::new();
         for (id, start) in (0..).map(VcpuId).zip(starts) {
             let shared = Arc::clone(vm);
-            match sched::spawn(&group, move || self.run_vcpu(id, &shared, &start)) {
+            match sched::spawn(&group, move || self.run_vcpu(id, &shared, start)) {
                 Ok(thread) => threads.push(thread),
                 Err(error) => {
                     vm.finish_with(Ok(End::OutOfMemory(error)));
@@ -342,18 +348,21 @@ impl Machine {
         storm.inspect_err(|error| log::error!("no storm: {error}")).into_iter().collect()
     }
 
-    fn run_vcpu(&self, id: VcpuId, vm: &Vm, start: &Start) {
+    fn run_vcpu(&self, id: VcpuId, vm: &Vm, start: Start) {
         // Before it looks at anything: whoever finds no thread has said what there is to say before that.
         vm.control(id).set_thread(sched::current());
         let config = VmcsConfig {
             ept_root: vm.ept_root(),
             accessed_dirty: self.ept_features().accessed_dirty == AccessedDirty::Hardware,
             virtual_apic: self.config.apic_virtualisation,
-            pause_exits: self.config.vms.iter().map(|vm| vm.vcpus as usize).sum::<usize>() > sched::online(),
+            pause_exits: vm.is_clone()
+                || self.config.vms.iter().map(|vm| vm.vcpus as usize).sum::<usize>() > sched::online(),
             fail_entry: self.config.inject.fail_entry,
         };
         match Vcpu::new(id, self.vmx, self.host, &config, start) {
             Ok(vcpu) => vcpu::run(&mut Box::new(vcpu), vm),
+            // The guest wants more than there is: its own end, and nobody else's.
+            Err(error) if error.is_short() => vm.finish_with(Ok(End::Setup(error))),
             Err(error) => vm.finish_with(Err(RunError::Setup(error))),
         }
     }

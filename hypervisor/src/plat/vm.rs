@@ -9,7 +9,7 @@ use super::end::End;
 use super::hostops::{HostOperationError, HostOperations};
 use super::input;
 use super::memory::{Memory, NotRam, Notifiers, SetupError};
-use super::oom;
+use super::oom::{self, Departure};
 use super::pause::Pauses;
 use super::run::{HostMemory, Machine};
 use super::stir::Stirrer;
@@ -104,6 +104,8 @@ pub(crate) struct Vm {
     pub(super) wants_states: AtomicBool,
     ended: AtomicBool,
     end: spin::Mutex<Option<Result<End, RunError>>>,
+    /// Dropped last.
+    departure: Departure,
 }
 
 /// Time, as all guests of a machine see it.
@@ -204,6 +206,7 @@ impl Vm {
             wants_states: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             end: spin::Mutex::new(None),
+            departure: Departure::default(),
             machine,
             host: host.clone(),
             place,
@@ -222,6 +225,11 @@ impl Vm {
     /// A virtual processor is entered for the first time.
     pub(crate) fn note_start(&self, now: u64) {
         let _ = self.started.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Whether it began as a copy of another.
+    pub(super) fn is_clone(&self) -> bool {
+        self.birth != Birth::default()
     }
 
     /// A virtual processor is there, and about to look at what it has to do.
@@ -288,7 +296,7 @@ impl Vm {
         let mut first = self.end.lock();
         if first.is_none() {
             *first = Some(end);
-            oom::leaves();
+            self.departure.begins();
         }
         drop(first);
         self.ended.store(true, Ordering::SeqCst);

@@ -162,10 +162,15 @@ impl JoinHandle {
         &self.0
     }
 
+    /// Whether it has ended, and all that its body owned is gone.
+    pub(crate) fn is_over(&self) -> bool {
+        self.0.gone.load(Ordering::Acquire)
+    }
+
     /// Waits until it has ended, and all that its body owned is gone.
     pub(crate) fn join(self) {
         *self.0.waiter.lock() = Some(cpu::current());
-        while !self.0.gone.load(Ordering::Acquire) {
+        while !self.is_over() {
             park(None);
         }
     }

@@ -126,7 +126,7 @@ impl Vcpu {
         vmx: &Vmx,
         memory: &Arc<PhysicalMemory>,
         config: &VmcsConfig,
-        start: &Start,
+        start: Start,
     ) -> Result<Self, VmcsError> {
         let vmcs = Vmcs::new(vmx, memory, config)?;
         let place = Rc::new(Place::new(Rc::clone(vmcs.residence())));
@@ -147,9 +147,9 @@ impl Vcpu {
             place,
         };
         match start {
-            Start::Entry(entry) => vcpu.load(entry),
+            Start::Entry(entry) => vcpu.load(&entry),
             Start::Reset => vcpu.reset(),
-            Start::Resume(state) => vcpu.resume(state),
+            Start::Resume(state) => vcpu.resume(*state),
         }
         vcpu.flush_linear();
         Ok(vcpu)

@@ -48,6 +48,8 @@ impl fmt::Display for RunError {
 pub(crate) fn run(vcpu: &mut Vcpu, vm: &Vm) {
     let residing = vcpu.reside();
     vm.note_ready();
+    // What the board of a clone holds for it is not news to anybody else.
+    vm.control(vcpu.id).note_own_news();
     vm.control(vcpu.id).set_busy(true);
     while !vm.has_ended() {
         if let Err(end) = step(vcpu, vm) {

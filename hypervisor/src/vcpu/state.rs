@@ -63,10 +63,10 @@ impl Vcpu {
     }
 
     /// Goes on from a state. It has this CPU.
-    pub(super) fn resume(&mut self, state: &VcpuState) {
+    pub(super) fn resume(&mut self, state: VcpuState) {
         fields().zip(state.fields).for_each(|(field, value)| self.vmcs.write(field, value));
         self.registers = state.registers;
-        self.place.adopt(state.extended.clone());
+        self.place.adopt(state.extended);
         self.activity = state.activity;
         (self.pending, self.nmi_waits, self.serves) = (state.pending, state.nmi_waits, state.serves);
         if let (Some(registers), Some(apic)) = (&state.apic, self.vmcs.virtual_apic()) {

@@ -55,6 +55,13 @@ pub(crate) enum VmcsError {
     NoVpid,
 }
 
+impl VmcsError {
+    /// Whether it is for want of something that others have.
+    pub(crate) const fn is_short(&self) -> bool {
+        matches!(self, Self::OutOfFrames(_) | Self::NoVpid)
+    }
+}
+
 impl fmt::Display for VmcsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

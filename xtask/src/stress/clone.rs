@@ -54,7 +54,7 @@ fn answer(number: u64) -> String {
     format!("[{}] {number}000 of its own", clone(number))
 }
 
-/// The parent gets warm; its clones come; each is asked in turn; each is sent home, and the parent last.
+/// The parent gets warm; its clones come; each is asked in turn; all are sent home.
 fn steps(clones: u64) -> Vec<Step> {
     let born = |number| format!("{} is a clone of", clone(number));
     let mut steps = vec![Step::new(PROMPT, WARMS), Step::new(WARM, CLONE)];

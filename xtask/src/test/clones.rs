@@ -46,9 +46,11 @@ pub(super) const CLONES: [Scenario; 7] = [
         name: "clone-of-linux",
         args: &["--vcpus", "2", "--host-cpus", "2", "--log", "info"],
         console: Console::Terminal(&[
-            ("herald:/# ", "while :; do :; done & echo busy $((1 + 1))\n"),
+            ("herald:/# ", "(sleep 3; echo woke $((3 * 3))) & while :; do :; done & echo busy $((1 + 1))\n"),
             ("busy 2", "\x1c+"),
-            ("is a clone of tiny, which stood still for ", "\x1cnecho clone $((40 + 2)) $(nproc)\n"),
+            ("is a clone of tiny, which stood still for ", ""),
+            // Nobody has typed anything: its own timer.
+            ("[tiny.1] woke 9", "\x1cnecho clone $((40 + 2)) $(nproc)\n"),
             ("clone 42 2", "poweroff -f\n"),
             ("tiny.1: the guest powered off", "echo parent $((40 + 3)) $(nproc)\n"),
             ("parent 43 2", "poweroff -f\n"),
@@ -60,7 +62,18 @@ pub(super) const CLONES: [Scenario; 7] = [
     // What all would write to has no copies.
     Scenario {
         name: "clone-of-shared-memory",
-        args: &["--kernel", "{testguest}", "--append", "clone", "--memory", "16M", "--backing", "shared"],
+        args: &[
+            "--kernel",
+            "{testguest}",
+            "--append",
+            "clone",
+            "--memory",
+            "16M",
+            "--backing",
+            "shared",
+            "--log",
+            "debug",
+        ],
         stdout: &["clone: FAILED: result of the call"],
         stderr: &["no clone: its memory is of a kind that cannot be copied on write"],
         status: 1,
