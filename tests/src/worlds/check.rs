@@ -69,6 +69,12 @@ impl World {
         }
     }
 
+    /// Whether an allocation was made to fail since the last verdict, or memory is short.
+    pub(super) fn is_short(&self) -> bool {
+        let fired = self.armed && !self.machine.failure_is_pending();
+        fired || self.machine.frames().free_count() < ANNEX
+    }
+
     /// Passes a verdict on if it is one of those expected, and the oracle finds everything in order. Shortage of
     /// memory is excused where an allocation was made to fail, or memory is short.
     pub(super) fn judged(
@@ -77,9 +83,8 @@ impl World {
         expected: &[Verdict],
         found: Verdict,
     ) -> Result<Verdict, Violation> {
-        let fired = self.armed && !self.machine.failure_is_pending();
-        self.armed &= !fired;
-        let short = fired || self.machine.frames().free_count() < ANNEX;
+        let short = self.is_short();
+        self.armed &= self.machine.failure_is_pending();
         if !(expected.contains(&found) || found == Verdict::OutOfMemory && short) {
             let (expected, found) = (format!("{expected:?}"), format!("{found:?}"));
             return Err(Violation::Answer { what: what(), expected, found });

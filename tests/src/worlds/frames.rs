@@ -62,7 +62,8 @@ impl World {
             Ok(()) => freed && !self.is_locked(id, page) && !self.is_hugetlb(id, number(page)),
             Err(Spared::Unevictable) => self.locks() || self.is_hugetlb(id, number(page)),
             Err(Spared::Young) => how == Reclaim::Old,
-            Err(Spared::Busy) => !small || self.has_huge_pages(),
+            // A table of one's own comes before an entry in it goes (I18).
+            Err(Spared::Busy) => !small || self.has_huge_pages() || self.is_short(),
             Err(Spared::NoSlot) => true,
             Err(Spared::Swap(_)) => self.swap.is_failing(),
             // This device takes anything.
