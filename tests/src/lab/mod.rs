@@ -129,6 +129,19 @@ impl Lab {
         GuestId(self.guests.len() - 1)
     }
 
+    /// The last guest goes, and its secondary MMU, while the address space lives on.
+    ///
+    /// # Errors
+    /// [`Violation`].
+    pub fn remove_guest(&mut self) -> Result<Verdict, Violation> {
+        let Some(guest) = self.guests.pop() else { return Ok(Verdict::Unmapped) };
+        self.machine.cpus().for_each(|cpu| self.machine.exit(cpu));
+        let ears = Arc::clone(&guest.ears) as Arc<dyn MmuNotifier>;
+        assert!(self.space.unregister(&ears), "it was registered");
+        drop((guest, ears));
+        self.audited(Verdict::Done)
+    }
+
     /// A guest.
     #[must_use]
     pub fn guest(&self, id: GuestId) -> &Guest {

@@ -105,7 +105,8 @@ pub fn check(machine: &Machine, subjects: Subjects<'_>) -> Result<Census, Violat
         }
         tlb.check_coherence().map_err(Violation::Incoherent)?;
     }
-    owned += check_tables(machine, &all)?;
+    let spare = subjects.secondaries.iter().flat_map(|secondary| secondary.mmu.spare_tables()).collect();
+    owned += check_tables(machine, &all, spare)?;
     let used = machine.frames().total() - machine.frames().free_count();
     if used != owned {
         return Err(Violation::FramesLeaked { used, owned });
@@ -125,10 +126,12 @@ pub(crate) fn resident(machine: &Machine, root: Pfn) -> Result<Vec<(u64, Pfn)>, 
 }
 
 /// Every allocated table is reached by exactly one walk, or by all that share it; returns how many there are.
-fn check_tables(machine: &Machine, all: &[(Kind, Tables)]) -> Result<u64, Violation> {
-    let mut lost = machine.live_tables();
-    let count = lost.len() as u64;
-    let mut seen = BTreeSet::new();
+fn check_tables(machine: &Machine, all: &[(Kind, Tables)], spare: BTreeSet<Pfn>) -> Result<u64, Violation> {
+    let live = machine.live_tables();
+    let mut lost: BTreeSet<Pfn> = live.difference(&spare).copied().collect();
+    let count = live.len() as u64;
+    // None of the spare ones is linked.
+    let mut seen = spare;
     let shared: BTreeSet<Pfn> =
         all.iter().flat_map(|(_, tables)| tables.shared.values()).map(|shared| shared.table).collect();
     for (_, tables) in all {

@@ -61,6 +61,30 @@ fn munmap_of_everything_gives_the_tables_back() -> Outcome {
 }
 
 #[test]
+fn a_range_is_zapped_with_the_tables_that_serve_it_alone_and_they_are_used_again() -> Outcome {
+    const TABLES: u64 = 5;
+    let lab = lab(TABLES * 512);
+    let touched = || (0..TABLES).map(|table| table * 512 + 3);
+    for index in touched() {
+        assert_eq!(lab.guest_store(GUEST, CPU0, gpage(index), index)?, Verdict::Done);
+        assert_eq!(lab.guest_load(GUEST, CPU1, gpage(index))?, Verdict::Value(index));
+    }
+    // The first table and the last one serve pages outside, too.
+    lab.mprotect(pages(1, TABLES * 512 - 2), Protection::Read)?;
+    let mmu = &lab.guest(GUEST).mmu;
+    assert_eq!(mmu.spare_tables().len() as u64, TABLES - 2);
+    assert_eq!(mmu.mapped(), 0);
+    for index in touched() {
+        assert!(!lab.guest_has_cached(CPU1, gpage(index)));
+        lab.speculate(Some(GUEST), CPU1, gpage(index).as_u64())?;
+        assert_eq!(lab.guest_load(GUEST, CPU1, gpage(index))?, Verdict::Value(index));
+        assert_eq!(lab.guest_store(GUEST, CPU0, gpage(index), 1)?, Verdict::Denied);
+    }
+    assert!(mmu.spare_tables().is_empty());
+    lab.finish()
+}
+
+#[test]
 fn munmap_of_more_pages_than_one_batch_frees_them_all() -> Outcome {
     let lab = lab(400);
     fill(&lab, 400, 7)?;

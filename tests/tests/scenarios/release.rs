@@ -34,6 +34,18 @@ fn a_cpu_that_speculates_through_the_exit_finds_nothing() -> Outcome {
     lab.finish()
 }
 
+/// Its tables are used for others at once: no CPU may remember them.
+#[test]
+fn a_guest_that_leaves_before_its_host_takes_its_translations_along() -> Outcome {
+    let mut lab = lab(8);
+    let other = lab.add_guest();
+    lab.add_slot(other, gpage(7), pages(0, 8));
+    assert_eq!(lab.guest_store(other, CPU1, gpage(9), 5)?, Verdict::Done);
+    lab.remove_guest()?;
+    assert_eq!(lab.guest_load(GUEST, CPU0, gpage(2))?, Verdict::Value(5));
+    lab.finish()
+}
+
 #[test]
 fn every_guest_of_the_address_space_is_released() -> Outcome {
     let mut lab = lab(8);

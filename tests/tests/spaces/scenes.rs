@@ -135,7 +135,7 @@ pub(crate) const SCENES: [Scene; 39] = [
     scene("fork of a hugetlb page", 3, hugetlb, |world| world.fork(0, 1, With::Nothing)),
     scene("fork of a rearranged file", 4, rearranged, |world| world.fork(0, 1, With::Nothing)),
     scene("copy in the parent", 1, forked, |world| world.store(0, CPU0, (0, 0), 7)),
-    scene("copy by the child's guest", 7, forked, |world| world.guest_store(1, CPU1, (0, 0), 7)),
+    scene("copy by the child's guest", 5, forked, |world| world.guest_store(1, CPU1, (0, 0), 7)),
     scene("copy of a hugetlb page", 1, hugetlb_forked, |world| world.store(1, CPU0, (515, 1), 7)),
     scene(
         "copy out of a huge page",

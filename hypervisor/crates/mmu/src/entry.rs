@@ -77,9 +77,9 @@ fn exchange<M: TableMemory>(memory: &M, found: &Found<EptEntry>, new: EptEntry) 
     Ok(())
 }
 
-/// Empties the entry. The mmu lock is held exclusively; the caller owes a flush of the root.
-pub(crate) fn clear<M: TableMemory>(memory: &M, found: &Found<EptEntry>, _exclusive: &mut InProgress) {
-    replace(memory, found.at, found.entry, |_| EptEntry::EMPTY);
+/// Empties the entry, of a leaf or of a table. The mmu lock is held exclusively; the caller owes a flush of the root.
+pub(crate) fn clear<M: TableMemory>(memory: &M, at: EntryRef, seen: EptEntry, _exclusive: &mut InProgress) {
+    replace(memory, at, seen, |_| EptEntry::EMPTY);
 }
 
 /// Tests and clears the accessed bit. The mmu lock is held, shared at least.

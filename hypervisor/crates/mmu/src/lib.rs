@@ -24,6 +24,7 @@ mod observer;
 mod oracle;
 mod secondary;
 mod slots;
+mod spare;
 mod stats;
 mod tdp;
 #[cfg(test)]

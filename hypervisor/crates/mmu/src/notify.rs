@@ -19,11 +19,12 @@ impl<H: Host> SecondaryMmu<H> {
     fn zap_young(&self, slots: &Slots, range: HvaRange, unflushed: Mutant) -> bool {
         let mut locked = self.locked.write();
         let Some(tdp) = locked.tdp else { return false };
-        let mut runs = slots.gfns_of(range);
+        let runs = slots.gfns_of(range);
         if !intact(Mutant::AgingWithoutBitsZapsNothing) {
+            let mut runs = runs;
             return runs.any(|run| tdp.is_young(&*self.host, run, AccessedDirty::Absent));
         }
-        let zapped: u64 = runs.map(|run| tdp.zap(&*self.host, run, &mut locked.in_progress)).sum();
+        let zapped: u64 = runs.map(|run| tdp.zap(&*self.host, run, &mut locked)).sum();
         if zapped > 0 && intact(unflushed) {
             self.flush(tdp);
         }
@@ -36,7 +37,7 @@ impl<H: Host> SecondaryMmu<H> {
         let mut zapped = 0;
         for (slot, run) in parts(slots, young.range()) {
             tdp.each_leaf(&*self.host, run, |used| young.add(hvas_of(&slot, used)));
-            zapped += tdp.zap(&*self.host, run, &mut locked.in_progress);
+            zapped += tdp.zap(&*self.host, run, &mut locked);
         }
         if zapped > 0 && intact(Mutant::NoFlushOfCollected) {
             self.flush(tdp);
@@ -58,8 +59,8 @@ fn hvas_of(slot: &Slot, gfns: GfnRange) -> HvaRange {
 }
 
 impl<H: Host> MmuNotifier for SecondaryMmu<H> {
-    /// Zaps everything, flushes, and lets no fault install again: afterwards nothing translates. The tables
-    /// themselves stay until the MMU is dropped: a CPU may be in guest mode on them now, and walk them again
+    /// Zaps everything, flushes, and lets no fault install again: afterwards nothing translates. The root
+    /// itself stays until the MMU is dropped: a CPU may be in guest mode on it now, and walk it again
     /// right after the flush (I11, I13).
     fn release(&self) {
         let mut locked = self.locked.write();

@@ -4,6 +4,7 @@
 use crate::device_tlb::DeviceEntry;
 use crate::secondary::SecondaryMmu;
 use addr::{Gfn, Hva, PageSize, Pfn};
+use alloc::vec::Vec;
 use core::fmt;
 use mm::{Host, Mapping};
 use paging::{Cursor, EptEntry, Leaf};
@@ -137,6 +138,11 @@ impl<H: Host> SecondaryMmu<H> {
             return Err(Incoherence::WritableClean { gfn, pfn: head });
         }
         Ok(())
+    }
+
+    /// Tables that wait for their next use.
+    pub fn spare_tables(&self) -> Vec<Pfn> {
+        self.locked.read().spare.iter(&*self.host).collect()
     }
 
     /// Guest frames that have an entry of their own size, for reports.

@@ -12,15 +12,16 @@
 
 use crate::entry::Installed;
 use crate::slots::{Slot, SlotError, Slots};
+use crate::spare::{Spare, supply};
 use crate::stats::{Stats, add, count};
-use crate::tdp::{AccessedDirty, Tdp, resize};
+use crate::tdp::{AccessedDirty, Lacking, Tdp, resize};
 use addr::{Gfn, GfnRange, Gpa, GpaRange, HvaRange, PageSize, Pfn};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use mm::{Access, AddressSpace, FaultError, Host, Mapping};
 use mutants::{Mutant, intact};
-use paging::{Leaf, Level, OutOfTables, Rights, TableReserve};
+use paging::{Leaf, OutOfTables, Rights, TableReserve};
 use sync::{InProgress, InvalidationSequence, Rank, RwLock, Snapshot};
 
 /// What the mmu lock protects. Who has `&mut` of it, or of a part, holds the exclusive side.
@@ -28,6 +29,7 @@ pub(crate) struct Locked {
     /// `None` once released: nothing is installed or looked up any more.
     pub(crate) tdp: Option<Tdp>,
     pub(crate) in_progress: InProgress,
+    pub(crate) spare: Spare,
 }
 
 /// The secondary MMU of one guest, a subscriber of its host address space.
@@ -91,6 +93,16 @@ struct Resolved {
     snapshot: Snapshot,
 }
 
+/// What became of an attempt to install.
+enum Attempt {
+    /// The leaf is there.
+    Done(Installed),
+    /// Tables are missing on the way to it.
+    Lacking(Lacking),
+    /// Something has changed since the frame was resolved.
+    Changed,
+}
+
 impl<H: Host> SecondaryMmu<H> {
     /// Empty tables for a guest whose memory lies in `space`. The caller registers the result there.
     ///
@@ -106,7 +118,10 @@ impl<H: Host> SecondaryMmu<H> {
             largest: PageSize::Size1G,
             slots: RwLock::new(Rank::Slots, Slots::new()),
             sequence: InvalidationSequence::new(),
-            locked: RwLock::new(Rank::Mmu, Locked { tdp: Some(tables), in_progress: InProgress::new() }),
+            locked: RwLock::new(
+                Rank::Mmu,
+                Locked { tdp: Some(tables), in_progress: InProgress::new(), spare: Spare::new() },
+            ),
             tables,
             stats: Stats::default(),
         })
@@ -176,23 +191,28 @@ impl<H: Host> SecondaryMmu<H> {
     /// [`MmuError`]; the guest cannot go on.
     pub fn fault(&self, gpa: Gpa, access: Access) -> Result<FaultOutcome, MmuError> {
         let mut attempts = 0..mm::ATTEMPTS;
+        let mut reserve = TableReserve::new(&*self.host);
         loop {
             let gfn = gpa.gfn();
             // Before the slot is looked up, too: removing it raises the sequence (I2).
             let snapshot = self.sequence.snapshot();
             let Some(slot) = self.slots.read().find(gfn) else { return Ok(FaultOutcome::NotRam) };
             let resolved = self.resolve(&slot, gfn, access, snapshot).map_err(MmuError::Host)?;
-            let mut reserve = TableReserve::new(&*self.host);
-            if let Err(error) = reserve.top_up(self.missing_tables(gfn)) {
-                if attempts.next().is_some() && self.space.mm().make_room() {
-                    continue;
+            let mut attempt = self.install(&resolved, &mut reserve)?;
+            if let Attempt::Lacking(Lacking(tables)) = attempt {
+                if let Err(error) = supply(&*self.host, &mut reserve, tables, || self.take_spare()) {
+                    if attempts.next().is_some() && self.space.mm().make_room() {
+                        continue;
+                    }
+                    return Err(error.into());
                 }
-                return Err(error.into());
+                attempt = self.install(&resolved, &mut reserve)?;
             }
-            match self.install(&resolved, &mut reserve)? {
-                Some(Installed::Changed) => count(&self.stats.installed),
-                Some(Installed::Spurious) => count(&self.stats.spurious),
-                None => {
+            match attempt {
+                Attempt::Done(Installed::Changed) => count(&self.stats.installed),
+                Attempt::Done(Installed::Spurious) => count(&self.stats.spurious),
+                // Changed since it was resolved, or other tables have gone meanwhile.
+                Attempt::Changed | Attempt::Lacking(_) => {
                     count(&self.stats.retries);
                     sync::relax();
                     continue;
@@ -231,45 +251,38 @@ impl<H: Host> SecondaryMmu<H> {
         Ok(Resolved { gfn, leaf, hvas, mapping, snapshot })
     }
 
-    /// Tables that a leaf for `gfn` may need, by a walk without a lock: tables only grow while the MMU lives, also where it
-    /// was released.
-    fn missing_tables(&self, gfn: Gfn) -> usize {
-        self.tables.walk(&*self.host, gfn).level as usize - Level::Pt as usize
-    }
-
     /// Checks that nothing has changed since, and installs (I2), under the shared side: whoever takes the frame away, or
-    /// the right to write it, comes before or after. `None`: resolve again.
-    fn install(
-        &self,
-        resolved: &Resolved,
-        reserve: &mut TableReserve<'_, H>,
-    ) -> Result<Option<Installed>, MmuError> {
+    /// the right to write it, comes before or after.
+    fn install(&self, resolved: &Resolved, reserve: &mut TableReserve<'_, H>) -> Result<Attempt, MmuError> {
         let locked = self.locked.read();
         let tdp = locked.tdp.ok_or(MmuError::Released)?;
         let Resolved { gfn, leaf, hvas, mapping, snapshot } = resolved;
         let (start, end) = (hvas.start().as_u64(), hvas.end().as_u64());
         if locked.in_progress.permits(&self.sequence, *snapshot, start, end).is_err() {
-            return Ok(None);
+            return Ok(Attempt::Changed);
         }
         // Before the entry is there: what another CPU writes through it must be known to be written (I7).
         if leaf.rights.write && intact(Mutant::NoDirtyOnInstall) {
             self.space.mark_dirty(mapping);
         }
-        Ok(tdp.install(&*self.host, *gfn, *leaf, reserve))
+        Ok(tdp.install(&*self.host, *gfn, *leaf, reserve).map_or_else(Attempt::Lacking, Attempt::Done))
     }
 
     /// Zaps all runs and flushes once (I10), under the mmu lock, so that whoever takes the lock next owes
     /// nothing (I6).
     pub(crate) fn zap_and_flush(&self, locked: &mut Locked, runs: impl IntoIterator<Item = GfnRange>) {
         let Some(tdp) = locked.tdp else { return };
-        let zapped: u64 =
-            runs.into_iter().map(|run| tdp.zap(&*self.host, run, &mut locked.in_progress)).sum();
+        let zapped: u64 = runs.into_iter().map(|run| tdp.zap(&*self.host, run, locked)).sum();
         if zapped > 0 {
             add(&self.stats.zapped, zapped);
             if intact(Mutant::NoFlushOfZapped) {
                 self.flush(tdp);
             }
         }
+    }
+
+    fn take_spare(&self) -> Option<Pfn> {
+        self.locked.write().spare.pop(&*self.host)
     }
 
     pub(crate) fn flush(&self, tdp: Tdp) {
@@ -288,10 +301,14 @@ impl<H: Host> SecondaryMmu<H> {
 /// Whoever drops the MMU has taken its root from every CPU: no virtual processor of the guest runs any more.
 impl<H: Host> Drop for SecondaryMmu<H> {
     fn drop(&mut self) {
-        if intact(Mutant::NoFlushOfDroppedTables) {
+        // A released one has lost all below the root, and was flushed since.
+        if self.root().is_some() && intact(Mutant::NoFlushOfDroppedTables) {
             self.tables.flush(&*self.host);
         }
         self.tables.free(&*self.host);
+        while let Some(table) = self.take_spare() {
+            self.host.free_table(table);
+        }
     }
 }
 

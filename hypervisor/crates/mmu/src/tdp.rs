@@ -1,16 +1,16 @@
 //! Two-dimensional paging: the EPT of one guest, and what may be done to it under the mmu lock.
 //!
-//! Tables only grow until the MMU is dropped. So whoever walks needs no lock to be safe, and whoever installs under the
-//! shared side needs no more tables than he has counted before: other CPUs can only have linked some meanwhile.
+//! Tables grow under the lock's shared side, and go under its exclusive side, to wait for their next use (`spare.rs`): whoever walks holds one of the
+//! two. Who installs and lacks tables is told how many, and comes back with them: nothing allocates under the lock (I4).
 
 use crate::entry::{self, Installed};
+use crate::secondary::Locked;
 use addr::{Gfn, GfnRange, PAGE_SHIFT, PageSize, Pfn};
 use mm::Host;
 use mm::frames::Uses;
 use paging::{
     BlockBits, Cursor, EntryRef, EptEntry, FlushScope, Found, Leaf, Level, TableEntry, TableReserve, View,
 };
-use sync::InProgress;
 
 /// Whether the CPU sets A and D bits in EPT entries (EPTP bit 6).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,6 +20,10 @@ pub enum AccessedDirty {
     /// It does not, or was told not to: aging zaps.
     Absent,
 }
+
+/// So many tables are missing on the way to a leaf.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Lacking(pub(crate) usize);
 
 /// The tables below one EPT root.
 #[derive(Clone, Copy, Debug)]
@@ -45,20 +49,25 @@ impl Tdp {
     }
 
     /// Installs a leaf for `gfn`: as large as `leaf`, or smaller where a table stands in the way. Other CPUs may do the
-    /// same at the same time. `None`: the reserve was too small.
+    /// same at the same time.
+    ///
+    /// # Errors
+    /// [`Lacking`]: the reserve was too small.
     pub(crate) fn install<H: Host>(
         self,
         host: &H,
         gfn: Gfn,
         leaf: Leaf,
         reserve: &mut TableReserve<'_, H>,
-    ) -> Option<Installed> {
+    ) -> Result<Installed, Lacking> {
         let mut wanted = leaf;
         loop {
             let lowest = Level::of_leaf(wanted.size);
             let found = self.grow(gfn, lowest, reserve, host);
             match found.view() {
-                View::Empty | View::Note(_) if found.level > lowest => return None,
+                View::Empty | View::Note(_) if found.level > lowest => {
+                    return Err(Lacking(found.level as usize - lowest as usize));
+                }
                 View::Table(_) => wanted = resize(wanted, gfn, next_smaller(wanted.size)),
                 // A huge entry is there already; the primary page must be as large, or somebody split it without
                 // telling us. `entry::install` compares frames.
@@ -66,23 +75,20 @@ impl Tdp {
                 View::Empty | View::Note(_) | View::Leaf(_) => {
                     // Nothing was installed where a table has come meanwhile: the next round finds it.
                     if let Some(installed) = entry::install(host, &found, wanted) {
-                        return Some(installed);
+                        return Ok(installed);
                     }
                 }
             }
         }
     }
 
-    /// Zaps every leaf that overlaps `range`; returns how many. A huge leaf goes whole. The caller flushes.
+    /// Zaps every leaf that overlaps `range`; returns how many entries went. A huge leaf goes whole, and so does a table
+    /// whose whole span goes, by the one entry that names it: the cost is that of the range's ends, and of what is above
+    /// the page tables. The caller flushes.
     #[must_use = "zapped entries are owed a flush (I6)"]
-    pub(crate) fn zap<H: Host>(self, host: &H, range: GfnRange, exclusive: &mut InProgress) -> u64 {
-        let (start, end) = (range.start().base().as_u64(), range.end().as_u64() << PAGE_SHIFT);
-        let mut zapped = 0;
-        for visit in Cursor::<H, EptEntry>::new(host, self.root, start, end) {
-            entry::clear(host, &visit.found, exclusive);
-            zapped += 1;
-        }
-        zapped
+    pub(crate) fn zap<H: Host>(self, host: &H, range: GfnRange, locked: &mut Locked) -> u64 {
+        let range = (range.start().base().as_u64(), range.end().as_u64() << PAGE_SHIFT);
+        zap_below(host, (self.root, Level::ROOT), range, locked)
     }
 
     /// Tests and clears A on every leaf that overlaps `range`; `true` where one was set. The caller flushes.
@@ -135,9 +141,9 @@ impl Tdp {
         host.flush(FlushScope::Secondary { root: self.root });
     }
 
-    /// Frees all tables. No CPU uses the root any more, and it has been flushed.
+    /// Frees all tables that hang below the root. No CPU uses the root any more, and it has been flushed.
     pub(crate) fn free<H: Host>(self, host: &H) {
-        free_below(host, self.root, Level::ROOT);
+        take_down(host, (self.root, Level::ROOT), &mut |table| host.free_table(table));
     }
 }
 
@@ -161,14 +167,44 @@ fn next_smaller(size: PageSize) -> PageSize {
     }
 }
 
-fn free_below<H: Host>(host: &H, table: Pfn, level: Level) {
+fn zap_below<H: Host>(
+    host: &H,
+    (table, level): (Pfn, Level),
+    (start, end): (u64, u64),
+    locked: &mut Locked,
+) -> u64 {
+    let (mut address, mut zapped) = (start & !(level.span() - 1), 0);
+    while address < end {
+        let (at, next) = (EntryRef::new(table, level.index(address)), address + level.span());
+        let entry = EptEntry::from_bits(host.load(at));
+        let whole = start <= address && next <= end;
+        zapped += match (entry.view(level), level.below()) {
+            (View::Table(child), Some(below)) if !whole => {
+                zap_below(host, (child, below), (start.max(address), end.min(next)), locked)
+            }
+            (View::Empty | View::Note(_), _) => 0,
+            (view, below) => {
+                entry::clear(host, at, entry, &mut locked.in_progress);
+                if let (View::Table(child), Some(below)) = (view, below) {
+                    take_down(host, (child, below), &mut |table| locked.spare.push(host, table));
+                }
+                1
+            }
+        };
+        address = next;
+    }
+    zapped
+}
+
+/// Hands over a table and all below it, each one after those that it names.
+fn take_down<H: Host>(host: &H, (table, level): (Pfn, Level), taken: &mut impl FnMut(Pfn)) {
     if let Some(below) = level.below() {
         for index in 0..512 {
             let entry = EptEntry::from_bits(host.load(EntryRef::new(table, index)));
             if let View::Table(child) = entry.view(level) {
-                free_below(host, child, below);
+                take_down(host, (child, below), taken);
             }
         }
     }
-    host.free_table(table);
+    taken(table);
 }

@@ -116,7 +116,7 @@ const fn small(rights: Rights) -> Leaf {
 fn install(memory: &Memory, tdp: Tdp, gfn: u64, leaf: Leaf) -> Option<Installed> {
     let mut reserve = TableReserve::new(memory);
     reserve.top_up(3).expect("tables");
-    tdp.install(memory, Gfn::new(gfn), leaf, &mut reserve)
+    tdp.install(memory, Gfn::new(gfn), leaf, &mut reserve).ok()
 }
 
 /// Empty tables with `first` in them for guest frame 0, if there is one.

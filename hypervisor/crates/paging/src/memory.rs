@@ -168,8 +168,8 @@ impl<'m, M: TableMemory> TableReserve<'m, M> {
         self.tables.iter_mut().find_map(Option::take)
     }
 
-    /// Takes back a table that was not linked after all: it is still zeroed.
-    pub(crate) fn give_back(&mut self, table: Pfn) {
+    /// Takes a table that is not linked anywhere, and zeroed.
+    pub fn give_back(&mut self, table: Pfn) {
         match self.tables.iter_mut().find(|place| place.is_none()) {
             Some(place) => *place = Some(table),
             None => self.memory.free_table(table),
