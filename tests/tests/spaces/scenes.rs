@@ -147,7 +147,7 @@ pub(crate) const SCENES: [Scene; 39] = [
     scene("swap-in by a store", 4, swapped, |world| world.guest_store(0, CPU1, (2, 0), 8)),
     scene(
         "swap-in by a store after fork",
-        8,
+        6,
         |world| swapped(world).and_then(|_| world.fork(0, 1, With::Guest)),
         |world| world.guest_store(1, CPU1, (2, 0), 8),
     ),

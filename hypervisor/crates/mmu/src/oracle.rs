@@ -142,7 +142,7 @@ impl<H: Host> SecondaryMmu<H> {
 
     /// Tables that wait for their next use.
     pub fn spare_tables(&self) -> Vec<Pfn> {
-        self.locked.read().spare.iter(&*self.host).collect()
+        self.locked.read().spare.all(&*self.host)
     }
 
     /// Guest frames that have an entry of their own size, for reports.

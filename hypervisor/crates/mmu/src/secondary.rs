@@ -21,7 +21,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use mm::{Access, AddressSpace, FaultError, Host, Mapping};
 use mutants::{Mutant, intact};
-use paging::{Leaf, OutOfTables, Rights, TableReserve};
+use paging::{Leaf, Level, OutOfTables, Rights, TableReserve};
 use sync::{InProgress, InvalidationSequence, Rank, RwLock, Snapshot};
 
 /// What the mmu lock protects. Who has `&mut` of it, or of a part, holds the exclusive side.
@@ -305,7 +305,7 @@ impl<H: Host> Drop for SecondaryMmu<H> {
         if self.root().is_some() && intact(Mutant::NoFlushOfDroppedTables) {
             self.tables.flush(&*self.host);
         }
-        self.tables.free(&*self.host);
+        self.locked.write().spare.push(&*self.host, (self.tables.root, Level::ROOT));
         while let Some(table) = self.take_spare() {
             self.host.free_table(table);
         }

@@ -9,7 +9,8 @@ use addr::{Gfn, GfnRange, PAGE_SHIFT, PageSize, Pfn};
 use mm::Host;
 use mm::frames::Uses;
 use paging::{
-    BlockBits, Cursor, EntryRef, EptEntry, FlushScope, Found, Leaf, Level, TableEntry, TableReserve, View,
+    BlockBits, Cursor, Entries, EntryRef, EptEntry, FlushScope, Found, Leaf, Level, TableEntry, TableReserve,
+    View,
 };
 
 /// Whether the CPU sets A and D bits in EPT entries (EPTP bit 6).
@@ -140,11 +141,6 @@ impl Tdp {
     pub(crate) fn flush<H: Host>(self, host: &H) {
         host.flush(FlushScope::Secondary { root: self.root });
     }
-
-    /// Frees all tables that hang below the root. No CPU uses the root any more, and it has been flushed.
-    pub(crate) fn free<H: Host>(self, host: &H) {
-        take_down(host, (self.root, Level::ROOT), &mut |table| host.free_table(table));
-    }
 }
 
 /// All that four levels translate.
@@ -173,10 +169,15 @@ fn zap_below<H: Host>(
     (start, end): (u64, u64),
     locked: &mut Locked,
 ) -> u64 {
-    let (mut address, mut zapped) = (start & !(level.span() - 1), 0);
+    let (mut address, mut zapped, entries) = (start & !(level.span() - 1), 0, host.entries(table));
     while address < end {
-        let (at, next) = (EntryRef::new(table, level.index(address)), address + level.span());
-        let entry = EptEntry::from_bits(host.load(at));
+        let (index, next) = (level.index(address), address + level.span());
+        let entry = EptEntry::from_bits(entries.load(index));
+        if entry == EptEntry::EMPTY {
+            address = next;
+            continue;
+        }
+        let at = EntryRef::new(table, index);
         let whole = start <= address && next <= end;
         zapped += match (entry.view(level), level.below()) {
             (View::Table(child), Some(below)) if !whole => {
@@ -186,7 +187,7 @@ fn zap_below<H: Host>(
             (view, below) => {
                 entry::clear(host, at, entry, &mut locked.in_progress);
                 if let (View::Table(child), Some(below)) = (view, below) {
-                    take_down(host, (child, below), &mut |table| locked.spare.push(host, table));
+                    locked.spare.push(host, (child, below));
                 }
                 1
             }
@@ -194,17 +195,4 @@ fn zap_below<H: Host>(
         address = next;
     }
     zapped
-}
-
-/// Hands over a table and all below it, each one after those that it names.
-fn take_down<H: Host>(host: &H, (table, level): (Pfn, Level), taken: &mut impl FnMut(Pfn)) {
-    if let Some(below) = level.below() {
-        for index in 0..512 {
-            let entry = EptEntry::from_bits(host.load(EntryRef::new(table, index)));
-            if let View::Table(child) = entry.view(level) {
-                take_down(host, (child, below), taken);
-            }
-        }
-    }
-    taken(table);
 }

@@ -3,13 +3,14 @@
 extern crate std;
 
 use crate::entry::Installed;
+use crate::spare::Spare;
 use crate::tdp::Tdp;
 use addr::{Gfn, PageSize, Pfn, PfnRange};
 use mm::frames::{FrameMeta, Frames};
 use mm::{CpuIndex, FrameMemory, Host};
 use paging::{
-    EachAlone, EntryRef, EptEntry, FlushScope, FlushToken, Leaf, OutOfTables, Rights, Shootdown, TableMemory,
-    TableReserve,
+    EachAlone, EntryRef, EptEntry, FlushScope, FlushToken, Leaf, Level, OutOfTables, Rights, Shootdown,
+    TableMemory, TableReserve,
 };
 use std::boxed::Box;
 use std::sync::Mutex;
@@ -137,7 +138,11 @@ fn race(first: Option<Leaf>, (gfn, theirs): (u64, Leaf), ours: Leaf) -> (Option<
     let installed = install(&memory, tdp, 0, ours);
     let found = tdp.walk(&memory, Gfn::ZERO).leaf();
     assert!(memory.rival.lock().expect("no panic").is_none(), "nobody came in between");
-    tdp.free(&memory);
+    let mut spare = Spare::new();
+    spare.push(&memory, (tdp.root, Level::ROOT));
+    let all = spare.all(&memory).len();
+    let freed = core::iter::from_fn(|| spare.pop(&memory)).inspect(|&table| memory.free_table(table)).count();
+    assert_eq!(freed, all);
     assert_eq!(memory.frames.free_count(), memory.frames.total(), "a table is lost");
     (installed, found)
 }

@@ -18,7 +18,7 @@ use crate::vma::{Vma, VmaFlags, VmaKind, VmaTree};
 use addr::{Hva, HvaRange, PageSize, Pfn};
 use core::sync::atomic::Ordering;
 use paging::{
-    EntryRef, HostEntry, Level, OutOfTables, TableEntry, TableReserve, View, walk_or_grow, walk_to,
+    Entries, EntryRef, HostEntry, Level, OutOfTables, TableEntry, TableReserve, View, walk_or_grow, walk_to,
 };
 
 /// Tables shared between two changes of lock.
@@ -66,18 +66,26 @@ impl<H: Host> AddressSpace<H> {
         if directory.level != Level::Pd {
             return next;
         }
-        while next < vma.range.end() && used < BATCH && next.align_down(PageSize::Size1G) <= first {
+        let entries = self.host().entries(directory.at.table());
+        let directory_end = (first.as_u64() & !(PageSize::Size1G.bytes() - 1)) + PageSize::Size1G.bytes();
+        let end = vma.range.end().as_u64().min(directory_end);
+        while next.as_u64() < end && used < BATCH {
+            let index = Level::Pd.index(next.as_u64());
+            let entry = HostEntry::from_bits(entries.load(index));
+            // The most of a large guest's directories, often.
+            if entry == HostEntry::EMPTY {
+                next = next.add(SPAN.bytes());
+                continue;
+            }
             let Some(span) = span_at(next).filter(|&span| serves_alone(vmas, vma, span)) else { break };
-            let at = EntryRef::new(directory.at.table(), Level::Pd.index(next.as_u64()));
-            let entry = HostEntry::from_bits(self.host().load(at));
+            let at = EntryRef::new(directory.at.table(), index);
             match entry.view(Level::Pd) {
                 View::Table(table) => {
                     self.share_table(&tables, (at, entry), table);
                     batch[used] = Some((next, table));
                     (last, used) = (next, used + 1);
                 }
-                View::Empty => {}
-                View::Leaf(_) | View::Note(_) => break,
+                View::Empty | View::Leaf(_) | View::Note(_) => break,
             }
             next = span.end();
         }
