@@ -45,6 +45,8 @@ pub(crate) fn handle(vcpu: &mut Vcpu, vm: &Vm, exit: Exit) -> Result<Flow, RunEr
         Exit::EptViolation(violation) => ept::handle(vcpu, vm, violation),
         Exit::Xsetbv => misc::xsetbv(vcpu),
         Exit::CacheFlush => misc::skip(vcpu),
+        // It was emptied when the guest was left.
+        Exit::LogFull => Flow::Resume,
         Exit::Pause => misc::pause(vcpu),
         Exit::VirtualEoi(vector) => msr::end_of_interrupt(vcpu, vm, vector),
         Exit::ApicWrite { register } => msr::apic_written(vcpu, vm, register),

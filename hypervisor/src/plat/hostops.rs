@@ -3,11 +3,12 @@
 
 use super::memory::{Memory, NotRam};
 use abi::hypercall::HostOperation as Op;
-use addr::{Gpa, Hva, HvaRange, PageSize};
+use addr::{GfnRange, Gpa, Hva, HvaRange, PageSize};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use mm::{AddressSpace, Advice, Change, Host, MapError, MapRequest, Placement, Protection, Remap};
+use mmu::LogError;
 
 /// Copies of the guest's address space that may be alive at a time.
 const MOST_FORKS: usize = 4;
@@ -23,6 +24,8 @@ pub(crate) enum HostOperationError {
     Forks(usize),
     /// The machine has not enough memory.
     OutOfMemory,
+    /// There is no dirty log.
+    Log(LogError),
 }
 
 impl fmt::Display for HostOperationError {
@@ -32,6 +35,7 @@ impl fmt::Display for HostOperationError {
             Self::Refused(error) => error.fmt(f),
             Self::Forks(count) => write!(f, "{count} copies of the address space are alive already"),
             Self::OutOfMemory => f.write_str("not enough memory"),
+            Self::Log(error) => error.fmt(f),
         }
     }
 }
@@ -39,6 +43,12 @@ impl fmt::Display for HostOperationError {
 impl From<MapError> for HostOperationError {
     fn from(error: MapError) -> Self {
         Self::Refused(error)
+    }
+}
+
+impl From<LogError> for HostOperationError {
+    fn from(error: LogError) -> Self {
+        Self::Log(error)
     }
 }
 
@@ -95,6 +105,12 @@ impl<H: Host + 'static> HostOperations<H> {
             Op::Rearrange => rearrange(space, range)?,
             Op::Lock => space.mlock(start, len)?,
             Op::Unlock => space.munlock(start, len)?,
+            Op::BeginLog => memory.begin_log()?,
+            Op::Harvest => {
+                let gfns = GfnRange::new(gpa.gfn(), gpa.add(len).gfn());
+                return Ok(memory.harvest(gfns).count());
+            }
+            Op::EndLog => memory.end_log(),
         }
         Ok(0)
     }

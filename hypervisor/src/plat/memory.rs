@@ -23,8 +23,8 @@ use firmware::{GuestWriter, Ram, WriteError};
 use mm::notifier::MmuNotifier;
 use mm::{Access, AddressSpace, File, Host, MapError, MapRequest, Mm, Placement, Protection, VmaKind};
 use mmu::{
-    AccessedDirty, DeviceTlb, DeviceTlbError, FaultOutcome, Incoherence, MmuError, Observer, SecondaryMmu,
-    Slot, SlotError,
+    AccessedDirty, DeviceTlb, DeviceTlbError, DirtyPages, FaultOutcome, Incoherence, LogBy, LogError,
+    MmuError, Observer, SecondaryMmu, Slot, SlotError,
 };
 use paging::OutOfTables;
 
@@ -48,6 +48,8 @@ pub struct EptFeatures {
     pub accessed_dirty: AccessedDirty,
     /// Its largest leaf.
     pub largest_page: PageSize,
+    /// How writes to logged pages are seen.
+    pub log_by: LogBy,
 }
 
 /// Whether those who hold translations hear of changes.
@@ -133,6 +135,7 @@ pub struct Memory<H: Host + 'static> {
     device_tlb: Arc<DeviceTlb<H>>,
     observer: Arc<Observer>,
     upheavals: Upheavals,
+    log_by: LogBy,
 }
 
 impl<H: Host + 'static> Memory<H> {
@@ -181,6 +184,7 @@ impl<H: Host + 'static> Memory<H> {
             device_tlb,
             observer: Arc::new(Observer::new()),
             upheavals: Upheavals::default(),
+            log_by: ept.log_by,
         };
         if notifiers == Notifiers::Subscribed {
             memory.space.register(Arc::clone(&memory.mmu) as Arc<dyn MmuNotifier>);
@@ -344,6 +348,27 @@ impl<H: Host + 'static> Memory<H> {
         Ok(())
     }
 
+    /// Logs from now on which pages are written, all over RAM.
+    ///
+    /// # Errors
+    /// [`LogError`]: they are logged already; nothing has changed then.
+    pub fn begin_log(&self) -> Result<(), LogError> {
+        self.mmu.slots().iter().try_for_each(|slot| self.mmu.begin_log(slot.gfns().start(), self.log_by))
+    }
+
+    /// Ends what [`Self::begin_log`] began.
+    pub fn end_log(&self) {
+        for slot in self.mmu.logged() {
+            self.mmu.end_log(slot.gfns().start());
+        }
+    }
+
+    /// Which of these pages the guest, its devices or the host have written since they were harvested last, or since the log
+    /// began. What is written from now on is in the next harvest.
+    pub fn harvest(&self, gfns: GfnRange) -> DirtyPages {
+        self.mmu.harvest(gfns)
+    }
+
     /// Whether these are whole pages of guest memory.
     pub fn has_pages(&self, range: GpaRange) -> bool {
         self.pages(range.start(), range.len()).is_ok()
@@ -385,7 +410,9 @@ impl<H: Host + 'static> GuestMemory for Memory<H> {
 impl GuestWriter for &Memory<PhysicalMemory> {
     fn write(&mut self, gpa: Gpa, bytes: &[u8]) -> Result<(), WriteError> {
         let hva = self.hva(gpa, bytes.len() as u64).map_err(|hole| WriteError::Hole(hole.gpa))?;
-        uaccess::copy_to(&self.space, hva, bytes).map_err(|_| WriteError::OutOfMemory(gpa))
+        let done = uaccess::copy_to(&self.space, hva, bytes).map_err(|_| WriteError::OutOfMemory(gpa));
+        self.space.wrote(HvaRange::new(hva, hva.add(bytes.len() as u64)));
+        done
     }
 
     /// Whole pages are mapped where they lie; the rest, and what cannot be mapped, is copied.

@@ -31,9 +31,10 @@ use core::fmt;
 use devices::VcpuId;
 use firmware::{Guest, Ram};
 use mm::{Host, Mm, NewError, OutOfFrames, SwapDevice};
-use mmu::AccessedDirty;
+use mmu::{AccessedDirty, LogBy};
 use spin::Mutex;
 use vmxdefs::capability::EptVpid;
+use vmxdefs::controls::Secondary;
 
 /// Supervisors mostly sleep; while they build a guest nobody waits for theirs alone.
 pub(super) const SUPERVISOR_WEIGHT: u32 = 100;
@@ -395,6 +396,7 @@ impl Machine {
     pub(super) fn ept_features(&self) -> EptFeatures {
         let offers = |feature| self.vmx.capabilities.ept_vpid.contains(feature);
         let tracked = offers(EptVpid::ACCESSED_DIRTY) && self.config.ept_ad;
+        let logs = self.vmx.capabilities.secondary.offers(Secondary::PAGE_MODIFICATION_LOG.bits());
         EptFeatures {
             accessed_dirty: if tracked { AccessedDirty::Hardware } else { AccessedDirty::Absent },
             largest_page: match (offers(EptVpid::PAGES_1G), offers(EptVpid::PAGES_2M)) {
@@ -402,6 +404,7 @@ impl Machine {
                 (false, true) => PageSize::Size2M,
                 (false, false) => PageSize::Size4K,
             },
+            log_by: if tracked && logs { LogBy::Processor } else { LogBy::WriteFault },
         }
     }
 }

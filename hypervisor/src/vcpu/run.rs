@@ -201,6 +201,8 @@ impl Vcpu {
             entered = self.vmcs.enter(&mut self.registers);
             self.ticks.exit(tsc());
             self.registers.cr2 = cpu::fault_address();
+            // Before the guest counts as left: whoever has it leave wants to know what it has written.
+            self.vmcs.drain_log(|pages| vm.memory.mmu().note_logged(pages));
         }
         vm.tag.exit();
         control.has_left();

@@ -10,6 +10,7 @@ mod startup;
 mod virtual_apic;
 mod vmcs;
 mod vpid;
+mod write_log;
 
 pub(crate) use enter::GuestRegisters;
 pub(crate) use instructions::invept_single;

@@ -7,8 +7,9 @@ use super::residence::Residence;
 use super::startup::Vmx;
 use super::virtual_apic::{PROC_OFF, PROC_ON, SECONDARY_ON, VirtualApic};
 use super::vpid::{MOST_VPIDS, Vpid};
+use super::write_log::{self, WriteLog};
 use crate::physmem::PhysicalMemory;
-use addr::Pfn;
+use addr::{Gpa, Pfn};
 use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::sync::Arc;
@@ -130,7 +131,11 @@ pub(crate) struct Controls {
 impl Controls {
     /// # Errors
     /// The first field in which something required is missing.
-    fn negotiate(capabilities: &Capabilities, pause_exits: bool) -> Result<Self, Missing> {
+    fn negotiate(
+        capabilities: &Capabilities,
+        pause_exits: bool,
+        accessed_dirty: bool,
+    ) -> Result<Self, Missing> {
         let pin = Pin::EXTERNAL_INTERRUPT | Pin::NMI;
         let pin_optional = Pin::PREEMPTION_TIMER | Pin::VIRTUAL_NMI;
         let proc = Proc::HLT
@@ -150,6 +155,10 @@ impl Controls {
         }
         if pause_exits {
             secondary_optional |= Secondary::PAUSE_LOOP;
+        }
+        // It logs where D is set: without D there is nothing to log, and the entry fails (SDM vol. 3C 27.2.1.1).
+        if accessed_dirty {
+            secondary_optional |= Secondary::PAGE_MODIFICATION_LOG;
         }
         let exit = ExitControls::HOST_64
             | ExitControls::SAVE_DEBUG
@@ -195,6 +204,7 @@ pub(crate) struct Vmcs {
     _region: Region,
     msr_bitmap: Region,
     virtual_apic: Option<VirtualApic>,
+    write_log: Option<WriteLog>,
 }
 
 impl Vmcs {
@@ -208,7 +218,8 @@ impl Vmcs {
         config: &VmcsConfig,
     ) -> Result<Self, VmcsError> {
         let capabilities = vmx.capabilities;
-        let controls = Controls::negotiate(&capabilities, config.pause_exits)?;
+        let accessed_dirty = config.accessed_dirty && capabilities.ept_vpid.contains(EptVpid::ACCESSED_DIRTY);
+        let controls = Controls::negotiate(&capabilities, config.pause_exits, accessed_dirty)?;
         let needed = EptVpid::WALK_4 | EptVpid::WRITE_BACK | EptVpid::INVEPT | EptVpid::INVEPT_SINGLE;
         let missing = needed.difference(capabilities.ept_vpid);
         if !missing.is_empty() {
@@ -224,7 +235,8 @@ impl Vmcs {
         let virtual_apic = if config.virtual_apic { VirtualApic::new(&capabilities, memory)? } else { None };
         let tag = controls.has(Secondary::VPID).then_some(vpid);
         let residence = Rc::new(Residence::new(region.address(), tag)?);
-        let accessed_dirty = config.accessed_dirty && capabilities.ept_vpid.contains(EptVpid::ACCESSED_DIRTY);
+        let has_log = controls.has(Secondary::PAGE_MODIFICATION_LOG);
+        let write_log = has_log.then(|| WriteLog::new(memory)).transpose()?;
         let vmcs = Self {
             controls,
             capabilities,
@@ -233,6 +245,7 @@ impl Vmcs {
             _region: region,
             msr_bitmap,
             virtual_apic,
+            write_log,
         };
         vmcs.residence.load();
         vmcs.write_controls(config)?;
@@ -270,6 +283,10 @@ impl Vmcs {
         }
         if let Some(tag) = self.residence.tag() {
             self.try_write(Field::Vpid, u64::from(tag))?;
+        }
+        if let Some(log) = &self.write_log {
+            self.try_write(Field::PmlAddress, log.address().as_u64())?;
+            self.try_write(Field::PmlIndex, write_log::LAST)?;
         }
         if let Some(apic) = &self.virtual_apic {
             self.try_write(Field::VirtualApic, apic.page().as_u64())?;
@@ -357,6 +374,16 @@ impl Vmcs {
         self.write(Field::SecondaryControls, u64::from(self.controls.secondary));
     }
 
+    /// Hands out what the processor has logged since the last call: pages that the guest has written. Mostly nothing.
+    pub(crate) fn drain_log(&mut self, note: impl FnOnce(&mut dyn Iterator<Item = Gpa>)) {
+        let Some(log) = &self.write_log else { return };
+        let index = self.read(Field::PmlIndex);
+        if index != write_log::LAST {
+            note(&mut log.entries(index));
+            self.write(Field::PmlIndex, write_log::LAST);
+        }
+    }
+
     fn set_proc(&mut self, control: Proc, wanted: bool) {
         let proc =
             if wanted { self.controls.proc | control.bits() } else { self.controls.proc & !control.bits() };
@@ -367,8 +394,8 @@ impl Vmcs {
     }
 
     fn try_write(&self, field: Field, value: u64) -> Result<(), VmFail> {
-        // SAFETY: host state is `Residence`'s to write. Of the controls only the MSR bitmap, the virtual-APIC page and the EPT
-        // pointer name memory, and only `write_controls` and `use_virtual_apic` set them: the first two are frames of our own, the EPT root outlives the last entry (a virtual processor's thread
+        // SAFETY: host state is `Residence`'s to write. Of the controls only the MSR bitmap, the virtual-APIC page, the
+        // log of writes and the EPT pointer name memory, and only `write_controls` and `use_virtual_apic` set them: the first three are frames of our own, the EPT root outlives the last entry (a virtual processor's thread
         // keeps its guest); the bitmap that passes x2APIC registers is in force only with the controls that virtualise them. Any
         // other control and any guest state is either refused at entry or concerns the guest only.
         unsafe { vmwrite(field.encoding(), value) }

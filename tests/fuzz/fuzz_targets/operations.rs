@@ -75,7 +75,11 @@ fn change(u: &mut Unstructured<'_>) -> Result<What> {
         12 => What::Mlock((page(u)?, u.int_in_range(1..=6)?)),
         13 => What::Munlock(range(u)?),
         14 => What::Msync(range(u)?),
-        _ => What::ToggleAlias,
+        _ => match u.int_in_range(0..=3u8)? {
+            0 => What::ToggleAlias,
+            1 => What::ToggleLog { by_processor: u.arbitrary()? },
+            _ => What::Harvest,
+        },
     })
 }
 

@@ -271,7 +271,12 @@ impl Walk<'_> {
                 Raw::Leaf(_) => {}
             }
             match self.machine.memory.compare_exchange(table, index, bits, wanted) {
-                Ok(()) => return Some(format.decode(level, wanted)),
+                Ok(()) => {
+                    if self.kind == Kind::GuestPhysical && wanted & !bits & format.dirty() != 0 {
+                        self.machine.log_write(self.root, self.address);
+                    }
+                    return Some(format.decode(level, wanted));
+                }
                 Err(now) => bits = now,
             }
         }

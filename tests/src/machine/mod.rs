@@ -29,7 +29,7 @@ pub(crate) use format::{COUNTED, Format, Raw, RawLeaf, SHARED, shift};
 pub(crate) use tlb::{Key, Structure, Tag};
 
 use crate::{Violation, lock};
-use addr::{PageSize, Pfn, PfnRange};
+use addr::{Gpa, PageSize, Pfn, PfnRange};
 use memory::Memory;
 use mm::frames::{FrameMeta, Frames};
 use mm::{Access, CpuIndex};
@@ -156,9 +156,24 @@ pub struct Machine {
     devices: Mutex<Vec<Weak<DeviceTlb<Machine>>>>,
     pub(crate) counters: Counters,
     unaged_guests: AtomicBool,
+    /// Where CPUs have set D in an EPT, by root: page-modification logging, whose buffers are never full here.
+    writes: Mutex<BTreeSet<(Pfn, Gpa)>>,
 }
 
 impl Machine {
+    /// A CPU has set D for a guest-physical address.
+    fn log_write(&self, root: Pfn, address: u64) {
+        lock(&self.writes).insert((root, Gpa::new(address)));
+    }
+
+    /// Where CPUs have set D below a root since this was last asked.
+    pub fn take_logged(&self, root: Pfn) -> Vec<Gpa> {
+        let mut writes = lock(&self.writes);
+        let own = writes.iter().filter(|(of, _)| *of == root).map(|&(_, gpa)| gpa).collect();
+        writes.retain(|(of, _)| *of != root);
+        own
+    }
+
     /// A machine just switched on: all CPUs in root mode, without an address space.
     #[must_use]
     pub fn new(options: Options) -> Self {
@@ -179,6 +194,7 @@ impl Machine {
             devices: Mutex::default(),
             counters: Counters::default(),
             unaged_guests: AtomicBool::new(false),
+            writes: Mutex::default(),
         }
     }
 

@@ -5,6 +5,7 @@ use crate::lab::Verdict;
 use crate::worlds::{Backing, By, Callback, Lost, Move, Reclaim, SPACES, With, World};
 use addr::PageSize;
 use mm::{Advice, Change, CpuIndex, Protection};
+use mmu::LogBy;
 
 /// First page, and how many.
 pub type Range = (u64, u64);
@@ -59,6 +60,8 @@ pub enum What {
     Lose { cpu: usize, what: Lost },
     ProtectTables(Protection),
     ToggleAlias,
+    ToggleLog { by_processor: bool },
+    Harvest,
 }
 
 const fn with(guest: bool) -> With {
@@ -149,6 +152,10 @@ fn happen(world: &mut World, id: usize, what: What) -> Result<Verdict, Violation
             world.speculate(id, CpuIndex(cpu), page, if guest { By::Guest } else { By::Herald })
         }
         What::ToggleAlias => world.toggle_alias(id),
+        What::ToggleLog { by_processor } => {
+            world.toggle_log(id, if by_processor { LogBy::Processor } else { LogBy::WriteFault })
+        }
+        What::Harvest => world.harvest(id),
     }
 }
 

@@ -218,6 +218,10 @@ fn step(huge: Huge) -> BoxedStrategy<Step> {
         2 => advice(huge),
         4 => frames(huge),
         12 => accesses(),
+        1 => prop_oneof![
+            1 => any::<bool>().prop_map(|by_processor| What::ToggleLog { by_processor }),
+            5 => Just(What::Harvest),
+        ],
     ];
     prop_oneof![
         40 => (0..SPACES, what).prop_map(|(space, what)| Step::In { space, what }),

@@ -1,5 +1,6 @@
 //! Accesses as programs make them, by Herald and by guests, in the space of their choice.
 
+use super::late::page_at;
 use super::model::{Certainty, Model};
 use super::{World, address, number};
 use crate::Violation;
@@ -142,7 +143,10 @@ impl World {
         let found = retry(|| {
             let tried = match operation {
                 Operation::Load => machine.load_linear(cpu, hva).map(Verdict::Value),
-                Operation::Store(value) => machine.store_linear(cpu, hva, value).map(|()| Verdict::Done),
+                Operation::Store(value) => machine.store_linear(cpu, hva, value).map(|()| {
+                    space.wrote(page_at(at.page));
+                    Verdict::Done
+                }),
             };
             tried.map_err(|_| {
                 let outcome = space.fault_in(hva, operation.access());

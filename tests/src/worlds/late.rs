@@ -9,13 +9,13 @@
 //! Whatever is accessed that way was allowed before the operation, and comes before it: loads find what was there, and
 //! stores are in what the operation keeps. What it copies may have been copied before the store.
 
-use super::World;
 use super::paging::is_table;
+use super::{World, address};
 use crate::lab::Verdict;
 use crate::machine::{Cached, Event, Kind, Machine};
 use crate::random::Random;
 use crate::{Violation, lock};
-use addr::{Gpa, Gva, Hva, PAGE_SHIFT, PAGE_SIZE, PageSize, Pfn};
+use addr::{Gpa, Gva, Hva, HvaRange, PAGE_SHIFT, PAGE_SIZE, PageSize, Pfn};
 use mm::{Access, CpuIndex};
 use mmu::Slot;
 use std::collections::BTreeMap;
@@ -54,6 +54,7 @@ struct Made {
     page: u64,
     word: u16,
     what: What,
+    kind: Kind,
 }
 
 /// A page that a CPU can reach without looking at a table.
@@ -186,7 +187,7 @@ impl Lateness {
         };
         self.made.0 += 1;
         let what = What::Load(found.expect("a cached translation"));
-        self.log.push(Made { id, page, word, what });
+        self.log.push(Made { id, page, word, what, kind });
     }
 
     fn store(&mut self, machine: &Machine, place: Place, word: u16, value: u64) {
@@ -199,8 +200,13 @@ impl Lateness {
         };
         done.expect("a cached translation");
         self.made.1 += 1;
-        self.log.push(Made { id, page, word, what: What::Store(value) });
+        self.log.push(Made { id, page, word, what: What::Store(value), kind });
     }
+}
+
+/// The page of a number.
+pub(super) fn page_at(number: u64) -> HvaRange {
+    HvaRange::new(address(number), address(number + 1))
 }
 
 impl World {
@@ -240,7 +246,7 @@ impl World {
         let log = std::mem::take(&mut lock(&self.late).log);
         let mut stores = 0;
         for made in log {
-            let Made { id, page, word, what } = made;
+            let Made { id, page, word, what, kind } = made;
             let access = if matches!(what, What::Load(_)) { Access::Read } else { Access::Write };
             let expected = self.model.access(id, page, access);
             if expected != Verdict::Done {
@@ -256,6 +262,9 @@ impl World {
                 }
                 What::Store(value) => {
                     self.model.late_store(id, page, word, value);
+                    if let (Kind::Linear, Some(living)) = (kind, &self.spaces[id]) {
+                        living.space.wrote(page_at(page));
+                    }
                     stores += 1;
                 }
             }

@@ -8,6 +8,7 @@ mod access;
 mod areas;
 mod check;
 mod devices;
+mod dirty_log;
 mod files;
 mod frames;
 mod late;
@@ -89,6 +90,8 @@ struct Living {
     guest: Option<Guest>,
     /// Whether a guest's own tables are in its pages.
     has_tables: bool,
+    /// What its pages held at the last harvest, where its guest is logged.
+    seen: Option<dirty_log::Seen>,
 }
 
 /// Whether a space gets a guest.
@@ -256,7 +259,7 @@ impl World {
             lock(&self.late).add_guest(root, id);
             Guest { mmu, root, slots: Vec::new() }
         });
-        self.spaces[id] = Some(Living { space, guest, has_tables });
+        self.spaces[id] = Some(Living { space, guest, has_tables, seen: None });
         self.add_slot(id, Gfn::new(0), run(0, ANNEX));
         self.add_slot(id, Gfn::new(ANNEX), run(ANNEX, ANNEX_PAGES));
         self.add_slot(id, Gfn::new(TABLES.0), run(TABLES.0, TABLES.1));
@@ -270,6 +273,7 @@ impl World {
         guest.mmu.add_slot(slot).expect("no overlap");
         guest.slots.push(slot);
         lock(&self.late).set_slots(guest.root, &guest.slots);
+        self.log_slot(id, &slot);
     }
 
     /// Adds the slot that is out of step, or removes it.

@@ -227,6 +227,11 @@ impl Model {
     }
 
     /// The file of an area's page, and the page's place in it.
+    /// Whether nobody but the space itself changes what the page holds.
+    pub(super) fn is_anonymous(&self, id: usize, page: u64) -> bool {
+        self.area(id, page).is_some_and(|area| matches!(area.backing, Backing::Anonymous(_)))
+    }
+
     pub(super) fn file_page(&self, id: usize, page: u64) -> Option<(usize, u64)> {
         let space = self.spaces[id].as_ref()?;
         space.file_page(page, &space.areas.find(page)?)

@@ -9,6 +9,7 @@ mod cow;
 mod crowd;
 mod devices;
 mod dirty;
+mod dirty_log;
 mod every_call;
 mod exhaustion;
 mod fork;

@@ -147,7 +147,7 @@ const LINUX: [Scenario; 13] = [
 ];
 
 /// The multiboot test guest; its command line names the test.
-const TEST_GUEST: [Scenario; 24] = [
+const TEST_GUEST: [Scenario; 26] = [
     Scenario {
         name: "hello",
         args: &["--kernel", "{testguest}", "--append", "hello"],
@@ -249,6 +249,38 @@ const TEST_GUEST: [Scenario; 24] = [
         ],
         stdout: &["hostops: ok"],
         telemetry: &[Bound::AtLeast("/notifier/invalidate_page", 1000)],
+        ..PLAIN
+    },
+    Scenario {
+        name: "dirty-log",
+        args: &[
+            "--kernel",
+            "{testguest}",
+            "--append",
+            "dirtylog",
+            "--oracle",
+            "--host-operations",
+            "--swap-slots",
+            "4096",
+        ],
+        stdout: &["dirtylog: ok", "100 rounds"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "dirty-log-by-processor",
+        args: &[
+            "--cpu",
+            "skylake",
+            "--kernel",
+            "{testguest}",
+            "--append",
+            "dirtylog",
+            "--oracle",
+            "--host-operations",
+            "--swap-slots",
+            "4096",
+        ],
+        stdout: &["dirtylog: ok", "100 rounds"],
         ..PLAIN
     },
     Scenario {

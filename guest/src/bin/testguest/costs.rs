@@ -89,7 +89,21 @@ pub(crate) fn run(guest: &mut Guest) -> Result<(), Failure> {
         let _ = bench.read_scattered();
     });
     bench.timed("write-after-read", || bench.write_all(7));
-    bench.verify(7)
+    bench.verify(7)?;
+    logged(&bench)
+}
+
+/// The dirty log: what a write costs after each harvest, and a page of the harvest itself.
+fn logged(bench: &Bench) -> Result<(), Failure> {
+    bench.ask("log-begin", Op::BeginLog)?;
+    bench.timed("write-when-logged", || bench.write_all(8));
+    bench.ask("harvest", Op::Harvest)?;
+    bench.timed("write-after-harvest", || bench.write_all(9));
+    bench.timed("write-when-in-log", || bench.write_all(10));
+    bench.ask("harvest-again", Op::Harvest)?;
+    bench.ask("harvest-of-nothing", Op::Harvest)?;
+    bench.ask("log-end", Op::EndLog)?;
+    bench.verify(10)
 }
 
 /// mprotect(NONE) and back, and what comes after it.

@@ -13,6 +13,7 @@ mod costs;
 mod cpus;
 mod crowd;
 mod device;
+mod dirtylog;
 mod fpu;
 mod fwcfg;
 mod hello;
@@ -65,13 +66,14 @@ impl Guest {
 
 type Test = fn(&mut Guest) -> Result<(), Failure>;
 
-const TESTS: [(&str, Test); 19] = [
+const TESTS: [(&str, Test); 20] = [
     ("hello", hello::run),
     ("notifier", notifier::run),
     ("costs", costs::run),
     ("crowd", crowd::run),
     ("hostops", hostops::run),
     ("device", device::run),
+    ("dirtylog", dirtylog::run),
     ("triplefault", triplefault::run),
     ("mmio", mmio::run),
     ("timer", timer::run),

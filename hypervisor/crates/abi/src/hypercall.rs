@@ -89,4 +89,10 @@ host_operations! {
     Lock = 16,
     /// munlock.
     Unlock = 17,
+    /// The dirty logs of all RAM begin.
+    BeginLog = 18,
+    /// The harvest of the range; counts the pages that were written since the last one.
+    Harvest = 19,
+    /// The end of the logs.
+    EndLog = 20,
 }

@@ -191,6 +191,13 @@ pub trait MmuNotifier: Send + Sync {
     fn invalidate_range_end(&self, range: HvaRange) {
         let _ = range;
     }
+
+    /// What is read in `range` is not what was read before, and no subscriber's own translation was written through: Herald
+    /// has written there, or other pages have taken the place of those that were there. Where that is done between a begin and its
+    /// end, the end is yet to come.
+    fn contents_changed(&self, range: HvaRange) {
+        let _ = range;
+    }
 }
 
 /// The subscribers of one address space. A forked address space starts with an empty chain (patch site:
@@ -321,6 +328,10 @@ impl NotifierChain {
         self.notify(|subscriber| subscriber.invalidate_range_end(range));
     }
 
+    pub(crate) fn contents_changed(&self, range: HvaRange) {
+        self.notify(|subscriber| subscriber.contents_changed(range));
+    }
+
     /// Begins an invalidation; the guard's drop ends it, also on an error path.
     pub(crate) fn invalidate(&self, site: RangeSite, range: HvaRange) -> Invalidation<'_> {
         if intact(Mutant::NoBegin(site)) {
@@ -362,6 +373,7 @@ impl NotifierChain {
     pub(crate) fn flush_young(&self) {}
     pub(crate) fn invalidate_page(&self, _site: PageSite, _address: Hva) {}
     pub(crate) fn invalidate_pages(&self, _site: PageSite, _pages: &[Hva]) {}
+    pub(crate) fn contents_changed(&self, _range: HvaRange) {}
     fn invalidate_range_end(&self, _range: HvaRange) {}
     pub(crate) fn invalidate(&self, site: RangeSite, range: HvaRange) -> Invalidation<'_> {
         Invalidation { chain: self, site, range }
@@ -378,6 +390,9 @@ pub(crate) struct Invalidation<'a> {
 
 impl Drop for Invalidation<'_> {
     fn drop(&mut self) {
+        if self.site.changes_contents() && intact(Mutant::NoContentsChanged(self.site)) {
+            self.chain.contents_changed(self.range);
+        }
         if intact(Mutant::NoEnd(self.site)) {
             self.chain.invalidate_range_end(self.range);
         }

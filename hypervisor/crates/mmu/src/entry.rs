@@ -5,7 +5,7 @@
 //!   Empty ───────────────► Leaf(frame, r-x) ──────────────────────► Leaf(frame, rwx)
 //!     ▲                      │                                        │
 //!     └──────── clear ───────┴────────────────────────────────────────┘
-//!                (the flush is the caller's debt)
+//!                (the flush is the caller's debt)            narrow: back, W gone; or D (the same debt)
 //! ```
 //!
 //! There is no arrow from one frame to another (I5), and no write that is not one atomic 64-bit access.
@@ -14,7 +14,7 @@
 //! seen, and look again where it has changed. `clear` needs the exclusive side, so a leaf never goes under their hands.
 
 use mutants::{Mutant, intact};
-use paging::{EntryRef, EptEntry, Found, Leaf, TableEntry, TableMemory, View};
+use paging::{Entries, EntryRef, EptEntry, Found, Leaf, TableEntry, TableMemory, View};
 use sync::InProgress;
 
 /// What became of an attempt to install a leaf.
@@ -80,6 +80,17 @@ fn exchange<M: TableMemory>(memory: &M, found: &Found<EptEntry>, new: EptEntry) 
 /// Empties the entry, of a leaf or of a table. The mmu lock is held exclusively; the caller owes a flush of the root.
 pub(crate) fn clear<M: TableMemory>(memory: &M, at: EntryRef, seen: EptEntry, _exclusive: &mut InProgress) {
     replace(memory, at, seen, |_| EptEntry::EMPTY);
+}
+
+/// Gives a leaf back the right to be written that the dirty log took: where `found` is still what it says. The mmu lock is held, shared
+/// at least.
+pub(crate) fn allow_write<M: TableMemory>(memory: &M, found: &Found<EptEntry>) -> bool {
+    exchange(memory, found, EptEntry::from_bits(found.entry.bits() | EptEntry::WRITE)).is_ok()
+}
+
+/// Clears `bits` of the entry, in one access. The mmu lock is held exclusively; the caller owes a flush of the root.
+pub(crate) fn narrow<M: TableMemory>(memory: &M, at: EntryRef, bits: u64, _exclusive: &mut InProgress) {
+    memory.entries(at.table()).clear(at.index(), bits);
 }
 
 /// Tests and clears the accessed bit. The mmu lock is held, shared at least.

@@ -18,6 +18,7 @@
 extern crate alloc;
 
 mod device_tlb;
+mod dirty_log;
 mod entry;
 mod notify;
 mod observer;
@@ -31,6 +32,7 @@ mod tdp;
 mod tests;
 
 pub use device_tlb::{DeviceEntry, DeviceTlb, DeviceTlbError};
+pub use dirty_log::{DirtyPages, LogBy, LogError};
 pub use observer::{Call, Observer};
 pub use oracle::Incoherence;
 pub use secondary::{FaultOutcome, MmuError, SecondaryMmu};

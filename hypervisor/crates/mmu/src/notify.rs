@@ -160,4 +160,8 @@ impl<H: Host> MmuNotifier for SecondaryMmu<H> {
     fn invalidate_range_end(&self, _range: HvaRange) {
         self.locked.write().in_progress.end(&self.sequence);
     }
+
+    fn contents_changed(&self, range: HvaRange) {
+        self.logs.read().mark(range);
+    }
 }

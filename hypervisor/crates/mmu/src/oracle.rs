@@ -2,6 +2,7 @@
 //! no more permission. Run it where no operation is under way.
 
 use crate::device_tlb::DeviceEntry;
+use crate::dirty_log::{LogBy, Logs};
 use crate::secondary::SecondaryMmu;
 use addr::{Gfn, Hva, PageSize, Pfn};
 use alloc::vec::Vec;
@@ -44,6 +45,13 @@ pub enum Incoherence {
         /// The frame.
         pfn: Pfn,
     },
+    /// It is writable, or no base page, and the dirty log of its slot does not have it.
+    Unlogged {
+        /// The guest frame.
+        gfn: Gfn,
+        /// What is mapped there.
+        entry: Leaf,
+    },
     /// A device TLB's entry maps what the primary tables do not, or allows more than they do.
     DeviceDiffers {
         /// The entry.
@@ -72,6 +80,7 @@ impl fmt::Display for Incoherence {
             }
             Self::FreeFrame { gfn, pfn } => write!(f, "{gfn} maps the free frame {pfn}"),
             Self::WritableClean { gfn, pfn } => write!(f, "{gfn} maps the clean frame {pfn} writable (I7)"),
+            Self::Unlogged { gfn, entry } => write!(f, "{gfn} maps {entry:?}, and the log does not know it"),
             Self::DeviceDiffers { entry, primary } => {
                 write!(
                     f,
@@ -96,12 +105,16 @@ impl<H: Host> SecondaryMmu<H> {
         // Exclusive: no fault changes the tables meanwhile.
         let locked = self.locked.write();
         let Some(tdp) = locked.tdp else { return Ok(0) };
+        let logs = self.logs.read();
         let mut checked = 0;
         for visit in Cursor::<H, EptEntry>::new(&self.host, tdp.root, 0, 1 << 48) {
             let Some(entry) = visit.found.leaf() else { continue };
             let gfn = addr::Gpa::new(visit.address).gfn();
             let slot = slots.find(gfn).ok_or(Incoherence::NoSlot { gfn, entry })?;
             self.check_leaf(gfn, slot.hva_of(gfn), entry)?;
+            if misses(&logs, gfn, &entry) {
+                return Err(Incoherence::Unlogged { gfn, entry });
+            }
             checked += 1;
         }
         Ok(checked)
@@ -154,4 +167,11 @@ impl<H: Host> SecondaryMmu<H> {
             .map(|leaf| leaf.size.bytes() / PageSize::Size4K.bytes())
             .sum()
     }
+}
+
+/// Whether writes through a leaf would go unnoticed. What a processor has yet to tell of cannot be seen here.
+fn misses(logs: &Logs, gfn: Gfn, entry: &Leaf) -> bool {
+    let Some(log) = logs.find(gfn) else { return false };
+    let writable = entry.rights.write && log.by() == LogBy::WriteFault;
+    entry.size != PageSize::Size4K || writable && !log.has(gfn)
 }

@@ -10,6 +10,7 @@
 //!
 //! The fault path takes no memory-manager lock under the mmu lock (I4): it resolves first, then locks.
 
+use crate::dirty_log::Logs;
 use crate::entry::Installed;
 use crate::slots::{Slot, SlotError, Slots};
 use crate::spare::{Spare, supply};
@@ -22,6 +23,7 @@ use core::fmt;
 use mm::{Access, AddressSpace, FaultError, Host, Mapping};
 use mutants::{Mutant, intact};
 use paging::{Leaf, Level, OutOfTables, Rights, TableReserve};
+use sync::atomic::AtomicU64;
 use sync::{InProgress, InvalidationSequence, Rank, RwLock, Snapshot};
 
 /// What the mmu lock protects. Who has `&mut` of it, or of a part, holds the exclusive side.
@@ -42,6 +44,10 @@ pub struct SecondaryMmu<H: Host> {
     pub(crate) slots: RwLock<Slots>,
     pub(crate) sequence: InvalidationSequence,
     pub(crate) locked: RwLock<Locked>,
+    /// Apart from the mmu lock: a CPU that leaves the guest notes what it has logged, and may be waited for under that.
+    pub(crate) logs: RwLock<Logs>,
+    /// How many there are. Rises under the exclusive side of the mmu lock.
+    pub(crate) logging: AtomicU64,
     /// Freed with the MMU, also when it was released before.
     tables: Tdp,
     pub(crate) stats: Stats,
@@ -122,6 +128,8 @@ impl<H: Host> SecondaryMmu<H> {
                 Rank::Mmu,
                 Locked { tdp: Some(tables), in_progress: InProgress::new(), spare: Spare::new() },
             ),
+            logs: RwLock::new(Rank::DirtyLog, Logs::default()),
+            logging: AtomicU64::new(0),
             tables,
             stats: Stats::default(),
         })
@@ -172,6 +180,8 @@ impl<H: Host> SecondaryMmu<H> {
         if intact(Mutant::SlotRemovalZapsNothing) {
             self.zap_and_flush(&mut locked, [slot.gfns()]);
         }
+        drop(locked);
+        self.end_log(first);
         Some(slot)
     }
 
@@ -196,6 +206,9 @@ impl<H: Host> SecondaryMmu<H> {
             let gfn = gpa.gfn();
             // Before the slot is looked up, too: removing it raises the sequence (I2).
             let snapshot = self.sequence.snapshot();
+            if access == Access::Write && self.is_logging() && self.writes_again(gfn) {
+                return Ok(FaultOutcome::Mapped);
+            }
             let Some(slot) = self.slots.read().find(gfn) else { return Ok(FaultOutcome::NotRam) };
             let resolved = self.resolve(&slot, gfn, access, snapshot).map_err(MmuError::Host)?;
             let mut attempt = self.install(&resolved, &mut reserve)?;
@@ -261,11 +274,12 @@ impl<H: Host> SecondaryMmu<H> {
         if locked.in_progress.permits(&self.sequence, *snapshot, start, end).is_err() {
             return Ok(Attempt::Changed);
         }
+        let leaf = if self.is_logging() { self.logs.read().admit(*gfn, *leaf) } else { *leaf };
         // Before the entry is there: what another CPU writes through it must be known to be written (I7).
         if leaf.rights.write && intact(Mutant::NoDirtyOnInstall) {
             self.space.mark_dirty(mapping);
         }
-        Ok(tdp.install(&*self.host, *gfn, *leaf, reserve).map_or_else(Attempt::Lacking, Attempt::Done))
+        Ok(tdp.install(&*self.host, *gfn, leaf, reserve).map_or_else(Attempt::Lacking, Attempt::Done))
     }
 
     /// Zaps all runs and flushes once (I10), under the mmu lock, so that whoever takes the lock next owes

@@ -14,6 +14,8 @@ macro_rules! mutants {
             NoEnd(RangeSite),
             /// The flush of the primary translations is left out.
             NoFlush(RangeSite),
+            /// `contents_changed` is not called: the dirty log loses what is zapped.
+            NoContentsChanged(RangeSite),
             /// `invalidate_page` is not called.
             NoInvalidatePage(PageSite),
             /// `clear_flush_young` is not called.
@@ -31,6 +33,7 @@ macro_rules! mutants {
                     Self::NoBegin(site) => ("no `invalidate_range_begin`: ", site.describe()),
                     Self::NoEnd(site) => ("no `invalidate_range_end`: ", site.describe()),
                     Self::NoFlush(site) => ("no flush of primary translations: ", site.describe()),
+                    Self::NoContentsChanged(site) => ("dirty log: a zap is not logged: ", site.describe()),
                     Self::NoInvalidatePage(site) => ("no `invalidate_page`: ", site.describe()),
                     Self::NoClearFlushYoung(site) => ("no `clear_flush_young`: ", site.describe()),
                     $(Self::$name => ("", concat!($($doc),+).trim_ascii()),)+
@@ -233,6 +236,30 @@ mutants! {
     /// mprotect gives write permission back on the word of a frame whose write-back may be under way
     MprotectTrustsDirty,
 
+    // The dirty log of a guest's slots.
+    /// a write fault on a logged page is not logged
+    NoLogOnInstall,
+    /// a read fault on a logged page makes it writable
+    LogReadInstallsWritable,
+    /// a page that was only read can be written after a fault that the host does not hear of
+    LogGivesWhatItDidNotTake,
+    /// a fault on a logged page maps a huge one
+    LogKeepsHuge,
+    /// what Herald writes into guest memory is not logged
+    NoLogOfOwnWrites,
+    /// a page that reclaim drops after `MADV_FREE` is not logged
+    NoLogOfFreed,
+    /// pages that come by a mapping or a move are not logged
+    NoLogOfMapped,
+    /// what can be written when the log begins stays so
+    LogProtectsNothing,
+    /// when the log begins, entries are write-protected without a flush
+    NoFlushOfLogBegin,
+    /// the harvest leaves the pages that it has counted writable
+    HarvestProtectsNothing,
+    /// the harvest write-protects without a flush
+    NoFlushOfHarvest,
+
     // Copy-on-write.
     /// fork leaves the frame exclusive
     ForkLeavesExclusive,
@@ -321,7 +348,8 @@ impl Mutant {
         let ranges = RangeSite::ALL.iter();
         let ranges = ranges.flat_map(|&site| {
             let flush = site.owes_flush().then_some(Self::NoFlush(site));
-            [Some(Self::NoBegin(site)), Some(Self::NoEnd(site)), flush].into_iter().flatten()
+            let log = site.changes_contents().then_some(Self::NoContentsChanged(site));
+            [Some(Self::NoBegin(site)), Some(Self::NoEnd(site)), flush, log].into_iter().flatten()
         });
         let pages = PageSite::ALL.iter().map(|&site| Self::NoInvalidatePage(site));
         let young = YoungSite::ALL.iter().map(|&site| Self::NoClearFlushYoung(site));

@@ -56,6 +56,20 @@ impl RangeSite {
     pub const fn owes_flush(self) -> bool {
         !matches!(self, Self::Split | Self::HugetlbCow)
     }
+
+    /// Whether what is read in the range may be something else afterwards. `MADV_FREE` lets pages go later, one by one.
+    #[must_use]
+    pub const fn changes_contents(self) -> bool {
+        matches!(
+            self,
+            Self::UnmapRegion
+                | Self::ZapPageRange
+                | Self::ZapNonlinear
+                | Self::MovePtes
+                | Self::RemapFilePages
+                | Self::ApplyToPageRange
+        )
+    }
 }
 
 sites! {

@@ -36,6 +36,8 @@ pub enum Rank {
     Slots,
     /// Secondary tables of one guest.
     Mmu,
+    /// Which slots of one guest are logged: whoever notes a page reads, begin and end write. Nobody waits for a flush under it.
+    DirtyLog,
     /// The list of all address spaces.
     Spaces,
     /// Huge frames set aside.

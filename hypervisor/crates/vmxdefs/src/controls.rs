@@ -86,6 +86,8 @@ bitflags! {
         const PAUSE_LOOP = 1 << 10;
         /// INVPCID works.
         const INVPCID = 1 << 12;
+        /// The processor logs where it sets D in the EPT.
+        const PAGE_MODIFICATION_LOG = 1 << 17;
         /// XSAVES and XRSTORS work.
         const XSAVES = 1 << 20;
     }

@@ -72,6 +72,8 @@ pub enum Exit {
         /// Number of the register: its offset, in units of 16 bytes.
         register: u8,
     },
+    /// The page-modification log is full.
+    LogFull,
     /// The entry failed: guest state, MSR loading, machine check.
     EntryFailed(EntryFailure),
     /// Any other reason: none that Herald's controls, or a guest without them, can cause.
@@ -189,6 +191,7 @@ impl Exit {
             52 => Self::PreemptionTimer,
             55 => Self::Xsetbv,
             56 => Self::ApicWrite { register: (vmread(Field::ExitQualification) >> 4) as u8 },
+            62 => Self::LogFull,
             other => Self::Unknown(other),
         }
     }

@@ -32,6 +32,8 @@ fields! {
     GuestTrSelector = 0x080e,
     /// Guest interrupt status.
     GuestInterruptStatus = 0x0810,
+    /// Place of the next entry of the page-modification log.
+    PmlIndex = 0x0812,
     /// Host ES selector.
     HostEsSelector = 0x0c00,
     /// Host CS selector.
@@ -52,6 +54,8 @@ fields! {
     IoBitmapB = 0x2002,
     /// Physical address of the MSR bitmaps.
     MsrBitmap = 0x2004,
+    /// Physical address of the page-modification log.
+    PmlAddress = 0x200e,
     /// TSC offset.
     TscOffset = 0x2010,
     /// Physical address of the virtual-APIC page.

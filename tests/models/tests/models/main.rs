@@ -14,11 +14,13 @@
 //! | `registration` | subscribing and unsubscribing, and everything else |
 //! | `slots` | the removal of a slot, a fault, and a notifier |
 //! | `truncation` | truncation, and a private copy that is being made |
+//! | `dirty_log` | the begin and the harvest of a dirty log, and whatever is written meanwhile |
 //! | `flushes` | a flush that one operation owes and another needs |
 //! | `broken` | rules broken on purpose: models can fail |
 
 mod aging;
 mod broken;
+mod dirty_log;
 mod flushes;
 mod fork;
 mod huge;

@@ -62,6 +62,7 @@ impl<H: Host> AddressSpace<H> {
             }
         };
         vmas.insert(Vma::new(range, request.protection, request.kind));
+        self.appeared(range);
         drop(vmas);
         self.mm.drop_orphans();
         Ok(range)

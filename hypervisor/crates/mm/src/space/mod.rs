@@ -209,6 +209,21 @@ impl<H: Host> AddressSpace<H> {
         }
     }
 
+    /// Herald has written to memory, by the primary entries or by frames that they name: whoever logs what guests write hears
+    /// of it. Called after the bytes were moved, with no lock of the memory manager held.
+    pub fn wrote(&self, range: HvaRange) {
+        if intact(Mutant::NoLogOfOwnWrites) {
+            self.chain.contents_changed(range);
+        }
+    }
+
+    /// An area was made or moved: its pages are there from now on. The mmap lock is held for writing.
+    fn appeared(&self, range: HvaRange) {
+        if intact(Mutant::NoLogOfMapped) {
+            self.chain.contents_changed(range);
+        }
+    }
+
     /// Tears everything down (patch site: `exit_mmap`): `release` first, before any unmap. The root stays
     /// until the value is dropped. Takes the mmap lock for writing: nobody subscribes between the last notice
     /// and the unlinking, and no begin loses its end.

@@ -131,6 +131,7 @@ impl<H: Host> AddressSpace<H> {
         }
         let grown = vma.at(more, vma.index_of(old.start()) + (old.len() >> addr::PAGE_SHIFT));
         vmas.insert(grown);
+        self.appeared(more);
         true
     }
 
@@ -158,6 +159,7 @@ impl<H: Host> AddressSpace<H> {
         }
         // Nothing is mapped there any more: no notice is due.
         vmas.remove(old);
+        self.appeared(target);
         let mut gather = self.gather(RangeSite::MovePtes);
         self.prune(vmas, old, &mut gather);
         gather.settle();

@@ -167,6 +167,10 @@ impl<H: Host> AddressSpace<H> {
             Instead::Nothing | Instead::NothingIfClean => HostEntry::EMPTY,
         };
         self.host().store(old.at, entry.bits());
+        // The next touch finds zeros.
+        if instead == Instead::NothingIfClean && intact(Mutant::NoLogOfFreed) {
+            self.chain.contents_changed(HvaRange::new(address, address.add(leaf.size.bytes())));
+        }
         if self.uncount_leaf(&leaf) {
             // The caller's own reference keeps the frame.
             let last = meta.put();

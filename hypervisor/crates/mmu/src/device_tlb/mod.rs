@@ -99,6 +99,7 @@ impl<H: Host> DeviceTlb<H> {
         for (at, part) in pieces(address, bytes.len())? {
             let bytes = &bytes[part];
             self.on_page(at, Access::Write, |frame| self.host.write_bytes(frame, offset_of(at), bytes))?;
+            self.space.wrote(HvaRange::new(at, at.add(bytes.len() as u64)));
         }
         Ok(())
     }
