@@ -139,7 +139,7 @@ fn a_page_that_somebody_holds_is_not_merged() -> Outcome {
         let frame = b.frame(id, 0).expect("a frame");
         let meta = b.machine.frames().meta(frame);
         meta.get();
-        (0..3).for_each(|_| b.mm.merge(u64::MAX));
+        (0..3).for_each(|_| _ = b.mm.merge(u64::MAX));
         assert_ne!(b.frame(0, 0), b.frame(1, 0), "merged under a transfer");
         assert!(!meta.put());
         b.check()?;
@@ -162,7 +162,7 @@ fn what_is_written_when_a_page_is_about_to_merge_is_kept() -> Outcome {
             let space = b.space(writer);
             b.machine.guest_store(space.guest_cpu, tests::lab::gpage(0), 77).expect("a cached translation");
         });
-        (0..2).for_each(|_| b.mm.merge(u64::MAX));
+        (0..2).for_each(|_| _ = b.mm.merge(u64::MAX));
         b.machine.clear_hook();
         b.check()?;
         b.both_read(writer, 0, 77)?;

@@ -18,6 +18,7 @@ mod fwcfg;
 mod hello;
 mod hostops;
 mod interrupts;
+mod merge;
 mod mmio;
 mod mmio_forms;
 mod model;
@@ -65,7 +66,7 @@ impl Guest {
 
 type Test = fn(&mut Guest) -> Result<(), Failure>;
 
-const TESTS: [(&str, Test); 19] = [
+const TESTS: [(&str, Test); 20] = [
     ("hello", hello::run),
     ("notifier", notifier::run),
     ("costs", costs::run),
@@ -85,6 +86,7 @@ const TESTS: [(&str, Test); 19] = [
     ("storm", storm::run),
     ("sweep", sweep::run),
     ("clone", clone::run),
+    ("merge", merge::run),
 ];
 
 unsafe extern "C" {

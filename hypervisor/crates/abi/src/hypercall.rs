@@ -89,4 +89,8 @@ host_operations! {
     Lock = 16,
     /// munlock.
     Unlock = 17,
+    /// madvise(MERGEABLE), and a pass over all that is to be merged; counts the pages that became others.
+    Merge = 18,
+    /// Counts pages that merging has made: one for several, or the zero page.
+    CountMerged = 19,
 }

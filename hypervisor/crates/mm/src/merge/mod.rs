@@ -23,7 +23,7 @@ mod stable;
 use crate::frames::FrameMeta;
 use crate::host::Host;
 use crate::mm::Mm;
-use crate::space::AddressSpace;
+use crate::space::{AddressSpace, Next};
 use addr::{Hva, Pfn};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
@@ -77,27 +77,40 @@ pub(crate) struct Merge<H: Host> {
     stable: Stable<H>,
     candidates: BTreeMap<u32, Candidate<H>>,
     counts: MergeCounts,
+    /// Pages that had become others when the pass began.
+    gained_before: u64,
 }
 
 impl<H: Host> Merge<H> {
     /// Nothing was looked at.
     pub(crate) fn new() -> Self {
-        let counts = MergeCounts::default();
-        Self { space: 0, address: Hva::ZERO, stable: Stable::new(), candidates: BTreeMap::new(), counts }
+        Self {
+            space: 0,
+            address: Hva::ZERO,
+            stable: Stable::new(),
+            candidates: BTreeMap::new(),
+            counts: MergeCounts::default(),
+            gained_before: 0,
+        }
+    }
+
+    /// A pass has ended; how many pages have become others in it.
+    fn end_pass(&mut self) -> u64 {
+        self.space = 0;
+        self.candidates.clear();
+        self.counts.passes += 1;
+        let gained = self.counts.merged + self.counts.zero;
+        gained - core::mem::replace(&mut self.gained_before, gained)
     }
 }
 
 impl<H: Host> Mm<H> {
-    /// Looks at the next pages, at most so many, and merges what is equal; stops at the end of a pass. The caller
-    /// holds no lock of rank `Merge` or later.
-    pub fn merge(&self, pages: u64) {
+    /// Looks at the next pages, at most so many, and merges what is equal; stops at the end of a pass, and says then how
+    /// many pages have become others in it. The caller holds no lock of rank `Merge` or later.
+    pub fn merge(&self, pages: u64) -> Option<u64> {
         let spaces = self.spaces();
         let mut merge = self.merger().lock();
-        for _ in 0..pages {
-            if !self.merge_next(&mut merge, &spaces) {
-                break;
-            }
-        }
+        (0..pages).find_map(|_| self.merge_next(&mut merge, &spaces))
     }
 
     /// What merging has come to. The caller holds no lock of rank `Merge` or later.
@@ -107,24 +120,24 @@ impl<H: Host> Mm<H> {
         MergeCounts { shared, sharing, ..merge.counts }
     }
 
-    /// `false`: the pass has ended.
-    fn merge_next(&self, merge: &mut Merge<H>, spaces: &[Arc<AddressSpace<H>>]) -> bool {
-        while let Some(space) = spaces.get(merge.space) {
-            if let Some((address, frame)) = space.next_mergeable(merge.address) {
+    /// One page, or as many that are no use as cost about the same; what the pass has gained, if it has ended.
+    fn merge_next(&self, merge: &mut Merge<H>, spaces: &[Arc<AddressSpace<H>>]) -> Option<u64> {
+        let Some(space) = spaces.get(merge.space) else {
+            merge.stable.forget_gone(self);
+            return Some(merge.end_pass());
+        };
+        match space.next_mergeable(merge.address) {
+            Next::Page(address, frame) => {
                 merge.address = address.add(addr::PAGE_SIZE);
                 merge.counts.scanned += 1;
                 let checksum = checksum(&**self.host(), frame);
                 self.merge_page(merge, space, &Page { address, frame, checksum });
                 self.put(frame);
-                return true;
             }
-            (merge.space, merge.address) = (merge.space + 1, Hva::ZERO);
+            Next::Later(address) => merge.address = address,
+            Next::None => (merge.space, merge.address) = (merge.space + 1, Hva::ZERO),
         }
-        merge.space = 0;
-        merge.candidates.clear();
-        merge.stable.forget_gone(self);
-        merge.counts.passes += 1;
-        false
+        None
     }
 
     fn merge_page(&self, merge: &mut Merge<H>, space: &Arc<AddressSpace<H>>, page: &Page) {

@@ -28,6 +28,19 @@ use sync::Rank;
 /// Pages that are not merged, whatever they contain.
 const SPECIAL: PageFlags = PageFlags::LAZY_FREE.union(PageFlags::HUGETLB).union(PageFlags::MERGED);
 
+/// Blocks of 2 MiB that are looked at for the next page under one lock.
+const BLOCKS: usize = 4;
+
+/// Where the next page is that may be merged.
+pub(crate) enum Next {
+    /// Here, with a reference on its frame.
+    Page(Hva, Pfn),
+    /// Not below this address.
+    Later(Hva),
+    /// Nowhere.
+    None,
+}
+
 /// A page as its area and its reverse map know it.
 struct Place<'v, H: Host> {
     address: Hva,
@@ -37,16 +50,30 @@ struct Place<'v, H: Host> {
 }
 
 impl<H: Host> AddressSpace<H> {
-    /// The next base page from `from` on that may be merged and is not, with a reference on its frame for the caller. Takes the
-    /// mmap lock for reading.
-    pub(crate) fn next_mergeable(&self, from: Hva) -> Option<(Hva, Pfn)> {
+    /// The next base page from `from` on that may be merged and is not. Takes the mmap lock for reading, and not for long.
+    pub(crate) fn next_mergeable(&self, from: Hva) -> Next {
         let vmas = self.vmas.read();
         let rest = HvaRange::new(from, super::USER_END.max(from));
-        let mut parts = vmas.overlapping(rest).filter(|(_, vma)| {
+        let parts = vmas.overlapping(rest).filter(|(_, vma)| {
             vma.flags.contains(VmaFlags::MERGEABLE)
                 && matches!(vma.kind, VmaKind::Anonymous(PageSize::Size4K))
         });
-        parts.find_map(|(part, _)| blocks(part).find_map(|block| self.unmerged_in(block)))
+        let mut blocks = parts.flat_map(|(part, _)| blocks(part));
+        let found = blocks.by_ref().take(BLOCKS).find_map(|block| self.unmerged_in(block));
+        match found {
+            Some((address, frame)) => Next::Page(address, frame),
+            None => blocks.next().map_or(Next::None, |block| Next::Later(block.start())),
+        }
+    }
+
+    /// Whether a page is one that merging has made: one for several, or the zero page.
+    pub fn is_merged(&self, address: Hva) -> bool {
+        let _tables = self.tables.lock();
+        let leaf = self.walk(address).leaf();
+        leaf.is_some_and(|leaf| match self.mm.counted(leaf.pfn) {
+            Some(meta) => meta.has(PageFlags::MERGED),
+            None => leaf.pfn == self.mm.zero_page(),
+        })
     }
 
     fn unmerged_in(&self, block: HvaRange) -> Option<(Hva, Pfn)> {
