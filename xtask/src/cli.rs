@@ -280,6 +280,8 @@ pub(crate) enum Stress {
     Idle,
     /// A guest over its hard limit of memory suffers alone
     Limits,
+    /// Equal Linux guests merge to little more than one, and part again
+    Merge,
     /// A Linux guest is cloned, and each clone works
     Clone,
     /// A swap disk that fails to write, fails to read, or is full
@@ -295,6 +297,7 @@ impl std::fmt::Display for Stress {
             Self::Overcommit => "overcommit",
             Self::Idle => "idle",
             Self::Limits => "limits",
+            Self::Merge => "merge",
             Self::Clone => "clone",
             Self::FaultyDisk => "faulty-disk",
         })

@@ -27,8 +27,7 @@ use crate::space::{AddressSpace, Next};
 use addr::{Hva, Pfn};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
-use contents::checksum;
-pub(crate) use contents::equal;
+pub(crate) use contents::{checksum_by_pieces, equal_by_pieces};
 pub(crate) use stable::Merged;
 use stable::Stable;
 
@@ -130,7 +129,7 @@ impl<H: Host> Mm<H> {
             Next::Page(address, frame) => {
                 merge.address = address.add(addr::PAGE_SIZE);
                 merge.counts.scanned += 1;
-                let checksum = checksum(&**self.host(), frame);
+                let checksum = self.host().checksum(frame);
                 self.merge_page(merge, space, &Page { address, frame, checksum });
                 self.put(frame);
             }
@@ -146,7 +145,7 @@ impl<H: Host> Mm<H> {
         let checksum = page.checksum as u16;
         if meta.swap_checksum(checksum) != checksum {
             merge.counts.changed += 1;
-        } else if equal(&**self.host(), page.frame, self.zero_page()) {
+        } else if self.host().equal(page.frame, self.zero_page()) {
             merge.counts.zero += u64::from(space.become_zero(page.address, page.frame));
         } else if self.join_merged(merge, space, page) || self.join_candidate(merge, space, page) {
             merge.counts.merged += 1;
@@ -156,7 +155,7 @@ impl<H: Host> Mm<H> {
     /// The page becomes a merged one, if there is one that equals it.
     fn join_merged(&self, merge: &mut Merge<H>, space: &AddressSpace<H>, page: &Page) -> bool {
         merge.stable.find(self, page.checksum, |merged| {
-            equal(&**self.host(), page.frame, merged.frame)
+            self.host().equal(page.frame, merged.frame)
                 && space.become_merged(page.address, page.frame, merged)
         })
     }
@@ -171,7 +170,7 @@ impl<H: Host> Mm<H> {
         let Some(others) = other.space.upgrade() else { return false };
         let Some(merged) = others.make_merged(other.address, page.frame) else { return false };
         // Now that it cannot change: what it is found by.
-        let checksum = checksum(&**self.host(), merged.frame);
+        let checksum = self.host().checksum(merged.frame);
         let joined = space.become_merged(page.address, page.frame, &merged);
         self.put(merged.frame);
         merge.stable.add(checksum, merged);

@@ -16,7 +16,7 @@ use super::age::blocks;
 use super::entry::Tables;
 use crate::frames::{FrameMeta, PageFlags, PageTurn};
 use crate::host::Host;
-use crate::merge::{MOST_SHARERS, Merged, equal};
+use crate::merge::{MOST_SHARERS, Merged};
 use crate::rmap::Rmap;
 use crate::vma::{VmaFlags, VmaKind, VmaTree};
 use addr::{Hva, HvaRange, PageSize, Pfn};
@@ -110,7 +110,7 @@ impl<H: Host> AddressSpace<H> {
         let vmas = self.vmas.read();
         self.own_table(address).ok()?;
         let (_, frame) = self.unmerged_in(HvaRange::new(address, address.add(PageSize::Size4K.bytes())))?;
-        let likely = frame != other && equal(&**self.host(), frame, other);
+        let likely = frame != other && self.host().equal(frame, other);
         let rmap = self
             .place(&vmas, address, frame)
             .filter(|_| likely)
@@ -173,12 +173,10 @@ impl<H: Host> AddressSpace<H> {
         let Some(_lock) = meta.try_lock(turn) else { return false };
         let tables = self.tables.lock();
         let Some((found, _)) = self.sole_entry(&tables, place) else { return false };
-        let seen = equal(&**self.host(), place.frame, target);
+        let equal = || self.host().equal(place.frame, target);
+        let seen = intact(Mutant::MergeComparesWritable) || equal();
         let old = self.clear_flush_notify(PageSite::MergeReplace, &tables, place.address, &found);
-        let equal_now = || match intact(Mutant::MergeComparesWritable) {
-            true => equal(&**self.host(), place.frame, target),
-            false => seen,
-        };
+        let equal_now = || if intact(Mutant::MergeComparesWritable) { equal() } else { seen };
         let leaf = old.leaf().filter(|_| is_sole(meta) && equal_now());
         let Some(leaf) = leaf else {
             self.host().store(old.at, old.entry.bits());
