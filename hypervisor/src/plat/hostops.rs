@@ -147,8 +147,8 @@ fn collapse<H: Host>(space: &AddressSpace<H>, range: HvaRange) -> u64 {
 /// Goes on to the end of a pass.
 fn merge<H: Host>(mm: &Mm<H>) -> u64 {
     loop {
-        if let Some(gained) = mm.merge(PAGES) {
-            return gained;
+        if let Some(pass) = mm.merge(PAGES) {
+            return pass.gained;
         }
     }
 }

@@ -5,8 +5,8 @@
 //!   some pages ─► some pages ─► ... ─► as long asleep as the share asks for ─► some pages ...
 //!        took t ticks                  t · (100 - share) / share
 //!
-//!   end of a pass ─ gained something ─► a moment
-//!                 └ gained nothing ───► twice as long as the last time, up to some seconds
+//!   end of a pass ─ gained something ────────► a moment
+//!                 └ gained next to nothing ──► twice as long as the last time, up to some seconds
 //! ```
 //!
 //! A page has to be the same in two passes, so there is a moment between them. No lock is held between two of these steps, nor
@@ -18,7 +18,7 @@ use crate::sched::{self, Group, JoinHandle, Turn};
 use abi::telemetry::MergeUse;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use mm::{MergeCounts, Mm, OutOfFrames};
+use mm::{MergeCounts, Mm, OutOfFrames, Pass};
 use spin::{Mutex, Once};
 
 /// Pages that are looked at between two looks at the clock.
@@ -27,7 +27,9 @@ const BATCH: u64 = 16;
 const NAP: u64 = 100;
 /// After a pass that gained something it sleeps so manyeth a part of a second; after others longer, up to so many seconds.
 const SHORT: u64 = 8;
-const LONG: u64 = 4;
+const LONG: u64 = 2;
+/// A pass has gained something if it was one in so many pages.
+const WORTH: u64 = 64;
 /// What was counted is good for so manyeth a part of a second.
 const FRESH: u64 = 8;
 /// Whoever waits comes first.
@@ -51,7 +53,7 @@ pub(crate) struct Merger {
 struct Rest {
     /// Ticks that it has to sleep.
     owed: u64,
-    /// Ticks that it sleeps after a pass that gained nothing.
+    /// Ticks that it slept after the last pass.
     long: u64,
 }
 
@@ -95,8 +97,8 @@ impl Merger {
             let took = tsc() - since;
             self.ticks.fetch_add(took, Ordering::Relaxed);
             rest.owed += took * u64::from(100 - self.share) / u64::from(self.share);
-            if let Some(gained) = ended {
-                rest.owed += self.after_pass(&mut rest.long, gained);
+            if let Some(pass) = ended {
+                rest.owed += self.after_pass(&mut rest.long, pass);
             }
             if rest.owed > self.tsc_hz / NAP {
                 // It may have been told to stop meanwhile: then it does not sleep.
@@ -111,9 +113,13 @@ impl Merger {
         self.tsc_hz / SHORT
     }
 
-    /// Ticks to sleep behind a pass that gained so many pages.
-    fn after_pass(&self, long: &mut u64, gained: u64) -> u64 {
-        *long = if gained > 0 { self.shortest() } else { (*long * 2).min(self.tsc_hz * LONG) };
+    /// Ticks to sleep behind a pass.
+    fn after_pass(&self, long: &mut u64, pass: Pass) -> u64 {
+        *long = if pass.gained * WORTH > pass.scanned {
+            self.shortest()
+        } else {
+            (*long * 2).min(self.tsc_hz * LONG)
+        };
         *long
     }
 

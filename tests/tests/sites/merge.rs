@@ -172,6 +172,32 @@ fn what_is_written_when_a_page_is_about_to_merge_is_kept() -> Outcome {
     Ok(())
 }
 
+/// The same when the guest's entry has gone, and its CPU still has what it has cached: nothing else may be there yet (I8).
+#[test]
+fn what_is_written_when_a_guest_is_about_to_lose_a_page_is_kept() -> Outcome {
+    for (writer, reader) in [(0, 1), (1, 0)] {
+        let b = Arc::new(Bench::new(SMALL));
+        two_spaces(&b)?;
+        // Else its zeros would be the first page that a guest loses.
+        b.guest_writes(0, 2, 55)?;
+        b.guest_writes(writer, 0, 10)?;
+        b.mm.merge(u64::MAX);
+        let root = b.space(writer).mmu.root().expect("a root");
+        let of_writer = move |event| event == Event::Request(FlushScope::Secondary { root });
+        meanwhile(&b, of_writer, move |b| {
+            let space = b.space(writer);
+            b.machine.guest_store(space.guest_cpu, tests::lab::gpage(0), 77).expect("a cached translation");
+        });
+        (0..2).for_each(|_| _ = b.mm.merge(u64::MAX));
+        b.machine.clear_hook();
+        b.check()?;
+        b.both_read(writer, 0, 77)?;
+        b.both_read(reader, 0, 10)?;
+        finish(b)?;
+    }
+    Ok(())
+}
+
 #[test]
 fn a_merged_page_goes_to_swap_out_of_both_and_comes_back_for_each() -> Outcome {
     let b = Bench::merged(SMALL)?;

@@ -13,14 +13,14 @@ const QUICK_HOST: &str = "192M";
 const MEMORY: &str = "64M";
 const GUESTS: u64 = 10;
 const QUICK_GUESTS: u64 = 4;
-/// Lines of the file that all have, and its pages.
-const LINES: u64 = 400_000;
-const QUICK_LINES: u64 = 100_000;
+/// Pages of the file that all have: the beginning of a program that is there anyway.
+const PAGES: u64 = 400;
+const QUICK_PAGES: u64 = 100;
 /// All of one processor that guests leave.
 const SHARE: &str = "100";
 /// Passes from the moment at which all are the same; from the one at which none is.
-const PASSES: u64 = 6;
-const MORE_PASSES: u64 = 3;
+const PASSES: u64 = 4;
+const MORE_PASSES: u64 = 2;
 /// What all guests take in the end, in hundredths of what one takes.
 const MOST: u64 = 250;
 /// Of a file that is not merged any more, so many hundredths at least are in memory anew.
@@ -37,17 +37,17 @@ const STILL: &str = "still 44";
 #[derive(Clone, Copy)]
 struct Crowd {
     guests: u64,
-    lines: u64,
+    pages: u64,
 }
 
 /// One guest alone, then all.
 pub(super) fn plans(bench: &Bench<'_>) -> Vec<Plan> {
     let quick = bench.args.quick;
-    let (guests, lines) = if quick { (QUICK_GUESTS, QUICK_LINES) } else { (GUESTS, LINES) };
+    let (guests, pages) = if quick { (QUICK_GUESTS, QUICK_PAGES) } else { (GUESTS, PAGES) };
     let guests = bench.args.count.map_or(guests, |count| count.clamp(2, 16));
     let one = Rc::new(Cell::new(0));
-    let alone = Crowd { guests: 1, lines };
-    let all = Crowd { guests, lines };
+    let alone = Crowd { guests: 1, pages };
+    let all = Crowd { guests, pages };
     let found = Rc::clone(&one);
     vec![
         plan(bench, "one", alone, move |run| {
@@ -92,10 +92,15 @@ impl Crowd {
         format!("{}{keys}", super::idle::focus(number as usize))
     }
 
-    /// The file that a guest has by itself: all digits 1 of the common one are its letter.
+    /// The file that all have.
+    fn common_file(self) -> String {
+        format!("head -c {} /bin/busybox", self.pages << 12)
+    }
+
+    /// The file that a guest has by itself: all zeros of the common one are its letter.
     fn own_file(self, number: u64) -> String {
         let letter = char::from(b'a' + (number - 1) as u8);
-        format!("seq 1 {} | tr 1 {letter}", self.lines)
+        format!("{} | tr '\\000' {letter}", self.common_file())
     }
 
     /// All are asked in turn; each says `answer`. The first step waits for `before`.
@@ -111,12 +116,12 @@ impl Crowd {
         let last = |answer| Step::new(self.says(self.guests, answer), "");
         let prompts = (1..self.guests).map(|number| Step::new(self.says(number, "herald:/# "), ""));
         let warm = self.in_turn(last("herald:/# "), WARM, |_| {
-            format!("seq 1 {} >/tmp/work; echo warm $((40 + 2))\n", self.lines)
+            format!("{} >/tmp/work; echo warm $((40 + 2))\n", self.common_file())
         });
         let parted = self.in_turn(last(WARM).after_passes(PASSES), OWN, |number| {
-            let (own, lines) = (self.own_file(number), self.lines);
+            let (common, own) = (self.common_file(), self.own_file(number));
             format!(
-                "seq 1 {lines} | cmp - /tmp/work && {own} | dd of=/tmp/work bs=4k conv=notrunc 2>/dev/null; \
+                "{common} | cmp - /tmp/work && {own} | dd of=/tmp/work bs=4k conv=notrunc 2>/dev/null; \
                  {own} | cmp - /tmp/work && echo own $((40 + 3))\n"
             )
         });
@@ -209,7 +214,7 @@ impl Crowd {
             MOST,
         );
         let grown = memory(parted).saturating_sub(memory(merged));
-        let files = self.guests * self.file_pages() * PART / 100;
+        let files = self.guests * self.pages * PART / 100;
         judgement.at_least("pages that all take anew once they have parted", grown, files);
         let value = |read| run.history.value(0, merged, read);
         let gained = value(|record| record.merge.merged + record.merge.zero);
@@ -218,11 +223,5 @@ impl Crowd {
         judgement.figure("pages that were looked at", value(|record| record.merge.scanned) as f64, "");
         judgement.figure("ticks for each that has become another", ticks as f64 / gained.max(1) as f64, "");
         judgement
-    }
-
-    /// Pages of the file.
-    fn file_pages(self) -> u64 {
-        let bytes: u64 = (1..=self.lines).map(|line| line.to_string().len() as u64 + 1).sum();
-        bytes >> 12
     }
 }

@@ -55,6 +55,15 @@ pub struct MergeCounts {
     pub sharing: u64,
 }
 
+/// What a pass over all areas that have asked for it has come to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pass {
+    /// Pages looked at.
+    pub scanned: u64,
+    /// Of these, pages that have become others.
+    pub gained: u64,
+}
+
 /// A page that might have an equal.
 struct Candidate<H: Host> {
     space: Weak<AddressSpace<H>>,
@@ -76,8 +85,8 @@ pub(crate) struct Merge<H: Host> {
     stable: Stable<H>,
     candidates: BTreeMap<u32, Candidate<H>>,
     counts: MergeCounts,
-    /// Pages that had become others when the pass began.
-    gained_before: u64,
+    /// The same when the pass began.
+    before: MergeCounts,
 }
 
 impl<H: Host> Merge<H> {
@@ -89,24 +98,25 @@ impl<H: Host> Merge<H> {
             stable: Stable::new(),
             candidates: BTreeMap::new(),
             counts: MergeCounts::default(),
-            gained_before: 0,
+            before: MergeCounts::default(),
         }
     }
 
-    /// A pass has ended; how many pages have become others in it.
-    fn end_pass(&mut self) -> u64 {
+    /// A pass has ended.
+    fn end_pass(&mut self) -> Pass {
         self.space = 0;
         self.candidates.clear();
         self.counts.passes += 1;
-        let gained = self.counts.merged + self.counts.zero;
-        gained - core::mem::replace(&mut self.gained_before, gained)
+        let (now, before) = (self.counts, core::mem::replace(&mut self.before, self.counts));
+        let gained = |counts: MergeCounts| counts.merged + counts.zero;
+        Pass { scanned: now.scanned - before.scanned, gained: gained(now) - gained(before) }
     }
 }
 
 impl<H: Host> Mm<H> {
-    /// Looks at the next pages, at most so many, and merges what is equal; stops at the end of a pass, and says then how
-    /// many pages have become others in it. The caller holds no lock of rank `Merge` or later.
-    pub fn merge(&self, pages: u64) -> Option<u64> {
+    /// Looks at the next pages, at most so many, and merges what is equal; stops at the end of a pass, and says then what
+    /// it has come to. The caller holds no lock of rank `Merge` or later.
+    pub fn merge(&self, pages: u64) -> Option<Pass> {
         let spaces = self.spaces();
         let mut merge = self.merger().lock();
         (0..pages).find_map(|_| self.merge_next(&mut merge, &spaces))
@@ -119,8 +129,8 @@ impl<H: Host> Mm<H> {
         MergeCounts { shared, sharing, ..merge.counts }
     }
 
-    /// One page, or as many that are no use as cost about the same; what the pass has gained, if it has ended.
-    fn merge_next(&self, merge: &mut Merge<H>, spaces: &[Arc<AddressSpace<H>>]) -> Option<u64> {
+    /// One page, or as many that are no use as cost about the same; what the pass has come to, if it has ended.
+    fn merge_next(&self, merge: &mut Merge<H>, spaces: &[Arc<AddressSpace<H>>]) -> Option<Pass> {
         let Some(space) = spaces.get(merge.space) else {
             merge.stable.forget_gone(self);
             return Some(merge.end_pass());

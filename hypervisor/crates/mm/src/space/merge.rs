@@ -175,7 +175,10 @@ impl<H: Host> AddressSpace<H> {
         let Some((found, _)) = self.sole_entry(&tables, place) else { return false };
         let equal = || self.host().equal(place.frame, target);
         let seen = intact(Mutant::MergeComparesWritable) || equal();
-        let old = self.clear_flush_notify(PageSite::MergeReplace, &tables, place.address, &found);
+        let old = match intact(Mutant::MergeReplacesFirst) {
+            true => self.clear_flush_notify(PageSite::MergeReplace, &tables, place.address, &found),
+            false => self.clear_flush(place.address, &found),
+        };
         let equal_now = || if intact(Mutant::MergeComparesWritable) { equal() } else { seen };
         let leaf = old.leaf().filter(|_| is_sole(meta) && equal_now());
         let Some(leaf) = leaf else {
@@ -190,6 +193,9 @@ impl<H: Host> AddressSpace<H> {
             self.count_leaf(&new);
         }
         self.host().store(old.at, HostEntry::leaf(new).bits());
+        if !intact(Mutant::MergeReplacesFirst) {
+            self.chain.invalidate_page(PageSite::MergeReplace, place.address);
+        }
         drop(tables);
         if owed {
             self.mm.put(place.frame);
