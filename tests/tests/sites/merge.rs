@@ -130,6 +130,33 @@ fn who_has_not_asked_for_it_is_not_merged() -> Outcome {
     b.finish()
 }
 
+#[test]
+fn who_does_not_ask_for_it_any_more_has_his_own_pages_again() -> Outcome {
+    let b = Bench::merged(SMALL)?;
+    let frame = b.frame(0, 0);
+    b.does(1, "MADV_UNMERGEABLE", |space| space.madvise(page(0), bytes(4), Advice::Unmergeable))?;
+    assert_eq!(b.frame(0, 0), frame);
+    assert!(b.frame(1, 0).is_some() && b.frame(1, 0) != frame, "parted");
+    b.merge_all()?;
+    assert_ne!(b.frame(0, 0), b.frame(1, 0));
+    b.guest_writes(1, 0, 30)?;
+    b.both_read(0, 0, 10)?;
+    b.both_read(1, 0, 30)?;
+    b.finish()
+}
+
+/// What a fault could not write stays as it is, and what is merged has no copy if there is no frame for one.
+#[test]
+fn pages_that_cannot_part_stay_merged_and_whole() -> Outcome {
+    let b = Bench::merged(SMALL)?;
+    b.does(1, "mprotect", |space| space.mprotect(page(0), bytes(4), Protection::Read))?;
+    b.does(1, "MADV_UNMERGEABLE", |space| space.madvise(page(0), bytes(4), Advice::Unmergeable))?;
+    assert_eq!(b.frame(0, 0), b.frame(1, 0));
+    b.guest_writes(0, 0, 20)?;
+    b.both_read(1, 0, 10)?;
+    b.finish()
+}
+
 /// A transfer that is under way goes into the page that its owner sees (CVE-2020-29374 from the other side).
 #[test]
 fn a_page_that_somebody_holds_is_not_merged() -> Outcome {

@@ -11,14 +11,14 @@
 //! Between the clearing and the new entry nobody can reach the page by a translation, old or new; who holds a reference (a
 //! pinned transfer, fork, write-out) counts in its frame. So what is equal then stays equal.
 
-use super::AddressSpace;
 use super::age::blocks;
 use super::entry::Tables;
+use super::{AddressSpace, FaultError};
 use crate::frames::{FrameMeta, PageFlags, PageTurn};
 use crate::host::Host;
 use crate::merge::{MOST_SHARERS, Merged};
 use crate::rmap::Rmap;
-use crate::vma::{VmaFlags, VmaKind, VmaTree};
+use crate::vma::{Access, VmaFlags, VmaKind, VmaTree};
 use addr::{Hva, HvaRange, PageSize, Pfn};
 use alloc::sync::Arc;
 use mutants::{Mutant, PageSite, intact};
@@ -73,6 +73,30 @@ impl<H: Host> AddressSpace<H> {
         leaf.is_some_and(|leaf| match self.mm.counted(leaf.pfn) {
             Some(meta) => meta.has(PageFlags::MERGED),
             None => leaf.pfn == self.mm.zero_page(),
+        })
+    }
+
+    /// Merged pages of a range become what they were, pages of this area alone, as if they were written (Linux:
+    /// `unmerge_ksm_pages`). What must not be written stays merged.
+    pub(super) fn part_merged(&self, range: HvaRange) -> Result<(), FaultError> {
+        for block in blocks(range) {
+            let mut rest = block;
+            while let Some(page) = self.merged_in(rest) {
+                match self.fault_in(page, Access::Write) {
+                    Ok(_) | Err(FaultError::Unmapped(_) | FaultError::Denied { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+                rest = HvaRange::new(page.add(PageSize::Size4K.bytes()), block.end());
+            }
+        }
+        Ok(())
+    }
+
+    fn merged_in(&self, block: HvaRange) -> Option<Hva> {
+        let _tables = self.tables.lock();
+        self.cursor(block).find_map(|visit| {
+            let meta = self.mm.counted(visit.found.leaf()?.pfn)?;
+            meta.has(PageFlags::MERGED).then(|| Hva::new(visit.address))
         })
     }
 
