@@ -387,7 +387,11 @@ impl Machine {
 
     /// Who merges equal pages, where a guest wants it.
     fn merger(&self, mm: &Arc<Mm<PhysicalMemory>>) -> Result<Option<(Arc<Merger>, JoinHandle)>, OutOfFrames> {
-        let wanted = self.config.vms.iter().any(|vm| vm.merge);
+        let asked = self.config.vms.iter().any(|vm| vm.merge);
+        let wanted = asked && can_be_given_back(self.config.backing);
+        if asked && !wanted {
+            log::warn!("no pages are merged: guests' memory is huge pages, or shared, or has to stay");
+        }
         wanted.then(|| Merger::start(mm, self.clock.tsc_hz, self.config.merge_share)).transpose()
     }
 
