@@ -145,7 +145,7 @@ fn who_does_not_ask_for_it_any_more_has_his_own_pages_again() -> Outcome {
     b.finish()
 }
 
-/// What a fault could not write stays as it is, and what is merged has no copy if there is no frame for one.
+/// What a write fault would be refused for stays as it is.
 #[test]
 fn pages_that_cannot_part_stay_merged_and_whole() -> Outcome {
     let b = Bench::merged(SMALL)?;

@@ -5,7 +5,6 @@
 //! | `ranges` | a fault, and a range between its begin and its end |
 //! | `single_page` | a fault, and `invalidate_page`: copy on write, migration, swap-out, write-back |
 //! | `two_faults` | two faults on one page |
-//! | `merging` | two equal pages that become one, and stores, faults, reclaim |
 //! | `parallel` | two faults of one guest, on one page and on pages with tables in common |
 //! | `huge` | a fault that maps a huge page, and a range over a part of it |
 //! | `aging` | aging, and unmapping, with and without A and D bits |
@@ -23,7 +22,6 @@ mod broken;
 mod flushes;
 mod fork;
 mod huge;
-mod merging;
 mod parallel;
 mod ranges;
 mod reclaim;
@@ -108,7 +106,7 @@ fn file_world() -> World {
 /// Makes the words that programs have stored known to the world, which compares whole pages. They were looked at before.
 fn note_stores(world: &mut World) {
     for id in (0..SPACES).filter(|&id| world.is_living(id)).collect::<Vec<_>>() {
-        for word in [WORD, WORD.next(), Word::of(1)] {
+        for word in [WORD, WORD.next()] {
             if let Some(value) = in_memory(&world.space(id), word).filter(|value| *value != 0) {
                 world.note_store(id, (word.page, word.word as u16), value);
             }

@@ -11,9 +11,9 @@
 //! Between the clearing and the new entry nobody can reach the page by a translation, old or new; who holds a reference (a
 //! pinned transfer, fork, write-out) counts in its frame. So what is equal then stays equal.
 
+use super::AddressSpace;
 use super::age::blocks;
 use super::entry::Tables;
-use super::{AddressSpace, FaultError};
 use crate::frames::{FrameMeta, PageFlags, PageTurn};
 use crate::host::Host;
 use crate::merge::{MOST_SHARERS, Merged};
@@ -77,19 +77,15 @@ impl<H: Host> AddressSpace<H> {
     }
 
     /// Merged pages of a range become what they were, pages of this area alone, as if they were written (Linux:
-    /// `unmerge_ksm_pages`). What must not be written stays merged.
-    pub(super) fn part_merged(&self, range: HvaRange) -> Result<(), FaultError> {
+    /// `unmerge_ksm_pages`). What must not be written stays merged, and so does what no frame is there for.
+    pub(super) fn part_merged(&self, range: HvaRange) {
         for block in blocks(range) {
             let mut rest = block;
             while let Some(page) = self.merged_in(rest) {
-                match self.fault_in(page, Access::Write) {
-                    Ok(_) | Err(FaultError::Unmapped(_) | FaultError::Denied { .. }) => {}
-                    Err(error) => return Err(error),
-                }
+                let _ = self.fault_in(page, Access::Write);
                 rest = HvaRange::new(page.add(PageSize::Size4K.bytes()), block.end());
             }
         }
-        Ok(())
     }
 
     fn merged_in(&self, block: HvaRange) -> Option<Hva> {
