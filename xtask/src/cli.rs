@@ -74,6 +74,12 @@ pub(crate) struct RunArgs {
     /// Most memory of the machine that each guest may have
     #[arg(long, value_name = "SIZE", value_parser = parse_size, conflicts_with = "config")]
     pub(crate) memory_max: Option<u64>,
+    /// Merge pages of guests that are equal, copied again by who writes
+    #[arg(long, conflicts_with = "config")]
+    pub(crate) merge: bool,
+    /// Most of one processor's time that merging takes, in percent; else: 10
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) merge_share: Option<u32>,
     /// RAM that each guest is to make do with, if it has a driver for its balloon
     #[arg(long, value_name = "SIZE", value_parser = parse_size, conflicts_with = "config")]
     pub(crate) balloon: Option<u64>,
@@ -274,6 +280,8 @@ pub(crate) enum Stress {
     Idle,
     /// A guest over its hard limit of memory suffers alone
     Limits,
+    /// Equal Linux guests merge to little more than one, and part again
+    Merge,
     /// A Linux guest is cloned, and each clone works
     Clone,
     /// A swap disk that fails to write, fails to read, or is full
@@ -289,6 +297,7 @@ impl std::fmt::Display for Stress {
             Self::Overcommit => "overcommit",
             Self::Idle => "idle",
             Self::Limits => "limits",
+            Self::Merge => "merge",
             Self::Clone => "clone",
             Self::FaultyDisk => "faulty-disk",
         })

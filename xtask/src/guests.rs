@@ -26,14 +26,17 @@ pub(crate) struct Guest {
     pub(crate) memory_max: Option<u64>,
     /// Share of the machine's memory.
     pub(crate) memory_weight: u32,
+    /// Whether equal pages of it are merged.
+    pub(crate) merge: bool,
 }
 
 /// All of them.
 pub(crate) struct Guests {
     pub(crate) all: Vec<Guest>,
-    /// What the file says beside them, and whether the command line says what backs memory.
+    /// What the file says beside them, and whether the command line says what backs memory, and how fast it is merged.
     settings: Option<ConfigFile>,
     backing_given: bool,
+    merge_share_given: bool,
 }
 
 /// The guests that the arguments ask for; their images are made if they must be.
@@ -42,12 +45,13 @@ pub(crate) struct Guests {
 /// One sentence that names the option or the file and its line, status 2; or images cannot be made.
 pub(crate) fn of(args: &RunArgs, binaries: &Binaries) -> Result<Guests> {
     let backing_given = args.backing != Backing::Anonymous;
+    let merge_share_given = args.merge_share.is_some();
     if let Some(path) = &args.config {
         let file = read_file(path)?;
         let dir = path.parent().unwrap_or(Path::new(""));
         let all =
             file.vms.iter().map(|vm| from_file(vm, path, dir, args.host_memory)).collect::<Result<_>>()?;
-        return Ok(Guests { all, settings: Some(file), backing_given });
+        return Ok(Guests { all, settings: Some(file), backing_given, merge_share_given });
     }
     let images = run::guest_of(&args.guest, binaries)?;
     let copy = |number: u32| {
@@ -61,9 +65,11 @@ pub(crate) fn of(args: &RunArgs, binaries: &Binaries) -> Result<Guests> {
             balloon: args.balloon,
             memory_max: args.memory_max,
             memory_weight: 100,
+            merge: args.merge,
         }
     };
-    Ok(Guests { all: (1..=args.vms).map(copy).collect(), settings: None, backing_given })
+    let all = (1..=args.vms).map(copy).collect();
+    Ok(Guests { all, settings: None, backing_given, merge_share_given })
 }
 
 impl Guests {
@@ -75,6 +81,9 @@ impl Guests {
         config.apic_virtualisation |= file.apic_virtualisation;
         if !self.backing_given {
             config.backing = file.backing;
+        }
+        if !self.merge_share_given {
+            config.merge_share = file.merge_share;
         }
     }
 }
@@ -106,6 +115,7 @@ fn from_file(vm: &Vm, file: &Path, dir: &Path, host_memory: u64) -> Result<Guest
         balloon: vm.balloon.map(|size| size.0),
         memory_max: vm.memory_max.map(|size| size.0),
         memory_weight: vm.memory_weight,
+        merge: vm.merge,
     })
 }
 
@@ -132,13 +142,13 @@ mod tests {
     fn images_lie_beside_the_file() {
         let dir = RunDir::create().expect("a temporary directory");
         std::fs::write(dir.path().join("kernel"), "k").expect("written");
-        let text = "[[vm]]\nname = \"a\"\nkernel = \"kernel\"\nmemory = \"64M\"\nvcpus = 2\nweight = 300\nmemory_max = \"32M\"\n";
+        let text = "[[vm]]\nname = \"a\"\nkernel = \"kernel\"\nmemory = \"64M\"\nvcpus = 2\nweight = 300\nmemory_max = \"32M\"\nmerge = true\n";
         let path = dir.path().join("guests.toml");
         std::fs::write(&path, text).expect("written");
         let parsed = read_file(&path).expect("accepted");
         let guest = from_file(&parsed.vms[0], &path, dir.path(), 1 << 30).expect("its kernel is there");
         assert_eq!((guest.memory, guest.vcpus, guest.weight), (64 << 20, 2, 300));
-        assert_eq!((guest.memory_max, guest.memory_weight), (Some(32 << 20), 100));
+        assert_eq!((guest.memory_max, guest.memory_weight, guest.merge), (Some(32 << 20), 100, true));
         assert_eq!(guest.images.kernel, dir.path().join("kernel"));
         std::fs::remove_file(dir.path().join("kernel")).expect("removed");
         let gone = from_file(&parsed.vms[0], &path, dir.path(), 1 << 30).expect_err("refused");

@@ -141,6 +141,7 @@ pub(crate) fn boot_config(args: &RunArgs, tsc_hz: u64) -> config::BootConfig<'st
         ept_ad: !args.no_ept_ad,
         apic_virtualisation: args.apic_virtualisation,
         proactive: args.proactive,
+        merge_share: args.merge_share.unwrap_or(config::MERGE_SHARE),
         swap: args.swap.unwrap_or_default().config(),
         log: log_level(args.log),
         oracle: args.oracle,

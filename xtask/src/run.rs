@@ -163,6 +163,7 @@ fn pack(args: &RunArgs, binaries: &Binaries, guests: &Guests, tsc_hz: u64) -> Re
             balloon: guest.balloon,
             memory_max: guest.memory_max,
             memory_weight: guest.memory_weight,
+            merge: guest.merge,
         };
         config.vms.push(vm).map_err(|vm| anyhow!("no room for guest {}", vm.name))?;
     }

@@ -143,7 +143,7 @@ impl Vm {
         let gave_up = if caller.is_some() { CloneError::Paused } else { CloneError::Ended };
         let mut twin = twin.unwrap_or(Err(gave_up))?;
         twin.birth.pause = tsc() - asked;
-        twin.memory.obey(self.place.config);
+        twin.memory.obey(self.place.config).map_err(CloneError::Setup)?;
         Ok(twin)
     }
 

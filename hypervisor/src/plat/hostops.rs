@@ -7,11 +7,13 @@ use addr::{GfnRange, Gpa, Hva, HvaRange, PageSize};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use mm::{AddressSpace, Advice, Change, Host, MapError, MapRequest, Placement, Protection, Remap};
+use mm::{AddressSpace, Advice, Change, Host, MapError, MapRequest, Mm, Placement, Protection, Remap};
 use mmu::LogError;
 
 /// Copies of the guest's address space that may be alive at a time.
 const MOST_FORKS: usize = 4;
+/// Pages that merging looks at between two looks at whether that was all.
+const PAGES: u64 = 64;
 
 /// Why a host operation was not done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,6 +85,7 @@ impl<H: Host + 'static> HostOperations<H> {
             Op::Migrate => return Ok(count(&|page| space.migrate_page(page).is_ok())),
             Op::Age => return Ok(count(&|page| space.test_and_clear_young(page) == Some(true))),
             Op::CountYoung => return Ok(count(&|page| space.test_young(page) == Some(true))),
+            Op::CountMerged => return Ok(count(&|page| space.is_merged(page))),
             Op::PageOut => {
                 let before = space.resident_frames();
                 space.madvise(start, len, Advice::PageOut)?;
@@ -103,6 +106,10 @@ impl<H: Host + 'static> HostOperations<H> {
             }
             Op::WriteBack => space.msync(start, len)?,
             Op::Rearrange => rearrange(space, range)?,
+            Op::Merge => {
+                space.madvise(start, len, Advice::Mergeable)?;
+                return Ok(merge(space.mm()));
+            }
             Op::Lock => space.mlock(start, len)?,
             Op::Unlock => space.munlock(start, len)?,
             Op::BeginLog => memory.begin_log()?,
@@ -151,6 +158,15 @@ fn collapse<H: Host>(space: &AddressSpace<H>, range: HvaRange) -> u64 {
     let pages_of_huge = PageSize::Size2M.base_pages() as usize;
     let made = |page: &Hva| space.collapse(*page) == Ok(true);
     range.pages().step_by(pages_of_huge).filter(made).count() as u64
+}
+
+/// Goes on to the end of a pass.
+fn merge<H: Host>(mm: &Mm<H>) -> u64 {
+    loop {
+        if let Some(pass) = mm.merge(PAGES) {
+            return pass.gained;
+        }
+    }
 }
 
 /// remap_file_pages to where each page is anyway: the area becomes non-linear.

@@ -21,7 +21,9 @@ use core::fmt;
 use emulate::GuestMemory;
 use firmware::{GuestWriter, Ram, WriteError};
 use mm::notifier::MmuNotifier;
-use mm::{Access, AddressSpace, File, Host, MapError, MapRequest, Mm, Placement, Protection, VmaKind};
+use mm::{
+    Access, AddressSpace, Advice, File, Host, MapError, MapRequest, Mm, Placement, Protection, VmaKind,
+};
 use mmu::{
     AccessedDirty, DeviceTlb, DeviceTlbError, DirtyPages, FaultOutcome, Incoherence, LogBy, LogError,
     MmuError, Observer, SecondaryMmu, Slot, SlotError,
@@ -136,6 +138,8 @@ pub struct Memory<H: Host + 'static> {
     observer: Arc<Observer>,
     upheavals: Upheavals,
     log_by: LogBy,
+    /// Whether equal pages are merged.
+    merges: bool,
 }
 
 impl<H: Host + 'static> Memory<H> {
@@ -185,6 +189,7 @@ impl<H: Host + 'static> Memory<H> {
             observer: Arc::new(Observer::new()),
             upheavals: Upheavals::default(),
             log_by: ept.log_by,
+            merges: false,
         };
         if notifiers == Notifiers::Subscribed {
             memory.space.register(Arc::clone(&memory.mmu) as Arc<dyn MmuNotifier>);
@@ -226,10 +231,25 @@ impl<H: Host + 'static> Memory<H> {
         self.mmu.add_slot(slot).map_err(SetupError::Slot)
     }
 
-    /// Sets the limit and the weight of a guest.
-    pub(super) fn obey(&self, config: &VmConfig<'_>) {
+    /// Sets the limit and the weight of a guest, and whether equal pages of it are merged.
+    ///
+    /// # Errors
+    /// [`SetupError::Map`].
+    pub(super) fn obey(&mut self, config: &VmConfig<'_>) -> Result<(), SetupError> {
         self.space.set_limit(config.memory_max.map(|bytes| bytes / PAGE_SIZE));
         self.space.set_weight(config.memory_weight);
+        // What is pinned stays what it is.
+        self.merges = config.merge && !PINNED;
+        let slots = self.mmu.slots().into_iter();
+        slots.map(|slot| slot.hvas()).try_for_each(|range| self.advise(range)).map_err(SetupError::Map)
+    }
+
+    /// What is said of all memory that is the guest's.
+    fn advise(&self, range: HvaRange) -> Result<(), MapError> {
+        if !self.merges {
+            return Ok(());
+        }
+        self.space.madvise(range.start(), range.len(), Advice::Mergeable)
     }
 
     /// The host address space.
@@ -344,6 +364,7 @@ impl<H: Host + 'static> Memory<H> {
                 protection: Protection::ReadWrite,
                 kind: VmaKind::Anonymous(PageSize::Size4K),
             })?;
+            self.advise(part)?;
         }
         Ok(())
     }

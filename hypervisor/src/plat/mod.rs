@@ -8,6 +8,7 @@
 //!                         ├─ console  the guest's UART ◄──► the link; input
 //!                         ├─ control  each virtual processor, seen from outside; ticks: where its time goes
 //!                         ├─ reclaim  a thread that keeps frames free; oom: who ends where there are none
+//!                         ├─ merge    a thread that makes one page of equal ones
 //!                         ├─ pause    the oracle looks while nobody works on the memory
 //!                         ├─ stirrer  disturbances, storm: host operations beside the running guest; for tests
 //!                         └─ hostops  host operations that a test guest asks for
@@ -21,6 +22,7 @@ mod end;
 mod hostops;
 mod input;
 mod memory;
+mod merge;
 mod module;
 mod oom;
 mod pause;

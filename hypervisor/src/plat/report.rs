@@ -77,6 +77,7 @@ impl Vm {
                 reported: balloon.given.reported,
                 ranges: balloon.given.ranges,
             },
+            merge: self.host.merger.as_ref().map(|merger| merger.uses()).unwrap_or_default(),
             lock_waits: sync::lock_waits(),
             oracle_checks: self.oracle_checks.load(Ordering::Relaxed),
             answer_ticks: self.answer_ticks(),

@@ -8,6 +8,7 @@
 use super::end::End;
 use super::input;
 use super::memory::{EptFeatures, can_be_given_back};
+use super::merge::Merger;
 use super::oom;
 use super::reclaim::{Pace, Reclaimer};
 use super::store::FrameStore;
@@ -104,6 +105,8 @@ pub(crate) struct HostMemory {
     pub(super) mm: Arc<Mm<PhysicalMemory>>,
     /// Who keeps frames free, where there is swap.
     pub(super) reclaimer: Option<Arc<Reclaimer>>,
+    /// Who merges equal pages, where a guest wants it.
+    pub(super) merger: Option<Arc<Merger>>,
 }
 
 /// What a run works with, for as long as Herald runs.
@@ -197,19 +200,25 @@ impl Machine {
         let pace = Pace { tsc_hz: self.clock.tsc_hz, idle_seconds: self.config.proactive };
         let start = |swap: &SwapSystem| Reclaimer::start(&mm, swap.writer.clone(), pace);
         let reclaimer = swap.as_ref().map(start).transpose()?;
+        let merger = self.merger(&mm)?;
         assert!(!self.config.inject.panic, "a panic, as the configuration asks for");
         let several = self.config.vms.len() > 1;
         for (index, config) in self.config.vms.iter().enumerate() {
             let mm = Arc::clone(&mm);
             let reclaimer = reclaimer.as_ref().map(|(reclaimer, _)| Arc::clone(reclaimer));
+            let merger = merger.as_ref().map(|(merger, _)| Arc::clone(merger));
             self.joins(sched::spawn(&Group::new(SUPERVISOR_WEIGHT), move || {
                 let name = config.name.into();
                 let place = Place { index: index as u32, name, among_others: several, config };
-                let end = self.run_guest(&place, &HostMemory { mm, reclaimer });
+                let end = self.run_guest(&place, &HostMemory { mm, reclaimer, merger });
                 self.note(index, several.then_some(config.name), end);
             })?);
         }
         self.join_all();
+        if let Some((merger, handle)) = merger {
+            merger.stop();
+            handle.join();
+        }
         if let Some((reclaimer, handle)) = reclaimer {
             reclaimer.stop();
             handle.join();
@@ -375,6 +384,16 @@ impl Machine {
             return Some(Box::new(FrameStore::with_slots(Arc::clone(self.host), slots)));
         }
         swap.map(|swap| Box::new(Arc::clone(&swap.device)) as _)
+    }
+
+    /// Who merges equal pages, where a guest wants it.
+    fn merger(&self, mm: &Arc<Mm<PhysicalMemory>>) -> Result<Option<(Arc<Merger>, JoinHandle)>, OutOfFrames> {
+        let asked = self.config.vms.iter().any(|vm| vm.merge);
+        let wanted = asked && can_be_given_back(self.config.backing);
+        if asked && !wanted {
+            log::warn!("no pages are merged: guests' memory is huge pages, or shared, or has to stay");
+        }
+        wanted.then(|| Merger::start(mm, self.clock.tsc_hz, self.config.merge_share)).transpose()
     }
 
     fn guest(&self, config: &VmConfig<'static>) -> Result<Guest<'static>, GuestError> {

@@ -159,8 +159,8 @@ impl Vm {
     ) -> Result<(Self, Entry), VmError> {
         let (boot, ept) = (machine.config, machine.ept_features());
         let memory = Memory::new(&host.mm, &guest.ram, boot.backing, ept, Notifiers::of(boot));
-        let memory = memory.map_err(VmError::Setup)?;
-        memory.obey(place.config);
+        let mut memory = memory.map_err(VmError::Setup)?;
+        memory.obey(place.config).map_err(VmError::Setup)?;
         let entry = firmware::boot(guest, &mut &memory).map_err(VmError::Firmware)?;
         let board = Board::new(&board_config(guest, place.config.balloon, machine.clock));
         let mut vm = Self::of(machine, place, host, memory, board)?;

@@ -374,4 +374,15 @@ impl Host for Machine {
         self.zero(frame, size);
         Ok(frame)
     }
+
+    fn allocate_copy(&self, of: Pfn) -> Result<Pfn, OutOfFrames> {
+        let size = PageSize::Size4K;
+        self.seams.pass(Event::AllocateFrame(size));
+        if self.seams.allocation_fails() {
+            return Err(OutOfFrames { size });
+        }
+        let frame = self.take(size)?;
+        self.copy(of, frame);
+        Ok(frame)
+    }
 }

@@ -145,7 +145,7 @@ impl World {
     /// # Errors
     /// [`Violation`].
     pub fn merge(&mut self, pages: u64) -> Result<Verdict, Violation> {
-        (0..2).for_each(|_| self.mm.merge(pages));
+        (0..2).for_each(|_| _ = self.mm.merge(pages));
         self.judged(|| "merging".into(), &[Verdict::Done], Verdict::Done)
     }
 

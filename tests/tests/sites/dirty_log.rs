@@ -228,7 +228,7 @@ fn equal_pages_that_merge_are_not_logged_until_they_part() -> Outcome {
         b.harvests(0, &[0, 1])?;
         b.logs(&[], |b| {
             b.does(0, "MADV_MERGEABLE", |space| space.madvise(page(0), bytes(2), Advice::Mergeable))?;
-            (0..4).for_each(|_| b.mm.merge(u64::MAX));
+            (0..4).for_each(|_| _ = b.mm.merge(u64::MAX));
             assert_eq!(b.frame(0, 0), b.frame(0, 1), "they are equal");
             b.check()
         })?;

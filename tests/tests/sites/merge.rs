@@ -130,6 +130,33 @@ fn who_has_not_asked_for_it_is_not_merged() -> Outcome {
     b.finish()
 }
 
+#[test]
+fn who_does_not_ask_for_it_any_more_has_his_own_pages_again() -> Outcome {
+    let b = Bench::merged(SMALL)?;
+    let frame = b.frame(0, 0);
+    b.does(1, "MADV_UNMERGEABLE", |space| space.madvise(page(0), bytes(4), Advice::Unmergeable))?;
+    assert_eq!(b.frame(0, 0), frame);
+    assert!(b.frame(1, 0).is_some() && b.frame(1, 0) != frame, "parted");
+    b.merge_all()?;
+    assert_ne!(b.frame(0, 0), b.frame(1, 0));
+    b.guest_writes(1, 0, 30)?;
+    b.both_read(0, 0, 10)?;
+    b.both_read(1, 0, 30)?;
+    b.finish()
+}
+
+/// What a write fault would be refused for stays as it is.
+#[test]
+fn pages_that_cannot_part_stay_merged_and_whole() -> Outcome {
+    let b = Bench::merged(SMALL)?;
+    b.does(1, "mprotect", |space| space.mprotect(page(0), bytes(4), Protection::Read))?;
+    b.does(1, "MADV_UNMERGEABLE", |space| space.madvise(page(0), bytes(4), Advice::Unmergeable))?;
+    assert_eq!(b.frame(0, 0), b.frame(1, 0));
+    b.guest_writes(0, 0, 20)?;
+    b.both_read(1, 0, 10)?;
+    b.finish()
+}
+
 /// A transfer that is under way goes into the page that its owner sees (CVE-2020-29374 from the other side).
 #[test]
 fn a_page_that_somebody_holds_is_not_merged() -> Outcome {
@@ -139,7 +166,7 @@ fn a_page_that_somebody_holds_is_not_merged() -> Outcome {
         let frame = b.frame(id, 0).expect("a frame");
         let meta = b.machine.frames().meta(frame);
         meta.get();
-        (0..3).for_each(|_| b.mm.merge(u64::MAX));
+        (0..3).for_each(|_| _ = b.mm.merge(u64::MAX));
         assert_ne!(b.frame(0, 0), b.frame(1, 0), "merged under a transfer");
         assert!(!meta.put());
         b.check()?;
@@ -162,7 +189,33 @@ fn what_is_written_when_a_page_is_about_to_merge_is_kept() -> Outcome {
             let space = b.space(writer);
             b.machine.guest_store(space.guest_cpu, tests::lab::gpage(0), 77).expect("a cached translation");
         });
-        (0..2).for_each(|_| b.mm.merge(u64::MAX));
+        (0..2).for_each(|_| _ = b.mm.merge(u64::MAX));
+        b.machine.clear_hook();
+        b.check()?;
+        b.both_read(writer, 0, 77)?;
+        b.both_read(reader, 0, 10)?;
+        finish(b)?;
+    }
+    Ok(())
+}
+
+/// The same when the guest's entry has gone, and its CPU still has what it has cached: nothing else may be there yet (I8).
+#[test]
+fn what_is_written_when_a_guest_is_about_to_lose_a_page_is_kept() -> Outcome {
+    for (writer, reader) in [(0, 1), (1, 0)] {
+        let b = Arc::new(Bench::new(SMALL));
+        two_spaces(&b)?;
+        // Else its zeros would be the first page that a guest loses.
+        b.guest_writes(0, 2, 55)?;
+        b.guest_writes(writer, 0, 10)?;
+        b.mm.merge(u64::MAX);
+        let root = b.space(writer).mmu.root().expect("a root");
+        let of_writer = move |event| event == Event::Request(FlushScope::Secondary { root });
+        meanwhile(&b, of_writer, move |b| {
+            let space = b.space(writer);
+            b.machine.guest_store(space.guest_cpu, tests::lab::gpage(0), 77).expect("a cached translation");
+        });
+        (0..2).for_each(|_| _ = b.mm.merge(u64::MAX));
         b.machine.clear_hook();
         b.check()?;
         b.both_read(writer, 0, 77)?;

@@ -55,7 +55,8 @@ pub(super) fn all(history: &History) -> Vec<Chart> {
         rate("Swapped in", "pages a second", |record| record.swap.back, 1.0),
         rate("Waiting for memory", "% of the time, where a fault ends", |record| record.memory_ticks, waits),
         rate("Notifier calls", "a second", notifier_calls, 1.0),
-        host(history),
+        machine(history, "The machine", &HOST),
+        machine(history, "Merged pages", &MERGED),
     ];
     charts.into_iter().filter(|chart| !chart.is_flat()).collect()
 }
@@ -98,15 +99,21 @@ fn rates(history: &History, title: &'static str, unit: &'static str, read: Read,
     Chart { title, unit, lines: history.names().iter().enumerate().filter_map(line).collect() }
 }
 
-/// The machine's memory, as whichever guest has told last.
-fn host(history: &History) -> Chart {
-    let reads: [(&str, Read); 5] = [
-        ("free", |record| record.free_frames),
-        ("compressed", |record| record.host_swap.frames),
-        ("kept compressed", |record| record.host_swap.pages),
-        ("on disk", |record| record.host_swap.on_disk),
-        ("page tables", |record| record.table_frames),
-    ];
+/// Where the machine's memory is.
+const HOST: [(&str, Read); 5] = [
+    ("free", |record| record.free_frames),
+    ("compressed", |record| record.host_swap.frames),
+    ("kept compressed", |record| record.host_swap.pages),
+    ("on disk", |record| record.host_swap.on_disk),
+    ("page tables", |record| record.table_frames),
+];
+
+/// What merging has come to.
+const MERGED: [(&str, Read); 2] =
+    [("pages", |record| record.merge.sharing), ("the frames that they share", |record| record.merge.shared)];
+
+/// Memory of the machine, as whichever guest has told last.
+fn machine(history: &History, title: &'static str, reads: &[(&str, Read)]) -> Chart {
     let mut records: Vec<_> = (0..history.names().len()).flat_map(|guest| history.of(guest)).collect();
     records.sort_by(|a, b| a.at.total_cmp(&b.at));
     let times = times(history);
@@ -114,12 +121,12 @@ fn host(history: &History) -> Chart {
         let behind = records.partition_point(|sample| sample.at <= at);
         behind.checked_sub(1).map(|index| &records[index].record)
     };
-    let lines = reads.map(|(name, read)| {
+    let lines = reads.iter().map(|&(name, read)| {
         let point = |&at: &f64| newest(at).map(|record| (at, read(record) as f64 / PAGES_PER_MIB));
         Line { name: name.to_owned(), points: times.iter().filter_map(point).collect() }
     });
     let told = |line: &Line| line.points.iter().any(|&(_, value)| value != 0.0);
-    Chart { title: "The machine", unit: "MiB", lines: lines.into_iter().filter(told).collect() }
+    Chart { title, unit: "MiB", lines: lines.filter(told).collect() }
 }
 
 #[cfg(test)]

@@ -35,6 +35,8 @@ struct Typist {
     steps: VecDeque<Step>,
     /// Where the text begins that has come since the last keys.
     since: usize,
+    /// Passes of merging that had ended when the front step's text was seen.
+    seen: Option<u64>,
     keyboard: PipeWriter,
     history: Rc<RefCell<History>>,
 }
@@ -42,11 +44,21 @@ struct Typist {
 impl Typist {
     fn hear(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.said.all.extend_from_slice(bytes);
+        self.go_on()
+    }
+
+    /// Types what it is time for.
+    fn go_on(&mut self) -> std::io::Result<()> {
+        let passes = self.history.borrow().newest().map_or(0, |sample| sample.record.merge.passes);
         while let Some(step) = self.steps.front() {
-            let new = String::from_utf8_lossy(&self.said.all[self.since..]).into_owned();
-            if !new.contains(&step.wait) {
+            let appears = || String::from_utf8_lossy(&self.said.all[self.since..]).contains(&step.wait);
+            if self.seen.is_none() && !appears() {
                 break;
             }
+            if passes < *self.seen.get_or_insert(passes) + step.passes {
+                break;
+            }
+            self.seen = None;
             self.said.marks.push(self.history.borrow().end());
             if !step.keys.is_empty() {
                 self.since = self.said.all.len();
@@ -100,12 +112,14 @@ pub(super) fn drive(label: &str, plan: &Plan) -> Result<Finished> {
         said: Said::default(),
         steps: plan.steps.clone().into(),
         since: 0,
+        seen: None,
         keyboard,
         history: Rc::clone(&history),
     }));
     let started = Instant::now();
     let (log_heard, log_live) = (Rc::clone(&typist), Rc::clone(&live));
     let (seen, shown) = (Rc::clone(&history), Rc::clone(&live));
+    let waits = Rc::clone(&typist);
     let status = prepared.follow(Session {
         input: Input::Stream,
         source: Box::new(keys),
@@ -122,6 +136,8 @@ pub(super) fn drive(label: &str, plan: &Plan) -> Result<Finished> {
         telemetry: Box::new(move |record| {
             seen.borrow_mut().add(record);
             shown.borrow_mut().update(&seen.borrow());
+            // As above.
+            let _ = waits.borrow_mut().go_on();
             Ok(())
         }),
         timeout: Some(Duration::from_secs(plan.timeout)),

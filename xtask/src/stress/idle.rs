@@ -78,7 +78,7 @@ pub(super) fn plan(bench: &Bench<'_>) -> Result<Plan> {
 }
 
 /// Of the console: the next keys are for this guest.
-fn focus(number: usize) -> String {
+pub(super) fn focus(number: usize) -> String {
     let key = if number < 10 { b'0' + number as u8 } else { b'a' + (number - 10) as u8 };
     format!("\u{1c}{}", char::from(key))
 }

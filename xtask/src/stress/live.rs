@@ -79,12 +79,16 @@ impl Live {
             .map(|guest| history.rate(guest, (at - SPAN, *at), |record| record.memory_ticks))
             .sum();
         let pressure = if history.hz() == 0 { 0.0 } else { waits / history.hz() as f64 };
+        let merge = &record.merge;
         format!(
-            "free {:.1} MiB, {:.1} MiB compressed into {:.1}, {:.1} on disk, pressure {:.0} %, {at:.1} s in {} s",
+            "free {:.1} MiB, {:.1} MiB compressed into {:.1}, {:.1} on disk, {:.1} merged into {:.1}, pressure {:.0} %, \
+             {at:.1} s in {} s",
             mib(record.free_frames),
             mib(swap.pages),
             mib(swap.frames),
             mib(swap.on_disk),
+            mib(merge.sharing),
+            mib(merge.shared),
             pressure * 100.0,
             self.started.elapsed().as_secs(),
         )

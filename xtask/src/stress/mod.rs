@@ -15,6 +15,7 @@ mod idle;
 mod limits;
 mod linux;
 mod live;
+mod merge;
 mod overcommit;
 mod page;
 mod plan;
@@ -107,6 +108,7 @@ fn plans_of(bench: &Bench<'_>) -> Result<Vec<Plan>> {
         Stress::Overcommit => vec![overcommit::plan(bench)?],
         Stress::Idle => vec![idle::plan(bench)?],
         Stress::Limits => vec![limits::plan(bench)?],
+        Stress::Merge => merge::plans(bench),
         Stress::Clone => vec![clone::plan(bench)],
         Stress::FaultyDisk => faulty_disk::plans(bench)?,
     })

@@ -8,13 +8,19 @@ use serde_json::{Value, json};
 pub(super) struct Step {
     /// Text that has to appear after the last keys, wherever.
     pub(super) wait: String,
+    /// So many passes of merging have to end behind it, too.
+    pub(super) passes: u64,
     /// May be none.
     pub(super) keys: String,
 }
 
 impl Step {
     pub(super) fn new(wait: impl Into<String>, keys: impl Into<String>) -> Self {
-        Self { wait: wait.into(), keys: keys.into() }
+        Self { wait: wait.into(), passes: 0, keys: keys.into() }
+    }
+
+    pub(super) fn after_passes(self, passes: u64) -> Self {
+        Self { passes, ..self }
     }
 }
 

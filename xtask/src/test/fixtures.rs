@@ -73,6 +73,25 @@ memory = "16M"
 memory_weight = 200
 "#;
 
+/// Two with the same in their pages, and then with something else.
+const TWO_MERGE: &str = r#"
+merge-share = 50
+
+[[vm]]
+name = "one"
+kernel = "testguest"
+append = "merge who=1 ARGUMENTS"
+memory = "16M"
+merge = true
+
+[[vm]]
+name = "two"
+kernel = "testguest"
+append = "merge who=2 ARGUMENTS"
+memory = "16M"
+merge = true
+"#;
+
 /// The directory with the files.
 pub(super) struct Fixtures {
     dir: PathBuf,
@@ -105,6 +124,8 @@ impl Fixtures {
             ("one-stands-still.toml", ONE_STANDS_STILL.into()),
             ("one-limited.toml", ONE_LIMITED.into()),
             ("one-limited-first.toml", ONE_LIMITED.replace("rounds=1", "rounds=40").into()),
+            ("two-merge.toml", TWO_MERGE.replace("ARGUMENTS", "pages=1000").into()),
+            ("two-merge-in-swap.toml", TWO_MERGE.replace("ARGUMENTS", "pages=1000 swap=1").into()),
             ("empty", Vec::new()),
             ("text", b"This is no kernel.\n".repeat(1000)),
         ];

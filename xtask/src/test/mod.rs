@@ -8,6 +8,7 @@ mod fixtures;
 mod host;
 mod machine;
 mod medium;
+mod merging;
 mod mutants;
 mod nested;
 mod overcommit;

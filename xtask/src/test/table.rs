@@ -2,6 +2,7 @@
 
 use super::balloon::BALLOON;
 use super::clones::CLONES;
+use super::merging::MERGING;
 use super::overcommit::OVERCOMMIT;
 use super::scenario::{Bound, Console, Scenario};
 use super::smp::SMP;
@@ -19,10 +20,11 @@ pub(super) const PLAIN: Scenario = Scenario {
 };
 
 /// All of them; long ones first, so that two at a time end together.
-pub(super) const SCENARIOS: [&[Scenario]; 10] = [
+pub(super) const SCENARIOS: [&[Scenario]; 11] = [
     &LINUX,
     &SMP,
     &CLONES,
+    &MERGING,
     &OVERCOMMIT,
     &BALLOON,
     &TEST_GUEST,

@@ -19,7 +19,12 @@ struct Bench {
 
 impl Bench {
     fn report(&self, name: &str, since: u64) {
-        println!("cost: {name} {}", (cpu::rdtsc() - since) / self.pages.count());
+        self.report_for(self.pages.count(), name, since);
+    }
+
+    /// For so many pages.
+    fn report_for(&self, pages: u64, name: &str, since: u64) {
+        println!("cost: {name} {}", (cpu::rdtsc() - since) / pages.max(1));
     }
 
     fn write_all(&self, value: u64) {
@@ -40,12 +45,18 @@ impl Bench {
     /// Times one call over all pages.
     fn ask(&self, name: &'static str, operation: Op) -> Result<(), Failure> {
         let since = cpu::rdtsc();
+        self.call(name, operation)?;
+        self.report(name, since);
+        Ok(())
+    }
+
+    /// One call over all pages; what it counts.
+    fn call(&self, name: &'static str, operation: Op) -> Result<u64, Failure> {
         let (gpa, len) = (self.pages.page(0).as_u64(), self.pages.count() * PAGE_SIZE);
         // SAFETY: `run` asked for Herald; the pages are the test's own.
         let answer = unsafe { hypercall::host_operation(operation, gpa, len) };
-        self.report(name, since);
         let refused = [UNKNOWN, FAILED, INVALID].contains(&answer);
-        same(name, 0, 0, u64::from(refused))
+        same(name, 0, 0, u64::from(refused)).map(|()| answer)
     }
 
     fn timed(&self, name: &str, what: impl FnOnce()) {
@@ -90,7 +101,8 @@ pub(crate) fn run(guest: &mut Guest) -> Result<(), Failure> {
     });
     bench.timed("write-after-read", || bench.write_all(7));
     bench.verify(7)?;
-    logged(&bench)
+    logged(&bench)?;
+    merged(&bench)
 }
 
 /// The dirty log: what a write costs after each harvest, and a page of the harvest itself.
@@ -104,6 +116,22 @@ fn logged(bench: &Bench) -> Result<(), Failure> {
     bench.ask("harvest-of-nothing", Op::Harvest)?;
     bench.ask("log-end", Op::EndLog)?;
     bench.verify(10)
+}
+
+/// Each page becomes the one that its neighbour is; then each is written. A pass that only looks at a page comes first, and is
+/// part of what the merge of a page costs.
+fn merged(bench: &Bench) -> Result<(), Failure> {
+    let count = bench.pages.count();
+    let twin = |page: u64| page / 2 + 1;
+    (0..count).for_each(|page| bench.pages.write(page, 0, twin(page)));
+    let since = cpu::rdtsc();
+    bench.ask("merge-look", Op::Merge)?;
+    let pages = bench.call("merge", Op::Merge)?;
+    bench.report_for(pages, "merge", since);
+    same("pages merged", 0, count / 2, pages)?;
+    (0..count).try_for_each(|page| same("merged word", page, twin(page), bench.pages.read(page, 0)))?;
+    bench.timed("merge-break", || bench.write_all(8));
+    bench.verify(8)
 }
 
 /// mprotect(NONE) and back, and what comes after it.

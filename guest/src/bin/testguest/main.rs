@@ -19,6 +19,7 @@ mod fwcfg;
 mod hello;
 mod hostops;
 mod interrupts;
+mod merge;
 mod mmio;
 mod mmio_forms;
 mod model;
@@ -87,6 +88,7 @@ const TESTS: [(&str, Test); 20] = [
     ("storm", storm::run),
     ("sweep", sweep::run),
     ("clone", clone::run),
+    ("merge", merge::run),
 ];
 
 unsafe extern "C" {

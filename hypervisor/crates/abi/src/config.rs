@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 pub const MAX_VMS: usize = 16;
 /// Most guests at a time, clones among them.
 pub const MAX_GUESTS: usize = 128;
+/// Percent of one CPU that merging takes at most, where nobody says how much.
+pub const MERGE_SHARE: u32 = 10;
 /// Most virtual processors that one guest can have.
 pub const MAX_VCPUS: u32 = 32;
 
@@ -122,6 +124,8 @@ pub struct VmConfig<'a> {
     pub memory_max: Option<u64>,
     /// Share of the machine's memory relative to other guests, when it is short; 100 is the normal one.
     pub memory_weight: u32,
+    /// Pages of its RAM that are equal to others, its own or those of other guests that want it too, are merged.
+    pub merge: bool,
 }
 
 /// The whole configuration.
@@ -142,6 +146,8 @@ pub struct BootConfig<'a> {
     pub swap: Swap,
     /// What a guest has not used for so many seconds goes to swap, though nobody needs memory; 0: it stays.
     pub proactive: u32,
+    /// Most of one CPU's time that merging may take, in percent: 1 to 100.
+    pub merge_share: u32,
     /// Threshold of Herald's log.
     pub log: LogLevel,
     /// Check the coherence rule of the whole machine at each host operation (slow; debug aid and tests).

@@ -95,4 +95,8 @@ host_operations! {
     Harvest = 19,
     /// The end of the logs.
     EndLog = 20,
+    /// madvise(MERGEABLE), and a pass over all that is to be merged; counts the pages that became others.
+    Merge = 21,
+    /// Counts pages that merging has made: one for several, or the zero page.
+    CountMerged = 22,
 }

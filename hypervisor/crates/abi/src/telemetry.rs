@@ -145,6 +145,27 @@ pub struct GuestSwap {
     pub back: u64,
 }
 
+/// What merging of equal pages has come to, in all guests that want it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct MergeUse {
+    /// Pages looked at.
+    pub scanned: u64,
+    /// Of these, pages that had changed since the last pass.
+    pub changed: u64,
+    /// Pages that have become the zero page.
+    pub zero: u64,
+    /// Pages that have become another.
+    pub merged: u64,
+    /// Passes over all memory that is to be merged.
+    pub passes: u64,
+    /// Frames that stand for merged pages now.
+    pub shared: u64,
+    /// Entries that map them now.
+    pub sharing: u64,
+    /// Ticks that it has taken.
+    pub ticks: u64,
+}
+
 /// Memory that a guest has given back, and may have to, in pages of 4 KiB.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct BalloonUse {
@@ -197,6 +218,8 @@ pub struct Telemetry {
     pub device_tlb: DeviceTlbUse,
     /// Memory given back.
     pub balloon: BalloonUse,
+    /// Equal pages that were merged.
+    pub merge: MergeUse,
     /// How often a lock of Herald's was not free at once, on all CPUs and for all guests.
     pub lock_waits: u64,
     /// Checks of the coherence oracle that ran, and found nothing.

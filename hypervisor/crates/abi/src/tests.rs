@@ -83,6 +83,7 @@ fn the_configuration_round_trips() {
         balloon: None,
         memory_max: Some(64 << 20),
         memory_weight: 300,
+        merge: true,
     })
     .expect("room");
     let config = config::BootConfig {
@@ -93,6 +94,7 @@ fn the_configuration_round_trips() {
         apic_virtualisation: true,
         swap: config::Swap { ram: 1 << 30, disk: 2 << 30 },
         proactive: 20,
+        merge_share: 5,
         log: config::LogLevel::Info,
         oracle: false,
         telemetry_rate: 0,

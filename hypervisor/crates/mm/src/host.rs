@@ -41,6 +41,16 @@ pub trait FrameMemory {
     /// # Panics
     /// If they do not all lie in the page.
     fn write_bytes(&self, frame: Pfn, offset: usize, bytes: &[u8]);
+
+    /// Whether two base pages are equal. It is so afterwards only if nobody can write to either.
+    fn equal(&self, a: Pfn, b: Pfn) -> bool {
+        crate::merge::equal_by_pieces(self, a, b)
+    }
+
+    /// A checksum of a base page, the same for equal ones. Somebody may write to the page meanwhile.
+    fn checksum(&self, frame: Pfn) -> u32 {
+        crate::merge::checksum_by_pieces(self, frame)
+    }
 }
 
 /// A machine: memory, tables and CPUs.
@@ -73,6 +83,16 @@ pub trait Host: TableMemory + FrameMemory + Shootdown + Send + Sync {
     fn allocate_zeroed(&self, size: PageSize) -> Result<Pfn, OutOfFrames> {
         let frame = self.frames().allocate(self.current_cpu(), size)?;
         self.zero(frame, size);
+        Ok(frame)
+    }
+
+    /// A copy of a base page that nobody writes meanwhile, with one reference.
+    ///
+    /// # Errors
+    /// [`OutOfFrames`].
+    fn allocate_copy(&self, of: Pfn) -> Result<Pfn, OutOfFrames> {
+        let frame = self.frames().allocate(self.current_cpu(), PageSize::Size4K)?;
+        self.copy(of, frame);
         Ok(frame)
     }
 }

@@ -219,6 +219,8 @@ mutants! {
     MergeIgnoresReferences,
     /// merging believes what it has seen before the page was taken from its writers
     MergeComparesWritable,
+    /// merging sets the new entry before the secondaries have lost the old page (I8)
+    MergeReplacesFirst,
     /// a page that swap has for several is mapped where its reverse map does not lead
     SwapInIgnoresOwner,
     /// a split loses D

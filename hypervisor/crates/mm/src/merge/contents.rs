@@ -1,6 +1,7 @@
-//! The contents of base pages: a checksum that tells volatile pages from others, and a comparison that is believed.
+//! The contents of base pages, where a machine has no faster way to them: a checksum that tells volatile pages from others, and
+//! a comparison that is believed.
 
-use crate::host::Host;
+use crate::host::FrameMemory;
 use addr::{PAGE_SIZE, Pfn};
 
 /// Bytes that are looked at together: a stack is small.
@@ -13,8 +14,8 @@ fn each_piece(mut look: impl FnMut(usize) -> bool) -> bool {
     (0..PAGE_SIZE as usize).step_by(PIECE).all(&mut look)
 }
 
-/// A checksum. Somebody may write to the page meanwhile.
-pub(super) fn checksum<H: Host>(host: &H, frame: Pfn) -> u32 {
+/// See [`FrameMemory::checksum`].
+pub(crate) fn checksum_by_pieces<H: FrameMemory + ?Sized>(host: &H, frame: Pfn) -> u32 {
     let (mut sum, mut bytes) = (0_u64, [0; PIECE]);
     each_piece(|offset| {
         host.read_bytes(frame, offset, &mut bytes);
@@ -26,8 +27,8 @@ pub(super) fn checksum<H: Host>(host: &H, frame: Pfn) -> u32 {
     (sum >> 32) as u32
 }
 
-/// Whether two pages are equal. It is so afterwards only if nobody can write to either.
-pub(crate) fn equal<H: Host>(host: &H, a: Pfn, b: Pfn) -> bool {
+/// See [`FrameMemory::equal`].
+pub(crate) fn equal_by_pieces<H: FrameMemory + ?Sized>(host: &H, a: Pfn, b: Pfn) -> bool {
     let (mut left, mut right) = ([0; PIECE], [0; PIECE]);
     each_piece(|offset| {
         host.read_bytes(a, offset, &mut left);

@@ -23,12 +23,11 @@ mod stable;
 use crate::frames::FrameMeta;
 use crate::host::Host;
 use crate::mm::Mm;
-use crate::space::AddressSpace;
+use crate::space::{AddressSpace, Next};
 use addr::{Hva, Pfn};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
-use contents::checksum;
-pub(crate) use contents::equal;
+pub(crate) use contents::{checksum_by_pieces, equal_by_pieces};
 pub(crate) use stable::Merged;
 use stable::Stable;
 
@@ -56,6 +55,15 @@ pub struct MergeCounts {
     pub sharing: u64,
 }
 
+/// What a pass over all areas that have asked for it has come to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pass {
+    /// Pages looked at.
+    pub scanned: u64,
+    /// Of these, pages that have become others.
+    pub gained: u64,
+}
+
 /// A page that might have an equal.
 struct Candidate<H: Host> {
     space: Weak<AddressSpace<H>>,
@@ -77,27 +85,41 @@ pub(crate) struct Merge<H: Host> {
     stable: Stable<H>,
     candidates: BTreeMap<u32, Candidate<H>>,
     counts: MergeCounts,
+    /// The same when the pass began.
+    before: MergeCounts,
 }
 
 impl<H: Host> Merge<H> {
     /// Nothing was looked at.
     pub(crate) fn new() -> Self {
-        let counts = MergeCounts::default();
-        Self { space: 0, address: Hva::ZERO, stable: Stable::new(), candidates: BTreeMap::new(), counts }
+        Self {
+            space: 0,
+            address: Hva::ZERO,
+            stable: Stable::new(),
+            candidates: BTreeMap::new(),
+            counts: MergeCounts::default(),
+            before: MergeCounts::default(),
+        }
+    }
+
+    /// A pass has ended.
+    fn end_pass(&mut self) -> Pass {
+        self.space = 0;
+        self.candidates.clear();
+        self.counts.passes += 1;
+        let (now, before) = (self.counts, core::mem::replace(&mut self.before, self.counts));
+        let gained = |counts: MergeCounts| counts.merged + counts.zero;
+        Pass { scanned: now.scanned - before.scanned, gained: gained(now) - gained(before) }
     }
 }
 
 impl<H: Host> Mm<H> {
-    /// Looks at the next pages, at most so many, and merges what is equal; stops at the end of a pass. The caller
-    /// holds no lock of rank `Merge` or later.
-    pub fn merge(&self, pages: u64) {
+    /// Looks at the next pages, at most so many, and merges what is equal; stops at the end of a pass, and says then what
+    /// it has come to. The caller holds no lock of rank `Merge` or later.
+    pub fn merge(&self, pages: u64) -> Option<Pass> {
         let spaces = self.spaces();
         let mut merge = self.merger().lock();
-        for _ in 0..pages {
-            if !self.merge_next(&mut merge, &spaces) {
-                break;
-            }
-        }
+        (0..pages).find_map(|_| self.merge_next(&mut merge, &spaces))
     }
 
     /// What merging has come to. The caller holds no lock of rank `Merge` or later.
@@ -107,24 +129,24 @@ impl<H: Host> Mm<H> {
         MergeCounts { shared, sharing, ..merge.counts }
     }
 
-    /// `false`: the pass has ended.
-    fn merge_next(&self, merge: &mut Merge<H>, spaces: &[Arc<AddressSpace<H>>]) -> bool {
-        while let Some(space) = spaces.get(merge.space) {
-            if let Some((address, frame)) = space.next_mergeable(merge.address) {
+    /// One page, or as many that are no use as cost about the same; what the pass has come to, if it has ended.
+    fn merge_next(&self, merge: &mut Merge<H>, spaces: &[Arc<AddressSpace<H>>]) -> Option<Pass> {
+        let Some(space) = spaces.get(merge.space) else {
+            merge.stable.forget_gone(self);
+            return Some(merge.end_pass());
+        };
+        match space.next_mergeable(merge.address) {
+            Next::Page(address, frame) => {
                 merge.address = address.add(addr::PAGE_SIZE);
                 merge.counts.scanned += 1;
-                let checksum = checksum(&**self.host(), frame);
+                let checksum = self.host().checksum(frame);
                 self.merge_page(merge, space, &Page { address, frame, checksum });
                 self.put(frame);
-                return true;
             }
-            (merge.space, merge.address) = (merge.space + 1, Hva::ZERO);
+            Next::Later(address) => merge.address = address,
+            Next::None => (merge.space, merge.address) = (merge.space + 1, Hva::ZERO),
         }
-        merge.space = 0;
-        merge.candidates.clear();
-        merge.stable.forget_gone(self);
-        merge.counts.passes += 1;
-        false
+        None
     }
 
     fn merge_page(&self, merge: &mut Merge<H>, space: &Arc<AddressSpace<H>>, page: &Page) {
@@ -133,7 +155,7 @@ impl<H: Host> Mm<H> {
         let checksum = page.checksum as u16;
         if meta.swap_checksum(checksum) != checksum {
             merge.counts.changed += 1;
-        } else if equal(&**self.host(), page.frame, self.zero_page()) {
+        } else if self.host().equal(page.frame, self.zero_page()) {
             merge.counts.zero += u64::from(space.become_zero(page.address, page.frame));
         } else if self.join_merged(merge, space, page) || self.join_candidate(merge, space, page) {
             merge.counts.merged += 1;
@@ -143,7 +165,7 @@ impl<H: Host> Mm<H> {
     /// The page becomes a merged one, if there is one that equals it.
     fn join_merged(&self, merge: &mut Merge<H>, space: &AddressSpace<H>, page: &Page) -> bool {
         merge.stable.find(self, page.checksum, |merged| {
-            equal(&**self.host(), page.frame, merged.frame)
+            self.host().equal(page.frame, merged.frame)
                 && space.become_merged(page.address, page.frame, merged)
         })
     }
@@ -158,7 +180,7 @@ impl<H: Host> Mm<H> {
         let Some(others) = other.space.upgrade() else { return false };
         let Some(merged) = others.make_merged(other.address, page.frame) else { return false };
         // Now that it cannot change: what it is found by.
-        let checksum = checksum(&**self.host(), merged.frame);
+        let checksum = self.host().checksum(merged.frame);
         let joined = space.become_merged(page.address, page.frame, &merged);
         self.put(merged.frame);
         merge.stable.add(checksum, merged);

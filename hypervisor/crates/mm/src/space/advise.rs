@@ -55,7 +55,11 @@ impl<H: Host> AddressSpace<H> {
             Advice::HugePage => self.flag(range, skipped, VmaFlags::HUGE, VmaFlags::NO_HUGE),
             Advice::NoHugePage => self.flag(range, skipped, VmaFlags::NO_HUGE, VmaFlags::HUGE),
             Advice::Mergeable => self.flag(range, skipped, VmaFlags::MERGEABLE, none),
-            Advice::Unmergeable => self.flag(range, skipped, none, VmaFlags::MERGEABLE),
+            Advice::Unmergeable => {
+                self.flag(range, skipped, none, VmaFlags::MERGEABLE)?;
+                self.part_merged(range);
+                Ok(())
+            }
         }
     }
 

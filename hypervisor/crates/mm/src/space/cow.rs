@@ -110,10 +110,10 @@ impl<H: Host> AddressSpace<H> {
 
     /// A copy of a page that nobody writes meanwhile: all its entries are read-only. The caller has a reference.
     pub(super) fn private_copy(&self, fault: &Fault<'_, H>, source: Pfn) -> Result<Pfn, FaultError> {
-        let copy = self.host().allocate_zeroed(PageSize::Size4K)?;
-        if source != self.mm.zero_page() {
-            self.host().copy(source, copy);
-        }
+        let copy = match source == self.mm.zero_page() {
+            true => self.host().allocate_zeroed(PageSize::Size4K)?,
+            false => self.host().allocate_copy(source)?,
+        };
         self.own(fault, copy);
         Ok(copy)
     }

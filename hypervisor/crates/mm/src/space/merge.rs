@@ -16,9 +16,9 @@ use super::age::blocks;
 use super::entry::Tables;
 use crate::frames::{FrameMeta, PageFlags, PageTurn};
 use crate::host::Host;
-use crate::merge::{MOST_SHARERS, Merged, equal};
+use crate::merge::{MOST_SHARERS, Merged};
 use crate::rmap::Rmap;
-use crate::vma::{VmaFlags, VmaKind, VmaTree};
+use crate::vma::{Access, VmaFlags, VmaKind, VmaTree};
 use addr::{Hva, HvaRange, PageSize, Pfn};
 use alloc::sync::Arc;
 use mutants::{Mutant, PageSite, intact};
@@ -27,6 +27,19 @@ use sync::Rank;
 
 /// Pages that are not merged, whatever they contain.
 const SPECIAL: PageFlags = PageFlags::LAZY_FREE.union(PageFlags::HUGETLB).union(PageFlags::MERGED);
+
+/// Blocks of 2 MiB that are looked at for the next page under one lock.
+const BLOCKS: usize = 4;
+
+/// Where the next page is that may be merged.
+pub(crate) enum Next {
+    /// Here, with a reference on its frame.
+    Page(Hva, Pfn),
+    /// Not below this address.
+    Later(Hva),
+    /// Nowhere.
+    None,
+}
 
 /// A page as its area and its reverse map know it.
 struct Place<'v, H: Host> {
@@ -37,16 +50,50 @@ struct Place<'v, H: Host> {
 }
 
 impl<H: Host> AddressSpace<H> {
-    /// The next base page from `from` on that may be merged and is not, with a reference on its frame for the caller. Takes the
-    /// mmap lock for reading.
-    pub(crate) fn next_mergeable(&self, from: Hva) -> Option<(Hva, Pfn)> {
+    /// The next base page from `from` on that may be merged and is not. Takes the mmap lock for reading, and not for long.
+    pub(crate) fn next_mergeable(&self, from: Hva) -> Next {
         let vmas = self.vmas.read();
         let rest = HvaRange::new(from, super::USER_END.max(from));
-        let mut parts = vmas.overlapping(rest).filter(|(_, vma)| {
+        let parts = vmas.overlapping(rest).filter(|(_, vma)| {
             vma.flags.contains(VmaFlags::MERGEABLE)
                 && matches!(vma.kind, VmaKind::Anonymous(PageSize::Size4K))
         });
-        parts.find_map(|(part, _)| blocks(part).find_map(|block| self.unmerged_in(block)))
+        let mut blocks = parts.flat_map(|(part, _)| blocks(part));
+        let found = blocks.by_ref().take(BLOCKS).find_map(|block| self.unmerged_in(block));
+        match found {
+            Some((address, frame)) => Next::Page(address, frame),
+            None => blocks.next().map_or(Next::None, |block| Next::Later(block.start())),
+        }
+    }
+
+    /// Whether a page is one that merging has made: one for several, or the zero page.
+    pub fn is_merged(&self, address: Hva) -> bool {
+        let _tables = self.tables.lock();
+        let leaf = self.walk(address).leaf();
+        leaf.is_some_and(|leaf| match self.mm.counted(leaf.pfn) {
+            Some(meta) => meta.has(PageFlags::MERGED),
+            None => leaf.pfn == self.mm.zero_page(),
+        })
+    }
+
+    /// Merged pages of a range become what they were, pages of this area alone, as if they were written (Linux:
+    /// `unmerge_ksm_pages`). What must not be written stays merged, and so does what no frame is there for.
+    pub(super) fn part_merged(&self, range: HvaRange) {
+        for block in blocks(range) {
+            let mut rest = block;
+            while let Some(page) = self.merged_in(rest) {
+                let _ = self.fault_in(page, Access::Write);
+                rest = HvaRange::new(page.add(PageSize::Size4K.bytes()), block.end());
+            }
+        }
+    }
+
+    fn merged_in(&self, block: HvaRange) -> Option<Hva> {
+        let _tables = self.tables.lock();
+        self.cursor(block).find_map(|visit| {
+            let meta = self.mm.counted(visit.found.leaf()?.pfn)?;
+            meta.has(PageFlags::MERGED).then(|| Hva::new(visit.address))
+        })
     }
 
     fn unmerged_in(&self, block: HvaRange) -> Option<(Hva, Pfn)> {
@@ -83,7 +130,7 @@ impl<H: Host> AddressSpace<H> {
         let vmas = self.vmas.read();
         self.own_table(address).ok()?;
         let (_, frame) = self.unmerged_in(HvaRange::new(address, address.add(PageSize::Size4K.bytes())))?;
-        let likely = frame != other && equal(&**self.host(), frame, other);
+        let likely = frame != other && self.host().equal(frame, other);
         let rmap = self
             .place(&vmas, address, frame)
             .filter(|_| likely)
@@ -146,12 +193,13 @@ impl<H: Host> AddressSpace<H> {
         let Some(_lock) = meta.try_lock(turn) else { return false };
         let tables = self.tables.lock();
         let Some((found, _)) = self.sole_entry(&tables, place) else { return false };
-        let seen = equal(&**self.host(), place.frame, target);
-        let old = self.clear_flush_notify(PageSite::MergeReplace, &tables, place.address, &found);
-        let equal_now = || match intact(Mutant::MergeComparesWritable) {
-            true => equal(&**self.host(), place.frame, target),
-            false => seen,
+        let equal = || self.host().equal(place.frame, target);
+        let seen = intact(Mutant::MergeComparesWritable) || equal();
+        let old = match intact(Mutant::MergeReplacesFirst) {
+            true => self.clear_flush_notify(PageSite::MergeReplace, &tables, place.address, &found),
+            false => self.clear_flush(place.address, &found),
         };
+        let equal_now = || if intact(Mutant::MergeComparesWritable) { equal() } else { seen };
         let leaf = old.leaf().filter(|_| is_sole(meta) && equal_now());
         let Some(leaf) = leaf else {
             self.host().store(old.at, old.entry.bits());
@@ -165,6 +213,9 @@ impl<H: Host> AddressSpace<H> {
             self.count_leaf(&new);
         }
         self.host().store(old.at, HostEntry::leaf(new).bits());
+        if !intact(Mutant::MergeReplacesFirst) {
+            self.chain.invalidate_page(PageSite::MergeReplace, place.address);
+        }
         drop(tables);
         if owed {
             self.mm.put(place.frame);

@@ -6,6 +6,7 @@
 //! backing = "anonymous"   # huge-pages, gigantic-pages, shared
 //! ept-ad = true
 //! apic-virtualisation = false
+//! merge-share = 10        # most of one processor's time that merging takes, in percent
 //!
 //! [[vm]]                  # one for each guest
 //! name = "first"
@@ -17,6 +18,7 @@
 //! weight = 100            # its share of the processors, beside other guests
 //! memory_max = "64M"      # of the machine's memory it has no more; else: as much as its RAM
 //! memory_weight = 100     # its share of the machine's memory, beside other guests, when that is short
+//! merge = true            # equal pages of it, and of other guests with this line, are merged; else: not
 //! balloon = "64M"         # RAM that it is to make do with, if it has a driver for its balloon; else: all
 //! ```
 //!
@@ -29,7 +31,9 @@ mod tests;
 mod text;
 
 use crate::size::{Size, parse_size};
-use abi::config::{Backing, BootConfig, Inject, LogLevel, MAX_VCPUS, MAX_VMS, Paging, Swap, VmConfig};
+use abi::config::{
+    Backing, BootConfig, Inject, LogLevel, MAX_VCPUS, MAX_VMS, MERGE_SHARE, Paging, Swap, VmConfig,
+};
 use addr::PAGE_SIZE;
 use alloc::format;
 use alloc::string::String;
@@ -61,6 +65,9 @@ pub struct ConfigFile {
     pub ept_ad: bool,
     /// Let the processor deliver guests' interrupts, where it can.
     pub apic_virtualisation: bool,
+    /// Most of one processor's time that merging takes, in percent.
+    #[serde(deserialize_with = "merge_share")]
+    pub merge_share: u32,
     /// The guests, started in order.
     #[serde(rename = "vm")]
     pub vms: Vec<Vm>,
@@ -74,6 +81,7 @@ impl Default for ConfigFile {
             backing: Backing::Anonymous,
             ept_ad: true,
             apic_virtualisation: false,
+            merge_share: MERGE_SHARE,
             vms: Vec::new(),
         }
     }
@@ -130,6 +138,9 @@ pub struct Vm {
         skip_serializing_if = "is_default_weight"
     )]
     pub memory_weight: u32,
+    /// Whether equal pages of it are merged.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub merge: bool,
 }
 
 /// A file that the boot loader has brought: what it is called, and where it is in the boot package.
@@ -156,6 +167,7 @@ impl Vm {
             balloon: None,
             memory_max: None,
             memory_weight: default_weight(),
+            merge: false,
         }
     }
 }
@@ -226,6 +238,7 @@ impl ConfigFile {
                 balloon: vm.balloon.map(|size| size.0),
                 memory_max: vm.memory_max.map(|size| size.0),
                 memory_weight: vm.memory_weight,
+                merge: vm.merge,
             };
             vms.push(config).map_err(|_| ConfigError::TooManyVms { count: self.vms.len() })?;
         }
@@ -237,6 +250,7 @@ impl ConfigFile {
             apic_virtualisation: self.apic_virtualisation,
             swap: Swap::default(),
             proactive: 0,
+            merge_share: self.merge_share,
             log: self.log,
             oracle: false,
             telemetry_rate: 0,
@@ -311,6 +325,13 @@ fn vcpus<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
         count => {
             Err(D::Error::custom(format!("{count} virtual processors, a guest has at most {MAX_VCPUS}")))
         }
+    }
+}
+
+fn merge_share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    match u32::deserialize(deserializer)? {
+        share @ 1..=100 => Ok(share),
+        share => Err(D::Error::custom(format!("{share} percent of a processor: 1 to 100"))),
     }
 }
 

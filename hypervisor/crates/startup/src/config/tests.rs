@@ -54,7 +54,15 @@ fn what_is_written_can_be_read() {
     file.vms.push(Vm { name: "x".into(), initrd: Some("i".into()), append, ..Vm::new("k") });
     let (balloon, memory_max) = (Some(Size(8 << 20)), Some(Size(12 << 20)));
     let memory = Size(5 << 12 << 12);
-    file.vms.push(Vm { name: "y".into(), memory, balloon, memory_max, memory_weight: 50, ..Vm::new("k") });
+    file.vms.push(Vm {
+        name: "y".into(),
+        memory,
+        balloon,
+        memory_max,
+        memory_weight: 50,
+        merge: true,
+        ..Vm::new("k")
+    });
     let text = toml::to_string(&file).expect("written");
     assert_eq!(ConfigFile::parse(text.as_bytes()).as_ref(), Ok(&file), "{text}");
     assert!(text.contains("log = \"trace\"") && text.contains("memory = \"80M\""), "{text}");
@@ -78,12 +86,13 @@ fn mistakes_are_told_with_line_and_value() {
         ("", "the configuration has no guest: no [[vm]]"),
         (
             "log = \"info\"\nfoo = 1\n",
-            "configuration, line 2 `foo = 1`: unknown field `foo`, expected one of `log`, `paging`, `backing`, `ept-ad`, `apic-virtualisation`, `vm`",
+            "configuration, line 2 `foo = 1`: unknown field `foo`, expected one of `log`, `paging`, `backing`, `ept-ad`, `apic-virtualisation`, `merge-share`, `vm`",
         ),
         (
             "log = \"loud\"\n",
             "configuration, line 1 `log = \"loud\"`: unknown variant `loud`, expected one of `error`, `warn`, `info`, `debug`, `trace`",
         ),
+        ("merge-share = 0", "configuration, line 1 `merge-share = 0`: 0 percent of a processor: 1 to 100"),
         ("ept-ad = 1", "configuration, line 1 `ept-ad = 1`: invalid type: integer `1`, expected a boolean"),
         ("\n[[vm]]\nname = \"a\"\n", "configuration, line 2 `[[vm]]`: missing field `kernel`"),
         ("[vm]\nkernel = \"a\"", "configuration, line 1 `[vm]`: invalid type: map, expected a sequence"),
@@ -98,7 +107,7 @@ fn mistakes_are_told_with_line_and_value() {
     for (line, error) in [
         (
             "colour = 3",
-            "unknown field `colour`, expected one of `name`, `kernel`, `initrd`, `append`, `memory`, `vcpus`, `weight`, `balloon`, `memory_max`, `memory_weight`",
+            "unknown field `colour`, expected one of `name`, `kernel`, `initrd`, `append`, `memory`, `vcpus`, `weight`, `balloon`, `memory_max`, `memory_weight`, `merge`",
         ),
         ("memory = \"12Q\"", "`12Q` is no size; write a number of bytes, or one with K, M or G behind it"),
         ("memory = \"99999999999G\"", "`99999999999G` is more than 64 bits can count"),
@@ -109,6 +118,7 @@ fn mistakes_are_told_with_line_and_value() {
         ("balloon = \"2M\"", "2M is too little, a guest needs at least 4M"),
         ("memory_max = \"1M\"", "1M is too little, a guest needs at least 4M"),
         ("memory_weight = 0", "weight 0: 1 to 10000"),
+        ("merge = 1", "invalid type: integer `1`, expected a boolean"),
         ("vcpus = 0", "a guest needs a virtual processor"),
         ("vcpus = 33", "33 virtual processors, a guest has at most 32"),
         ("weight = 0", "weight 0: 1 to 10000"),
