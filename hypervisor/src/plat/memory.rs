@@ -21,7 +21,7 @@ use core::fmt;
 use emulate::GuestMemory;
 use firmware::{GuestWriter, Ram, WriteError};
 use mm::notifier::MmuNotifier;
-use mm::{Access, AddressSpace, File, Host, MapError, MapRequest, Mm, Placement, Protection, VmaKind};
+use mm::{Access, AddressSpace, File, Host, MapError, MapRequest, Mm, Placement, Protection, Store, VmaKind};
 use mmu::{
     AccessedDirty, DeviceTlb, DeviceTlbError, FaultOutcome, Incoherence, MmuError, Observer, SecondaryMmu,
     Slot, SlotError,
@@ -155,6 +155,25 @@ impl<H: Host + 'static> Memory<H> {
         Ok(memory)
     }
 
+    /// Maps the guest's RAM from files, privately.
+    ///
+    /// # Errors
+    /// [`SetupError`].
+    pub(super) fn of_stores(
+        mm: &Arc<Mm<H>>,
+        ram: impl Iterator<Item = (GpaRange, Box<dyn Store>)>,
+        ept: EptFeatures,
+        notifiers: Notifiers,
+    ) -> Result<Self, SetupError> {
+        let space = AddressSpace::new(mm).map_err(SetupError::OutOfTables)?;
+        let memory = Self::of(space, ept, notifiers).map_err(SetupError::OutOfTables)?;
+        for (range, store) in ram {
+            let file = File::new(mm, store, range.len() >> PAGE_SHIFT);
+            memory.map_ram(range, VmaKind::Private(file, 0))?;
+        }
+        Ok(memory)
+    }
+
     /// A copy, copied on write. Nobody else works on this memory meanwhile.
     ///
     /// # Errors
@@ -203,6 +222,10 @@ impl<H: Host + 'static> Memory<H> {
                 VmaKind::Shared(File::new(self.space.mm(), store, range.len() >> PAGE_SHIFT), 0)
             }
         };
+        self.map_ram(range, kind)
+    }
+
+    fn map_ram(&self, range: GpaRange, kind: VmaKind<H>) -> Result<(), SetupError> {
         let hvas = self
             .space
             .mmap(MapRequest {

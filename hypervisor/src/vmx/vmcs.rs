@@ -36,6 +36,8 @@ pub(crate) struct VmcsConfig {
     pub virtual_apic: bool,
     /// Let the guest exit when it spins, where the processor can tell: others may want the CPU.
     pub pause_exits: bool,
+    /// What its TSC is ahead of the machine's, in two's complement; 0: it is the machine's.
+    pub tsc_offset: i64,
     /// Break a rule for the guest state, for tests of the explanation.
     pub fail_entry: bool,
 }
@@ -130,10 +132,12 @@ pub(crate) struct Controls {
 impl Controls {
     /// # Errors
     /// The first field in which something required is missing.
-    fn negotiate(capabilities: &Capabilities, pause_exits: bool) -> Result<Self, Missing> {
+    fn negotiate(capabilities: &Capabilities, config: &VmcsConfig) -> Result<Self, Missing> {
         let pin = Pin::EXTERNAL_INTERRUPT | Pin::NMI;
         let pin_optional = Pin::PREEMPTION_TIMER | Pin::VIRTUAL_NMI;
-        let proc = Proc::HLT
+        let offset = if config.tsc_offset == 0 { Proc::empty() } else { Proc::TSC_OFFSET };
+        let proc = offset
+            | Proc::HLT
             | Proc::MWAIT
             | Proc::MONITOR
             | Proc::RDPMC
@@ -148,7 +152,7 @@ impl Controls {
         if capabilities.ept_vpid.contains(EptVpid::INVVPID | EptVpid::INVVPID_SINGLE) {
             secondary_optional |= Secondary::VPID;
         }
-        if pause_exits {
+        if config.pause_exits {
             secondary_optional |= Secondary::PAUSE_LOOP;
         }
         let exit = ExitControls::HOST_64
@@ -208,7 +212,7 @@ impl Vmcs {
         config: &VmcsConfig,
     ) -> Result<Self, VmcsError> {
         let capabilities = vmx.capabilities;
-        let controls = Controls::negotiate(&capabilities, config.pause_exits)?;
+        let controls = Controls::negotiate(&capabilities, config)?;
         let needed = EptVpid::WALK_4 | EptVpid::WRITE_BACK | EptVpid::INVEPT | EptVpid::INVEPT_SINGLE;
         let missing = needed.difference(capabilities.ept_vpid);
         if !missing.is_empty() {
@@ -267,6 +271,9 @@ impl Vmcs {
         if controls.has(Secondary::PAUSE_LOOP) {
             self.try_write(Field::PleGap, PLE_GAP)?;
             self.try_write(Field::PleWindow, PLE_WINDOW)?;
+        }
+        if config.tsc_offset != 0 {
+            self.try_write(Field::TscOffset, config.tsc_offset as u64)?;
         }
         if let Some(tag) = self.residence.tag() {
             self.try_write(Field::Vpid, u64::from(tag))?;

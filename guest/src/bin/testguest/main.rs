@@ -26,6 +26,7 @@ mod once;
 mod ports;
 mod report;
 mod smp;
+mod snapshot;
 mod spin;
 mod storm;
 mod sweep;
@@ -65,7 +66,7 @@ impl Guest {
 
 type Test = fn(&mut Guest) -> Result<(), Failure>;
 
-const TESTS: [(&str, Test); 19] = [
+const TESTS: [(&str, Test); 20] = [
     ("hello", hello::run),
     ("notifier", notifier::run),
     ("costs", costs::run),
@@ -85,6 +86,7 @@ const TESTS: [(&str, Test); 19] = [
     ("storm", storm::run),
     ("sweep", sweep::run),
     ("clone", clone::run),
+    ("snapshot", snapshot::run),
 ];
 
 unsafe extern "C" {

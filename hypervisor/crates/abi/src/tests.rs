@@ -93,6 +93,7 @@ fn the_configuration_round_trips() {
         apic_virtualisation: true,
         swap: config::Swap { ram: 1 << 30, disk: 2 << 30 },
         proactive: 20,
+        snapshot: config::Snapshot::Restore,
         log: config::LogLevel::Info,
         oracle: false,
         telemetry_rate: 0,

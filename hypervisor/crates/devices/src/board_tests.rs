@@ -274,7 +274,8 @@ fn a_saved_board_goes_on_where_it_was() {
     assert_eq!(loaded.next_deadline(VcpuId(0)), board.next_deadline(VcpuId(0)));
     let mut output = Vec::new();
     loaded.console_output(&mut |bytes| output.extend_from_slice(bytes));
-    assert_eq!((output.as_slice(), loaded.port_read(0x3f8, 1, Ticks(50))), (&b"x"[..], u32::from(b'i')));
+    assert_eq!(output, b"x");
+    assert_eq!(loaded.port_read(0x3f8, 1, Ticks(50)), board.port_read(0x3f8, 1, Ticks(50)));
     // Cut off anywhere it is none.
     assert!((0..saved.len()).all(|len| postcard::from_bytes::<Board>(&saved[..len]).is_err()));
 }

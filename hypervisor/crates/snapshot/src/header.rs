@@ -69,10 +69,10 @@ pub struct Header {
 
 const _: () = assert!(size_of::<Header>() == 512);
 
-/// Whether a first page is that of a snapshot, or of a disk for one, whatever else may be wrong with it.
+/// Whether a snapshot begins with these bytes, or a disk for one, whatever else may be wrong with it.
 #[must_use]
-pub fn is_labelled(first: &Page) -> bool {
-    first.starts_with(&MAGIC) || first.starts_with(&EMPTY)
+pub fn is_labelled(magic: &[u8; 8]) -> bool {
+    [MAGIC, EMPTY].contains(magic)
 }
 
 impl Header {

@@ -16,6 +16,7 @@
 
 extern crate alloc;
 
+mod digest;
 mod features;
 mod header;
 mod layout;
@@ -27,6 +28,7 @@ mod tests;
 mod working_set;
 mod write;
 
+pub use digest::Digest;
 pub use features::{Features, Missing};
 pub use header::{EMPTY, Extent, Header, MAGIC, VERSION, is_labelled};
 pub use layout::most_bytes;

@@ -26,7 +26,7 @@ pub struct Machine {
     pub boot_seconds: u64,
     /// What it has seen of the processor.
     pub features: Features,
-    /// The oracle's digest of all memory at the instant, where it looked: [`digest`].
+    /// The oracle's digest of all memory at the instant, where it looked ([`crate::Digest`]).
     pub digest: Option<u64>,
     /// Its virtual processors, by number.
     pub processors: Vec<Processor>,

@@ -29,7 +29,9 @@ mod tests;
 mod text;
 
 use crate::size::{Size, parse_size};
-use abi::config::{Backing, BootConfig, Inject, LogLevel, MAX_VCPUS, MAX_VMS, Paging, Swap, VmConfig};
+use abi::config::{
+    Backing, BootConfig, Inject, LogLevel, MAX_VCPUS, MAX_VMS, Paging, Snapshot, Swap, VmConfig,
+};
 use addr::PAGE_SIZE;
 use alloc::format;
 use alloc::string::String;
@@ -237,6 +239,7 @@ impl ConfigFile {
             apic_virtualisation: self.apic_virtualisation,
             swap: Swap::default(),
             proactive: 0,
+            snapshot: Snapshot::None,
             log: self.log,
             oracle: false,
             telemetry_rate: 0,
