@@ -107,7 +107,7 @@ pub(crate) fn image(disk: &SnapshotDisk, dir: &Path) -> std::io::Result<(PathBuf
             let (path, bytes) = (dir.join(DISK), most_bytes(*memory));
             let mut file = File::create(&path)?;
             file.set_len(bytes)?;
-            file.write_all(&Header::empty(bytes).to_page())?;
+            file.write_all(&*Header::empty(bytes).to_page())?;
             Ok((path, bytes))
         }
         SnapshotDisk::Existing(path) => Ok((path.clone(), path.metadata()?.len())),

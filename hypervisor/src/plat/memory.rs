@@ -21,7 +21,7 @@ use core::fmt;
 use emulate::GuestMemory;
 use firmware::{GuestWriter, Ram, WriteError};
 use mm::notifier::MmuNotifier;
-use mm::{Access, AddressSpace, File, Host, MapError, MapRequest, Mm, Placement, Protection, Store, VmaKind};
+use mm::{Access, AddressSpace, File, Host, MapError, MapRequest, Mm, Placement, Protection, VmaKind};
 use mmu::{
     AccessedDirty, DeviceTlb, DeviceTlbError, FaultOutcome, Incoherence, MmuError, Observer, SecondaryMmu,
     Slot, SlotError,
@@ -155,20 +155,19 @@ impl<H: Host + 'static> Memory<H> {
         Ok(memory)
     }
 
-    /// Maps the guest's RAM from files, privately.
+    /// Maps the guest's RAM from files, privately, each as long as its range.
     ///
     /// # Errors
     /// [`SetupError`].
-    pub(super) fn of_stores(
+    pub(super) fn of_files(
         mm: &Arc<Mm<H>>,
-        ram: impl Iterator<Item = (GpaRange, Box<dyn Store>)>,
+        ram: impl Iterator<Item = (GpaRange, Arc<File<H>>)>,
         ept: EptFeatures,
         notifiers: Notifiers,
     ) -> Result<Self, SetupError> {
         let space = AddressSpace::new(mm).map_err(SetupError::OutOfTables)?;
         let memory = Self::of(space, ept, notifiers).map_err(SetupError::OutOfTables)?;
-        for (range, store) in ram {
-            let file = File::new(mm, store, range.len() >> PAGE_SHIFT);
+        for (range, file) in ram {
             memory.map_ram(range, VmaKind::Private(file, 0))?;
         }
         Ok(memory)

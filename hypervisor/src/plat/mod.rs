@@ -14,6 +14,7 @@
 //!                         └─ hostops  host operations that a test guest asks for
 //! ```
 
+mod ahead;
 mod balloon;
 mod clone;
 mod console;

@@ -6,8 +6,10 @@
 //! ```
 //!
 //! A page that cannot be read, or is not what was written, ends the guest, and nobody else. What the guest has written to is
-//! its own, and goes to swap like any other memory.
+//! its own, and goes to swap like any other memory. The pages that it asks for first are remembered, and read ahead the next
+//! time (`ahead.rs`).
 
+use super::ahead::{Ahead, Recorder};
 use super::memory::{Memory, Notifiers};
 use super::run::{GuestError, HostMemory, Machine};
 use super::snapshot::digest;
@@ -24,8 +26,10 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use devices::Board;
-use mm::{FrameMemory, Host, Store, StoreError};
-use snapshot::{Blocks, Missing, OpenError, PAGE_BYTES, Page, PageError, Range, Snapshot};
+use mm::{File, FrameMemory, Host, Store, StoreError};
+use snapshot::{
+    Blocks, Missing, OpenError, Page, PageError, Place as PlaceOfPage, Range, Snapshot, empty_page,
+};
 use spin::Mutex;
 use tiers::{BlockDevice, BlockError};
 
@@ -107,7 +111,7 @@ impl Machine {
         &'static self,
         place: &Place,
         host: &HostMemory,
-    ) -> Result<(Vm, Vec<Start>), GuestError> {
+    ) -> Result<(Vm, Vec<Start>, Ahead), GuestError> {
         let source = Arc::new(self.open_snapshot()?);
         let saved = &source.snapshot.machine;
         self.can_go_on(saved, place)?;
@@ -121,12 +125,14 @@ impl Machine {
         };
         let ram = ram(&saved.ranges).ok_or(RestoreError::Strange("memory"))?;
         let mut first = 0;
-        let ram = ram.into_iter().map(|range| {
+        let mut files = Vec::new();
+        for range in &ram {
             let store = Box::new(Restored { source: Arc::clone(&source), first });
+            files.push((first, File::new(&host.mm, store, range.len() >> PAGE_SHIFT)));
             first += range.len() >> PAGE_SHIFT;
-            (range, store as Box<dyn Store>)
-        });
-        let memory = Memory::of_stores(&host.mm, ram, self.ept_features(), Notifiers::of(self.config));
+        }
+        let mapped = ram.into_iter().zip(files.iter().map(|(_, file)| Arc::clone(file)));
+        let memory = Memory::of_files(&host.mm, mapped, self.ept_features(), Notifiers::of(self.config));
         let memory = memory.map_err(super::vm::VmError::Setup).map_err(GuestError::Vm)?;
         memory.obey(place.config);
         if let Some(then) = saved.digest.filter(|_| self.config.oracle) {
@@ -138,7 +144,8 @@ impl Machine {
         }
         let vm = Vm::of(self, place.clone(), host, (memory, board, clock)).map_err(GuestError::Vm)?;
         log::info!("guest {} goes on from a snapshot of {} pages", place.name, source.snapshot.header.stored);
-        Ok((vm, starts))
+        let ahead = Ahead::new(&source, files);
+        Ok((vm, starts, ahead))
     }
 
     /// Reads all but memory.
@@ -150,7 +157,7 @@ impl Machine {
         *self.snapshot_queue.lock() = Some((Arc::clone(&queue), thread));
         let disk = Disk { queue, host: Arc::clone(self.host) };
         let snapshot = Snapshot::open(&disk).map_err(RestoreError::Open)?;
-        Ok(Source { disk, snapshot, sums: Mutex::default() })
+        Ok(Source { disk, snapshot, sums: Mutex::default(), recorder: Recorder::default() })
     }
 
     /// Whether this machine can go on with such a guest.
@@ -188,9 +195,9 @@ fn ram(ranges: &[Range]) -> Option<Vec<GpaRange>> {
 }
 
 /// The disk, for the format.
-struct Disk {
-    queue: Arc<DiskQueue>,
-    host: Arc<PhysicalMemory>,
+pub(super) struct Disk {
+    pub(super) queue: Arc<DiskQueue>,
+    pub(super) host: Arc<PhysicalMemory>,
 }
 
 impl Blocks for Disk {
@@ -210,9 +217,11 @@ impl Blocks for Disk {
 }
 
 /// A snapshot on its disk.
-struct Source {
-    disk: Disk,
-    snapshot: Snapshot,
+pub(super) struct Source {
+    pub(super) disk: Disk,
+    pub(super) snapshot: Snapshot,
+    /// What is asked for.
+    pub(super) recorder: Recorder,
     /// Checksums of chunks, those that were used last at the end.
     sums: Mutex<Vec<(u64, Arc<Page>)>>,
 }
@@ -221,9 +230,15 @@ impl Source {
     /// Fills a zeroed frame.
     fn fill(&self, index: u64, frame: Pfn) -> Result<(), PageError<BlockError>> {
         let Some(place) = self.snapshot.place(index) else { return Ok(()) };
-        let sums = self.sums(place.chunk)?;
+        self.recorder.note(index);
         self.disk.queue.read(place.page, &[frame]).map_err(PageError::Blocks)?;
-        let mut bytes = Box::new([0; PAGE_BYTES]);
+        self.check(&place, frame)
+    }
+
+    /// Checks a page that was read.
+    pub(super) fn check(&self, place: &PlaceOfPage, frame: Pfn) -> Result<(), PageError<BlockError>> {
+        let sums = self.sums(place.chunk)?;
+        let mut bytes = empty_page();
         self.disk.host.read_bytes(frame, 0, &mut bytes[..]);
         place.check(&sums, &bytes)
     }

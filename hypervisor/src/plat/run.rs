@@ -307,8 +307,12 @@ impl Machine {
     ) -> Result<End, GuestError> {
         host.make_room();
         if self.config.snapshot == Snapshot::Restore && place.index == 0 {
-            let (vm, starts) = self.restore(place, host)?;
-            return self.supervise(Arc::new(vm), Vec::new(), starts, deadline);
+            let (vm, starts, ahead) = self.restore(place, host)?;
+            let (vm, ahead) = (Arc::new(vm), Arc::new(ahead));
+            let reader = ahead.start(&vm);
+            let end = self.supervise(vm, reader.into_iter().collect(), starts, deadline);
+            ahead.record(&place.name);
+            return end;
         }
         let guest = self.guest(place.config)?;
         let (vm, entry) = Vm::new(self, place.clone(), host, &guest).map_err(GuestError::Vm)?;

@@ -21,12 +21,11 @@ use crate::sched::{self, Group, Turn};
 use crate::vcpu::Start;
 use abi::config::{Snapshot, SwapFaults};
 use addr::{Hva, HvaRange, PAGE_SHIFT, PAGE_SIZE, PageSize, Pfn};
-use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use mm::{FrameMemory, Host, OutOfFrames};
-use snapshot::{Digest, PAGE_BYTES, Page, Range, Sink, Writer};
+use snapshot::{Digest, Page, Range, Sink, Writer, empty_page};
 use tiers::{BlockDevice, BlockError, MOST_PAGES};
 
 /// What a virtual processor that has asked finds in a restored guest.
@@ -217,7 +216,7 @@ fn for_each_page(
     mut look: impl FnMut(u64, &Page) -> Result<(), SnapshotError>,
 ) -> Result<(), SnapshotError> {
     let space = memory.space();
-    let mut page = Box::new([0; PAGE_BYTES]);
+    let mut page = empty_page();
     let mut before = 0;
     for slot in memory.mmu().slots() {
         let hvas = slot.hvas();

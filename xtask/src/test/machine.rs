@@ -20,7 +20,7 @@ use std::time::Instant;
 /// Most scenarios at a time.
 const WORKERS: usize = 2;
 /// Herald's image must stay below this many bytes.
-const LARGEST_IMAGE: usize = 1 << 20;
+const LARGEST_IMAGE: usize = 1280 << 10;
 
 /// Whether the nested lab is wanted beside the scenarios.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

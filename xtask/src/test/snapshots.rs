@@ -160,7 +160,7 @@ const SWAPPED: [Step; 2] = [
 ];
 
 /// A person asks; a timer that was set before goes off behind.
-const LINUX: [Step; 2] = [
+const LINUX: [Step; 3] = [
     Step::Run(Scenario {
         name: "taken",
         args: &["--snapshot", "{linux.snapshot}", "--log", "info"],
@@ -180,6 +180,17 @@ const LINUX: [Step; 2] = [
             ("goes on from a snapshot", "echo x is $x\n"),
             ("x is 41", ""),
             ("woke 9", "poweroff -f\n"),
+            ("pages is recorded", ""),
+        ]),
+        timeout: 300,
+        ..PLAIN
+    }),
+    Step::Run(Scenario {
+        name: "read ahead",
+        args: &["--restore", "{linux.snapshot}", "--log", "info"],
+        console: Console::Terminal(&[
+            ("of its working set were read ahead", "echo x is $x\n"),
+            ("x is 41", "poweroff -f\n"),
         ]),
         timeout: 300,
         ..PLAIN

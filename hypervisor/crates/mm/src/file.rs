@@ -228,6 +228,14 @@ impl<H: Host> File<H> {
         }
     }
 
+    /// Caches a page that somebody has read before anybody wanted it, and takes the frame's one reference; not if the page is
+    /// there. Only for a store that never changes: the frame may be older than what was last written.
+    pub fn offer(&self, index: u64, frame: Pfn) {
+        let evictions = self.cache.lock().evictions;
+        self.insert(index, frame, evictions);
+        self.put(frame);
+    }
+
     /// Whether a page has to be read first, by who holds no lock.
     pub(crate) fn is_unread(&self, index: u64) -> bool {
         self.store.waits() && {

@@ -1,7 +1,8 @@
 //! The header: the first sector of a file, and the label of a disk that is to become one.
 
 use crate::layout::{behind, pages_of};
-use crate::{PAGE_BYTES, Page, sum};
+use crate::{PAGE_BYTES, Page, empty_page, sum};
+use alloc::boxed::Box;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -111,8 +112,8 @@ impl Header {
 
     /// As the first page.
     #[must_use]
-    pub fn to_page(self) -> Page {
-        let mut page = [0; PAGE_BYTES];
+    pub fn to_page(self) -> Box<Page> {
+        let mut page = empty_page();
         page[..size_of::<Self>()].copy_from_slice(self.as_bytes());
         page
     }

@@ -16,6 +16,9 @@
 
 extern crate alloc;
 
+use alloc::boxed::Box;
+use alloc::vec;
+
 mod digest;
 mod features;
 mod header;
@@ -42,6 +45,15 @@ pub use write::{Sink, Writer};
 pub const PAGE_BYTES: usize = 4096;
 /// A page.
 pub type Page = [u8; PAGE_BYTES];
+
+/// A page of zeros on the heap: stacks may be small.
+///
+/// # Panics
+/// Never.
+#[must_use]
+pub fn empty_page() -> Box<Page> {
+    vec![0; PAGE_BYTES].try_into().expect("a page has a page's length")
+}
 
 /// The checksum of everything: CRC-32 (IEEE 802.3).
 fn sum(bytes: &[u8]) -> u32 {

@@ -2,7 +2,9 @@
 
 use crate::layout::{CHUNK, pages_of, stored_at, sums_at};
 use crate::working_set::AREA_PAGES;
-use crate::{EMPTY, Extent, Header, MAGIC, Machine, PAGE_BYTES, Page, PageMap, VERSION, WorkingSet, sum};
+use crate::{
+    EMPTY, Extent, Header, MAGIC, Machine, PAGE_BYTES, Page, PageMap, VERSION, WorkingSet, empty_page, sum,
+};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
@@ -178,7 +180,7 @@ impl Snapshot {
     /// # Errors
     /// [`PageError`].
     pub fn sums<B: Blocks>(&self, blocks: &B, chunk: u64) -> Result<Sums, PageError<B::Error>> {
-        let mut sums = Box::new([0; PAGE_BYTES]);
+        let mut sums = empty_page();
         blocks.read(sums_at(chunk), &mut sums).map_err(PageError::Blocks)?;
         if word(&sums, CHUNK as usize) == sum(&sums[..CHUNK as usize * 4]) {
             Ok(sums)
@@ -187,15 +189,20 @@ impl Snapshot {
         }
     }
 
+    /// Pages of the file that are the working set's, from the first on.
+    #[must_use]
+    pub fn working_set_at(&self) -> u64 {
+        self.header.working_set.get()
+    }
+
     /// Reads the working set that was recorded last; empty where there is none.
     pub fn working_set<B: Blocks>(&self, blocks: &B) -> WorkingSet {
-        let mut bytes = Vec::new();
+        let (mut bytes, mut part) = (Vec::new(), empty_page());
         for page in 0..AREA_PAGES {
-            let mut part = [0; PAGE_BYTES];
-            if blocks.read(self.header.working_set.get() + page, &mut part).is_err() {
+            if blocks.read(self.working_set_at() + page, &mut part).is_err() {
                 return WorkingSet::default();
             }
-            bytes.extend_from_slice(&part);
+            bytes.extend_from_slice(&*part);
         }
         WorkingSet::decode(&bytes)
     }
@@ -218,13 +225,15 @@ fn word(sums: &Page, slot: usize) -> u32 {
 }
 
 fn read_header<B: Blocks>(blocks: &B) -> Result<Header, OpenError<B::Error>> {
-    let mut first = [0; PAGE_BYTES];
+    let mut first = empty_page();
     let bytes = blocks.bytes();
     if bytes < PAGE_BYTES as u64 {
         return Err(OpenError::Truncated { bytes, whole: PAGE_BYTES as u64 });
     }
     blocks.read(0, &mut first).map_err(OpenError::Blocks)?;
-    let Ok((header, _)) = Header::read_from_prefix(&first) else { return Err(OpenError::Contents("header")) };
+    let Ok((header, _)) = Header::read_from_prefix(&first[..]) else {
+        return Err(OpenError::Contents("header"));
+    };
     match header.magic {
         MAGIC => {}
         EMPTY => return Err(OpenError::Unfinished),
@@ -249,11 +258,10 @@ fn read_section<B: Blocks>(
     name: &'static str,
 ) -> Result<Vec<u8>, OpenError<B::Error>> {
     let len = extent.bytes.get();
-    let mut bytes = Vec::new();
+    let (mut bytes, mut part) = (Vec::new(), empty_page());
     for page in 0..pages_of(len) {
-        let mut part = [0; PAGE_BYTES];
         blocks.read(extent.page.get() + page, &mut part).map_err(OpenError::Blocks)?;
-        bytes.extend_from_slice(&part);
+        bytes.extend_from_slice(&*part);
     }
     bytes.truncate(len as usize);
     let (stored, computed) = (extent.checksum.get(), sum(&bytes));

@@ -25,7 +25,7 @@ impl Disk {
     fn for_memory(pages: u64) -> Self {
         let bytes = most_bytes(pages * PAGE_BYTES as u64);
         let mut disk = vec![0; bytes as usize];
-        disk[..PAGE_BYTES].copy_from_slice(&Header::empty(bytes).to_page());
+        disk[..PAGE_BYTES].copy_from_slice(&*Header::empty(bytes).to_page());
         Self(RefCell::new(disk))
     }
 
@@ -242,7 +242,7 @@ fn a_header_that_lies_is_refused_though_its_checksum_is_right() {
         Header { bytes: 0.into(), ..good },
     ];
     for lie in lies {
-        disk.0.borrow_mut()[..PAGE_BYTES].copy_from_slice(&lie.sealed().to_page());
+        disk.0.borrow_mut()[..PAGE_BYTES].copy_from_slice(&*lie.sealed().to_page());
         assert!(matches!(Snapshot::open(&disk), Err(OpenError::Contents(_))), "{lie:?}");
     }
 }
@@ -291,7 +291,7 @@ proptest! {
         first[..good].copy_from_slice(&disk.0.borrow()[..good]);
         let header: [u8; 512] = first.try_into().expect("512 bytes");
         let header: Header = zerocopy::transmute!(header);
-        disk.0.borrow_mut()[..PAGE_BYTES].copy_from_slice(&header.sealed().to_page());
+        disk.0.borrow_mut()[..PAGE_BYTES].copy_from_slice(&*header.sealed().to_page());
         // Whatever it says: no panic.
         let _ = Snapshot::open(&disk);
     }

@@ -3,7 +3,7 @@
 
 use crate::layout::{CHUNK, behind, padded_bytes, stored_at, sums_at};
 use crate::working_set::AREA_PAGES;
-use crate::{Extent, Header, MAGIC, Machine, PAGE_BYTES, Page, PageMap, sum};
+use crate::{Extent, Header, MAGIC, Machine, PAGE_BYTES, Page, PageMap, empty_page, sum};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
@@ -38,7 +38,7 @@ pub struct Writer<S> {
 impl<S: Sink> Writer<S> {
     /// A snapshot of memory of so many pages.
     pub fn new(out: S, memory: u64) -> Self {
-        Self { out, memory, map: PageMap::empty(memory), stored: 0, sums: Box::new([0; PAGE_BYTES]) }
+        Self { out, memory, map: PageMap::empty(memory), stored: 0, sums: empty_page() }
     }
 
     /// The sink, to look at.
@@ -85,7 +85,7 @@ impl<S: Sink> Writer<S> {
     fn section(&mut self, page: &mut u64, bytes: &[u8]) -> Result<Extent, S::Error> {
         let extent = Extent::of(*page, bytes);
         for part in bytes.chunks(PAGE_BYTES) {
-            let mut whole = [0; PAGE_BYTES];
+            let mut whole = empty_page();
             whole[..part.len()].copy_from_slice(part);
             self.out.write(*page, &whole)?;
             *page += 1;
@@ -108,7 +108,7 @@ impl<S: Sink> Writer<S> {
         for (section, bytes) in sections.iter_mut().zip([&*machine, board, &map]) {
             *section = self.section(&mut page, bytes)?;
         }
-        self.out.write(page, &[0; PAGE_BYTES])?;
+        self.out.write(page, &empty_page())?;
         self.out.flush()?;
         let bytes = padded_bytes(page + AREA_PAGES);
         let header = Header {
