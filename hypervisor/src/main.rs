@@ -23,7 +23,7 @@ use abi::status::Status;
 use alloc::boxed::Box;
 use boot::Machine;
 use cpu::smp::Program;
-use plat::{MachineClock, Outcome};
+use plat::{Clock, Outcome};
 use sched::Group;
 use spin::{Mutex, Once};
 use vmx::Vmx;
@@ -35,9 +35,10 @@ static MACHINE: Once<&'static Machine> = Once::new();
 fn run(machine: Machine) -> ! {
     let machine: &'static Machine = Box::leak(Box::new(machine));
     MACHINE.call_once(|| machine);
-    for disk in &*machine.disks.lock() {
-        log::info!("disk: {disk}");
-    }
+    let disks = machine.disks.lock();
+    disks.swap.iter().for_each(|disk| log::info!("disk: {disk}"));
+    disks.snapshot.iter().for_each(|disk| log::info!("disk: {disk}"));
+    drop(disks);
     let vmx: &'static Vmx = match Vmx::start(&machine.memory, &machine.config.inject) {
         Ok(vmx) => Box::leak(Box::new(vmx)),
         Err(error) => end(failed(&error)),
@@ -87,9 +88,10 @@ fn run_threads() -> ! {
 }
 
 fn run_guests(machine: &'static Machine, vmx: &'static Vmx) -> Outcome {
-    let clock = MachineClock {
+    let clock = Clock {
         tsc_hz: machine.tsc_hz,
         boot_seconds: boot::boot_seconds(),
+        tsc_offset: 0,
         shortest_period: boot::shortest_period(machine.tsc_hz),
     };
     plat::run(Box::leak(Box::new(plat::Machine {
@@ -100,6 +102,7 @@ fn run_guests(machine: &'static Machine, vmx: &'static Vmx) -> Outcome {
         table: &machine.table,
         clock,
         disks: &machine.disks,
+        snapshot_queue: Mutex::default(),
         family: Mutex::default(),
     })))
 }

@@ -6,6 +6,7 @@
 use crate::cli::Cpu;
 use crate::disk::{CYLINDER, Disk, geometry};
 use crate::machine::{Hardware, Images, Medium, Running, serial_listener, tied_command};
+use crate::snapshots::{self, SnapshotDisk};
 use crate::swap::make_disk;
 use anyhow::{Context, Result};
 use std::path::Path;
@@ -39,13 +40,17 @@ pub(crate) fn start(hardware: &Hardware, images: &Images, dir: &Path) -> Result<
         0 => String::new(),
         bytes => swap_drive(bytes, dir).context("cannot write the swap disk")?,
     };
+    let snapshot = match &hardware.snapshot {
+        None => String::new(),
+        Some(disk) => snapshot_drive(disk, dir).context("the snapshot disk")?,
+    };
     let machine = Machine {
         cpu: hardware.cpu,
         memory: hardware.memory,
         cpus: hardware.cpus,
         ips: IPS,
         drive: format!(
-            "ata0-master: type=disk, mode=flat, path=disk, {}{swap}",
+            "ata0-master: type=disk, mode=flat, path=disk, {}{snapshot}{swap}",
             geometry(disk.bytes.len() as u64)
         ),
         boot: "disk",
@@ -62,6 +67,12 @@ fn swap_drive(bytes: u64, dir: &Path) -> std::io::Result<String> {
          ata1-master: type=disk, mode=flat, path=swap, {}",
         geometry(len)
     ))
+}
+
+/// A disk beside the one that the BIOS boots.
+fn snapshot_drive(disk: &SnapshotDisk, dir: &Path) -> std::io::Result<String> {
+    let (path, bytes) = snapshots::image(disk, dir)?;
+    Ok(format!("\nata0-slave: type=disk, mode=flat, path=\"{}\", {}", path.display(), geometry(bytes)))
 }
 
 /// Starts Bochs from a medium, by its BIOS, as hardware would. There is no debug console. `ips`: instructions a second of

@@ -113,11 +113,11 @@ pub(crate) struct RunArgs {
     /// What a guest has not used for so many seconds goes to swap, though nobody needs memory
     #[arg(long, value_name = "SECONDS", default_value_t = 0, requires = "swap")]
     pub(crate) proactive: u32,
-    /// Write a snapshot at the end
+    /// Where a snapshot goes, once the guest or Ctrl-\ and s asks for one
     #[arg(long, value_name = "FILE", conflicts_with = "restore")]
     pub(crate) snapshot: Option<PathBuf>,
-    /// Start from a snapshot
-    #[arg(long, value_name = "FILE")]
+    /// Go on from a snapshot
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["guest", "kernel", "append", "memory", "vcpus", "vms", "config"])]
     pub(crate) restore: Option<PathBuf>,
     /// Standard input and output are the guest's console; Herald's log goes to standard error
     #[arg(long)]

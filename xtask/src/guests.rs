@@ -5,11 +5,12 @@ use crate::cli::{Backing, RunArgs};
 use crate::error::usage;
 use crate::metal::Binaries;
 use crate::plan::GuestImages;
+use crate::snapshots::{self, Restored};
 use crate::{plan, run};
 use abi::config::BootConfig;
 use anyhow::Result;
 use startup::config::{ConfigFile, Vm};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// One guest.
 #[derive(Clone, Debug)]
@@ -53,23 +54,37 @@ pub(crate) fn of(args: &RunArgs, binaries: &Binaries) -> Result<Guests> {
             file.vms.iter().map(|vm| from_file(vm, path, dir, args.host_memory)).collect::<Result<_>>()?;
         return Ok(Guests { all, settings: Some(file), backing_given, merge_share_given });
     }
+    if let Some(path) = &args.restore {
+        let Restored { name, memory, vcpus } = snapshots::restored(path)?;
+        let images = GuestImages { name, kernel: PathBuf::new(), initrd: None, append: String::new() };
+        let guest = of_command_line(args, images);
+        return Ok(Guests {
+            all: vec![Guest { memory, vcpus, ..guest }],
+            settings: None,
+            backing_given,
+            merge_share_given,
+        });
+    }
     let images = run::guest_of(&args.guest, binaries)?;
     let copy = |number: u32| {
         let name = if args.vms == 1 { images.name.clone() } else { format!("{}-{number}", images.name) };
-        let images = GuestImages { name, ..images.clone() };
-        Guest {
-            images,
-            memory: args.guest.memory,
-            vcpus: args.vcpus,
-            weight: 100,
-            balloon: args.balloon,
-            memory_max: args.memory_max,
-            memory_weight: 100,
-            merge: args.merge,
-        }
+        of_command_line(args, GuestImages { name, ..images.clone() })
     };
     let all = (1..=args.vms).map(copy).collect();
     Ok(Guests { all, settings: None, backing_given, merge_share_given })
+}
+
+fn of_command_line(args: &RunArgs, images: GuestImages) -> Guest {
+    Guest {
+        images,
+        memory: args.guest.memory,
+        vcpus: args.vcpus,
+        weight: 100,
+        balloon: args.balloon,
+        memory_max: args.memory_max,
+        memory_weight: 100,
+        merge: args.merge,
+    }
 }
 
 impl Guests {

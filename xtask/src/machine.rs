@@ -1,6 +1,7 @@
 //! The machine that Herald runs on: which one, and what all of them offer to a session.
 
 use crate::cli::{Chipset, Cpu, Disk, MachineKind};
+use crate::snapshots::SnapshotDisk;
 use crate::toolchain::find_program;
 use crate::{bochs, qemu};
 use anyhow::{Result, bail};
@@ -57,6 +58,8 @@ pub(crate) struct Hardware {
     pub(crate) disk: Disk,
     /// Bytes of the disk that is swapped to; 0: none was asked for.
     pub(crate) swap_disk: u64,
+    /// The disk for a snapshot.
+    pub(crate) snapshot: Option<SnapshotDisk>,
 }
 
 /// What it starts from.

@@ -32,6 +32,7 @@ mod run;
 mod session;
 mod setup;
 mod size;
+mod snapshots;
 mod stress;
 mod swap;
 mod symbols;

@@ -5,7 +5,7 @@
 
 use crate::cli::Chipset;
 use crate::machine::{Hardware, Images, Medium, Running, serial_listener, tied_command};
-use crate::virtio_disk;
+use crate::{snapshots, virtio_disk};
 use anyhow::{Context, Result};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -50,6 +50,13 @@ pub(crate) fn start(processor: &[&str], hardware: &Hardware, images: &Images, di
     command.args(["-chardev", "stdio,id=link,signal=off"]);
     command.args(["-device", "isa-debugcon,iobase=0xe9,chardev=link"]);
     virtio_disk::attach(&mut command, hardware.disk, hardware.swap_disk, dir)?;
+    if let Some(disk) = &hardware.snapshot {
+        let (path, _) = snapshots::image(disk, dir).context("the snapshot disk")?;
+        // QEMU's option lists have commas doubled.
+        let path = path.display().to_string().replace(',', ",,");
+        command.args(["-drive", &format!("if=none,id=snapshot,format=raw,file={path}")]);
+        command.args(["-device", "virtio-blk-pci,drive=snapshot"]);
+    }
     spawn(command, dir)
 }
 

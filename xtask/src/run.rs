@@ -9,7 +9,7 @@ use crate::package::{Package, strip};
 use crate::plan::{self, GuestImages};
 use crate::session::{Input, Records, Session, print_log};
 use crate::terminal::RawTerminal;
-use crate::{guest_images, setup, symbols, workspace};
+use crate::{guest_images, setup, snapshots, symbols, workspace};
 use abi::config::VmConfig;
 use abi::package::Kind;
 use anyhow::{Context, Result, anyhow};
@@ -19,12 +19,17 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+/// A restored guest's: nobody looks for it.
+const NO_KERNEL: u32 = u32::MAX;
+
 /// A run that only has to be started.
 pub(crate) struct Prepared {
     kind: Chosen,
     hardware: Hardware,
     images: machine::Images,
     guests: Vec<String>,
+    /// Where a snapshot is to go.
+    snapshot: Option<PathBuf>,
 }
 
 /// Runs a guest; the exit status.
@@ -79,10 +84,11 @@ impl Prepared {
             cpus: args.host_cpus,
             disk: args.disk,
             swap_disk: args.swap.unwrap_or_default().disk,
+            snapshot: snapshots::disk(args, guests.all.iter().map(|guest| guest.memory).max().unwrap_or(0))?,
         };
         let images = machine::Images { loader: binaries.loader, package };
         let guests = guests.all.into_iter().map(|guest| guest.images.name).collect();
-        Ok(Self { kind: choice.kind, hardware, images, guests })
+        Ok(Self { kind: choice.kind, hardware, images, guests, snapshot: args.snapshot.clone() })
     }
 
     /// Names of the guests.
@@ -101,7 +107,11 @@ impl Prepared {
     /// It cannot be started, or an output not be written.
     pub(crate) fn follow(&self, session: Session) -> Result<u8> {
         let dir = RunDir::create()?;
-        session.run(machine::start(self.kind, &self.hardware, &self.images, &dir.0)?)
+        let status = session.run(machine::start(self.kind, &self.hardware, &self.images, &dir.0)?)?;
+        if let Some(path) = &self.snapshot {
+            snapshots::keep(&dir.0, path)?;
+        }
+        Ok(status)
     }
 }
 
@@ -148,7 +158,10 @@ fn pack(args: &RunArgs, binaries: &Binaries, guests: &Guests, tsc_hz: u64) -> Re
     guests.apply_settings(&mut config);
     let mut images = Images::default();
     for guest in &guests.all {
-        let kernel = images.add(&mut package, Kind::Kernel, "--kernel", &guest.images.kernel)?;
+        let kernel = match args.restore {
+            Some(_) => NO_KERNEL,
+            None => images.add(&mut package, Kind::Kernel, "--kernel", &guest.images.kernel)?,
+        };
         let initrd = guest.images.initrd.as_ref();
         let initrd =
             initrd.map(|initrd| images.add(&mut package, Kind::Initrd, "--initrd", initrd)).transpose()?;

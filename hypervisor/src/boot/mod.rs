@@ -10,7 +10,7 @@ mod entry;
 mod memory;
 mod settings;
 
-use crate::io::{self, SwapDisk};
+use crate::io::{self, Disks};
 use crate::physmem::{PhysicalMemory, fixed_bytes};
 use crate::{cpu, link, logger, panic};
 use abi::config::{BootConfig, Swap};
@@ -84,8 +84,8 @@ pub(crate) struct Machine {
     pub config: BootConfig<'static>,
     /// TSC frequency in Hz.
     pub tsc_hz: u64,
-    /// Disks for the swap, which is to take one.
-    pub disks: Mutex<Vec<SwapDisk>>,
+    /// Disks that are Herald's.
+    pub disks: Mutex<Disks>,
     /// Processors that firmware knows.
     pub processors: Vec<Processor>,
     /// Where others than this one can be started from.

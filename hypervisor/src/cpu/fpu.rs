@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec;
+use alloc::vec::Vec;
 use core::arch::asm;
 use core::arch::x86_64::__cpuid_count;
 use raw_cpuid::CpuId;
@@ -64,6 +65,31 @@ impl Area {
             lines[0].0[place..place + 2].copy_from_slice(&bytes);
         }
         Self(lines)
+    }
+
+    /// The bytes, in the standard format of XSAVE (SDM vol. 1 13.4).
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        self.0.iter().flat_map(|line| line.0).collect()
+    }
+
+    /// Takes the bytes of another one, which may be of another length: what both have in common lies where it lies in each.
+    /// `false`: there is not even the legacy part, or a header that this processor would refuse.
+    #[must_use]
+    pub(crate) fn adopt(&mut self, bytes: &[u8]) -> bool {
+        let header = LEGACY_BYTES as usize..LEGACY_BYTES as usize + 64;
+        // The components that are there, then zeros (SDM vol. 1 13.4.2); bits of MXCSR that are none (10.2.3).
+        let Some((components, rest)) = bytes.get(header).and_then(|header| header.split_first_chunk()) else {
+            return false;
+        };
+        let mxcsr = bytes[MXCSR.0 + 2..MXCSR.0 + 4] == [0; 2];
+        let known = u64::from_le_bytes(*components) & !support().components == 0;
+        if !mxcsr || !known || rest.iter().any(|&byte| byte != 0) {
+            return false;
+        }
+        self.0.iter_mut().zip(bytes.chunks(64)).for_each(|(line, bytes)| {
+            line.0[..bytes.len()].copy_from_slice(bytes);
+        });
+        true
     }
 
     /// Takes them from the processor.

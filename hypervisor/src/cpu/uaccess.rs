@@ -43,6 +43,23 @@ pub(crate) fn copy_to(space: &AddressSpace<PhysicalMemory>, to: Hva, bytes: &[u8
     outcome(failed, to, bytes.len())
 }
 
+/// Copies from host virtual addresses of `space`.
+///
+/// # Errors
+/// [`HvaFault`]; a part may have been copied.
+pub(crate) fn copy_from(
+    space: &AddressSpace<PhysicalMemory>,
+    from: Hva,
+    bytes: &mut [u8],
+) -> Result<(), HvaFault> {
+    check(from, bytes.len())?;
+    let (to, len) = (bytes.as_mut_ptr() as u64, bytes.len());
+    // SAFETY: writes `bytes` only, which lie in the upper half and are the caller's; what cannot be resolved ends at the
+    // fix-up.
+    let failed = space::with(space, || unsafe { copy(to, from.as_u64(), len as u64) });
+    outcome(failed, from, len)
+}
+
 fn check(start: Hva, len: usize) -> Result<(), HvaFault> {
     let inside = HvaRange::sized(start, len as u64).is_some_and(|range| range.end() <= USER_END);
     outcome(u64::from(!inside), start, len)

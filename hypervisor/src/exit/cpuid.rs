@@ -4,6 +4,7 @@ use super::Flow;
 use crate::plat::Vm;
 use crate::vcpu::{Vcpu, register};
 use core::arch::x86_64::__cpuid_count;
+use snapshot::Features;
 use vmxdefs::controls::Secondary;
 use vmxdefs::cpuid::{Facts, Registers, answer};
 use vmxdefs::field::Field;
@@ -29,6 +30,25 @@ pub(super) fn handle(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
     }
     vcpu.skip_instruction();
     Flow::Resume
+}
+
+/// The features that guests see here, whatever virtual processor asks.
+pub(crate) fn features(offers: impl Fn(Secondary) -> bool) -> Features {
+    let facts = Facts {
+        apic_id: 0,
+        vcpus: 1,
+        osxsave: false,
+        rdtscp: offers(Secondary::RDTSCP),
+        invpcid: offers(Secondary::INVPCID),
+    };
+    let ask = |leaf, subleaf| answer(leaf, subleaf, &facts, host);
+    let (basic, extended) = (ask(1, 0), ask(0x8000_0001, 0));
+    Features {
+        leaf1: [basic.ecx, basic.edx],
+        leaf7: ask(7, 0).ebx,
+        xsave: [ask(0xd, 0).eax, ask(0xd, 1).eax],
+        extended: [extended.ecx, extended.edx],
+    }
 }
 
 fn host(leaf: u32, subleaf: u32) -> Registers {

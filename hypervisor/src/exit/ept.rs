@@ -5,7 +5,7 @@ use crate::cpu::tsc;
 use crate::plat::{self, End, Vm};
 use crate::vcpu::Vcpu;
 use addr::{Gpa, Gva, PAGE_SIZE, PageSize};
-use devices::{Effect, Ticks, VcpuId};
+use devices::{Effect, VcpuId};
 use emulate::{CodeSize, Done, GuestMemory, PagingState};
 use mm::{Access, FaultError};
 use mmu::{FaultOutcome, MmuError};
@@ -135,12 +135,12 @@ struct DeviceBus<'a> {
 
 impl emulate::Bus for DeviceBus<'_> {
     fn read(&mut self, gpa: Gpa, width: u8) -> u64 {
-        let (vcpu, now) = (self.vcpu, Ticks(tsc()));
+        let (vcpu, now) = (self.vcpu, self.vm.clock.now());
         self.vm.with_board(vcpu, |board| board.mmio_read(vcpu, gpa, width, now)).unwrap_or(u64::MAX)
     }
 
     fn write(&mut self, gpa: Gpa, width: u8, value: u64) {
-        let (vcpu, now) = (self.vcpu, Ticks(tsc()));
+        let (vcpu, now) = (self.vcpu, self.vm.clock.now());
         let effect = self.vm.with_board(vcpu, |board| board.mmio_write(vcpu, gpa, width, value, now));
         if let Some(effect) = effect {
             self.effect = effect;

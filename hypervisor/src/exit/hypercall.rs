@@ -2,13 +2,14 @@
 
 use super::{Flow, misc};
 use crate::cpu::tsc;
-use crate::plat::{Asker, CloneError, HostOperationError, Vm};
+use crate::plat::{Asker, CloneError, HostOperationError, SnapshotError, Vm};
 use crate::vcpu::{Vcpu, register};
 use abi::hypercall::{
-    CLONE, DENIED, DISCARD, FAILED, HOST_OPERATION, HostOperation, INVALID, MARK_INIT, PROTECT, STORM,
-    UNKNOWN,
+    CLONE, DENIED, DISCARD, FAILED, HOST_OPERATION, HostOperation, INVALID, MARK_INIT, PROTECT, SNAPSHOT,
+    STORM, UNKNOWN,
 };
 use addr::{Gpa, GpaRange};
+use core::fmt;
 use devices::VcpuId;
 use vmxdefs::field::Field;
 
@@ -22,7 +23,7 @@ pub(super) fn handle(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
             vcpu.ticks.mark_init(vm.started(), tsc());
             0
         }
-        DISCARD | PROTECT | HOST_OPERATION | STORM | CLONE if !privileged => DENIED,
+        DISCARD | PROTECT | HOST_OPERATION | STORM | CLONE | SNAPSHOT if !privileged => DENIED,
         DISCARD => on_memory(first, |gpa| vm.discard(vcpu.id, gpa, len)),
         PROTECT => on_memory(first, |gpa| vm.protect(vcpu.id, gpa, len)),
         HOST_OPERATION => {
@@ -30,7 +31,10 @@ pub(super) fn handle(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
             host_operation(vcpu.id, vm, operation, first, len)
         }
         STORM => storm(vm, first, len),
-        CLONE => return clone(vcpu, vm),
+        CLONE => {
+            return copy(vcpu, |asker| vm.clone_guest(Some(asker)).map(|_| ()).map_err(NoCopy::Clone), vm);
+        }
+        SNAPSHOT => return copy(vcpu, |asker| vm.snapshot(Some(asker)).map_err(NoCopy::Snapshot), vm),
         _ => UNKNOWN,
     };
     vcpu.registers.general[register::RAX] = result;
@@ -52,22 +56,39 @@ fn host_operation(vcpu: VcpuId, vm: &Vm, operation: u64, first: u64, len: u64) -
     }
 }
 
-/// The clone begins behind the call, where the guest goes on. While another pause lasts nothing happens, and the instruction
+/// Why there is no copy of the guest.
+enum NoCopy {
+    Clone(CloneError),
+    Snapshot(SnapshotError),
+}
+
+impl fmt::Display for NoCopy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Clone(error) => write!(f, "no clone: {error}"),
+            Self::Snapshot(error) => write!(f, "no snapshot: {error}"),
+        }
+    }
+}
+
+/// The copy begins behind the call, where the guest goes on. While another pause lasts nothing happens, and the instruction
 /// is executed once more.
-fn clone(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
+fn copy(vcpu: &mut Vcpu, make: impl FnOnce(Asker) -> Result<(), NoCopy>, vm: &Vm) -> Flow {
     let call = [Field::GuestRip, Field::GuestInterruptibility].map(|field| (field, vcpu.vmcs.read(field)));
     vcpu.skip_instruction();
     let state = vcpu.state();
-    let result = vm.clone_guest(Some(Asker { vcpu: vcpu.id, state }));
+    let result = make(Asker { vcpu: vcpu.id, state });
     vcpu.take_cpu();
     vcpu.registers.general[register::RAX] = match result {
-        Ok(_) => 0,
-        Err(CloneError::Paused) => {
+        Ok(()) => 0,
+        Err(
+            NoCopy::Clone(CloneError::Paused) | NoCopy::Snapshot(SnapshotError::Copy(CloneError::Paused)),
+        ) => {
             call.into_iter().for_each(|(field, value)| vcpu.vmcs.write(field, value));
             return Flow::Resume;
         }
         Err(error) => {
-            log::debug!("{}: no clone: {error}", vm.name());
+            log::debug!("{}: {error}", vm.name());
             FAILED
         }
     };

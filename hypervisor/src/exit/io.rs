@@ -2,7 +2,6 @@
 //! it is until RCX is used up.
 
 use super::{Flow, ept, misc};
-use crate::cpu::tsc;
 use crate::plat::Vm;
 use crate::vcpu::{Vcpu, register};
 use addr::Gva;
@@ -17,7 +16,7 @@ pub(super) fn handle(vcpu: &mut Vcpu, vm: &Vm, access: IoAccess) -> Flow {
     if access.string {
         return string(vcpu, vm, access);
     }
-    let now = Ticks(tsc());
+    let now = vm.clock.now();
     let rax = vcpu.registers.general[register::RAX];
     let all = u64::MAX >> (64 - u32::from(access.width) * 8);
     match access.direction {
@@ -82,7 +81,7 @@ fn write(vcpu: &Vcpu, vm: &Vm, access: IoAccess, value: u32, now: Ticks) -> Flow
 
 /// Moves one element between the port and memory.
 fn element(vcpu: &mut Vcpu, vm: &Vm, access: IoAccess, linear: Gva) -> Option<Flow> {
-    let now = Ticks(tsc());
+    let now = vm.clock.now();
     let width = usize::from(access.width);
     let mut bytes = [0; 4];
     match access.direction {

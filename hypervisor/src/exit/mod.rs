@@ -13,6 +13,8 @@ use crate::vcpu::{RunError, Vcpu};
 use vmxdefs::event::Event;
 use vmxdefs::exit::Exit;
 
+pub(crate) use cpuid::features;
+
 /// What comes after an exit.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

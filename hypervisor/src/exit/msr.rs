@@ -1,12 +1,11 @@
 //! RDMSR and WRMSR: the policy is `vmxdefs::msr`'s.
 
 use super::{Flow, misc};
-use crate::cpu::tsc;
 use crate::plat::Vm;
 use crate::vcpu::{Vcpu, register};
 use abi::kvmclock::{ENABLE, TimeInfo, WallClock};
 use addr::Gpa;
-use devices::{GeneralProtection, Ticks};
+use devices::GeneralProtection;
 use vmxdefs::event::Event;
 use vmxdefs::msr::{Policy, policy};
 use zerocopy::IntoBytes;
@@ -22,7 +21,7 @@ pub(super) fn read(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
     let msr = number(vcpu);
     let value = match policy(msr) {
         Some(Policy::Constant(value)) => Ok(value),
-        Some(Policy::Apic) => vm.with_board(vcpu.id, |board| board.msr_read(vcpu.id, msr, Ticks(tsc()))),
+        Some(Policy::Apic) => vm.with_board(vcpu.id, |board| board.msr_read(vcpu.id, msr, vm.clock.now())),
         Some(Policy::KvmSystemTime | Policy::KvmWallClock) => Ok(0),
         // Without an exit, if the bitmap has them.
         Some(Policy::Pass | Policy::ReadOnly) | None => Err(GeneralProtection),
@@ -41,7 +40,7 @@ pub(super) fn write(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
     match policy(msr) {
         Some(Policy::Constant(_) | Policy::ReadOnly) => misc::skip(vcpu),
         Some(Policy::Apic) => {
-            match vm.with_board(vcpu.id, |board| board.msr_write(vcpu.id, msr, value, Ticks(tsc()))) {
+            match vm.with_board(vcpu.id, |board| board.msr_write(vcpu.id, msr, value, vm.clock.now())) {
                 Ok(effect) => {
                     vcpu.skip_instruction();
                     vm.apply(vcpu.id, effect)
@@ -51,12 +50,12 @@ pub(super) fn write(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
         }
         Some(Policy::KvmSystemTime) if value & ENABLE == 0 => misc::skip(vcpu),
         Some(Policy::KvmSystemTime) => {
-            publish(vcpu, vm, value & !ENABLE, TimeInfo::new(vm.tsc_hz).as_bytes())
+            publish(vcpu, vm, value & !ENABLE, TimeInfo::new(vm.clock.tsc_hz).as_bytes())
         }
         Some(Policy::KvmWallClock) => {
             let clock = WallClock {
                 version: 2.into(),
-                seconds: (vm.boot_seconds as u32).into(),
+                seconds: (vm.clock.boot_seconds as u32).into(),
                 nanoseconds: 0.into(),
             };
             publish(vcpu, vm, value, clock.as_bytes())
@@ -77,7 +76,7 @@ pub(super) fn apic_written(vcpu: &Vcpu, vm: &Vm, register: u8) -> Flow {
     let msr = X2APIC + u32::from(register);
     let value = u64::from(vcpu.virtual_apic_register(register));
     // What the processor has accepted is no fault any more.
-    let _ = vm.with_board(vcpu.id, |board| board.msr_write(vcpu.id, msr, value, Ticks(tsc())));
+    let _ = vm.with_board(vcpu.id, |board| board.msr_write(vcpu.id, msr, value, vm.clock.now()));
     Flow::Resume
 }
 

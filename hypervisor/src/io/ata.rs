@@ -204,6 +204,9 @@ impl Place {
     fn identify(self, patience: u64) -> Result<Option<[u16; WORDS]>, AtaError> {
         self.control(NO_INTERRUPTS);
         self.select();
+        // What the last address has left there is no signature.
+        self.write(LBA + 1, 0);
+        self.write(LBA + 2, 0);
         self.write(COMMAND, IDENTIFY);
         self.settle();
         let status = self.wait(|status| status & BUSY == 0, patience);

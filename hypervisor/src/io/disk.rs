@@ -13,6 +13,7 @@ use super::ata::{self, Ata};
 use super::dma::Dma;
 use super::drive::{self, Access, Drive, DriveError, SECTOR_BYTES};
 use super::pci::{self, Ports, Root};
+use super::queue::Share;
 use super::virtio::Block;
 use crate::cpu::tsc;
 use crate::physmem::PhysicalMemory;
@@ -99,15 +100,10 @@ impl SwapDisk {
         self.slots
     }
 
-    /// The drive, and the TSC ticks that it has for an answer.
-    pub(crate) fn into_drive(self) -> (Box<dyn Drive>, u64) {
-        (self.disk.drive, self.disk.patience)
-    }
-
-    /// The access to a slot, and to those behind it.
-    pub(crate) const fn access(slot: u64, writes: bool) -> Access {
-        let sector = swapdisk::slot_at(slot) / SECTOR_BYTES;
-        if writes { Access::Write(sector) } else { Access::Read(sector) }
+    /// So many of its slots, for who serves them.
+    pub(crate) fn into_share(self, slots: u64) -> Share {
+        let Disk { drive, patience, .. } = self.disk;
+        Share { name: "swap disk", drive, patience, first: swapdisk::slot_at(0) / PAGE_SIZE, blocks: slots }
     }
 }
 
@@ -117,27 +113,74 @@ impl fmt::Display for SwapDisk {
     }
 }
 
+/// A disk that is labelled as a snapshot's.
+pub(crate) struct SnapshotDisk(Disk);
+
+impl SnapshotDisk {
+    /// All of it, for who serves it.
+    pub(crate) fn into_share(self) -> Share {
+        let Disk { drive, patience, bytes, .. } = self.0;
+        Share { name: "snapshot disk", drive, patience, first: 0, blocks: bytes / PAGE_SIZE }
+    }
+}
+
+impl fmt::Display for SnapshotDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, for a snapshot", self.0)
+    }
+}
+
+/// The disks that are Herald's.
+#[derive(Default)]
+pub(crate) struct Disks {
+    /// Where swap may live.
+    pub(crate) swap: Vec<SwapDisk>,
+    /// Where a snapshot is, or may go.
+    pub(crate) snapshot: Option<SnapshotDisk>,
+}
+
+/// What a disk is.
+enum Found {
+    Swap(SwapDisk),
+    Snapshot(SnapshotDisk),
+}
+
+impl Disks {
+    fn count(&self) -> usize {
+        self.swap.len() + usize::from(self.snapshot.is_some())
+    }
+
+    /// Whether it was one of Herald's.
+    fn add(&mut self, found: Option<Found>) -> bool {
+        match found {
+            Some(Found::Swap(disk)) => self.swap.push(disk),
+            Some(Found::Snapshot(disk)) => self.snapshot = Some(disk),
+            None => return false,
+        }
+        true
+    }
+}
+
 /// Finds the disks that are Herald's, and says of the others why they are not.
-pub(crate) fn probe(memory: &Arc<PhysicalMemory>, tsc_hz: u64) -> Vec<SwapDisk> {
+pub(crate) fn probe(memory: &Arc<PhysicalMemory>, tsc_hz: u64) -> Disks {
     Dma::use_memory(memory);
     let (mut root, patience) = (Root::new(Ports), tsc_hz * PATIENCE_SECONDS);
-    let mut found = Vec::new();
+    let mut found = Disks::default();
     for (at, info) in pci::functions(&root) {
         if virtio_device_type(&info) == Some(DeviceType::Block) {
             let name = format!("virtio-blk at {at}");
             let drive = Block::open(&mut root, at, patience).map_err(DriveError::Virtio);
-            match look_at(name, drive.map(|drive| Box::new(drive) as _), memory, patience) {
-                Some(disk) => found.push(disk),
-                None => pci::close(&mut root, at),
+            if !found.add(look_at(name, drive.map(|drive| Box::new(drive) as _), memory, patience)) {
+                pci::close(&mut root, at);
             }
         }
-        let (places, others) = (ata::places(&mut root, at, &info), found.len());
+        let (places, others) = (ata::places(&mut root, at, &info), found.count());
         for &place in &places {
             let drive = Ata::open(&mut root, place, memory, patience).map_err(DriveError::Ata).transpose();
             let drive = drive.map(|drive| drive.map(|drive| Box::new(drive) as _));
-            found.extend(drive.and_then(|drive| look_at(place.to_string(), drive, memory, patience)));
+            found.add(drive.and_then(|drive| look_at(place.to_string(), drive, memory, patience)));
         }
-        if !places.is_empty() && found.len() == others {
+        if !places.is_empty() && found.count() == others {
             pci::close(&mut root, at);
         }
     }
@@ -149,7 +192,7 @@ fn look_at(
     drive: Result<Box<dyn Drive>, DriveError>,
     memory: &PhysicalMemory,
     patience: u64,
-) -> Option<SwapDisk> {
+) -> Option<Found> {
     let mut disk = match drive.map_err(DiskError::Drive).and_then(|drive| Disk::new(&name, drive, patience)) {
         Ok(disk) => disk,
         Err(error) => {
@@ -158,13 +201,22 @@ fn look_at(
         }
     };
     match disk.claim(memory) {
-        Ok(slots) => return Some(SwapDisk { disk, slots }),
+        Ok(Claim::Slots(slots)) => return Some(Found::Swap(SwapDisk { disk, slots })),
+        Ok(Claim::Snapshot) => return Some(Found::Snapshot(SnapshotDisk(disk))),
         Err(DiskError::Label(error @ LabelError::Magic(_))) => {
             log::info!("disk: {disk}, {error}: left alone");
         }
         Err(error) => log::warn!("disk: {disk}, {error}: not used"),
     }
     None
+}
+
+/// What of a disk is Herald's.
+enum Claim {
+    /// So many slots of swap.
+    Slots(u64),
+    /// All of it, for a snapshot or as one.
+    Snapshot,
 }
 
 impl Disk {
@@ -175,11 +227,14 @@ impl Disk {
         Ok(Self { name: name.to_string(), bytes, drive, patience })
     }
 
-    /// The slots that are Herald's, if the disk is and works.
-    fn claim(&mut self, memory: &PhysicalMemory) -> Result<u64, DiskError> {
+    /// What of the disk is Herald's, if it is and works.
+    fn claim(&mut self, memory: &PhysicalMemory) -> Result<Claim, DiskError> {
         let frame = memory.allocate_zeroed(PageSize::Size4K).map_err(DiskError::OutOfFrames)?;
         let claimed = self.read_label(memory, frame);
-        let claimed = claimed.and_then(|slots| self.try_first_slot(memory, frame).map(|()| slots));
+        let claimed = claimed.and_then(|claim| match claim {
+            Claim::Slots(_) => self.try_first_slot(memory, frame).map(|()| claim),
+            Claim::Snapshot => Ok(claim),
+        });
         // A device that has not answered may still write to the frame.
         if !matches!(claimed, Err(DiskError::Drive(DriveError::NoAnswer(_)))) {
             memory.free(frame);
@@ -187,13 +242,18 @@ impl Disk {
         claimed
     }
 
-    /// The slots that the label says are Herald's. A page is read, not a sector: a disk may have blocks of 4 KiB.
-    fn read_label(&mut self, memory: &PhysicalMemory, frame: Pfn) -> Result<u64, DiskError> {
+    /// What the label says is Herald's. A page is read, not a sector: a disk may have blocks of 4 KiB.
+    fn read_label(&mut self, memory: &PhysicalMemory, frame: Pfn) -> Result<Claim, DiskError> {
         self.access(Access::Read(0), frame)?;
+        let mut magic = [0; 8];
+        memory.read_bytes(frame, 0, &mut magic);
+        if snapshot::is_labelled(&magic) {
+            return Ok(Claim::Snapshot);
+        }
         let mut label = Label::new_zeroed();
         memory.read_bytes(frame, 0, label.as_mut_bytes());
         let slots = label.check(self.bytes).map_err(DiskError::Label)?;
-        if self.drive.is_read_only() { Err(DiskError::ReadOnly) } else { Ok(slots) }
+        if self.drive.is_read_only() { Err(DiskError::ReadOnly) } else { Ok(Claim::Slots(slots)) }
     }
 
     /// Writes to the first slot, and reads it back. At start-up nothing is swapped out yet.

@@ -17,5 +17,5 @@ mod queue;
 mod transport;
 mod virtio;
 
-pub(crate) use disk::{SwapDisk, probe};
-pub(crate) use queue::{SwapQueue, lost_frames};
+pub(crate) use disk::{Disks, probe};
+pub(crate) use queue::{DiskQueue, Share, lost_frames};

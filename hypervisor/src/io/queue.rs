@@ -1,4 +1,4 @@
-//! The swap disk at work: requests wait in two lines, and a thread takes them to the drive, one at a time.
+//! A disk at work: requests wait in two lines, and a thread takes them to the drive, one at a time.
 //!
 //! ```text
 //!   who faults ──► reads  ─┐                         ┌── interrupt, or a look now and then
@@ -7,16 +7,16 @@
 //!
 //! Reads first, since a guest waits for each of them; but not for ever, since they need frames, which come from writes.
 
-use super::SwapDisk;
-use super::drive::{Access, Drive, DriveError};
+use super::drive::{Access, Drive, DriveError, SECTOR_BYTES};
 use crate::cpu::{interrupts, tsc};
 use crate::physmem::PhysicalMemory;
 use crate::sched::{self, Group, JoinHandle, Thread};
 use abi::config::SwapFaults;
-use addr::Pfn;
+use addr::{PAGE_SIZE, Pfn};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use mm::{Host, OutOfFrames};
 use spin::{Mutex, Once};
@@ -29,8 +29,8 @@ const LOOKS: u64 = 2000;
 /// Before guests: it only moves pages between lines and drive.
 const WEIGHT: u32 = 400;
 
-/// Whom the interrupt wakes.
-static THREAD: Once<Arc<Thread>> = Once::new();
+/// Whom an interrupt wakes: the thread of each disk.
+static THREADS: Mutex<Vec<Arc<Thread>>> = Mutex::new(Vec::new());
 
 /// Frames that devices have kept.
 static LOST: AtomicU64 = AtomicU64::new(0);
@@ -63,43 +63,55 @@ struct Lines {
     count: [u32; 2],
 }
 
+/// A disk, or a part of one.
+pub(crate) struct Share {
+    /// What messages call it.
+    pub(super) name: &'static str,
+    pub(super) drive: Box<dyn Drive>,
+    /// TSC ticks that it has for an answer.
+    pub(super) patience: u64,
+    /// The page of the disk that is block 0.
+    pub(super) first: u64,
+    /// Blocks.
+    pub(super) blocks: u64,
+}
+
 /// The lines.
-pub(crate) struct SwapQueue {
-    slots: u64,
+pub(crate) struct DiskQueue {
+    blocks: u64,
     lines: Mutex<Lines>,
     thread: Once<Arc<Thread>>,
     stops: AtomicBool,
     faults: SwapFaults,
 }
 
-impl SwapQueue {
-    /// Starts the thread of a disk, of which so many slots are used.
+impl DiskQueue {
+    /// Starts the thread of a disk.
     ///
     /// # Errors
     /// [`OutOfFrames`].
     pub(crate) fn start(
-        (disk, slots): (SwapDisk, u64),
+        share: Share,
         memory: &Arc<PhysicalMemory>,
         tsc_hz: u64,
         faults: SwapFaults,
     ) -> Result<(Arc<Self>, JoinHandle), OutOfFrames> {
         let this = Arc::new(Self {
-            slots,
+            blocks: share.blocks,
             lines: Mutex::default(),
             thread: Once::new(),
             stops: AtomicBool::new(false),
             faults,
         });
-        let (drive, patience) = disk.into_drive();
-        let line = drive.interrupt_line();
+        let line = share.drive.interrupt_line();
         let memory = Arc::clone(memory);
-        let mut server = Server { drive, memory, patience, pause: tsc_hz / LOOKS };
+        let mut server = Server { share, memory, pause: tsc_hz / LOOKS };
         let own = Arc::clone(&this);
         let handle = sched::spawn(&Group::new(WEIGHT), move || own.run(&mut server))?;
         this.thread.call_once(|| Arc::clone(handle.thread()));
-        THREAD.call_once(|| Arc::clone(handle.thread()));
+        THREADS.lock().push(Arc::clone(handle.thread()));
         if let Some(line) = line {
-            interrupts::listen_to_disk(line, || THREAD.get().into_iter().for_each(Thread::unpark));
+            interrupts::listen_to_disk(line, || THREADS.lock().iter().for_each(|thread| thread.unpark()));
         }
         Ok((this, handle))
     }
@@ -168,9 +180,9 @@ impl SwapQueue {
     }
 }
 
-impl BlockDevice for SwapQueue {
+impl BlockDevice for DiskQueue {
     fn blocks(&self) -> u64 {
-        self.slots
+        self.blocks
     }
 
     fn read(&self, first: u64, frames: &[Pfn]) -> Result<(), BlockError> {
@@ -189,26 +201,25 @@ impl BlockDevice for SwapQueue {
 
 /// What the thread owns.
 struct Server {
-    drive: Box<dyn Drive>,
+    share: Share,
     memory: Arc<PhysicalMemory>,
-    /// TSC ticks for an answer.
-    patience: u64,
     /// TSC ticks between two looks.
     pause: u64,
 }
 
 impl Server {
     fn serve(&mut self, request: &Request) -> bool {
-        let access = SwapDisk::access(request.block, request.writes);
+        let sector = (self.share.first + request.block) * (PAGE_SIZE / SECTOR_BYTES);
+        let access = if request.writes { Access::Write(sector) } else { Access::Read(sector) };
         if request.frames.is_empty() {
             return true;
         }
-        let result = self.drive.begin(access, &request.frames).and_then(|()| self.wait(access));
+        let result = self.share.drive.begin(access, &request.frames).and_then(|()| self.wait(access));
         if matches!(result, Err(DriveError::NoAnswer(_))) {
             self.give_away(&request.frames);
         }
         if let Err(error) = &result {
-            log::error!("swap disk: {error}");
+            log::error!("{}: {error}", self.share.name);
         }
         result.is_ok()
     }
@@ -223,11 +234,11 @@ impl Server {
     fn wait(&mut self, access: Access) -> Result<(), DriveError> {
         let start = tsc();
         loop {
-            if let Some(result) = self.drive.poll() {
+            if let Some(result) = self.share.drive.poll() {
                 return result;
             }
-            if tsc() - start > self.patience {
-                self.drive.abandon();
+            if tsc() - start > self.share.patience {
+                self.share.drive.abandon();
                 return Err(DriveError::NoAnswer(access));
             }
             sched::park(Some(tsc() + self.pause));

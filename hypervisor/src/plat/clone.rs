@@ -78,11 +78,11 @@ impl Birth {
 }
 
 /// What a clone begins with.
-struct Twin {
-    birth: Birth,
-    memory: Memory<PhysicalMemory>,
-    board: Board,
-    starts: Vec<Start>,
+pub(super) struct Twin {
+    pub(super) birth: Birth,
+    pub(super) memory: Memory<PhysicalMemory>,
+    pub(super) board: Board,
+    pub(super) starts: Vec<Start>,
 }
 
 /// A virtual processor that asks, and what it was when it did.
@@ -99,16 +99,10 @@ impl Vm {
     /// # Errors
     /// [`CloneError`]; the guest has lost nothing.
     pub(crate) fn clone_guest(&self, asker: Option<Asker>) -> Result<u32, CloneError> {
-        if !can_be_cloned(self.machine.config.backing) {
-            return Err(CloneError::NotPrivate);
-        }
-        if self.storms {
-            return Err(CloneError::Storm);
-        }
-        self.host.make_room();
+        self.prepare_copy()?;
         let index = input::expect(|index| format!("{}.{index}", self.name()).into());
         let index = index.ok_or(CloneError::TooMany)?;
-        let cloned = self.copy(index, asker).and_then(|twin| {
+        let cloned = self.copy(index, asker, || ()).and_then(|(twin, ())| {
             let pause = twin.birth.pause;
             self.start(index, twin).map(|()| pause)
         });
@@ -121,8 +115,26 @@ impl Vm {
         cloned.map(|_| index)
     }
 
-    /// Copies it, while none of its virtual processors does anything.
-    fn copy(&self, index: u32, asker: Option<Asker>) -> Result<Twin, CloneError> {
+    /// Makes room for a copy, if it can have one.
+    pub(super) fn prepare_copy(&self) -> Result<(), CloneError> {
+        if !can_be_cloned(self.machine.config.backing) {
+            return Err(CloneError::NotPrivate);
+        }
+        if self.storms {
+            return Err(CloneError::Storm);
+        }
+        self.host.make_room();
+        Ok(())
+    }
+
+    /// Copies it, while none of its virtual processors does anything; then also does something else. A virtual processor that
+    /// has asked finds `answer` in the copy.
+    pub(super) fn copy<T>(
+        &self,
+        answer: u32,
+        asker: Option<Asker>,
+        also: impl FnOnce() -> T,
+    ) -> Result<(Twin, T), CloneError> {
         let asked = tsc();
         let caller = asker.as_ref().map(|asker| asker.vcpu.0 as usize);
         let twin = self.pauses.during(
@@ -131,25 +143,25 @@ impl Vm {
             || caller.is_some() || self.has_ended(),
             || {
                 self.wants_states.store(true, Ordering::SeqCst);
-                let states = self.collect_states(index, asker);
+                let states = self.collect_states(answer, asker);
                 self.wants_states.store(false, Ordering::SeqCst);
                 let starts = states?;
                 let (machine, board) = (self.machine, self.board.lock().clone());
                 let memory = self.memory.copy(machine.ept_features(), Notifiers::of(machine.config));
                 let memory = memory.map_err(CloneError::Setup)?;
-                Ok(Twin { birth: Birth { asked, pause: 0 }, memory, board, starts })
+                Ok((Twin { birth: Birth { asked, pause: 0 }, memory, board, starts }, also()))
             },
         );
         let gave_up = if caller.is_some() { CloneError::Paused } else { CloneError::Ended };
-        let mut twin = twin.unwrap_or(Err(gave_up))?;
+        let (mut twin, result) = twin.unwrap_or(Err(gave_up))?;
         twin.birth.pause = tsc() - asked;
         twin.memory.obey(self.place.config).map_err(CloneError::Setup)?;
-        Ok(twin)
+        Ok((twin, result))
     }
 
     /// What each virtual processor has left. None of them does anything for its guest once it has: it looks at the pause
     /// before anything else.
-    fn collect_states(&self, index: u32, asker: Option<Asker>) -> Result<Vec<Start>, CloneError> {
+    fn collect_states(&self, answer: u32, asker: Option<Asker>) -> Result<Vec<Start>, CloneError> {
         // What somebody has left twice for another clone is old by now.
         self.controls.iter().for_each(|control| _ = control.take_deposit());
         let mut asker = asker;
@@ -157,7 +169,7 @@ impl Vm {
             .map(VcpuId)
             .map(|id| {
                 if let Some(mut asker) = asker.take_if(|asker| asker.vcpu == id) {
-                    asker.state.set_general(register::RAX, u64::from(index));
+                    asker.state.set_general(register::RAX, u64::from(answer));
                     return Ok(Start::Resume(asker.state));
                 }
                 let control = self.control(id);
@@ -175,12 +187,12 @@ impl Vm {
 
     /// Starts the clone's supervisor.
     fn start(&self, index: u32, twin: Twin) -> Result<(), CloneError> {
-        let (machine, config, host) = (self.machine, self.place.config, self.host.clone());
+        let (machine, config, host, clock) = (self.machine, self.place.config, self.host.clone(), self.clock);
         let handle = sched::spawn(&Group::new(super::run::SUPERVISOR_WEIGHT), move || {
             let name = input::name(index as usize);
             let place = Place { index, name: Arc::clone(&name), among_others: true, config };
             let Twin { memory, board, starts, birth } = twin;
-            let vm = Self::of(machine, place, &host, memory, board).map_err(GuestError::Vm);
+            let vm = Self::of(machine, place, &host, (memory, board, clock)).map_err(GuestError::Vm);
             let end = vm.and_then(|mut vm| {
                 vm.birth = birth;
                 machine.supervise(Arc::new(vm), Vec::new(), starts, None)

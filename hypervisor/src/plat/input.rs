@@ -14,6 +14,7 @@
 //! | 1 to 9, a to g | the guest of this number in the configuration gets the focus; before it starts, its input waits |
 //! | n | the next one that has not ended |
 //! | + | the guest with the focus is cloned |
+//! | s | a snapshot of it is taken |
 //! | Ctrl-\ | the guest gets Ctrl-\ |
 
 use super::vm::Vm;
@@ -83,19 +84,16 @@ impl Guests {
         }
     }
 
-    /// Clones the guest with the focus, on a thread: it may have to wait.
-    fn clone_focused(&self) {
-        let Some(vm) = self.focused() else { return log::info!("console: there is nothing to clone yet") };
+    /// Does something to the guest with the focus, on a thread: it may have to wait.
+    fn work_on_focused(&self, what: &'static str, work: fn(&Vm)) {
+        let Some(vm) = self.focused() else {
+            return log::info!("console: there is nothing yet for a {what}");
+        };
         let machine = vm.machine;
-        let cloner = sched::spawn(&Group::new(WEIGHT), move || {
-            if let Err(error) = vm.clone_guest(None) {
-                log::error!("{}: no clone: {error}", vm.name());
-            }
-        });
-        match cloner {
+        match sched::spawn(&Group::new(WEIGHT), move || work(&vm)) {
             // The guests are locked: none of them is gone for good before Herald knows that there may be one more.
-            Ok(cloner) => machine.joins(cloner),
-            Err(error) => log::error!("no clone: {error}"),
+            Ok(worker) => machine.joins(worker),
+            Err(error) => log::error!("no {what}: {error}"),
         }
     }
 
@@ -109,10 +107,23 @@ impl Guests {
             b'1'..=b'9' => self.give_focus(usize::from(byte - b'1')),
             b'a'..=b'g' => self.give_focus(usize::from(byte - b'a') + 9),
             b'n' => self.next(),
-            b'+' => self.clone_focused(),
-            _ => log::info!("console: Ctrl-\\, then 1 to 9 or a to g, n, +, or Ctrl-\\ again"),
+            b'+' => self.work_on_focused("clone", clone),
+            b's' => self.work_on_focused("snapshot", snapshot),
+            _ => log::info!("console: Ctrl-\\, then 1 to 9 or a to g, n, +, s, or Ctrl-\\ again"),
         }
         true
+    }
+}
+
+fn clone(vm: &Vm) {
+    if let Err(error) = vm.clone_guest(None) {
+        log::error!("{}: no clone: {error}", vm.name());
+    }
+}
+
+fn snapshot(vm: &Vm) {
+    if let Err(error) = vm.snapshot(None) {
+        log::error!("{}: no snapshot: {error}", vm.name());
     }
 }
 

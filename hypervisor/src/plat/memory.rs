@@ -162,6 +162,24 @@ impl<H: Host + 'static> Memory<H> {
         Ok(memory)
     }
 
+    /// Maps the guest's RAM from files, privately, each as long as its range.
+    ///
+    /// # Errors
+    /// [`SetupError`].
+    pub(super) fn of_files(
+        mm: &Arc<Mm<H>>,
+        ram: impl Iterator<Item = (GpaRange, Arc<File<H>>)>,
+        ept: EptFeatures,
+        notifiers: Notifiers,
+    ) -> Result<Self, SetupError> {
+        let space = AddressSpace::new(mm).map_err(SetupError::OutOfTables)?;
+        let memory = Self::of(space, ept, notifiers).map_err(SetupError::OutOfTables)?;
+        for (range, file) in ram {
+            memory.map_ram(range, VmaKind::Private(file, 0))?;
+        }
+        Ok(memory)
+    }
+
     /// A copy, copied on write. Nobody else works on this memory meanwhile.
     ///
     /// # Errors
@@ -212,6 +230,10 @@ impl<H: Host + 'static> Memory<H> {
                 VmaKind::Shared(File::new(self.space.mm(), store, range.len() >> PAGE_SHIFT), 0)
             }
         };
+        self.map_ram(range, kind)
+    }
+
+    fn map_ram(&self, range: GpaRange, kind: VmaKind<H>) -> Result<(), SetupError> {
         let hvas = self
             .space
             .mmap(MapRequest {

@@ -5,6 +5,7 @@
 //!                         ├─ board    devices::Board: ports, MMIO, interrupts, timers
 //!                         ├─ balloon  pages that the guest gives back
 //!                         ├─ clone    a copy of it that runs beside it
+//!                         ├─ snapshot the same copy, written to a disk; restore: a guest that goes on from one
 //!                         ├─ console  the guest's UART ◄──► the link; input
 //!                         ├─ control  each virtual processor, seen from outside; ticks: where its time goes
 //!                         ├─ reclaim  a thread that keeps frames free; oom: who ends where there are none
@@ -14,6 +15,7 @@
 //!                         └─ hostops  host operations that a test guest asks for
 //! ```
 
+mod ahead;
 mod balloon;
 mod clone;
 mod console;
@@ -28,7 +30,9 @@ mod oom;
 mod pause;
 mod reclaim;
 mod report;
+mod restore;
 mod run;
+mod snapshot;
 mod stir;
 mod store;
 mod storm;
@@ -42,5 +46,6 @@ pub(crate) use end::End;
 pub(crate) use hostops::HostOperationError;
 pub(crate) use oom::{Verdict, judge};
 pub(crate) use run::{Machine, Outcome, run};
+pub(crate) use snapshot::SnapshotError;
 pub(crate) use ticks::Ticks;
-pub(crate) use vm::{MachineClock, Vm};
+pub(crate) use vm::{Clock, Vm};

@@ -15,7 +15,7 @@ const RECORD: usize = 1024;
 impl Vm {
     /// Sends so many records a second, until the guest ends or TSC `deadline`. Its supervisor calls it.
     pub(crate) fn watch(&self, rate: u32, deadline: Option<u64>) {
-        let period = (rate != 0).then(|| self.tsc_hz / u64::from(rate));
+        let period = (rate != 0).then(|| self.clock.tsc_hz / u64::from(rate));
         let mut due = period.map(|period| tsc() + period);
         while let Some(next) = [due, deadline].into_iter().flatten().min()
             && !self.has_ended()

@@ -11,17 +11,18 @@ use super::memory::{EptFeatures, can_be_given_back};
 use super::merge::Merger;
 use super::oom;
 use super::reclaim::{Pace, Reclaimer};
+use super::restore::RestoreError;
 use super::store::FrameStore;
 use super::storm;
 use super::swap::SwapSystem;
-use super::vm::{MachineClock, Place, Vm, VmError};
+use super::vm::{Clock, Place, Vm, VmError};
 use crate::cpu::{stacks, tsc};
-use crate::io::{SwapDisk, lost_frames};
+use crate::io::{DiskQueue, Disks, lost_frames};
 use crate::physmem::PhysicalMemory;
 use crate::sched::{self, Group, JoinHandle};
 use crate::vcpu::{self, RunError, Start, Vcpu};
 use crate::vmx::{VmcsConfig, Vmx};
-use abi::config::{BootConfig, VmConfig};
+use abi::config::{BootConfig, Snapshot, VmConfig};
 use abi::package::Table;
 use abi::status::Status;
 use addr::PageSize;
@@ -64,6 +65,8 @@ pub(super) enum GuestError {
     NoDisk(u64),
     Mm(NewError),
     Vm(VmError),
+    /// Its snapshot is no good, or not for this machine.
+    Restore(RestoreError),
     Run(RunError),
 }
 
@@ -73,6 +76,7 @@ impl GuestError {
             Self::NoImage(_) | Self::Swap(_) | Self::NoDisk(_) | Self::Mm(NewError::NoTable { .. }) => {
                 Status::Usage
             }
+            Self::Restore(_) => Status::Usage,
             Self::Vm(error) => error.status(),
             Self::Run(_) | Self::NoMemory(_) | Self::Mm(NewError::OutOfFrames(_)) => Status::HeraldFailed,
         }
@@ -88,6 +92,7 @@ impl fmt::Display for GuestError {
             Self::NoDisk(slots) => write!(f, "no disk labelled as Herald's has {slots} swap slots"),
             Self::Mm(error) => error.fmt(f),
             Self::Vm(error) => error.fmt(f),
+            Self::Restore(error) => error.fmt(f),
             Self::Run(error) => error.fmt(f),
         }
     }
@@ -122,9 +127,11 @@ pub(crate) struct Machine {
     /// Its entries.
     pub table: &'static Table<'static>,
     /// Time.
-    pub clock: MachineClock,
-    /// Disks for the swap.
-    pub disks: &'static Mutex<Vec<SwapDisk>>,
+    pub clock: Clock,
+    /// Disks that are Herald's.
+    pub disks: &'static Mutex<Disks>,
+    /// Who serves the disk that a guest was restored from.
+    pub snapshot_queue: Mutex<Option<(Arc<DiskQueue>, JoinHandle)>>,
     /// How the guests have gone.
     pub family: Mutex<Family>,
 }
@@ -219,6 +226,11 @@ impl Machine {
             merger.stop();
             handle.join();
         }
+        let served = self.snapshot_queue.lock().take();
+        if let Some((queue, thread)) = served {
+            queue.stop();
+            thread.join();
+        }
         if let Some((reclaimer, handle)) = reclaimer {
             reclaimer.stop();
             handle.join();
@@ -261,6 +273,12 @@ impl Machine {
         *worst = worst.or_worse(outcome);
     }
 
+    /// Herald has not done what it was asked for.
+    pub(super) fn note_failure(&self) {
+        let worst = &mut self.family.lock().worst;
+        *worst = worst.or_worse(Outcome { status: Status::HeraldFailed, code: 0 });
+    }
+
     /// Frames that are free, or Herald's own for ever.
     fn frames_accounted_for(&self) -> u64 {
         let frames = self.host.frames().free_count() + self.host.table_frames();
@@ -296,8 +314,16 @@ impl Machine {
         host: &HostMemory,
         deadline: Option<u64>,
     ) -> Result<End, GuestError> {
-        let guest = self.guest(place.config)?;
         host.make_room();
+        if self.config.snapshot == Snapshot::Restore && place.index == 0 {
+            let (vm, starts, ahead) = self.restore(place, host)?;
+            let (vm, ahead) = (Arc::new(vm), Arc::new(ahead));
+            let reader = ahead.start(&vm);
+            let end = self.supervise(vm, reader.into_iter().collect(), starts, deadline);
+            ahead.record(&place.name);
+            return end;
+        }
+        let guest = self.guest(place.config)?;
         let (vm, entry) = Vm::new(self, place.clone(), host, &guest).map_err(GuestError::Vm)?;
         let vm = Arc::new(vm);
         log::info!("guest {} starts at {:#x}", place.name, entry.rip);
@@ -367,6 +393,7 @@ impl Machine {
             virtual_apic: self.config.apic_virtualisation,
             pause_exits: vm.is_clone()
                 || self.config.vms.iter().map(|vm| vm.vcpus as usize).sum::<usize>() > sched::online(),
+            tsc_offset: vm.clock.tsc_offset,
             fail_entry: self.config.inject.fail_entry,
         };
         match Vcpu::new(id, self.vmx, self.host, &config, start) {
@@ -410,6 +437,11 @@ impl Machine {
             vcpus: config.vcpus,
             balloon: can_be_given_back(self.config.backing),
         })
+    }
+
+    /// Whether the processor has a secondary control.
+    pub(super) fn offers(&self, control: Secondary) -> bool {
+        self.vmx.capabilities.secondary.offers(control.bits())
     }
 
     pub(super) fn ept_features(&self) -> EptFeatures {

@@ -6,7 +6,7 @@
 //! ```
 
 use super::run::GuestError;
-use crate::io::{SwapDisk, SwapQueue};
+use crate::io::{DiskQueue, Disks, Share};
 use crate::physmem::PhysicalMemory;
 use crate::sched::{self, Group, JoinHandle, Thread, Turn};
 use abi::config::{Swap, SwapFaults};
@@ -32,7 +32,7 @@ pub(super) struct SwapSystem {
     pub(super) writer: Option<Arc<Writer>>,
     /// The writer's thread, then the disk's.
     threads: Vec<JoinHandle>,
-    queue: Option<Arc<SwapQueue>>,
+    queue: Option<Arc<DiskQueue>>,
 }
 
 impl SwapSystem {
@@ -43,7 +43,7 @@ impl SwapSystem {
     pub(super) fn start(
         host: &Arc<PhysicalMemory>,
         config: Swap,
-        disks: &Mutex<Vec<SwapDisk>>,
+        disks: &Mutex<Disks>,
         (tsc_hz, faults): (u64, SwapFaults),
     ) -> Result<Option<Self>, GuestError> {
         if config == Swap::default() {
@@ -57,8 +57,7 @@ impl SwapSystem {
         let mut queue = None;
         if config.disk > 0 {
             let disk = take_disk(disks, config.disk)?;
-            let slots = config.disk >> PAGE_SHIFT;
-            let (started, thread) = SwapQueue::start((disk, slots), host, tsc_hz, faults)?;
+            let (started, thread) = DiskQueue::start(disk, host, tsc_hz, faults)?;
             queue = Some(started);
             threads.push(thread);
         }
@@ -88,12 +87,12 @@ impl SwapSystem {
     }
 }
 
-/// A disk of at least so many bytes.
-fn take_disk(disks: &Mutex<Vec<SwapDisk>>, bytes: u64) -> Result<SwapDisk, GuestError> {
+/// So many bytes of a disk.
+fn take_disk(disks: &Mutex<Disks>, bytes: u64) -> Result<Share, GuestError> {
     let wanted = bytes >> PAGE_SHIFT;
-    let mut disks = disks.lock();
+    let disks = &mut disks.lock().swap;
     let found = disks.iter().position(|disk| disk.slots() >= wanted);
-    found.map(|index| disks.remove(index)).ok_or(GuestError::NoDisk(wanted))
+    found.map(|index| disks.remove(index).into_share(wanted)).ok_or(GuestError::NoDisk(wanted))
 }
 
 /// Who moves pages on to the disk.

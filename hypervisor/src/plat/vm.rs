@@ -72,10 +72,8 @@ pub(crate) struct Vm {
     pub memory: Memory<PhysicalMemory>,
     /// Its place among those that are told of flushes.
     pub tag: GuestTag,
-    /// TSC frequency in Hz, the host's and the guest's.
-    pub tsc_hz: u64,
-    /// Seconds since 1970 when the TSC was 0.
-    pub boot_seconds: u64,
+    /// Its time.
+    pub clock: Clock,
     /// Host operations beside it, for tests.
     pub storm: Storm,
     pub(super) machine: &'static Machine,
@@ -97,7 +95,7 @@ pub(crate) struct Vm {
     pub(super) console: spin::Mutex<Console>,
     stirrer: Option<spin::Mutex<Stirrer>>,
     host_operations: Option<spin::Mutex<HostOperations<PhysicalMemory>>>,
-    oracle: bool,
+    pub(super) oracle: bool,
     pub(super) storms: bool,
     pub(super) pauses: Pauses,
     /// Somebody copies it: whoever comes by leaves its state.
@@ -108,15 +106,29 @@ pub(crate) struct Vm {
     departure: Departure,
 }
 
-/// Time, as all guests of a machine see it.
+/// Time, as a guest sees it: the machine's, unless it began on another one.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct MachineClock {
-    /// TSC frequency in Hz.
+pub(crate) struct Clock {
+    /// TSC frequency in Hz, the machine's and the guest's.
     pub tsc_hz: u64,
-    /// Seconds since 1970 when the TSC was 0.
+    /// Seconds since 1970 when the guest's TSC was 0.
     pub boot_seconds: u64,
+    /// What the guest's TSC is ahead of the machine's.
+    pub tsc_offset: i64,
     /// See [`devices::Config`].
     pub shortest_period: u64,
+}
+
+impl Clock {
+    /// The guest's TSC.
+    pub(crate) fn now(&self) -> Ticks {
+        Ticks(tsc().wrapping_add_signed(self.tsc_offset))
+    }
+
+    /// The machine's TSC at a time of the guest's.
+    pub(crate) const fn machine_ticks(&self, time: Ticks) -> u64 {
+        time.0.saturating_add_signed(self.tsc_offset.wrapping_neg())
+    }
 }
 
 /// Which guest of how many.
@@ -133,7 +145,7 @@ pub(crate) struct Place {
 }
 
 /// What the devices have to know of the guest.
-fn board_config(guest: &Guest<'_>, squeezed_to: Option<u64>, clock: MachineClock) -> devices::Config {
+fn board_config(guest: &Guest<'_>, squeezed_to: Option<u64>, clock: Clock) -> devices::Config {
     let ram: &Ram = &guest.ram;
     devices::Config {
         vcpus: guest.vcpus,
@@ -163,12 +175,12 @@ impl Vm {
         memory.obey(place.config).map_err(VmError::Setup)?;
         let entry = firmware::boot(guest, &mut &memory).map_err(VmError::Firmware)?;
         let board = Board::new(&board_config(guest, place.config.balloon, machine.clock));
-        let mut vm = Self::of(machine, place, host, memory, board)?;
+        let mut vm = Self::of(machine, place, host, (memory, board, machine.clock))?;
         vm.stirrer = Stirrer::new(guest.ram, boot.inject.stir).map(spin::Mutex::new);
         Ok((vm, entry))
     }
 
-    /// A guest with this memory and these devices. The caller is its supervisor.
+    /// A guest with this memory, these devices and this time. The caller is its supervisor.
     ///
     /// # Errors
     /// [`VmError::TooMany`].
@@ -176,8 +188,7 @@ impl Vm {
         machine: &'static Machine,
         place: Place,
         host: &HostMemory,
-        memory: Memory<PhysicalMemory>,
-        board: Board,
+        (memory, board, clock): (Memory<PhysicalMemory>, Board, Clock),
     ) -> Result<Self, VmError> {
         let ept_root = memory.mmu().root().expect("nothing has released the address space");
         let name = place.among_others.then_some(&*place.name);
@@ -185,8 +196,7 @@ impl Vm {
         Ok(Self {
             memory,
             tag: GuestTag::new(ept_root).ok_or(VmError::TooMany)?,
-            tsc_hz: machine.clock.tsc_hz,
-            boot_seconds: machine.clock.boot_seconds,
+            clock,
             storm: Storm::default(),
             index: place.index,
             started: AtomicU64::new(0),
@@ -440,7 +450,7 @@ impl Vm {
 
     /// A byte of input, for which there is room.
     pub(super) fn console_input(&self, byte: u8) {
-        self.console.lock().note_input(Ticks(tsc()));
+        self.console.lock().note_input(self.clock.now());
         // There is room, so the byte is taken.
         let _ = self.with_devices(None, |board| board.console_input(&[byte]));
     }

@@ -15,13 +15,13 @@ const DR6: u64 = 0xffff_0ff0;
 /// One virtual processor's, while they are not in a processor.
 #[derive(Clone)]
 pub(super) struct Extended {
-    vectors: fpu::Area,
+    pub(super) vectors: fpu::Area,
     /// XCR0 as the guest has set it.
-    xcr0: u64,
+    pub(super) xcr0: u64,
     /// Values of MSRs, by number.
-    msrs: Vec<(u32, u64)>,
+    pub(super) msrs: Vec<(u32, u64)>,
     /// DR0 to DR3, DR6.
-    debug: [u64; 5],
+    pub(super) debug: [u64; 5],
 }
 
 impl Extended {

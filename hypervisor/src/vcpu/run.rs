@@ -7,7 +7,7 @@ use crate::plat::{End, Vm};
 use crate::sched::{self, Turn};
 use crate::vmx::{EntryError, VmcsError, invept_single};
 use core::fmt;
-use devices::{Startup, Ticks, VcpuId};
+use devices::{Startup, VcpuId};
 use vmxdefs::check::{Rules, Violations, explain};
 use vmxdefs::controls::Pin;
 use vmxdefs::exit::{EntryFailure, Exit};
@@ -116,7 +116,7 @@ fn step(vcpu: &mut Vcpu, vm: &Vm) -> Result<(), Result<End, RunError>> {
 impl Vcpu {
     /// Looks at the board, if there is news or a timer is due; chooses what the next entry delivers.
     fn look(&mut self, vm: &Vm) -> Result<(), End> {
-        let now = Ticks(tsc());
+        let now = vm.clock.now();
         let due = self.deadline.is_some_and(|deadline| deadline <= now);
         if !vm.control(self.id).take_news() && !due {
             self.deliver_pending();
@@ -153,7 +153,7 @@ impl Vcpu {
     fn sleep(&mut self, vm: &Vm) {
         let control = vm.control(self.id);
         let for_good = self.activity == Activity::AwaitsStartup || !self.accepts_interrupts();
-        let deadline = self.deadline.map(|deadline| deadline.0);
+        let deadline = self.deadline.map(|deadline| vm.clock.machine_ticks(deadline));
         control.publish(&self.counters, &self.ticks);
         vm.service_console();
         if for_good {
@@ -211,7 +211,7 @@ impl Vcpu {
 
     /// Makes the guest exit when its next device timer is due, or its turn is over.
     fn set_timer(&mut self, vm: &Vm) {
-        let device = self.deadline.map(|deadline| deadline.0);
+        let device = self.deadline.map(|deadline| vm.clock.machine_ticks(deadline));
         let deadline = [device, self.turn_ends, self.deaf_until(vm)].into_iter().flatten().min();
         if !self.vmcs.controls().has_pin(Pin::PREEMPTION_TIMER) {
             cpu::timer::arm(deadline);
@@ -228,7 +228,7 @@ impl Vcpu {
     /// its stay whatever RFLAGS.IF is (SDM vol. 3C 26.2); Bochs 2.7 does not, where RFLAGS.IF is 0 from the entry on.
     fn deaf_until(&self, vm: &Vm) -> Option<u64> {
         let may_be_wanted = sched::online() > 1 && !self.has_interrupts_on();
-        may_be_wanted.then(|| tsc() + vm.tsc_hz / DEAF_PART)
+        may_be_wanted.then(|| tsc() + vm.clock.tsc_hz / DEAF_PART)
     }
 
     /// Tells what is wrong with the guest state, rule by rule.

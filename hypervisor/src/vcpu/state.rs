@@ -6,6 +6,8 @@ use crate::vmx::GuestRegisters;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use devices::interrupt_status;
+use snapshot::Processor;
+use vmxdefs::controls::EntryControls;
 use vmxdefs::event::Event;
 use vmxdefs::field::{Field, Segment, VIRTUAL_PROCESSOR};
 
@@ -39,6 +41,71 @@ impl VcpuState {
     }
 }
 
+/// A saved virtual processor that is none of Herald's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Strange;
+
+impl VcpuState {
+    /// As a snapshot holds it.
+    pub(crate) fn save(&self) -> Processor {
+        Processor {
+            fields: fields().map(Field::encoding).zip(self.fields).collect(),
+            general: self.registers.general,
+            cr2: self.registers.cr2,
+            vectors: self.extended.vectors.bytes(),
+            xcr0: self.extended.xcr0,
+            msrs: self.extended.msrs.clone(),
+            debug: self.extended.debug,
+            activity: self.activity as u8,
+            pending: self
+                .pending
+                .map(|event| snapshot::Event { information: event.encode(), error_code: event.error_code }),
+            nmi_waits: self.nmi_waits,
+            serves: self.serves,
+            apic: self.apic.as_ref().map(|registers| registers.to_vec()),
+        }
+    }
+
+    /// As a snapshot of this format held it, for a processor that has all that the guest has seen.
+    ///
+    /// # Errors
+    /// [`Strange`].
+    pub(crate) fn load(saved: &Processor) -> Result<Box<Self>, Strange> {
+        let known = saved.fields.len() == fields().count()
+            && fields().zip(&saved.fields).all(|(field, (encoding, _))| field.encoding() == *encoding);
+        let mut extended = Extended::new();
+        let numbers = |msrs: &[(u32, u64)]| -> Vec<u32> { msrs.iter().map(|(number, _)| *number).collect() };
+        if !known
+            || numbers(&extended.msrs) != numbers(&saved.msrs)
+            || !extended.vectors.adopt(&saved.vectors)
+        {
+            return Err(Strange);
+        }
+        (extended.xcr0, extended.debug) = (saved.xcr0, saved.debug);
+        extended.msrs.clone_from(&saved.msrs);
+        let mut values = [0; VIRTUAL_PROCESSOR.len() + SEGMENT_FIELDS];
+        values.iter_mut().zip(&saved.fields).for_each(|(value, (_, saved))| *value = *saved);
+        let pending =
+            saved.pending.map(|event| Event::decode(event.information, event.error_code.unwrap_or(0)));
+        Ok(Box::new(Self {
+            fields: values,
+            registers: GuestRegisters { general: saved.general, cr2: saved.cr2 },
+            extended,
+            activity: [Activity::Active, Activity::Halted, Activity::AwaitsStartup]
+                .into_iter()
+                .find(|activity| *activity as u8 == saved.activity)
+                .ok_or(Strange)?,
+            pending: pending.flatten(),
+            nmi_waits: saved.nmi_waits,
+            serves: saved.serves,
+            apic: match &saved.apic {
+                None => None,
+                Some(registers) => Some(registers.clone().try_into().map_err(|_| Strange)?),
+            },
+        }))
+    }
+}
+
 impl Vcpu {
     /// Takes it down. It leaves this CPU.
     pub(crate) fn state(&mut self) -> Box<VcpuState> {
@@ -64,7 +131,12 @@ impl Vcpu {
 
     /// Goes on from a state. It has this CPU.
     pub(super) fn resume(&mut self, state: VcpuState) {
+        let controls = self.vmcs.read(Field::EntryControls);
         fields().zip(state.fields).for_each(|(field, value)| self.vmcs.write(field, value));
+        // The mode is the guest's; the rest was negotiated with this processor, which may be another one.
+        let mode = u64::from(EntryControls::IA32E_GUEST.bits());
+        let mode = self.vmcs.read(Field::EntryControls) & mode;
+        self.vmcs.write(Field::EntryControls, controls | mode);
         self.registers = state.registers;
         self.place.adopt(state.extended);
         self.activity = state.activity;

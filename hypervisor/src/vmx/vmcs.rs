@@ -37,8 +37,17 @@ pub(crate) struct VmcsConfig {
     pub virtual_apic: bool,
     /// Let the guest exit when it spins, where the processor can tell: others may want the CPU.
     pub pause_exits: bool,
+    /// What its TSC is ahead of the machine's, in two's complement; 0: it is the machine's.
+    pub tsc_offset: i64,
     /// Break a rule for the guest state, for tests of the explanation.
     pub fail_entry: bool,
+}
+
+impl VmcsConfig {
+    /// Whether the processor sets A and D bits.
+    fn sets_dirty(&self, capabilities: &Capabilities) -> bool {
+        self.accessed_dirty && capabilities.ept_vpid.contains(EptVpid::ACCESSED_DIRTY)
+    }
 }
 
 /// Why there is no VMCS.
@@ -131,14 +140,12 @@ pub(crate) struct Controls {
 impl Controls {
     /// # Errors
     /// The first field in which something required is missing.
-    fn negotiate(
-        capabilities: &Capabilities,
-        pause_exits: bool,
-        accessed_dirty: bool,
-    ) -> Result<Self, Missing> {
+    fn negotiate(capabilities: &Capabilities, config: &VmcsConfig) -> Result<Self, Missing> {
         let pin = Pin::EXTERNAL_INTERRUPT | Pin::NMI;
         let pin_optional = Pin::PREEMPTION_TIMER | Pin::VIRTUAL_NMI;
-        let proc = Proc::HLT
+        let offset = if config.tsc_offset == 0 { Proc::empty() } else { Proc::TSC_OFFSET };
+        let proc = offset
+            | Proc::HLT
             | Proc::MWAIT
             | Proc::MONITOR
             | Proc::RDPMC
@@ -153,11 +160,11 @@ impl Controls {
         if capabilities.ept_vpid.contains(EptVpid::INVVPID | EptVpid::INVVPID_SINGLE) {
             secondary_optional |= Secondary::VPID;
         }
-        if pause_exits {
+        if config.pause_exits {
             secondary_optional |= Secondary::PAUSE_LOOP;
         }
         // It logs where D is set: without D there is nothing to log, and the entry fails (SDM vol. 3C 27.2.1.1).
-        if accessed_dirty {
+        if config.sets_dirty(capabilities) {
             secondary_optional |= Secondary::PAGE_MODIFICATION_LOG;
         }
         let exit = ExitControls::HOST_64
@@ -218,8 +225,7 @@ impl Vmcs {
         config: &VmcsConfig,
     ) -> Result<Self, VmcsError> {
         let capabilities = vmx.capabilities;
-        let accessed_dirty = config.accessed_dirty && capabilities.ept_vpid.contains(EptVpid::ACCESSED_DIRTY);
-        let controls = Controls::negotiate(&capabilities, config.pause_exits, accessed_dirty)?;
+        let controls = Controls::negotiate(&capabilities, config)?;
         let needed = EptVpid::WALK_4 | EptVpid::WRITE_BACK | EptVpid::INVEPT | EptVpid::INVEPT_SINGLE;
         let missing = needed.difference(capabilities.ept_vpid);
         if !missing.is_empty() {
@@ -240,7 +246,7 @@ impl Vmcs {
         let vmcs = Self {
             controls,
             capabilities,
-            accessed_dirty,
+            accessed_dirty: config.sets_dirty(&capabilities),
             residence,
             _region: region,
             msr_bitmap,
@@ -280,6 +286,9 @@ impl Vmcs {
         if controls.has(Secondary::PAUSE_LOOP) {
             self.try_write(Field::PleGap, PLE_GAP)?;
             self.try_write(Field::PleWindow, PLE_WINDOW)?;
+        }
+        if config.tsc_offset != 0 {
+            self.try_write(Field::TscOffset, config.tsc_offset as u64)?;
         }
         if let Some(tag) = self.residence.tag() {
             self.try_write(Field::Vpid, u64::from(tag))?;

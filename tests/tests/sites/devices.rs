@@ -4,6 +4,7 @@ use addr::{PageSize, Pfn};
 use mm::{CpuIndex, Direct, FrameMemory, Host, SlotError, Store, StoreError, SwapDevice, Unwritten};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use sync::{Held, Rank};
 use tests::machine::Machine;
 
 /// What page 0 of a new disk holds in its first word; page n holds n more.
@@ -15,6 +16,8 @@ pub(crate) struct Platter {
     frames: Vec<Pfn>,
     pub(crate) fails_reads: AtomicBool,
     pub(crate) fails_writes: AtomicBool,
+    /// As the store of a file it takes its time: whoever asks holds no lock of any rank.
+    pub(crate) waits: AtomicBool,
     /// Copies may stay while their pages are in memory.
     pub(crate) keeps: AtomicBool,
     writes: AtomicU64,
@@ -48,6 +51,7 @@ impl Platter {
             frames: (0..pages).map(take).collect(),
             fails_reads: AtomicBool::new(false),
             fails_writes: AtomicBool::new(false),
+            waits: AtomicBool::new(false),
             keeps: AtomicBool::new(false),
             writes: AtomicU64::new(0),
             after_read: Mutex::default(),
@@ -139,6 +143,9 @@ pub(crate) struct Disk(pub(crate) Arc<Platter>);
 
 impl Store for Disk {
     fn read(&self, index: u64, frame: Pfn) -> Result<(), StoreError> {
+        if self.waits() {
+            drop(Held::acquire(Rank::Board));
+        }
         if self.0.read(index, frame) { Ok(()) } else { Err(StoreError { index }) }
     }
 
@@ -149,6 +156,10 @@ impl Store for Disk {
     fn truncate(&self, len: u64) {
         let behind = self.0.frames.iter().skip(len as usize);
         behind.for_each(|&frame| self.0.machine.zero(frame, PageSize::Size4K));
+    }
+
+    fn waits(&self) -> bool {
+        self.0.waits.load(Ordering::Relaxed)
     }
 }
 

@@ -28,6 +28,7 @@ mod swap;
 mod table;
 mod thp;
 mod unmap;
+mod waiting;
 mod writeback;
 mod xip;
 mod young;

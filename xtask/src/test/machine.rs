@@ -4,6 +4,7 @@ use super::fairness::{FAIRNESS, Fairness};
 use super::fixtures::Fixtures;
 use super::medium::{MEDIA, Medium};
 use super::scenario::Scenario;
+use super::snapshots::{SNAPSHOTS, Snapshots};
 use super::stress::{STRESS, Stress};
 use super::table::SCENARIOS;
 use super::weights::{WEIGHTS, Weights};
@@ -19,7 +20,7 @@ use std::time::Instant;
 /// Most scenarios at a time.
 const WORKERS: usize = 2;
 /// Herald's image must stay below this many bytes.
-const LARGEST_IMAGE: usize = 1 << 20;
+const LARGEST_IMAGE: usize = 1280 << 10;
 
 /// Whether the nested lab is wanted beside the scenarios.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,6 +36,7 @@ enum Job {
     Medium(&'static Medium),
     Fairness(&'static Fairness),
     Weights(&'static Weights),
+    Snapshots(&'static Snapshots),
     Stress(&'static Stress),
     Nested,
 }
@@ -46,6 +48,7 @@ impl Job {
             Self::Medium(medium) => medium.name,
             Self::Fairness(fairness) => fairness.name,
             Self::Weights(weights) => weights.name,
+            Self::Snapshots(snapshots) => snapshots.name,
             Self::Stress(stress) => stress.name,
             Self::Nested => "nested",
         }
@@ -58,6 +61,7 @@ impl Job {
             Self::Medium(medium) => medium.run(),
             Self::Fairness(fairness) => fairness.run(fixtures),
             Self::Weights(weights) => weights.run(fixtures),
+            Self::Snapshots(snapshots) => snapshots.run(fixtures),
             Self::Stress(stress) => stress.run(fixtures),
             Self::Nested => match nested::run_in_lab(fixtures, None) {
                 Ok(tally) => return tally,
@@ -112,8 +116,17 @@ fn jobs(lab: Lab) -> Vec<Job> {
     let scenarios = SCENARIOS.iter().copied().flatten().map(Job::Scenario);
     let fairness = FAIRNESS.iter().map(Job::Fairness);
     let weights = WEIGHTS.iter().map(Job::Weights);
+    let snapshots = SNAPSHOTS.iter().map(Job::Snapshots);
     let stress = STRESS.iter().map(Job::Stress);
-    nested.into_iter().chain(stress).chain(media).chain(fairness).chain(weights).chain(scenarios).collect()
+    nested
+        .into_iter()
+        .chain(stress)
+        .chain(media)
+        .chain(fairness)
+        .chain(weights)
+        .chain(snapshots)
+        .chain(scenarios)
+        .collect()
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -15,6 +15,7 @@ mod overcommit;
 mod random;
 mod scenario;
 mod smp;
+mod snapshots;
 mod stress;
 mod table;
 mod weights;

@@ -28,6 +28,7 @@ mod once;
 mod ports;
 mod report;
 mod smp;
+mod snapshot;
 mod spin;
 mod storm;
 mod sweep;
@@ -89,6 +90,7 @@ const TESTS: [(&str, Test); 20] = [
     ("sweep", sweep::run),
     ("clone", clone::run),
     ("merge", merge::run),
+    ("snapshot", snapshot::run),
 ];
 
 unsafe extern "C" {

@@ -77,6 +77,18 @@ pub struct SwapFaults {
     pub write_every: u32,
 }
 
+/// What the disk is for that is labelled as a snapshot's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Snapshot {
+    /// There is none.
+    #[default]
+    None,
+    /// A guest's snapshot goes there, once somebody asks for it.
+    Take,
+    /// The first guest goes on from there: its image, its command line and its size are not used.
+    Restore,
+}
+
 /// What backs guest memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -148,6 +160,8 @@ pub struct BootConfig<'a> {
     pub proactive: u32,
     /// Most of one CPU's time that merging may take, in percent: 1 to 100.
     pub merge_share: u32,
+    /// What the snapshot disk is for.
+    pub snapshot: Snapshot,
     /// Threshold of Herald's log.
     pub log: LogLevel,
     /// Check the coherence rule of the whole machine at each host operation (slow; debug aid and tests).

@@ -23,6 +23,9 @@ pub const STORM: u64 = 0x4845_0005;
 /// Clones the guest: a copy of it goes on beside it, with memory of its own, copied on write. RAX returns 0 in the parent,
 /// and the clone's number among all guests, which is not 0, in the clone; [`FAILED`] where there is none. No arguments.
 pub const CLONE: u64 = 0x4845_0006;
+/// Takes a snapshot of the guest, of this instant, which is written in the background. RAX returns 0 in the guest that goes on,
+/// and 1 in one that is restored; [`FAILED`] where there is none. No arguments.
+pub const SNAPSHOT: u64 = 0x4845_0007;
 /// RAX: the range is not page-aligned, or not inside RAM.
 pub const INVALID: u64 = u64::MAX - 1;
 /// RAX: the caller's privilege level is too low.

@@ -95,6 +95,7 @@ fn the_configuration_round_trips() {
         swap: config::Swap { ram: 1 << 30, disk: 2 << 30 },
         proactive: 20,
         merge_share: 5,
+        snapshot: config::Snapshot::Restore,
         log: config::LogLevel::Info,
         oracle: false,
         telemetry_rate: 0,

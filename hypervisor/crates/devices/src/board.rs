@@ -15,6 +15,7 @@ use crate::testdev::{self, Facts, TestDevice};
 use crate::virtual_apic::Loan;
 use crate::{GeneralProtection, Ticks};
 use addr::Gpa;
+use serde::{Deserialize, Serialize};
 
 /// A virtual processor, by number; its APIC ID is the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,8 +75,8 @@ const SERIAL_LINE: u32 = 1 << serial::IRQ;
 /// The balloon's.
 const BALLOON_LINE: u32 = 1 << balloon::IRQ;
 
-/// All devices of a guest.
-#[derive(Clone, Debug)]
+/// All devices of a guest. Saved and loaded it is what it was: time is the guest's own time-stamp counter (`docs/snapshots.md`).
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Board {
     interrupts: Interrupts,
     pit: Pit,

@@ -259,3 +259,23 @@ proptest! {
         prop_assert!(bytes <= 1 << 16);
     }
 }
+
+#[test]
+fn a_saved_board_goes_on_where_it_was() {
+    let mut board = board(2);
+    let _ = board.port_write(0x43, 1, 0x34, Ticks(10));
+    let _ = board.port_write(0x40, 1, 0x10, Ticks(20));
+    let _ = board.port_write(0x40, 1, 0x10, Ticks(30));
+    let _ = board.port_write(0x3f8, 1, u32::from(b'x'), Ticks(40));
+    let _ = board.console_input(b"input");
+    let saved = postcard::to_stdvec(&board).expect("encodes");
+    let mut loaded: Board = postcard::from_bytes(&saved).expect("decodes");
+    assert_eq!(postcard::to_stdvec(&loaded).expect("encodes"), saved);
+    assert_eq!(loaded.next_deadline(VcpuId(0)), board.next_deadline(VcpuId(0)));
+    let mut output = Vec::new();
+    loaded.console_output(&mut |bytes| output.extend_from_slice(bytes));
+    assert_eq!(output, b"x");
+    assert_eq!(loaded.port_read(0x3f8, 1, Ticks(50)), board.port_read(0x3f8, 1, Ticks(50)));
+    // Cut off anywhere it is none.
+    assert!((0..saved.len()).all(|len| postcard::from_bytes::<Board>(&saved[..len]).is_err()));
+}

@@ -13,6 +13,7 @@ use crate::pic::Pic;
 use crate::virtual_apic::Loan;
 use crate::{GeneralProtection, Ticks, VcpuId};
 use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
 
 const IA32_APIC_BASE: u32 = 0x1b;
 const IA32_TSC_DEADLINE: u32 = 0x6e0;
@@ -22,7 +23,7 @@ const PAGE: u64 = 0x1000;
 /// A guest cannot have more: each has a bit in a set.
 const MAX_VCPUS: u32 = u64::BITS;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Interrupts {
     pub(crate) pic: Pic,
     ioapic: IoApic,

@@ -8,6 +8,7 @@
 //! ```
 
 use crate::message::{Delivery, Destination, LEVEL, MASKED, Message};
+use serde::{Deserialize, Serialize};
 
 /// The registers' guest-physical address.
 pub(crate) const BASE: u64 = 0xfec0_0000;
@@ -30,7 +31,7 @@ const REMOTE_IRR: u32 = 1 << 14;
 const LOW_BITS: u32 = 0x1_afff;
 const HIGH_BITS: u32 = 0xff00_0000;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Entry {
     low: u32,
     high: u32,
@@ -42,7 +43,7 @@ impl Entry {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct IoApic {
     index: u8,
     id: u32,

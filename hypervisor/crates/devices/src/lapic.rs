@@ -17,6 +17,7 @@ use crate::message::{ASSERT, Delivery, Destination, LEVEL, LOWEST_VECTOR, MASKED
 use crate::time::Ticks;
 use crate::vectors::Vectors;
 use crate::virtual_apic::{Loan, Registers};
+use serde::{Deserialize, Serialize};
 
 /// Register numbers.
 pub(crate) mod register {
@@ -96,7 +97,7 @@ pub(crate) enum Action {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NoRegister;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct LocalApic {
     id: u32,
     base: u64,

@@ -12,9 +12,10 @@
 //! ```
 
 use crate::time::Ticks;
+use serde::{Deserialize, Serialize};
 
 /// Bits 18:17 of the timer's LVT entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Mode {
     OneShot,
     Periodic,
@@ -32,7 +33,7 @@ impl Mode {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum State {
     Stopped,
     /// The count was `from` at `began`.
@@ -43,7 +44,7 @@ enum State {
     Armed(Ticks),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Timer {
     mode: Mode,
     initial: u32,

@@ -58,6 +58,7 @@ mod pic;
 mod pit;
 mod pm;
 mod rtc;
+mod saved;
 mod serial;
 mod testdev;
 mod time;

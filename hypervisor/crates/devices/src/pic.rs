@@ -2,6 +2,8 @@
 //! master's input 2, and the edge/level registers ELCR at 0x4d0 and 0x4d1 (Intel 8259A data sheet; 82371AB
 //! section 4.2 for ELCR).
 
+use serde::{Deserialize, Serialize};
+
 /// First of the master's two ports.
 pub(crate) const MASTER: u16 = 0x20;
 /// First of the slave's two ports.
@@ -23,7 +25,7 @@ const ICW4_AUTO_EOI: u8 = 1 << 1;
 const OCW3: u8 = 1 << 3;
 
 /// What the next write to the odd port is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Expects {
     Mask,
     Icw2,
@@ -31,7 +33,7 @@ enum Expects {
     Icw4,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Chip {
     irr: u8,
     imr: u8,
@@ -201,7 +203,7 @@ impl Chip {
 }
 
 /// Both chips.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Pic {
     master: Chip,
     slave: Chip,

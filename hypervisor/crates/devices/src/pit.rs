@@ -5,6 +5,7 @@
 //! are binary: nobody uses BCD.
 
 use crate::time::{Clock, Ticks};
+use serde::{Deserialize, Serialize};
 
 /// First of the four ports.
 pub(crate) const BASE: u16 = 0x40;
@@ -17,14 +18,14 @@ const GATE2: u8 = 1 << 0;
 const REFRESH: u8 = 1 << 4;
 const OUT2: u8 = 1 << 5;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Access {
     Low,
     High,
     Both,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Channel {
     mode: u8,
     access: Access,
@@ -160,7 +161,7 @@ impl Channel {
 }
 
 /// The timer and port 0x61.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Pit {
     clock: Clock,
     channels: [Channel; 3],

@@ -3,6 +3,7 @@
 //! mode is always on.
 
 use crate::time::{Clock, Ticks};
+use serde::{Deserialize, Serialize};
 
 /// PM1a status and enable, 2 bytes each; the first port of all.
 pub(crate) const EVENT: u16 = 0x600;
@@ -31,7 +32,7 @@ pub(crate) enum Power {
 }
 
 /// The registers.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Pm {
     clock: Clock,
     enable: [u8; 2],

@@ -3,6 +3,8 @@
 //! guests from before E820.
 
 use crate::time::{Clock, Ticks};
+use serde::{Deserialize, Serialize};
+use serde_big_array::BigArray;
 
 /// Index; data is one further.
 pub(crate) const INDEX: u16 = 0x70;
@@ -59,11 +61,12 @@ impl Date {
 }
 
 /// Clock and CMOS memory.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Rtc {
     microseconds: Clock,
     boot_seconds: u64,
     index: u8,
+    #[serde(with = "BigArray")]
     cmos: [u8; 128],
 }
 

@@ -10,6 +10,7 @@
 
 use alloc::collections::VecDeque;
 use bitflags::bitflags;
+use serde::{Deserialize, Serialize};
 
 /// First port.
 pub(crate) const BASE: u16 = 0x3f8;
@@ -27,14 +28,14 @@ const OUTPUT_MAX: usize = 64 * 1024;
 const FIFO: usize = 16;
 
 bitflags! {
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
     struct Ier: u8 {
         const RECEIVED = 1 << 0;
         const TRANSMIT_EMPTY = 1 << 1;
         const LINE_STATUS = 1 << 2;
         const MODEM_STATUS = 1 << 3;
     }
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
     struct Mcr: u8 {
         const DTR = 1 << 0;
         const RTS = 1 << 1;
@@ -63,7 +64,7 @@ const MSR_RI: u8 = 1 << 6;
 const MSR_DCD: u8 = 1 << 7;
 
 /// The UART and both queues of its host side.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Serial {
     ier: Ier,
     lcr: u8,

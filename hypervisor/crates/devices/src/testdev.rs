@@ -1,6 +1,7 @@
 //! The test device ([`abi::testdev`] has the ports) and a minimal fw_cfg, as kvm-unit-tests use them.
 
 use abi::testdev::{IRQ_LINE, IRQ_LINES, SCRATCH};
+use serde::{Deserialize, Serialize};
 
 /// fw_cfg's selector, 16 bits.
 pub(crate) const FW_CFG_SELECTOR: u16 = 0x510;
@@ -14,7 +15,7 @@ const RAM_END: u16 = 0x11;
 const SCRATCH_BYTES: u16 = 4;
 
 /// What fw_cfg tells.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Facts {
     pub(crate) vcpus: u32,
     pub(crate) ram_bytes: u64,
@@ -22,7 +23,7 @@ pub(crate) struct Facts {
 }
 
 /// Scratch register, driven lines, and fw_cfg's place.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct TestDevice {
     facts: Facts,
     scratch: [u8; 4],

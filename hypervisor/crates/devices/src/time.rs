@@ -1,8 +1,10 @@
 //! Time, as all devices see it: the guest's time-stamp counter, passed in with every access. Devices
 //! hold no clock of their own, so a run can be repeated.
 
+use serde::{Deserialize, Serialize};
+
 /// A value of the time-stamp counter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub struct Ticks(pub u64);
 
 impl Ticks {
@@ -20,7 +22,7 @@ impl Ticks {
 }
 
 /// Converts between ticks of the TSC and periods of a device's input clock.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Clock {
     tsc_hz: u64,
     hz: u64,

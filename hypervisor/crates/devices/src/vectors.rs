@@ -1,7 +1,9 @@
 //! A set of interrupt vectors: ISR, TMR or IRR, eight words of 32 bits (SDM vol. 3A 11.8.4). Before each
 //! VM entry somebody asks for the greatest, and nearly always the set is empty: that has to be cheap.
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Vectors {
     words: [u32; 8],
     /// A bit for each word that is not 0.

@@ -73,6 +73,12 @@ pub trait Store: Send + Sync {
         true
     }
 
+    /// Whether pages come from a device: whoever asks for one has to wait, and so holds no lock. Nobody maps such a file but
+    /// privately.
+    fn waits(&self) -> bool {
+        false
+    }
+
     /// For stores that are execute-in-place: what is at `index`. The answer changes only from a hole to a frame,
     /// by [`Store::fill_hole`]. Called under the page-table lock, too: it does not wait.
     fn direct(&self, index: u64) -> Option<Direct> {
@@ -222,6 +228,27 @@ impl<H: Host> File<H> {
         }
     }
 
+    /// Caches a page that somebody has read before anybody wanted it, and takes the frame's one reference; not if the page is
+    /// there. Only for a store that never changes: the frame may be older than what was last written.
+    pub fn offer(&self, index: u64, frame: Pfn) {
+        let evictions = self.cache.lock().evictions;
+        self.insert(index, frame, evictions);
+        self.put(frame);
+    }
+
+    /// Whether a page has to be read first, by who holds no lock.
+    pub(crate) fn is_unread(&self, index: u64) -> bool {
+        self.store.waits() && {
+            let cache = self.cache.lock();
+            index < cache.len && !cache.pages.contains_key(&index)
+        }
+    }
+
+    /// Reads a page, by who holds no lock: it stays in the cache until the result is dropped.
+    pub(crate) fn read_ahead(self: &Arc<Self>, index: u64) -> Result<ReadPage<H>, PageError> {
+        self.page(index).map(|frame| ReadPage { file: Arc::clone(self), index, frame })
+    }
+
     /// Caches a page that was read; not if somebody else was faster, or the file changed meanwhile.
     fn insert(&self, index: u64, frame: Pfn, evictions: u64) -> bool {
         let mut cache = self.cache.lock();
@@ -301,6 +328,25 @@ impl<H: Host> File<H> {
         if self.meta(frame).put() {
             self.host.retire(frame, PageSize::Size4K);
         }
+    }
+}
+
+/// A page of a file, read for a fault: with a reference.
+pub(crate) struct ReadPage<H: Host> {
+    file: Arc<File<H>>,
+    index: u64,
+    frame: Pfn,
+}
+
+/// Where the fault was a write, it has a copy now, and nobody else may ever want the page.
+impl<H: Host> Drop for ReadPage<H> {
+    fn drop(&mut self) {
+        let meta = self.file.meta(self.frame);
+        let lock = meta.lock();
+        // The cache's reference, and this one: no entry maps it.
+        self.file.remove_if(self.index, self.frame, || meta.count() == 2);
+        drop(lock);
+        self.file.put(self.frame);
     }
 }
 

@@ -23,6 +23,7 @@ use crate::virtio::transport::{self, Identity, Loan, Served, Transport};
 use crate::virtio::{Broken, Memory};
 use addr::{Gpa, PAGE_SHIFT};
 use batch::Batch;
+use serde::{Deserialize, Serialize};
 
 /// Guest-physical address of the registers.
 pub const BASE: u64 = 0xfeb0_0000;
@@ -59,7 +60,7 @@ const NUMBER_BYTES: u32 = 4;
 const NUMBERS: u32 = 128;
 
 /// What has been given back since the guest's start, in pages of 4 KiB.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Given {
     /// Put into the balloon.
     pub inflated: u64,
@@ -70,7 +71,7 @@ pub struct Given {
 }
 
 /// What a balloon is like now, in pages of 4 KiB.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BalloonState {
     /// Pages that it is to hold.
     pub target: u32,
@@ -81,7 +82,7 @@ pub struct BalloonState {
 }
 
 /// The device.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Balloon {
     transport: Transport<QUEUES>,
     state: BalloonState,

@@ -10,6 +10,7 @@
 
 use super::{Broken, Memory};
 use addr::Gpa;
+use serde::{Deserialize, Serialize};
 
 /// Most entries.
 pub(crate) const LARGEST: u16 = 128;
@@ -28,7 +29,7 @@ const INDIRECT: u16 = 1 << 2;
 const NO_INTERRUPT: u16 = 1 << 0;
 
 /// Where a queue lies, as the driver says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Places {
     pub(crate) size: u32,
     pub(crate) descriptors: u64,
@@ -37,11 +38,14 @@ pub(crate) struct Places {
 }
 
 /// A queue at work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Queue {
     size: u16,
+    #[serde(with = "crate::saved")]
     descriptors: Gpa,
+    #[serde(with = "crate::saved")]
     available: Gpa,
+    #[serde(with = "crate::saved")]
     used: Gpa,
     next_available: u16,
     next_used: u16,

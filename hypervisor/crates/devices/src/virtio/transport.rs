@@ -11,6 +11,8 @@
 
 use super::Broken;
 use super::queue::{Places, Queue};
+use serde::{Deserialize, Serialize};
+use serde_big_array::BigArray;
 
 /// VIRTIO_F_VERSION_1: the driver must take it.
 pub(crate) const VERSION_1: u64 = 1 << 32;
@@ -65,17 +67,18 @@ const USED: u32 = 1 << 0;
 const CONFIGURATION: u32 = 1 << 1;
 
 /// What a device is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Identity<const QUEUES: usize> {
     /// Device type (chapter 5).
     pub(crate) device: u32,
     /// Offered, beside [`VERSION_1`].
     pub(crate) features: u64,
     /// Largest size of each queue; 0: there is none.
+    #[serde(with = "BigArray")]
     pub(crate) sizes: [u16; QUEUES],
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct Slot {
     places: Places,
     queue: Option<Queue>,
@@ -90,7 +93,7 @@ pub(crate) struct Loan {
 }
 
 /// The loan that is out.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Out {
     index: usize,
     /// The queue is not what it was when it was lent.
@@ -109,7 +112,7 @@ pub(crate) enum Served {
 }
 
 /// Registers and queues.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Transport<const QUEUES: usize> {
     identity: Identity<QUEUES>,
     device_features_select: u32,
@@ -119,6 +122,7 @@ pub(crate) struct Transport<const QUEUES: usize> {
     interrupt: u32,
     generation: u32,
     selected: u32,
+    #[serde(with = "BigArray")]
     slots: [Slot; QUEUES],
     out: Option<Out>,
 }

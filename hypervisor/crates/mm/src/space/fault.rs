@@ -7,16 +7,20 @@
 //!                          ├─ nothing ─────────────► anon.rs, file.rs, huge.rs
 //!                          ├─ note: swap slot ─────► swapin.rs
 //!                          └─ note: file offset ───► file.rs
+//!   of swap, or of a file that waits for a device: no lock ─► read it, hold it ─► again
 //!   each: prepare frame and tables ─► page-table lock ─► entry still what it was? ─► install
 //!                                                            └─ no: give back; walk again
 //! ```
 
+use super::file::page_error;
 use super::swapin::SwappedIn;
 use super::{AddressSpace, FaultError, Mapping};
+use crate::file::File;
 use crate::host::Host;
 use crate::shrink::ATTEMPTS;
 use crate::vma::{Access, Vma, VmaKind, VmaTree};
 use addr::{Hva, PageSize};
+use alloc::sync::Arc;
 use core::cell::Cell;
 use paging::{Found, HostEntry, Leaf, Note, TableEntry, View};
 
@@ -41,17 +45,24 @@ pub(super) struct Fault<'v, H: Host> {
 }
 
 /// What one look at the tables has come to.
-enum Attempt {
+enum Attempt<H: Host> {
     /// An entry allows the access.
     Done(Mapping),
     /// The page has to be read from this slot first.
     InSwap(u64),
+    /// It has to be read from this file first.
+    InFile(Arc<File<H>>, u64),
 }
 
 impl<H: Host> Fault<'_, H> {
     /// Index of the page in its area's numbering.
     pub(super) fn index(&self) -> u64 {
         self.vma.index_of(self.page)
+    }
+
+    /// The file that the page has to be read from first.
+    fn unread_file(&self) -> Option<&Arc<File<H>>> {
+        self.vma.kind.file().filter(|file| file.is_unread(self.index()))
     }
 }
 
@@ -66,13 +77,20 @@ impl<H: Host> AddressSpace<H> {
     /// [`FaultError`]; nothing has changed then (I16).
     pub fn fault_in(&self, address: Hva, access: Access) -> Result<Mapping, FaultError> {
         self.stay_below_limit(address, access)?;
-        let mut swapped = None;
+        let (mut swapped, mut _read) = (None, None);
         let mut attempts = 0..ATTEMPTS;
         loop {
             // No lock is held: a device may read, and what goes for this page's sake may be of this address space.
             let outcome = match self.try_fault_in(address, access, swapped.take()) {
                 Ok(Attempt::Done(mapping)) => return Ok(mapping),
                 Ok(Attempt::InSwap(slot)) => self.mm.read_swapped(slot),
+                Ok(Attempt::InFile(file, index)) => match file.read_ahead(index) {
+                    Ok(page) => {
+                        _read = Some(page);
+                        Ok(None)
+                    }
+                    Err(error) => Err(page_error(error, address)),
+                },
                 Err(error) => Err(error),
             };
             match outcome {
@@ -88,7 +106,7 @@ impl<H: Host> AddressSpace<H> {
         address: Hva,
         access: Access,
         swapped: Option<SwappedIn<'_, H>>,
-    ) -> Result<Attempt, FaultError> {
+    ) -> Result<Attempt<H>, FaultError> {
         let vmas = self.vmas.read();
         let vma = vmas.find(address).ok_or(FaultError::Unmapped(address))?;
         if !vma.protection.allows(access) {
@@ -108,7 +126,10 @@ impl<H: Host> AddressSpace<H> {
                     }
                 }
                 View::Note(Note::Offset(index)) => self.map_file_page(&fault, found.entry, index)?,
-                View::Empty | View::Table(_) => self.missing(&fault)?,
+                View::Empty | View::Table(_) => match fault.unread_file() {
+                    Some(file) => return Ok(Attempt::InFile(Arc::clone(file), fault.index())),
+                    None => self.missing(&fault)?,
+                },
             }
         }
     }

@@ -33,6 +33,7 @@ mod rmapped;
 mod share;
 mod swapin;
 mod swapped;
+mod used;
 mod zap;
 
 use crate::host::Host;

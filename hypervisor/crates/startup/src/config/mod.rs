@@ -32,7 +32,7 @@ mod text;
 
 use crate::size::{Size, parse_size};
 use abi::config::{
-    Backing, BootConfig, Inject, LogLevel, MAX_VCPUS, MAX_VMS, MERGE_SHARE, Paging, Swap, VmConfig,
+    Backing, BootConfig, Inject, LogLevel, MAX_VCPUS, MAX_VMS, MERGE_SHARE, Paging, Snapshot, Swap, VmConfig,
 };
 use addr::PAGE_SIZE;
 use alloc::format;
@@ -251,6 +251,7 @@ impl ConfigFile {
             swap: Swap::default(),
             proactive: 0,
             merge_share: self.merge_share,
+            snapshot: Snapshot::None,
             log: self.log,
             oracle: false,
             telemetry_rate: 0,

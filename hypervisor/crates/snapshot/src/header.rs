@@ -1,0 +1,137 @@
+//! The header: the first sector of a file, and the label of a disk that is to become one.
+
+use crate::layout::{behind, pages_of};
+use crate::{PAGE_BYTES, Page, empty_page, sum};
+use alloc::boxed::Box;
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// First bytes of a snapshot.
+pub const MAGIC: [u8; 8] = *b"HERALDSN";
+/// First bytes of a disk that waits for one.
+pub const EMPTY: [u8; 8] = *b"HERALDSE";
+/// Version of the format; raised with every change of it, or of what the sections hold.
+pub const VERSION: u32 = 1;
+
+/// Where a section lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Extent {
+    /// Its first page.
+    pub page: U64,
+    /// Its length.
+    pub bytes: U64,
+    /// CRC-32 of its bytes.
+    pub checksum: U32,
+    /// Zero.
+    pub reserved: U32,
+}
+
+impl Extent {
+    /// A section of these bytes, from this page on.
+    pub(crate) fn of(page: u64, bytes: &[u8]) -> Self {
+        Self {
+            page: page.into(),
+            bytes: (bytes.len() as u64).into(),
+            checksum: sum(bytes).into(),
+            reserved: U32::ZERO,
+        }
+    }
+
+    /// The page behind it; `None`: there is no such number.
+    pub(crate) fn end(&self) -> Option<u64> {
+        self.page.get().checked_add(pages_of(self.bytes.get()))
+    }
+}
+
+/// The first sector.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Header {
+    /// [`MAGIC`]; [`EMPTY`] while the snapshot is not complete.
+    pub magic: [u8; 8],
+    /// [`VERSION`].
+    pub version: U32,
+    /// CRC-32 of the whole sector with this field zero.
+    pub checksum: U32,
+    /// Bytes of the whole file.
+    pub bytes: U64,
+    /// Pages of the guest's memory.
+    pub memory: U64,
+    /// Those of them that are stored: all others hold zeros.
+    pub stored: U64,
+    /// The sections: machine, board, page map.
+    pub sections: [Extent; 3],
+    /// First page of the room for the working set.
+    pub working_set: U64,
+    /// Zero.
+    pub reserved: [u8; 392],
+}
+
+const _: () = assert!(size_of::<Header>() == 512);
+
+/// Whether a snapshot begins with these bytes, or a disk for one, whatever else may be wrong with it.
+#[must_use]
+pub fn is_labelled(magic: &[u8; 8]) -> bool {
+    [MAGIC, EMPTY].contains(magic)
+}
+
+impl Header {
+    /// A header without contents.
+    pub(crate) fn blank() -> Self {
+        Self {
+            magic: EMPTY,
+            version: VERSION.into(),
+            checksum: U32::ZERO,
+            bytes: U64::ZERO,
+            memory: U64::ZERO,
+            stored: U64::ZERO,
+            sections: [Extent::of(0, &[]); 3],
+            working_set: U64::ZERO,
+            reserved: [0; 392],
+        }
+    }
+
+    /// The label of a disk of so many bytes that is to become a snapshot.
+    #[must_use]
+    pub fn empty(bytes: u64) -> Self {
+        Self { bytes: bytes.into(), ..Self::blank() }.sealed()
+    }
+
+    /// With the right checksum.
+    #[must_use]
+    pub fn sealed(self) -> Self {
+        Self { checksum: self.computed_checksum().into(), ..self }
+    }
+
+    /// The checksum that belongs into the header.
+    #[must_use]
+    pub fn computed_checksum(&self) -> u32 {
+        sum(Self { checksum: U32::ZERO, ..*self }.as_bytes())
+    }
+
+    /// As the first page.
+    #[must_use]
+    pub fn to_page(self) -> Box<Page> {
+        let mut page = empty_page();
+        page[..size_of::<Self>()].copy_from_slice(self.as_bytes());
+        page
+    }
+
+    /// Whether all that it names lies behind the memory and inside the file, one behind the other.
+    pub(crate) fn is_sound(&self) -> bool {
+        let pages = self.bytes.get() / PAGE_BYTES as u64;
+        // Far below where an address in the file would overflow.
+        if self.stored > self.memory || self.stored.get() > pages {
+            return false;
+        }
+        let mut next = behind(self.stored.get());
+        for section in &self.sections {
+            match section.end().filter(|_| section.page == next) {
+                Some(end) => next = end,
+                None => return false,
+            }
+        }
+        self.working_set == next && self.working_set.get() <= pages
+    }
+}

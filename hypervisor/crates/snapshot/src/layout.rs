@@ -1,0 +1,43 @@
+//! Where what lies in a file, in pages from its start.
+
+use crate::PAGE_BYTES;
+use crate::working_set::AREA_PAGES;
+
+/// Pages of a chunk behind its page of checksums: one checksum each, and one for the checksums.
+pub(crate) const CHUNK: u64 = PAGE_BYTES as u64 / 4 - 1;
+/// A file is a whole number of these pages: cylinders of the disks that emulators make of files, 16 heads of 63 sectors.
+const UNIT: u64 = 126;
+/// Most pages of all but memory and its map: header, machine, board.
+const BESIDE: u64 = 1024;
+
+/// The page of checksums of a chunk.
+pub(crate) const fn sums_at(chunk: u64) -> u64 {
+    1 + chunk * (CHUNK + 1)
+}
+
+/// The page of memory that was stored as the `number`th.
+pub(crate) const fn stored_at(number: u64) -> u64 {
+    sums_at(number / CHUNK) + 1 + number % CHUNK
+}
+
+/// The first page behind so many stored ones.
+pub(crate) const fn behind(stored: u64) -> u64 {
+    if stored == 0 { 1 } else { stored_at(stored - 1) + 1 }
+}
+
+/// Pages that hold so many bytes.
+pub(crate) const fn pages_of(bytes: u64) -> u64 {
+    bytes.div_ceil(PAGE_BYTES as u64)
+}
+
+/// So many pages, in whole units, in bytes.
+pub(crate) const fn padded_bytes(pages: u64) -> u64 {
+    pages.next_multiple_of(UNIT) * PAGE_BYTES as u64
+}
+
+/// Bytes that a snapshot of so much memory can have at most.
+#[must_use]
+pub const fn most_bytes(memory: u64) -> u64 {
+    let pages = pages_of(memory);
+    padded_bytes(behind(pages) + pages_of(pages.div_ceil(8)) + BESIDE + AREA_PAGES)
+}
