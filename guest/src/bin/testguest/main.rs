@@ -68,7 +68,7 @@ impl Guest {
 
 type Test = fn(&mut Guest) -> Result<(), Failure>;
 
-const TESTS: [(&str, Test); 20] = [
+const TESTS: [(&str, Test); 22] = [
     ("hello", hello::run),
     ("notifier", notifier::run),
     ("costs", costs::run),
