@@ -259,3 +259,22 @@ fn small_areas_have_no_huge_pages() -> Outcome {
     assert_eq!(b.space(0).space.collapse(page(0)), Ok(false));
     b.finish()
 }
+
+/// Of one that is zeros for the most part only what was written needs frames; one without zeros stays.
+#[test]
+fn a_huge_page_is_split_where_merging_gains_by_it() -> Outcome {
+    let b = Bench::new(LARGE);
+    one_huge_page(&b)?;
+    (512..1024).for_each(|index| assert_eq!(b.store(0, index, index), Verdict::Done));
+    assert_eq!(b.size(0, 600), Some(PageSize::Size2M));
+    b.does(0, "MADV_MERGEABLE", |space| space.madvise(page(0), bytes(1024), Advice::Mergeable))?;
+    (0..4).for_each(|_| _ = b.mm.merge(u64::MAX));
+    assert_eq!(b.size(0, 5), Some(PageSize::Size4K));
+    assert_eq!(b.size(0, 600), Some(PageSize::Size2M));
+    assert_eq!(b.space(0).space.resident_frames(), 512 + 52);
+    b.guest_writes(0, 20, 77)?;
+    b.guest_writes(0, 21, 78)?;
+    b.both_read(0, 21, 78)?;
+    b.tenths_read(0, 1000, &[20])?;
+    b.finish()
+}

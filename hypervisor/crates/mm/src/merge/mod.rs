@@ -179,9 +179,9 @@ impl<H: Host> Mm<H> {
         let Some(other) = merge.candidates.insert(page.checksum, this) else { return false };
         let Some(others) = other.space.upgrade() else { return false };
         let Some(merged) = others.make_merged(other.address, page.frame) else { return false };
-        // Now that it cannot change: what it is found by.
-        let checksum = self.host().checksum(merged.frame);
         let joined = space.become_merged(page.address, page.frame, &merged);
+        // What it is found by, now that it cannot change: what its like has; at worst, what that had before.
+        let checksum = if joined { page.checksum } else { self.host().checksum(merged.frame) };
         self.put(merged.frame);
         merge.stable.add(checksum, merged);
         joined

@@ -47,7 +47,8 @@ impl<H: Host> Stable<H> {
     /// Whether `suits` says so of a page with this checksum. A reference is held on it meanwhile.
     pub(super) fn find(&self, mm: &Mm<H>, checksum: u32, mut suits: impl FnMut(&Merged<H>) -> bool) -> bool {
         let found = self.by_checksum.get(&checksum);
-        found.into_iter().flatten().any(|merged| {
+        // The newest first: those before it have as many sharers as they may.
+        found.into_iter().flat_map(|all| all.iter().rev()).any(|merged| {
             let held = merged.hold(mm);
             let suited = held && suits(merged);
             if held {

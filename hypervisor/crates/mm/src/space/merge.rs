@@ -59,7 +59,10 @@ impl<H: Host> AddressSpace<H> {
                 && matches!(vma.kind, VmaKind::Anonymous(PageSize::Size4K))
         });
         let mut blocks = parts.flat_map(|(part, _)| blocks(part));
-        let found = blocks.by_ref().take(BLOCKS).find_map(|block| self.unmerged_in(block));
+        let found = blocks.by_ref().take(BLOCKS).find_map(|block| {
+            self.split_where_it_pays(block);
+            self.unmerged_in(block)
+        });
         match found {
             Some((address, frame)) => Next::Page(address, frame),
             None => blocks.next().map_or(Next::None, |block| Next::Later(block.start())),

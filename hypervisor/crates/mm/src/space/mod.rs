@@ -25,6 +25,7 @@ mod fork_shared;
 mod huge;
 mod map;
 mod merge;
+mod merge_huge;
 mod nonlinear;
 mod page;
 mod protect;
