@@ -20,7 +20,9 @@ pub(crate) struct Platter {
     pub(crate) waits: AtomicBool,
     /// Copies may stay while their pages are in memory.
     pub(crate) keeps: AtomicBool,
+    reads: AtomicU64,
     writes: AtomicU64,
+    before_mapped: Next,
     after_read: Next,
     after_write: Next,
 }
@@ -53,7 +55,9 @@ impl Platter {
             fails_writes: AtomicBool::new(false),
             waits: AtomicBool::new(false),
             keeps: AtomicBool::new(false),
+            reads: AtomicU64::new(0),
             writes: AtomicU64::new(0),
+            before_mapped: Mutex::default(),
             after_read: Mutex::default(),
             after_write: Mutex::default(),
         })
@@ -62,6 +66,11 @@ impl Platter {
     /// Frames that it is made of.
     pub(crate) fn held(&self) -> u64 {
         self.frames.len() as u64
+    }
+
+    /// Pages read so far.
+    pub(crate) fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
     }
 
     /// Pages written so far.
@@ -78,9 +87,15 @@ impl Platter {
         let works = !self.fails_reads.load(Ordering::Relaxed);
         if works {
             self.machine.copy(self.frames[index as usize], frame);
+            self.reads.fetch_add(1, Ordering::Relaxed);
             take(&self.after_read);
         }
         works
+    }
+
+    /// Runs `work`, on another thread, once a fault is about to map a page of a file that needs no reading.
+    pub(crate) fn before_next_mapped(&self, work: impl FnOnce() + Send + 'static) {
+        set(&self.before_mapped, work);
     }
 
     /// Runs `work`, on another thread, once the next page was read and before the reader goes on.
@@ -160,6 +175,12 @@ impl Store for Disk {
 
     fn waits(&self) -> bool {
         self.0.waits.load(Ordering::Relaxed)
+    }
+
+    /// Not execute-in-place; but a fault asks.
+    fn direct(&self, _index: u64) -> Option<Direct> {
+        take(&self.0.before_mapped);
+        None
     }
 }
 

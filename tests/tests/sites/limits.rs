@@ -53,6 +53,21 @@ fn a_fault_fails_where_nothing_of_the_space_can_go() -> Outcome {
     b.finish()
 }
 
+/// What is read through a shared table counts for the other.
+#[test]
+fn who_may_have_no_frame_reads_what_he_shares() -> Outcome {
+    let b = Bench::new(Plan { swap: 0, ..WIDE });
+    b.map_pages(0, 0, PAGES)?;
+    b.guest_writes(0, 0, 100)?;
+    let child = b.fork(0)?;
+    b.space(child).space.set_limit(Some(0));
+    b.both_read(child, 0, 100)?;
+    b.same("a guest's store", Verdict::OutOfMemory, b.guest_store(child, 0, 1))?;
+    b.same("a guest's load", Verdict::OutOfMemory, b.guest_load(child, 1))?;
+    b.both_read(0, 0, 100)?;
+    b.finish()
+}
+
 /// Two spaces with as many pages, all used lately: what goes is of the one with the smaller weight, down to its share.
 #[test]
 fn who_has_more_than_his_share_loses_first() -> Outcome {

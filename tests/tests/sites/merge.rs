@@ -256,6 +256,21 @@ fn a_merged_page_that_went_to_swap_can_go_again_from_each() -> Outcome {
     b.finish()
 }
 
+/// The frame that came back for it is in the swap cache, for the sake of the other's entry, and nobody is its owner.
+#[test]
+fn what_came_back_for_a_guest_that_has_ended_goes_again() -> Outcome {
+    let b = Bench::merged(SMALL)?;
+    b.page_out(0, 0)?;
+    b.both_read(0, 0, 10)?;
+    b.end_space(0)?;
+    b.merge_all()?;
+    assert_eq!(b.mm.swap_cached_frames().len(), 1);
+    b.mm.shrink(1);
+    assert_eq!(b.mm.swap_cached_frames().len(), 0);
+    b.both_read(1, 0, 10)?;
+    b.finish()
+}
+
 #[test]
 fn a_merged_page_that_one_guest_uses_stays() -> Outcome {
     let b = Bench::merged(SMALL)?;

@@ -4,7 +4,7 @@ use crate::Outcome;
 use crate::bench::{Bench, LARGE, SMALL, answer, bytes};
 use crate::scenario::Scenario;
 use addr::PageSize;
-use mm::{Advice, Protection, Remap, Spared};
+use mm::{Advice, Host, Protection, Remap, Spared};
 use tests::lab::{Notice, Verdict, page};
 
 impl Bench {
@@ -221,6 +221,23 @@ fn pages_that_somebody_shares_or_holds_do_not_collapse() -> Outcome {
     b.both_read(0, 20, 1020)?;
     let log = std::sync::Arc::clone(&b.space(0).log);
     assert_eq!(log.count(Notice::RangeBegin), log.count(Notice::RangeEnd));
+    b.finish()
+}
+
+/// Whichever it is: those before it and those behind it are free, each by itself.
+#[test]
+fn a_huge_page_of_which_one_frame_is_held_goes_in_pieces() -> Outcome {
+    let b = Bench::new(LARGE);
+    one_huge_page(&b)?;
+    for index in [0, 9, 511] {
+        let left = b.holding(0, index, |frame| {
+            let gone = b.space(0).space.discard(page(0), bytes(512));
+            gone.map(|()| b.machine.frames().meta(frame).count())
+        })?;
+        assert_eq!(left, Ok(1));
+        b.guest_writes(0, 5, 5)?;
+        assert_eq!(b.size(0, 5), Some(PageSize::Size2M));
+    }
     b.finish()
 }
 

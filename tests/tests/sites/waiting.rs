@@ -88,6 +88,33 @@ fn two_may_wait_for_one_page() -> Outcome {
     Arc::into_inner(b).expect("the other thread has ended").finish()
 }
 
+#[test]
+fn a_page_that_goes_before_it_is_mapped_is_waited_for_without_a_lock() -> Outcome {
+    let b = Arc::new(Bench::new(SMALL));
+    let (file, platter) = restored(&b)?;
+    let second = b.add_space();
+    b.map(second, pages(0, 8), VmaKind::Private(file, 0))?;
+    b.both_read(0, 0, DISK)?;
+    let other = Arc::clone(&b);
+    platter.before_next_mapped(move || other.page_out(0, 0).expect("it goes"));
+    b.both_read(second, 0, DISK)?;
+    assert_eq!(platter.reads(), 2);
+    Arc::into_inner(b).expect("the other thread has ended").finish()
+}
+
+/// A restored guest's virtual processors wait side by side.
+#[test]
+fn who_waits_for_a_page_reads_it_once_whatever_goes_meanwhile() -> Outcome {
+    let b = Arc::new(Bench::new(SMALL));
+    let (file, platter) = restored(&b)?;
+    let other = Arc::clone(&b);
+    platter.after_next_read(move || _ = other.store(0, 0, 9));
+    b.guest_reads(0, 1, DISK + 1)?;
+    assert_eq!(platter.reads(), 2);
+    drop(file);
+    Arc::into_inner(b).expect("the other thread has ended").finish()
+}
+
 /// The clone that is written out while its parent writes, as a snapshot is: it reads what was there at the instant.
 #[test]
 fn a_copy_of_a_restored_guest_is_written_out_as_it_was() -> Outcome {

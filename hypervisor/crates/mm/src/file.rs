@@ -129,7 +129,7 @@ struct Cache {
     /// Length in pages.
     len: u64,
     /// Pages ever evicted, and times that the file shrank: a page read while this changed may be older than what was
-    /// written back, or cut off.
+    /// written back, or cut off. (Where pages have to be waited for nothing is written back: there, times that it shrank.)
     evictions: u64,
 }
 
@@ -207,16 +207,9 @@ impl<H: Host> File<H> {
     /// The frame of a page, read if need be, with a reference for the caller.
     pub(crate) fn page(&self, index: u64) -> Result<Pfn, PageError> {
         loop {
-            let evictions = {
-                let cache = self.cache.lock();
-                if index >= cache.len {
-                    return Err(PageError::Beyond);
-                }
-                if let Some(&frame) = cache.pages.get(&index) {
-                    self.meta(frame).get();
-                    return Ok(frame);
-                }
-                cache.evictions
+            let evictions = match self.find(index)? {
+                Ok(frame) => return Ok(frame),
+                Err(evictions) => evictions,
             };
             let frame = self.host.allocate_zeroed(PageSize::Size4K).map_err(PageError::OutOfFrames)?;
             let read = self.store.read(index, frame).map_err(PageError::Store);
@@ -226,6 +219,26 @@ impl<H: Host> File<H> {
             self.put(frame);
             read?;
         }
+    }
+
+    /// The frame of a cached page, with a reference for the caller; else the number of evictions so far.
+    fn find(&self, index: u64) -> Result<Result<Pfn, u64>, PageError> {
+        let cache = self.cache.lock();
+        if index >= cache.len {
+            return Err(PageError::Beyond);
+        }
+        Ok(cache.pages.get(&index).map_or(Err(cache.evictions), |&frame| {
+            self.meta(frame).get();
+            Ok(frame)
+        }))
+    }
+
+    /// The same for who holds a lock. `None`: it has to be waited for, though it was there a moment ago.
+    pub(crate) fn page_at_once(&self, index: u64) -> Result<Option<Pfn>, PageError> {
+        if self.store.waits() {
+            return self.find(index).map(Result::ok);
+        }
+        self.page(index).map(Some)
     }
 
     /// Caches a page that somebody has read before anybody wanted it, and takes the frame's one reference; not if the page is
@@ -312,7 +325,7 @@ impl<H: Host> File<H> {
             return false;
         }
         cache.pages.remove(&index);
-        cache.evictions += 1;
+        cache.evictions += u64::from(!self.store.waits());
         drop(cache);
         self.meta(frame).clear_owner();
         self.put(frame);

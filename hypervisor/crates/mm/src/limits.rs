@@ -102,8 +102,7 @@ impl<H: Host> AddressSpace<H> {
                 break;
             }
         }
-        let is_there = || self.lookup(address).is_some_and(|page| page.writable || access == Access::Read);
-        if self.resident_frames() < limit || is_there() {
+        if self.resident_frames() < limit || self.has_page(address, access) {
             return Ok(());
         }
         Err(FaultError::OverLimit { frames: limit })

@@ -82,18 +82,22 @@ impl<H: Host> Mm<H> {
     pub(crate) fn put_page(&self, frame: Pfn, size: PageSize) {
         let count = size.base_pages();
         let meta = |index| self.host().frames().meta(frame.add(index));
-        // Nobody else can add a reference to a frame that has only this one.
-        let whole = (0..count).all(|index| meta(index).count() == 1);
-        if whole && meta(0).has(PageFlags::POOL) {
+        if meta(0).has(PageFlags::POOL) && (0..count).all(|index| meta(index).count() == 1) {
             (0..count).for_each(|index| meta(index).forget());
             meta(0).set(PageFlags::POOL);
             self.host().poison(frame, size);
             return self.pools().give(frame, size);
         }
+        // No count that was looked at before will do: merging holds any frame for a moment (`merge/stable.rs`).
+        let retire = |index| self.host().retire(frame.add(index), PageSize::Size4K);
+        let mut whole = true;
         for index in 0..count {
             let last = meta(index).put();
-            if last && !whole {
-                self.host().retire(frame.add(index), PageSize::Size4K);
+            if !last && whole {
+                (0..index).for_each(retire);
+                whole = false;
+            } else if last && !whole {
+                retire(index);
             }
         }
         if whole {

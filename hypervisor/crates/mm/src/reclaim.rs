@@ -198,6 +198,20 @@ impl<H: Host> Mm<H> {
         evicted
     }
 
+    /// A page in the swap cache that nobody maps goes, and is written before if need be. Nobody is asked whose it was: of merged
+    /// pages that have gone to one slot it was that of the first to come back, which may have ended since. The caller holds
+    /// a reference.
+    pub(crate) fn evict_stranded(&self, frame: Pfn, slot: u64) -> Result<(), Spared> {
+        let meta = self.meta(frame);
+        let _lock = meta.lock();
+        if meta.swap_slot() != Some(slot) || meta.map_count() > 0 {
+            return Err(Spared::Busy);
+        }
+        let evicted = self.write_to_slot(frame, slot);
+        self.keep_cached_if_noted(frame, slot, evicted);
+        evicted
+    }
+
     /// Entries that went are notes of a cached slot: they come back by a fault. Where none went, because others had
     /// unmapped the page before, nobody else would ever take the frame out of the cache. The page lock is held.
     pub(crate) fn keep_cached_if_noted(&self, frame: Pfn, slot: u64, evicted: Result<(), Spared>) {

@@ -214,7 +214,7 @@ impl<H: Host> Mm<H> {
         }
     }
 
-    /// Writes a page again that swap had no room for when it was unmapped.
+    /// Writes a page again that swap had no room for when it was unmapped, or drops one that is there.
     fn shrink_stranded(&self, frame: Pfn, shrunk: &mut Shrunk) {
         let swap = self.swap();
         let Some(slot) = self.host().frames().meta(frame).swap_slot() else { return };
@@ -224,7 +224,7 @@ impl<H: Host> Mm<H> {
         let probe = swap.probe(slot, |cached| self.host().frames().meta(cached).get());
         let Probe::Cached(cached) = probe else { return };
         if cached == frame {
-            self.count(frame, self.reclaim(frame), shrunk);
+            self.count(frame, self.evict_stranded(frame, slot), shrunk);
         }
         self.put(cached);
     }

@@ -63,9 +63,11 @@ impl Drop for Held {
     }
 }
 
-const ALL: [Rank; 20] = [
+/// In order: a place in this list is a bit of the mask.
+const ALL: [Rank; Rank::RunQueue as usize + 1] = [
     Rank::Board,
     Rank::Reclaim,
+    Rank::Merge,
     Rank::Mmap,
     Rank::Page,
     Rank::FileRmap,
@@ -79,12 +81,20 @@ const ALL: [Rank; 20] = [
     Rank::NotifierChain,
     Rank::Slots,
     Rank::Mmu,
+    Rank::DirtyLog,
     Rank::Spaces,
     Rank::Pool,
     Rank::FrameCache,
     Rank::Buddy,
     Rank::RunQueue,
 ];
+const _: () = {
+    let mut place = 0;
+    while place < ALL.len() {
+        assert!(ALL[place] as usize == place, "a rank is not in its place");
+        place += 1;
+    }
+};
 
 /// Checks the order before a lock of this rank is waited for.
 #[track_caller]

@@ -1,6 +1,6 @@
 //! Merged pages, by their checksums. Where one has as many sharers as it may, there is another of the same contents.
 
-use crate::frames::PageFlags;
+use crate::frames::{FrameMeta, PageFlags};
 use crate::host::Host;
 use crate::mm::Mm;
 use crate::rmap::Rmap;
@@ -19,14 +19,19 @@ impl<H: Host> Merged<H> {
     /// Whether the frame still is that page: while it has references, its owner says so. Then a reference is the caller's.
     fn hold(&self, mm: &Mm<H>) -> bool {
         let meta = mm.host().frames().meta(self.frame);
-        if !meta.try_get() {
+        // Asked before, too: others' frames are seldom held, and never for long.
+        if !self.is_in(meta) || !meta.try_get() {
             return false;
         }
-        let is_it = meta.has(PageFlags::MERGED) && meta.owner() == Some((self.rmap.id(), 0));
+        let is_it = self.is_in(meta);
         if !is_it {
             mm.put(self.frame);
         }
         is_it
+    }
+
+    fn is_in(&self, meta: &FrameMeta) -> bool {
+        meta.has(PageFlags::MERGED) && meta.owner() == Some((self.rmap.id(), 0))
     }
 }
 

@@ -134,6 +134,12 @@ impl<H: Host> AddressSpace<H> {
         }
     }
 
+    /// Whether a fault would find an entry that allows the access. Takes the mmap lock for reading.
+    pub(crate) fn has_page(&self, address: Hva, access: Access) -> bool {
+        let _vmas = self.vmas.read();
+        self.look(address).leaf().is_some_and(|leaf| allows(&leaf, access))
+    }
+
     /// Lock-free: held for reading, the mmap lock keeps the tables from vanishing, but for shared ones.
     fn look(&self, page: Hva) -> Found<HostEntry> {
         let found = self.walk_owned(page);

@@ -33,7 +33,9 @@ impl<H: Host> AddressSpace<H> {
         file: &Arc<File<H>>,
         index: u64,
     ) -> Result<(), FaultError> {
-        let frame = file.page(index).map_err(|error| page_error(error, fault.page))?;
+        let page = file.page_at_once(index).map_err(|error| page_error(error, fault.page))?;
+        // It went since the fault looked: he looks again, and waits without a lock.
+        let Some(frame) = page else { return Ok(()) };
         if fault.vma.kind.is_private() && fault.access == Access::Write {
             let copy = self.private_copy(fault, frame);
             let mapped = copy.and_then(|copy| self.map_copy(fault, seen, file, (frame, index), copy));

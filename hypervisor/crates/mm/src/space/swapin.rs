@@ -146,12 +146,15 @@ impl<H: Host> AddressSpace<H> {
     /// Whether no entry here would be found from the frame: pages that were merged have gone to one slot, and another of
     /// them was back first (Linux: `ksm_might_need_to_copy`). The page lock is held.
     fn is_anothers(&self, fault: &Fault<'_, H>, frame: Pfn) -> bool {
-        let Some((owner, index)) = self.host().frames().meta(frame).owner() else { return false };
+        let meta = self.host().frames().meta(frame);
+        let Some((owner, index)) = meta.owner() else { return false };
         let chain = fault.vmas.prepare_anon(fault.vma, self.mm.rmaps());
         if owner == chain.id() && index == fault.index() {
             return false;
         }
-        let sharers = self.mm.rmaps().get(owner).and_then(|rmap| rmap.sharers());
+        // The number of another page's owner may be a merged page's by now.
+        let merged = meta.has(PageFlags::MERGED).then(|| self.mm.rmaps().get(owner)).flatten();
+        let sharers = merged.and_then(|rmap| rmap.sharers());
         !sharers.is_some_and(|all| {
             all.iter().any(|(rmap, index)| Arc::ptr_eq(rmap, chain) && *index == fault.index())
         })
