@@ -19,7 +19,8 @@ use crate::exit;
 use crate::io::DiskQueue;
 use crate::physmem::PhysicalMemory;
 use crate::vcpu::{Start, VcpuState};
-use abi::config::SwapFaults;
+use crate::vmx::VirtualApic;
+use abi::config::{MAX_VCPUS, SwapFaults};
 use addr::{Gpa, GpaRange, PAGE_SHIFT, PAGE_SIZE, PageSize, Pfn};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -88,7 +89,9 @@ impl fmt::Display for RestoreError {
                 write!(f, "it has {snapshot} virtual processors, the configuration says {configured}")
             }
             Self::Strange(what) => write!(f, "its {what} makes no sense to this build"),
-            Self::VirtualApic => f.write_str("its local APICs need --apic-virtualisation"),
+            Self::VirtualApic => {
+                f.write_str("its local APICs need --apic-virtualisation, and a processor that has it")
+            }
             Self::Oracle { now, then } => {
                 write!(f, "the oracle saw memory of digest {then:#x}, and sees {now:#x?} now")
             }
@@ -175,8 +178,16 @@ impl Machine {
         if snapshot as u64 != u64::from(configured) {
             return Err(RestoreError::Processors { snapshot, configured });
         }
+        // No guest's TSC comes that far, and no sum of ticks overflows before.
+        if saved.tsc.cast_signed() < 0 {
+            return Err(RestoreError::Strange("time"));
+        }
+        if configured > MAX_VCPUS {
+            return Err(RestoreError::Strange("number of virtual processors"));
+        }
         let lent = saved.processors.iter().any(|processor| processor.apic.is_some());
-        if lent && !self.config.apic_virtualisation { Err(RestoreError::VirtualApic) } else { Ok(()) }
+        let lends = self.config.apic_virtualisation && VirtualApic::is_offered(&self.vmx.capabilities);
+        if lent && !lends { Err(RestoreError::VirtualApic) } else { Ok(()) }
     }
 }
 
