@@ -147,6 +147,12 @@ impl Machine {
             log::info!("{}: the oracle sees the memory of the instant", place.name);
         }
         let vm = Vm::of(self, place.clone(), host, (memory, board, clock)).map_err(GuestError::Vm)?;
+        if place.config.merge {
+            log::warn!(
+                "{}: its pages are not merged: its memory is a file, but for what it discards",
+                place.name
+            );
+        }
         log::info!("guest {} goes on from a snapshot of {} pages", place.name, source.snapshot.header.stored);
         let ahead = Ahead::new(&source, files);
         Ok((vm, starts, ahead))
@@ -196,14 +202,15 @@ fn starts(saved: &snapshot::Machine) -> Result<Vec<Start>, RestoreError> {
     states.collect::<Result<_, _>>().map_err(|_| RestoreError::Strange("virtual processor"))
 }
 
-/// The memory; `None`: not in whole pages, or at no address.
+/// The memory; `None`: not in whole pages, at no address, or not in order.
 fn ram(ranges: &[Range]) -> Option<Vec<GpaRange>> {
     let whole = |bytes: u64| bytes.is_multiple_of(PAGE_SIZE);
     let range = |range: &Range| {
         (whole(range.start) && whole(range.bytes) && range.bytes != 0).then_some(())?;
         GpaRange::sized(Gpa::try_new(range.start)?, range.bytes)
     };
-    ranges.iter().map(range).collect()
+    let ram: Vec<GpaRange> = ranges.iter().map(range).collect::<Option<_>>()?;
+    ram.is_sorted_by(|before, behind| before.end() <= behind.start()).then_some(ram)
 }
 
 /// The disk, for the format.
