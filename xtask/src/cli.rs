@@ -117,7 +117,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "restore")]
     pub(crate) snapshot: Option<PathBuf>,
     /// Go on from a snapshot
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["guest", "kernel", "append", "memory", "vcpus", "vms", "config"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["guest", "kernel", "initrd", "append", "memory", "vcpus", "vms", "balloon", "config"])]
     pub(crate) restore: Option<PathBuf>,
     /// Standard input and output are the guest's console; Herald's log goes to standard error
     #[arg(long)]

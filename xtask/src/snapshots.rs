@@ -8,6 +8,7 @@
 use crate::cli::RunArgs;
 use crate::error::usage;
 use crate::run::file_name;
+use abi::config::MAX_VCPUS;
 use anyhow::{Context, Result};
 use snapshot::{Blocks, Header, OpenError, Page, Snapshot, most_bytes};
 use std::fs::File;
@@ -65,6 +66,10 @@ pub(crate) fn check(args: &RunArgs) -> Result<()> {
     if let Some(path) = &args.restore {
         restored(path)?;
     }
+    // After the run it would be too late.
+    if let Some(path) = args.snapshot.as_ref().filter(|path| path.is_dir()) {
+        return Err(usage(format!("--snapshot {}: it is a directory", path.display())));
+    }
     let dir = args.snapshot.as_ref().map(|path| (path, path.parent().unwrap_or(Path::new(""))));
     match dir.filter(|(_, dir)| !dir.as_os_str().is_empty() && !dir.is_dir()) {
         Some((path, dir)) => {
@@ -81,8 +86,11 @@ pub(crate) fn check(args: &RunArgs) -> Result<()> {
 pub(crate) fn restored(path: &Path) -> Result<Restored> {
     let refuse = |why: String| usage(format!("--restore {}: {why}", path.display()));
     let snapshot = open(path).map_err(|error| refuse(error.to_string()))?;
-    let (memory, vcpus) = (snapshot.machine.memory(), snapshot.machine.processors.len() as u32);
-    Ok(Restored { name: file_name(path), memory, vcpus })
+    let (memory, vcpus) = (snapshot.machine.memory(), snapshot.machine.processors.len());
+    match u32::try_from(vcpus).ok().filter(|&vcpus| vcpus <= MAX_VCPUS) {
+        Some(vcpus) => Ok(Restored { name: file_name(path), memory, vcpus }),
+        None => Err(refuse(format!("{vcpus} virtual processors, a guest has at most {MAX_VCPUS}"))),
+    }
 }
 
 /// The disk that the arguments ask for.
@@ -147,10 +155,13 @@ pub(crate) fn keep(dir: &Path, path: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{SnapshotDisk, image, keep, restored};
+    use super::{SnapshotDisk, check, image, keep, restored};
+    use crate::cli::{Cli, Command};
     use crate::disk::CYLINDER;
     use crate::error::{USAGE, status_of};
     use crate::run::RunDir;
+    use clap::Parser;
+    use std::path::Path;
 
     #[test]
     fn a_disk_without_a_snapshot_is_none() {
@@ -163,6 +174,19 @@ mod tests {
         let file = dir.path().join("file");
         keep(dir.path(), &file).expect("said");
         assert!(!file.exists());
+    }
+
+    #[test]
+    fn where_no_snapshot_can_go_is_said_before_the_run() {
+        let dir = RunDir::create().expect("a temporary directory");
+        let refusal = |path: &Path| {
+            let path = path.to_str().expect("a name");
+            let cli = Cli::try_parse_from(["xtask", "run", "--snapshot", path]).expect("accepted");
+            let Command::Run(args) = cli.command else { unreachable!("it is a run") };
+            check(&args).expect_err("refused").to_string()
+        };
+        assert!(refusal(dir.path()).ends_with("it is a directory"));
+        assert!(refusal(&dir.path().join("none/file")).ends_with("is no directory"));
     }
 
     #[test]

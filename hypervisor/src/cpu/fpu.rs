@@ -37,10 +37,21 @@ fn support() -> &'static Support {
     })
 }
 
+/// Whether this processor has such an XCR0: x87 is in it, and SSE where AVX is (SDM vol. 1 13.3).
+fn is_legal(value: u64) -> bool {
+    value & !support().components == 0 && value & 1 != 0 && value & 0b110 != 0b100
+}
+
+/// Whether a virtual processor can have such an XCR0 here: also the one after reset, where there is no XSAVE.
+#[must_use]
+pub(crate) fn is_possible(xcr0: u64) -> bool {
+    xcr0 == 1 || is_legal(xcr0)
+}
+
 /// Sets XCR0, which Herald itself has no use for; `false` where the processor lacks XSAVE or a component.
 #[must_use]
 pub(crate) fn set_xcr0(value: u64) -> bool {
-    let legal = value & !support().components == 0 && value & 1 != 0;
+    let legal = is_legal(value);
     if legal {
         // SAFETY: all components exist, x87 among them, and CR4.OSXSAVE is set where there is XSAVE.
         unsafe { xcr0_write(Xcr0::from_bits_unchecked(value)) };
@@ -77,6 +88,16 @@ impl Area {
     #[must_use]
     pub(crate) fn adopt(&mut self, bytes: &[u8]) -> bool {
         let header = LEGACY_BYTES as usize..LEGACY_BYTES as usize + 64;
+        // What FXSAVE has left has no header: x87 and SSE are there.
+        let mut with_header;
+        let bytes = if bytes.len() == header.start {
+            with_header = bytes.to_vec();
+            with_header.resize(header.end, 0);
+            with_header[header.start] = (support().components & 0b11) as u8;
+            &with_header[..]
+        } else {
+            bytes
+        };
         // The components that are there, then zeros (SDM vol. 1 13.4.2); bits of MXCSR that are none (10.2.3).
         let Some((components, rest)) = bytes.get(header).and_then(|header| header.split_first_chunk()) else {
             return false;

@@ -16,7 +16,6 @@ use addr::{PAGE_SIZE, Pfn};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use mm::{Host, OutOfFrames};
 use spin::{Mutex, Once};
@@ -29,8 +28,10 @@ const LOOKS: u64 = 2000;
 /// Before guests: it only moves pages between lines and drive.
 const WEIGHT: u32 = 400;
 
-/// Whom an interrupt wakes: the thread of each disk.
-static THREADS: Mutex<Vec<Arc<Thread>>> = Mutex::new(Vec::new());
+/// Disks that are served in a run: the swap disk, and one for a snapshot. The threads of others would look now and then.
+const MOST_DISKS: usize = 2;
+/// Whom an interrupt wakes: the thread of each disk. Its handler takes no lock: who holds it may be the one interrupted (I4).
+static THREADS: [Once<Arc<Thread>>; MOST_DISKS] = [const { Once::new() }; MOST_DISKS];
 
 /// Frames that devices have kept.
 static LOST: AtomicU64 = AtomicU64::new(0);
@@ -109,9 +110,12 @@ impl DiskQueue {
         let own = Arc::clone(&this);
         let handle = sched::spawn(&Group::new(WEIGHT), move || own.run(&mut server))?;
         this.thread.call_once(|| Arc::clone(handle.thread()));
-        THREADS.lock().push(Arc::clone(handle.thread()));
+        let is_own =
+            |place: &Once<_>| Arc::ptr_eq(place.call_once(|| Arc::clone(handle.thread())), handle.thread());
+        let _noted = THREADS.iter().any(is_own);
         if let Some(line) = line {
-            interrupts::listen_to_disk(line, || THREADS.lock().iter().for_each(|thread| thread.unpark()));
+            let wake = || THREADS.iter().filter_map(Once::get).for_each(Thread::unpark);
+            interrupts::listen_to_disk(line, wake);
         }
         Ok((this, handle))
     }

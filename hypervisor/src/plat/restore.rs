@@ -19,7 +19,8 @@ use crate::exit;
 use crate::io::DiskQueue;
 use crate::physmem::PhysicalMemory;
 use crate::vcpu::{Start, VcpuState};
-use abi::config::SwapFaults;
+use crate::vmx::VirtualApic;
+use abi::config::{MAX_VCPUS, SwapFaults};
 use addr::{Gpa, GpaRange, PAGE_SHIFT, PAGE_SIZE, PageSize, Pfn};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -88,7 +89,9 @@ impl fmt::Display for RestoreError {
                 write!(f, "it has {snapshot} virtual processors, the configuration says {configured}")
             }
             Self::Strange(what) => write!(f, "its {what} makes no sense to this build"),
-            Self::VirtualApic => f.write_str("its local APICs need --apic-virtualisation"),
+            Self::VirtualApic => {
+                f.write_str("its local APICs need --apic-virtualisation, and a processor that has it")
+            }
             Self::Oracle { now, then } => {
                 write!(f, "the oracle saw memory of digest {then:#x}, and sees {now:#x?} now")
             }
@@ -144,6 +147,12 @@ impl Machine {
             log::info!("{}: the oracle sees the memory of the instant", place.name);
         }
         let vm = Vm::of(self, place.clone(), host, (memory, board, clock)).map_err(GuestError::Vm)?;
+        if place.config.merge {
+            log::warn!(
+                "{}: its pages are not merged: its memory is a file, but for what it discards",
+                place.name
+            );
+        }
         log::info!("guest {} goes on from a snapshot of {} pages", place.name, source.snapshot.header.stored);
         let ahead = Ahead::new(&source, files);
         Ok((vm, starts, ahead))
@@ -175,8 +184,16 @@ impl Machine {
         if snapshot as u64 != u64::from(configured) {
             return Err(RestoreError::Processors { snapshot, configured });
         }
+        // No guest's TSC comes that far, and no sum of ticks overflows before.
+        if saved.tsc.cast_signed() < 0 {
+            return Err(RestoreError::Strange("time"));
+        }
+        if configured > MAX_VCPUS {
+            return Err(RestoreError::Strange("number of virtual processors"));
+        }
         let lent = saved.processors.iter().any(|processor| processor.apic.is_some());
-        if lent && !self.config.apic_virtualisation { Err(RestoreError::VirtualApic) } else { Ok(()) }
+        let lends = self.config.apic_virtualisation && VirtualApic::is_offered(&self.vmx.capabilities);
+        if lent && !lends { Err(RestoreError::VirtualApic) } else { Ok(()) }
     }
 }
 
@@ -185,14 +202,15 @@ fn starts(saved: &snapshot::Machine) -> Result<Vec<Start>, RestoreError> {
     states.collect::<Result<_, _>>().map_err(|_| RestoreError::Strange("virtual processor"))
 }
 
-/// The memory; `None`: not in whole pages, or at no address.
+/// The memory; `None`: not in whole pages, at no address, or not in order.
 fn ram(ranges: &[Range]) -> Option<Vec<GpaRange>> {
     let whole = |bytes: u64| bytes.is_multiple_of(PAGE_SIZE);
     let range = |range: &Range| {
         (whole(range.start) && whole(range.bytes) && range.bytes != 0).then_some(())?;
         GpaRange::sized(Gpa::try_new(range.start)?, range.bytes)
     };
-    ranges.iter().map(range).collect()
+    let ram: Vec<GpaRange> = ranges.iter().map(range).collect::<Option<_>>()?;
+    ram.is_sorted_by(|before, behind| before.end() <= behind.start()).then_some(ram)
 }
 
 /// The disk, for the format.

@@ -96,8 +96,10 @@ impl Vm {
     pub(crate) fn snapshot(&self, asker: Option<Asker>) -> Result<(), SnapshotError> {
         let machine = self.machine;
         self.prepare_copy().map_err(SnapshotError::Copy)?;
+        // Else the disk is somebody's whom this guest must not take it from: one that is to be restored, say.
         let wanted = machine.config.snapshot == Snapshot::Take;
-        let disk = machine.disks.lock().snapshot.take().filter(|_| wanted).ok_or(SnapshotError::NoDisk)?;
+        let disk = wanted.then(|| machine.disks.lock().snapshot.take()).flatten();
+        let disk = disk.ok_or(SnapshotError::NoDisk)?;
         let copied = self.copy(RESTORED, asker, || Instant {
             tsc: self.clock.now().0,
             digest: self.oracle.then(|| digest(&self.memory).ok()).flatten(),

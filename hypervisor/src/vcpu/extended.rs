@@ -6,7 +6,7 @@ use crate::cpu::fpu;
 use alloc::vec::Vec;
 use core::arch::asm;
 use raw_cpuid::CpuId;
-use vmxdefs::msr::{SWITCHED, TSC_AUX};
+use vmxdefs::msr::{self, SWITCHED, TSC_AUX};
 use x86::msr::{rdmsr, wrmsr};
 
 /// DR6 after reset (SDM vol. 3A table 10-1).
@@ -39,6 +39,13 @@ impl Extended {
         }
     }
 
+    /// Whether a processor takes all of it: what it refuses is #GP in Herald.
+    pub(super) fn is_legal(&self) -> bool {
+        let msrs = self.msrs.iter().all(|&(number, value)| msr::is_legal(number, value));
+        // MOV to DR6 (SDM vol. 3B 18.2.6): the upper half is 0.
+        msrs && fpu::is_possible(self.xcr0) && self.debug[4] >> 32 == 0
+    }
+
     /// XSETBV by the guest, which has the processor now; `false` where it lacks a component.
     pub(super) fn set_xcr0(&mut self, value: u64) -> bool {
         let done = fpu::set_xcr0(value);
@@ -62,8 +69,8 @@ impl Extended {
     pub(super) fn restore(&self) {
         self.vectors.restore(self.xcr0);
         for (number, value) in &self.msrs {
-            // SAFETY: as above; the values are what the processor took from the guest before. Herald neither calls by
-            // SYSCALL nor uses SWAPGS or RDTSCP.
+            // SAFETY: as above; the values are what the processor took from the guest before, or such as it would take
+            // (`is_legal`). Herald neither calls by SYSCALL nor uses SWAPGS or RDTSCP.
             unsafe { wrmsr(*number, *value) };
         }
         write_debug(&self.debug);

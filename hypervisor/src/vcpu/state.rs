@@ -83,6 +83,13 @@ impl VcpuState {
         }
         (extended.xcr0, extended.debug) = (saved.xcr0, saved.debug);
         extended.msrs.clone_from(&saved.msrs);
+        // A processor that waits for a start-up message in guest mode takes no interrupt (SDM vol. 3C 25.4.2): it would not
+        // come back. Those of Herald wait outside.
+        let active =
+            saved.fields.iter().all(|&(field, value)| field != Field::GuestActivity.encoding() || value == 0);
+        if !active || !extended.is_legal() {
+            return Err(Strange);
+        }
         let mut values = [0; VIRTUAL_PROCESSOR.len() + SEGMENT_FIELDS];
         values.iter_mut().zip(&saved.fields).for_each(|(value, (_, saved))| *value = *saved);
         let pending =

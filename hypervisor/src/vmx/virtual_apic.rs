@@ -25,14 +25,17 @@ pub(crate) struct VirtualApic {
 }
 
 impl VirtualApic {
+    /// Whether the processor has such a thing, and all of it.
+    pub(crate) fn is_offered(capabilities: &Capabilities) -> bool {
+        capabilities.proc.offers(PROC_ON.bits()) && capabilities.secondary.offers(SECONDARY_ON.bits())
+    }
+
     /// One that is off; `None` where the processor has no such thing, or only in parts.
     pub(super) fn new(
         capabilities: &Capabilities,
         memory: &Arc<PhysicalMemory>,
     ) -> Result<Option<Self>, OutOfFrames> {
-        let offered =
-            capabilities.proc.offers(PROC_ON.bits()) && capabilities.secondary.offers(SECONDARY_ON.bits());
-        if !offered {
+        if !Self::is_offered(capabilities) {
             return Ok(None);
         }
         let mut bitmap = Box::new([0; BITMAP_BYTES]);

@@ -279,3 +279,44 @@ fn a_saved_board_goes_on_where_it_was() {
     // Cut off anywhere it is none.
     assert!((0..saved.len()).all(|len| postcard::from_bytes::<Board>(&saved[..len]).is_err()));
 }
+
+#[test]
+fn a_board_of_any_file_is_refused_or_works() {
+    // Numbers of one byte, each of which becomes 0 once.
+    let ram = 64;
+    let mut good = Board::new(&Config {
+        vcpus: 2,
+        tsc_hz: 100,
+        ram_bytes: ram,
+        ram_end: ram,
+        boot_seconds: 0,
+        shortest_period: 1,
+        balloon: Some(0),
+    });
+    for (port, value) in [(0x43, 0x14), (0x40, 0x10), (0x43, 0x90), (0x42, 9), (0x70, 4)] {
+        let _ = good.port_write(port, 1, value, Ticks(10));
+    }
+    let saved = postcard::to_stdvec(&good).expect("encodes");
+    for (place, value) in
+        (0..saved.len()).flat_map(|place| [0, 1, 0x55, 0x7f, 0xff].map(|value| (place, value)))
+    {
+        let mut changed = saved.clone();
+        changed[place] = value;
+        let Ok(mut loaded) = postcard::from_bytes::<Board>(&changed) else { continue };
+        for now in [Ticks(50), Ticks(1 << 40), Ticks(1 << 62)] {
+            loaded.advance(now);
+            for port in
+                (0x20..0x24).chain(0x40..0x44).chain(0x60..0x72).chain(0x3f8..0x400).chain(0x600..0x60c)
+            {
+                let _ = loaded.port_read(port, 1, now);
+                let _ = loaded.port_write(port, 1, 0x5a, now);
+            }
+            for vcpu in [VcpuId(0), VcpuId(1)] {
+                let _ = loaded.lend_apic(vcpu);
+                let _ =
+                    (loaded.pending_interrupt(vcpu), loaded.acknowledge(vcpu), loaded.next_deadline(vcpu));
+                let _ = (loaded.take_startup(vcpu), loaded.take_nmi(vcpu), loaded.take_news());
+            }
+        }
+    }
+}

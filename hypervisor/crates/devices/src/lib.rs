@@ -58,7 +58,6 @@ mod pic;
 mod pit;
 mod pm;
 mod rtc;
-mod saved;
 mod serial;
 mod testdev;
 mod time;

@@ -5,6 +5,7 @@
 //! are binary: nobody uses BCD.
 
 use crate::time::{Clock, Ticks};
+use core::num::NonZeroU32;
 use serde::{Deserialize, Serialize};
 
 /// First of the four ports.
@@ -13,6 +14,8 @@ pub(crate) const BASE: u16 = 0x40;
 pub(crate) const SPEAKER: u16 = 0x61;
 /// Periods a second.
 const HZ: u64 = 1_193_182;
+/// The round that a count of 0 stands for.
+const LONGEST: NonZeroU32 = NonZeroU32::new(0x1_0000).expect("not 0");
 
 const GATE2: u8 = 1 << 0;
 const REFRESH: u8 = 1 << 4;
@@ -30,7 +33,7 @@ struct Channel {
     mode: u8,
     access: Access,
     /// Periods of a round, 1 to 65536; `None` until the guest has written a count.
-    count: Option<u32>,
+    count: Option<NonZeroU32>,
     low: Option<u8>,
     read_high: bool,
     latch: Option<u16>,
@@ -83,7 +86,7 @@ impl Channel {
                 return;
             }
         };
-        self.count = Some(if count == 0 { 0x1_0000 } else { u32::from(count) });
+        self.count = Some(NonZeroU32::new(u32::from(count)).unwrap_or(LONGEST));
         self.start = now;
         self.reported = 0;
     }
@@ -95,7 +98,7 @@ impl Channel {
 
     fn value(&self, clock: Clock, now: Ticks) -> u16 {
         let Some(count) = self.count else { return 0 };
-        let (count, elapsed) = (u64::from(count), self.elapsed(clock, now));
+        let (count, elapsed) = (u64::from(count.get()), self.elapsed(clock, now));
         let value = match self.mode {
             2 => count - elapsed % count,
             // Mode 3 counts by two, twice a round.
@@ -107,7 +110,7 @@ impl Channel {
 
     fn out(&self, clock: Clock, now: Ticks) -> bool {
         let Some(count) = self.count else { return self.mode != 0 };
-        let (count, elapsed) = (u64::from(count), self.elapsed(clock, now));
+        let (count, elapsed) = (u64::from(count.get()), self.elapsed(clock, now));
         match self.mode {
             2 => elapsed % count != count - 1,
             3 => elapsed % count < count.div_ceil(2),
@@ -155,7 +158,7 @@ impl Channel {
     /// Rounds that have ended.
     fn rounds(&self, clock: Clock, now: Ticks) -> u64 {
         let Some(count) = self.count else { return 0 };
-        let rounds = self.elapsed(clock, now) / u64::from(count);
+        let rounds = self.elapsed(clock, now) / u64::from(count.get());
         if self.periodic() { rounds } else { rounds.min(1) }
     }
 }
@@ -253,7 +256,7 @@ impl Pit {
 
     fn next_edge(&self) -> Option<Ticks> {
         let channel = &self.channels[0];
-        let count = u64::from(channel.count?);
+        let count = u64::from(channel.count?.get());
         let periods = match (channel.periodic(), channel.reported) {
             (true, reported) => {
                 reported.saturating_mul(count).saturating_add(count.max(self.shortest_period))

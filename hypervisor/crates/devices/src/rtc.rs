@@ -88,7 +88,7 @@ impl Rtc {
 
     pub(crate) fn read(&self, now: Ticks) -> u8 {
         let microseconds = self.microseconds.periods(now.0);
-        let stored = self.cmos[usize::from(self.index)];
+        let stored = self.cmos[usize::from(self.index & 0x7f)];
         match self.index {
             0 | 2 | 4 | 6..=9 | CENTURY => self.time(self.boot_seconds + microseconds / MICROSECONDS),
             REG_A if microseconds % MICROSECONDS >= MICROSECONDS - UIP_MICROSECONDS => stored | UIP,
@@ -104,7 +104,7 @@ impl Rtc {
             REG_C | REG_D => return,
             _ => value,
         };
-        self.cmos[usize::from(self.index)] = value;
+        self.cmos[usize::from(self.index & 0x7f)] = value;
     }
 
     fn time(&self, seconds: u64) -> u8 {

@@ -1,6 +1,7 @@
 //! Time, as all devices see it: the guest's time-stamp counter, passed in with every access. Devices
 //! hold no clock of their own, so a run can be repeated.
 
+use core::num::NonZeroU64;
 use serde::{Deserialize, Serialize};
 
 /// A value of the time-stamp counter.
@@ -21,27 +22,34 @@ impl Ticks {
     }
 }
 
-/// Converts between ticks of the TSC and periods of a device's input clock.
+/// Converts between ticks of the TSC and periods of a device's input clock. Neither is 0, whatever a file says.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Clock {
-    tsc_hz: u64,
-    hz: u64,
+    tsc_hz: NonZeroU64,
+    hz: NonZeroU64,
 }
 
 impl Clock {
     /// A device clock of `hz`, beside a TSC of `tsc_hz`.
     pub(crate) const fn new(tsc_hz: u64, hz: u64) -> Self {
-        Self { tsc_hz: if tsc_hz == 0 { 1 } else { tsc_hz }, hz }
+        Self { tsc_hz: at_least_one(tsc_hz), hz: at_least_one(hz) }
     }
 
     /// Whole device periods in so many ticks.
     pub(crate) fn periods(self, ticks: u64) -> u64 {
-        narrow(u128::from(ticks) * u128::from(self.hz) / u128::from(self.tsc_hz))
+        narrow(u128::from(ticks) * u128::from(self.hz.get()) / u128::from(self.tsc_hz.get()))
     }
 
     /// The ticks after which so many periods have passed, rounded up.
     pub(crate) fn ticks(self, periods: u64) -> u64 {
-        narrow((u128::from(periods) * u128::from(self.tsc_hz)).div_ceil(u128::from(self.hz)))
+        narrow((u128::from(periods) * u128::from(self.tsc_hz.get())).div_ceil(u128::from(self.hz.get())))
+    }
+}
+
+const fn at_least_one(hz: u64) -> NonZeroU64 {
+    match NonZeroU64::new(hz) {
+        Some(hz) => hz,
+        None => NonZeroU64::MIN,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The header: the first sector of a file, and the label of a disk that is to become one.
 
-use crate::layout::{behind, pages_of};
+use crate::layout::{MOST_BESIDE, MOST_MEMORY, behind, map_bytes, pages_of};
 use crate::{PAGE_BYTES, Page, empty_page, sum};
 use alloc::boxed::Box;
 use zerocopy::little_endian::{U32, U64};
@@ -118,11 +118,17 @@ impl Header {
         page
     }
 
-    /// Whether all that it names lies behind the memory and inside the file, one behind the other.
+    /// Whether all that it names lies behind the memory and inside the file, one behind the other, and no section is longer
+    /// than it can be: they are read whole.
     pub(crate) fn is_sound(&self) -> bool {
         let pages = self.bytes.get() / PAGE_BYTES as u64;
         // Far below where an address in the file would overflow.
-        if self.stored > self.memory || self.stored.get() > pages {
+        if self.stored > self.memory || self.stored.get() > pages || self.memory.get() > MOST_MEMORY {
+            return false;
+        }
+        let [machine, board, map] = &self.sections;
+        let beside = machine.bytes.get().saturating_add(board.bytes.get());
+        if beside > MOST_BESIDE || map.bytes.get() != map_bytes(self.memory.get()) {
             return false;
         }
         let mut next = behind(self.stored.get());

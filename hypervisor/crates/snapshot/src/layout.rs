@@ -9,6 +9,10 @@ pub(crate) const CHUNK: u64 = PAGE_BYTES as u64 / 4 - 1;
 const UNIT: u64 = 126;
 /// Most pages of all but memory and its map: header, machine, board.
 const BESIDE: u64 = 1024;
+/// Most bytes of the sections machine and board, which who restores reads at once.
+pub(crate) const MOST_BESIDE: u64 = (BESIDE - 1) * PAGE_BYTES as u64;
+/// Most pages of memory, 64 GiB: what a guest of Herald's can have.
+pub(crate) const MOST_MEMORY: u64 = 1 << 24;
 
 /// The page of checksums of a chunk.
 pub(crate) const fn sums_at(chunk: u64) -> u64 {
@@ -28,6 +32,11 @@ pub(crate) const fn behind(stored: u64) -> u64 {
 /// Pages that hold so many bytes.
 pub(crate) const fn pages_of(bytes: u64) -> u64 {
     bytes.div_ceil(PAGE_BYTES as u64)
+}
+
+/// Bytes of the page map of so many pages.
+pub(crate) const fn map_bytes(pages: u64) -> u64 {
+    pages.div_ceil(64) * 8
 }
 
 /// So many pages, in whole units, in bytes.

@@ -175,6 +175,23 @@ fn an_unfinished_one_is_refused() {
 }
 
 #[test]
+fn a_disk_that_is_too_short_is_said_to_be_so() {
+    let (whole, bytes) = written(100, &some_pages());
+    let header = Snapshot::open(&whole).expect("good").header;
+    for pages in header.working_set.get() + 1..bytes / PAGE_BYTES as u64 {
+        let short = pages * PAGE_BYTES as u64;
+        let disk = Disk(RefCell::new(vec![0; short as usize]));
+        disk.0.borrow_mut()[..PAGE_BYTES].copy_from_slice(&*Header::empty(short).to_page());
+        let mut writer = Writer::new(&disk, 100);
+        for (index, key) in some_pages() {
+            writer.page(index, &contents(key)).expect("there is room");
+        }
+        assert!(writer.finish(&machine(100), b"the board").is_err(), "{short} of {bytes} bytes");
+        assert_eq!(Snapshot::open(&disk), Err(OpenError::Unfinished));
+    }
+}
+
+#[test]
 fn any_changed_byte_is_found() {
     let (disk, bytes) = written(100, &some_pages());
     let good = Snapshot::open(&disk).expect("good");
@@ -235,15 +252,23 @@ fn what_is_wrong_is_said() {
 fn a_header_that_lies_is_refused_though_its_checksum_is_right() {
     let (disk, _) = written(100, &some_pages());
     let good = Snapshot::open(&disk).expect("good").header;
+    let with_length = |section: usize, bytes: u64| {
+        let mut sections = good.sections;
+        sections[section].bytes = bytes.into();
+        Header { sections, ..good }
+    };
     let lies = [
         Header { stored: u64::MAX.into(), ..good },
         Header { memory: u64::MAX.into(), ..good },
         Header { working_set: u64::MAX.into(), ..good },
         Header { bytes: 0.into(), ..good },
+        with_length(0, (1 << 22) + 1),
+        with_length(1, u64::MAX),
+        with_length(2, 24),
     ];
     for lie in lies {
         disk.0.borrow_mut()[..PAGE_BYTES].copy_from_slice(&*lie.sealed().to_page());
-        assert!(matches!(Snapshot::open(&disk), Err(OpenError::Contents(_))), "{lie:?}");
+        assert_eq!(Snapshot::open(&disk), Err(OpenError::Contents("header")), "{lie:?}");
     }
 }
 

@@ -109,8 +109,10 @@ impl<S: Sink> Writer<S> {
             *section = self.section(&mut page, bytes)?;
         }
         self.out.write(page, &empty_page())?;
-        self.out.flush()?;
         let bytes = padded_bytes(page + AREA_PAGES);
+        // Where this one has no place, the file has none: who restores it would call it truncated.
+        self.out.write(bytes / PAGE_BYTES as u64 - 1, &empty_page())?;
+        self.out.flush()?;
         let header = Header {
             magic: MAGIC,
             bytes: bytes.into(),

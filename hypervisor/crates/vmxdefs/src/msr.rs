@@ -24,6 +24,17 @@ pub const SWITCHED: [u32; 5] = [0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_00
 /// See [`SWITCHED`].
 pub const TSC_AUX: u32 = 0xc000_0103;
 
+/// Whether a processor takes this value for one of [`SWITCHED`] or [`TSC_AUX`]; another one is #GP for who loads it (SDM
+/// vol. 2D WRMSR, vol. 4 table 2-2): LSTAR, CSTAR and KERNEL_GS_BASE hold addresses of 48 bits, FMASK and TSC_AUX 32 bits.
+#[must_use]
+pub const fn is_legal(msr: u32, value: u64) -> bool {
+    match msr {
+        0xc000_0082 | 0xc000_0083 | 0xc000_0102 => (value << 16).cast_signed() >> 16 == value.cast_signed(),
+        0xc000_0084 | TSC_AUX => value >> 32 == 0,
+        _ => true,
+    }
+}
+
 struct Row {
     first: u32,
     last: u32,
@@ -143,13 +154,29 @@ const fn bitmap_place(msr: u32) -> Option<(usize, u8)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{BITMAP_BYTES, Policy, fill_bitmap, pass_virtual_apic, policy};
+    use super::{BITMAP_BYTES, Policy, TSC_AUX, fill_bitmap, is_legal, pass_virtual_apic, policy};
     use std::vec::Vec;
 
     fn exits(bitmap: &[u8; BITMAP_BYTES], msr: u32, write: bool) -> bool {
         let high = if msr >= 0xc000_0000 { 1024 } else { 0 };
         let at = high + (msr as usize & 0x1fff) / 8 + if write { 2048 } else { 0 };
         bitmap[at] >> (msr % 8) & 1 != 0
+    }
+
+    #[test]
+    fn what_a_processor_would_refuse_is_known() {
+        for (msr, value, legal) in [
+            (0xc000_0081, u64::MAX, true),
+            (0xc000_0082, 0xffff_ffff_8000_0000, true),
+            (0xc000_0082, 0x0000_8000_0000_0000, false),
+            (0xc000_0102, 0xffff_7fff_ffff_ffff, false),
+            (0xc000_0102, 0x0000_7fff_ffff_ffff, true),
+            (0xc000_0084, 1 << 32, false),
+            (TSC_AUX, u64::from(u32::MAX), true),
+            (TSC_AUX, 1 << 32, false),
+        ] {
+            assert_eq!(is_legal(msr, value), legal, "{msr:#x} {value:#x}");
+        }
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub(crate) mod rig;
 mod transport_tests;
 
 use addr::{Gpa, GpaRange};
+use core::fmt;
 
 /// A guest's memory, as a device reaches it. A part that is 2 bytes, and aligned, moves as one.
 pub trait Memory {
@@ -45,3 +46,9 @@ pub trait Memory {
 /// The driver breaks the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Broken;
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no driver may say that of a queue")
+    }
+}

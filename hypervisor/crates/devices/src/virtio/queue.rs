@@ -39,16 +39,40 @@ pub(crate) struct Places {
 
 /// A queue at work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Saved", try_from = "Saved")]
 pub(crate) struct Queue {
     size: u16,
-    #[serde(with = "crate::saved")]
     descriptors: Gpa,
-    #[serde(with = "crate::saved")]
     available: Gpa,
-    #[serde(with = "crate::saved")]
     used: Gpa,
     next_available: u16,
     next_used: u16,
+}
+
+/// A queue as it is saved. What a file says of one is held to what a driver may say.
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    places: Places,
+    next_available: u16,
+    next_used: u16,
+}
+
+impl From<Queue> for Saved {
+    fn from(queue: Queue) -> Self {
+        let Queue { size, descriptors, available, used, next_available, next_used } = queue;
+        let [descriptors, available, used] = [descriptors, available, used].map(Gpa::as_u64);
+        let places = Places { size: size.into(), descriptors, available, used };
+        Self { places, next_available, next_used }
+    }
+}
+
+impl TryFrom<Saved> for Queue {
+    type Error = Broken;
+
+    fn try_from(saved: Saved) -> Result<Self, Broken> {
+        let Saved { places, next_available, next_used } = saved;
+        Ok(Self { next_available, next_used, ..Self::new(&places)? })
+    }
 }
 
 /// What a descriptor names.

@@ -98,3 +98,14 @@ fn impossible_queues_are_none() {
         assert_eq!(Queue::new(&bad), Err(Broken), "{bad:x?}");
     }
 }
+
+#[test]
+fn a_saved_queue_is_one_that_a_driver_may_have() {
+    let saved = postcard::to_stdvec(&queue(4)).expect("encodes");
+    assert_eq!(postcard::from_bytes(&saved), Ok(queue(4)));
+    for size in [0, 3, 127] {
+        let mut changed = saved.clone();
+        changed[0] = size;
+        assert!(postcard::from_bytes::<Queue>(&changed).is_err(), "{size}");
+    }
+}
