@@ -175,6 +175,24 @@ fn a_page_that_somebody_holds_is_not_merged() -> Outcome {
     Ok(())
 }
 
+/// At an event of merging the writer's guest stores by what it has cached; the other one keeps what it had.
+fn written_meanwhile(
+    b: Arc<Bench>,
+    event: impl Fn(Event) -> bool + Send + 'static,
+    (writer, reader): (usize, usize),
+) -> Outcome {
+    meanwhile(&b, event, move |b| {
+        let space = b.space(writer);
+        b.machine.guest_store(space.guest_cpu, tests::lab::gpage(0), 77).expect("a cached translation");
+    });
+    (0..2).for_each(|_| _ = b.mm.merge(u64::MAX));
+    b.machine.clear_hook();
+    b.check()?;
+    b.both_read(writer, 0, 77)?;
+    b.both_read(reader, 0, 10)?;
+    finish(b)
+}
+
 /// A guest that has the page cached writes when merging has looked, and not yet taken the page away.
 #[test]
 fn what_is_written_when_a_page_is_about_to_merge_is_kept() -> Outcome {
@@ -185,16 +203,7 @@ fn what_is_written_when_a_page_is_about_to_merge_is_kept() -> Outcome {
         let root = b.space(writer).space.root();
         let of_writer =
             move |event| matches!(event, Event::Request(FlushScope::Primary { root: of, .. }) if of == root);
-        meanwhile(&b, of_writer, move |b| {
-            let space = b.space(writer);
-            b.machine.guest_store(space.guest_cpu, tests::lab::gpage(0), 77).expect("a cached translation");
-        });
-        (0..2).for_each(|_| _ = b.mm.merge(u64::MAX));
-        b.machine.clear_hook();
-        b.check()?;
-        b.both_read(writer, 0, 77)?;
-        b.both_read(reader, 0, 10)?;
-        finish(b)?;
+        written_meanwhile(b, of_writer, (writer, reader))?;
     }
     Ok(())
 }
@@ -211,16 +220,7 @@ fn what_is_written_when_a_guest_is_about_to_lose_a_page_is_kept() -> Outcome {
         b.mm.merge(u64::MAX);
         let root = b.space(writer).mmu.root().expect("a root");
         let of_writer = move |event| event == Event::Request(FlushScope::Secondary { root });
-        meanwhile(&b, of_writer, move |b| {
-            let space = b.space(writer);
-            b.machine.guest_store(space.guest_cpu, tests::lab::gpage(0), 77).expect("a cached translation");
-        });
-        (0..2).for_each(|_| _ = b.mm.merge(u64::MAX));
-        b.machine.clear_hook();
-        b.check()?;
-        b.both_read(writer, 0, 77)?;
-        b.both_read(reader, 0, 10)?;
-        finish(b)?;
+        written_meanwhile(b, of_writer, (writer, reader))?;
     }
     Ok(())
 }
