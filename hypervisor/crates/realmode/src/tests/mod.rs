@@ -1,0 +1,4 @@
+//! Programs in bytes, on a machine of RAM.
+
+mod computer;
+mod oracle;
