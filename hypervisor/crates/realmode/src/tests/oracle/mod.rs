@@ -117,9 +117,27 @@ fn qemu(program: &str, image: &[u8]) -> Vec<u8> {
     std::fs::write(at("firmware"), firmware).expect("written");
     std::fs::write(at("image"), image).expect("written");
     let status = std::process::Command::new(program)
-        .args(["-M", "isapc", "-m", "8", "-display", "none", "-net", "none", "-bios", &at("firmware")])
+        .args([
+            "-M",
+            "isapc",
+            "-cpu",
+            "max",
+            "-m",
+            "8",
+            "-display",
+            "none",
+            "-net",
+            "none",
+            "-bios",
+            &at("firmware"),
+        ])
         .args(["-device", &format!("loader,file={},addr={BASE:#x},force-raw=on", at("image"))])
-        .args(["-device", "isa-debug-exit", "-debugcon", &format!("file:{}", at("console"))])
+        .args([
+            "-device",
+            "isa-debug-exit,iobase=0xf4,iosize=4",
+            "-debugcon",
+            &format!("file:{}", at("console")),
+        ])
         .status()
         .expect("QEMU");
     let console = std::fs::read(at("console")).expect("a console");
