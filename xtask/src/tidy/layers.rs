@@ -4,16 +4,16 @@ use super::Finding;
 use super::source::File;
 
 /// What Herald is made of; the simulated machine in `tests` is made of the same.
-const HERALD: [&str; 16] = [
+const HERALD: [&str; 17] = [
     "addr", "mutants", "sync", "abi", "paging", "mm", "mmu", "devices", "vmxdefs", "firmware", "emulate",
-    "fair", "screen", "snapshot", "startup", "tiers",
+    "fair", "realmode", "screen", "snapshot", "startup", "tiers",
 ];
 
 /// Models work on the product through the simulated machine.
 const MODELS: [&str; 5] = ["addr", "sync", "mm", "mmu", "tests"];
 
 /// Crates of the tree that each crate may depend on. `herald` is the composition root.
-const ALLOWED: [(&str, &[&str]); 26] = [
+const ALLOWED: [(&str, &[&str]); 27] = [
     ("addr", &[]),
     ("mutants", &[]),
     ("sync", &["addr", "mutants"]),
@@ -25,6 +25,7 @@ const ALLOWED: [(&str, &[&str]); 26] = [
     ("vmxdefs", &["addr", "abi"]),
     ("firmware", &["addr", "abi"]),
     ("emulate", &["addr"]),
+    ("realmode", &["addr"]),
     ("fair", &[]),
     ("tiers", &["addr", "mm", "sync"]),
     ("screen", &["abi"]),
@@ -38,7 +39,13 @@ const ALLOWED: [(&str, &[&str]); 26] = [
     ("linux", &["addr", "mm", "paging", "tests"]),
     ("sequences", &["tests"]),
     ("models", &MODELS),
-    ("fuzz", &["addr", "abi", "mm", "mmu", "devices", "firmware", "emulate", "loader", "startup", "tests"]),
+    (
+        "fuzz",
+        &[
+            "addr", "abi", "mm", "mmu", "devices", "firmware", "emulate", "loader", "realmode", "startup",
+            "tests",
+        ],
+    ),
     ("xtask", &["abi", "mutants", "snapshot", "startup"]),
 ];
 

@@ -55,7 +55,7 @@ impl<M: Machine> Cpu<'_, M> {
     fn join_digits(&mut self) -> Step<(), M> {
         let base = self.get(0)? & 0xff;
         let value = self.state.part(RAX, 2);
-        let joined = (value & 0xff) + (value >> 8) * base & 0xff;
+        let joined = ((value & 0xff) + (value >> 8) * base) & 0xff;
         self.state.set_part(RAX, 2, joined);
         self.set_flags(STATUS, of_result(joined, 1));
         Ok(())

@@ -103,7 +103,7 @@ impl<M: Machine> Cpu<'_, M> {
         if self.state.is_long() {
             return Err(Break::Unknown);
         }
-        let named = u16::from(vector) * 8 | 2 | u16::from(!software);
+        let named = (u16::from(vector) * 8) | 2 | u16::from(!software);
         let at = u64::from(vector) * 8;
         if at + 7 > self.state.idtr.limit.into() {
             return Err(Fault::Protection(named).into());

@@ -141,12 +141,14 @@ pub(crate) fn step<M: Machine>(
             });
         }
     };
-    match cpu.raise(fault) {
-        Delivered::Handler => Ok(None),
-        Delivered::Shutdown => Ok(Some(Outcome::Shutdown)),
-        Delivered::Unknown => Err(Trouble::Undeliverable { vector: fault.vector(), rip: before.rip }),
-        Delivered::End(end) => Err(Trouble::End(end)),
-    }
+    let trouble = match cpu.raise(fault) {
+        Delivered::Handler => return Ok(None),
+        Delivered::Shutdown => return Ok(Some(Outcome::Shutdown)),
+        Delivered::Unknown => Trouble::Undeliverable { vector: fault.vector(), rip: before.rip },
+        Delivered::End(end) => Trouble::End(end),
+    };
+    *state = before;
+    Err(trouble)
 }
 
 /// The bytes at RIP.

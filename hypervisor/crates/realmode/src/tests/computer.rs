@@ -2,6 +2,7 @@
 
 use crate::{Access, Control, Fault, Machine, Refusal, State};
 use addr::{Gpa, Gva};
+use core::fmt;
 use std::vec;
 use std::vec::Vec;
 
@@ -18,6 +19,7 @@ pub(super) struct Computer {
     pub answer: u32,
     pub msrs: Vec<(u32, u64)>,
     pub wanted: bool,
+    pub cpuid: fn(u32) -> [u32; 4],
     /// How often an exchange finds that another processor was faster.
     pub contended: u32,
 }
@@ -25,6 +27,12 @@ pub(super) struct Computer {
 /// An access that the machine does not have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Beyond(pub u64);
+
+impl fmt::Display for Beyond {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "nothing at {:#x}", self.0)
+    }
+}
 
 impl Computer {
     pub(super) fn new(bytes: usize) -> Self {
@@ -35,6 +43,7 @@ impl Computer {
             answer: 0,
             msrs: Vec::new(),
             wanted: false,
+            cpuid: |leaf| [leaf, 2, 3, 4],
             contended: 0,
         }
     }
@@ -109,8 +118,8 @@ impl Machine for Computer {
         Ok(())
     }
 
-    fn cpuid(&mut self, _state: &State, leaf: u32, subleaf: u32) -> [u32; 4] {
-        [leaf, subleaf, 3, 4]
+    fn cpuid(&mut self, _state: &State, leaf: u32, _subleaf: u32) -> [u32; 4] {
+        (self.cpuid)(leaf)
     }
 
     fn time(&mut self) -> u64 {
