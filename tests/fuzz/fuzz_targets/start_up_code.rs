@@ -106,7 +106,7 @@ impl Computer {
     fn has_whim(&mut self) -> bool {
         self.accesses += 1;
         let moody = self.whims & 1 != 0;
-        self.whims = self.whims.rotate_left(5).wrapping_mul(0x9e37_79b1) | u32::from(moody);
+        self.whims = self.whims.rotate_left(5).wrapping_mul(0x9e37_79b1) & !1 | u32::from(moody);
         moody && self.whims >> 27 == 0
     }
 
@@ -212,7 +212,7 @@ fuzz_target!(|input: Input<'_>| {
     if let Some(vector) = input.interrupt {
         let before = state;
         if interrupt(&mut state, &mut computer, vector).is_err() {
-            assert_eq!(State { cr2: 0, ..state }, before, "trouble changes nothing");
+            assert_eq!(state, before, "trouble changes nothing");
             return;
         }
     }

@@ -96,13 +96,15 @@ pub fn interrupt<M: Machine>(
     machine: &mut M,
     vector: u8,
 ) -> Result<bool, Trouble<M::End>> {
-    let rip = state.rip;
-    match Cpu::new(state, machine).interrupt(vector) {
-        Delivered::Handler => Ok(true),
-        Delivered::Shutdown => Ok(false),
-        Delivered::Unknown => Err(Trouble::Undeliverable { vector, rip }),
-        Delivered::End(end) => Err(Trouble::End(end)),
-    }
+    let before = *state;
+    let trouble = match Cpu::new(state, machine).interrupt(vector) {
+        Delivered::Handler => return Ok(true),
+        Delivered::Shutdown => return Ok(false),
+        Delivered::Unknown => Trouble::Undeliverable { vector, rip: before.rip },
+        Delivered::End(end) => Trouble::End(end),
+    };
+    *state = before;
+    Err(trouble)
 }
 
 /// One instruction, or an exception in its place.
