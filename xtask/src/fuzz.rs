@@ -59,7 +59,7 @@ const TARGETS: [Target; 14] = [
     Target { name: "operations", runs: 2_000, longest: 1024 },
     Target { name: "package", runs: 1_500_000, longest: 4608 },
     Target { name: "page_walk", runs: 1_500_000, longest: 1024 },
-    Target { name: "start_up_code", runs: 300_000, longest: 1024 },
+    Target { name: "start_up_code", runs: 200_000, longest: 1024 },
     Target { name: "virtio_structures", runs: 3_000_000, longest: 512 },
 ];
 

@@ -78,7 +78,7 @@ fn a_segment_that_was_made_large_stays_large() {
     assert_eq!(state.gdtr, Table { base: 0x9000, limit: 15 });
     assert_eq!(state.general[0] & 0xff, 0x77);
     let ds = state.segments[SegmentName::Ds];
-    assert_eq!((ds.selector, ds.base, ds.limit), (0x10, 0x100, u32::MAX));
+    assert_eq!(ds, Segment { selector: 0x10, base: 0x100, limit: u32::MAX, rights: 0xc093 });
 }
 
 #[test]
@@ -188,9 +188,18 @@ fn another_processor_may_be_faster() {
     assert_eq!((state.rip, computer.word(0x500)), (0, 0), "changed twice meanwhile, by nobody else's will");
     steps(&mut state, &mut computer, 1);
     assert_eq!((state.rip, computer.word(0x500)), (5, 1));
-    state.general[0] = 0x55;
+    (state.general[0], computer.contended) = (0x55, 1);
+    steps(&mut state, &mut computer, 2);
+    assert_eq!((state.general[0], computer.word(0x500)), (0x11, 0x55));
+}
+
+#[test]
+fn bits_lie_on_both_sides_of_an_operand() {
+    // BTS [BX], AX
+    let (mut computer, mut state) = begin(&[0x0f, 0xab, 0x07]);
+    (state.general[0], state.general[3]) = (0xffff, 0x500);
     steps(&mut state, &mut computer, 1);
-    assert_eq!((state.general[0], computer.word(0x500)), (1, 0x55));
+    assert_eq!((computer.word(0x4fe), computer.word(0x500)), (0x8000, 0));
 }
 
 /// Protected mode, with a stack that keeps it from being entered.
@@ -283,20 +292,38 @@ fn gates_of_other_kinds_end_the_guest() {
     assert_eq!(trouble, Err(Trouble::Undeliverable { vector: 6, rip: 0 }));
 }
 
-#[test]
-fn page_faults_and_accesses_across_pages() {
-    // MOV EAX, [BX]; MOV [BX], EAX
-    let (mut computer, mut state) = protected(&[0x66, 0x8b, 0x07, 0x66, 0x89, 0x07]);
+/// With paging: the first nine pages where they are.
+fn paged(code: &[u8]) -> (Computer, State) {
+    let (mut computer, mut state) = protected(code);
     computer.put(0x3000, &0x4003_u32.to_le_bytes());
     for page in 0..9_u32 {
         computer.put(0x4000 + page as usize * 4, &(page << 12 | 3).to_le_bytes());
     }
+    (state.cr0, state.cr3) = (state.cr0 | 1 << 31, 0x3000);
+    (computer, state)
+}
+
+#[test]
+fn a_page_that_no_byte_of_an_instruction_is_in_is_not_looked_at() {
+    // NOP at the end of a page; behind it, the first two bytes of JMP.
+    let (mut computer, mut state) = paged(&[]);
+    computer.put(CODE + 0xffd, &[0x90, 0xe9, 0x00]);
+    state.rip = 0xffd;
+    steps(&mut state, &mut computer, 1);
+    assert_eq!(state.rip, 0xffe);
+    steps(&mut state, &mut computer, 1);
+    assert_eq!((state.rip, state.cr2, computer.word(0x6ffa)), (0x70e, 0x9000, 0xffe));
+}
+
+#[test]
+fn page_faults_and_accesses_across_pages() {
+    // MOV EAX, [BX]; MOV [BX], EAX
+    let (mut computer, mut state) = paged(&[0x66, 0x8b, 0x07, 0x66, 0x89, 0x07]);
     // 0xc000 lies at 0x5000, 0xd000 at 0x9000; 0xe000 nowhere.
     computer.put(0x4000 + 12 * 4, &0x5003_u32.to_le_bytes());
     computer.put(0x4000 + 13 * 4, &0x9003_u32.to_le_bytes());
     computer.put(0x5ffe, &[1, 2]);
     computer.put(0x9000, &[3, 4]);
-    (state.cr0, state.cr3) = (state.cr0 | 1 << 31, 0x3000);
     state.general[3] = 0xcffe;
     steps(&mut state, &mut computer, 1);
     assert_eq!(state.general[0], 0x0403_0201);
