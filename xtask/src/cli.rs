@@ -304,7 +304,7 @@ impl std::fmt::Display for Stress {
     }
 }
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub(crate) struct StressArgs {
     /// The program
     #[arg(value_enum)]
@@ -318,6 +318,10 @@ pub(crate) struct StressArgs {
     /// With overcommit: throughput as guests' memory grows over the machine's
     #[arg(long)]
     pub(crate) ratio: bool,
+    /// With a program that swaps: on one processor and two, with EPT accessed and dirty bits and without, with swap in memory,
+    /// on a disk and in both
+    #[arg(long, conflicts_with_all = ["ratio", "host_cpus", "no_ept_ad", "swap"])]
+    pub(crate) matrix: bool,
     /// Virtual processors of a guest
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=32))]
     pub(crate) vcpus: Option<u32>,

@@ -153,9 +153,12 @@ impl Reclaimer {
     /// Makes frames free up to the upper mark; when to try again, if that did not succeed.
     fn refill(&self) -> Option<u64> {
         while self.mm.host().frames().spare() < 2 * self.low && !self.stops.load(Ordering::Acquire) {
-            let reclaimed = self.mm.shrink(BATCH).reclaimed;
-            self.writer.iter().for_each(|writer| writer.look());
-            if reclaimed == 0 && !self.mm.make_room_in_swap() {
+            let progress = self.mm.make_progress(|| {
+                let shrunk = self.mm.shrink(BATCH);
+                self.writer.iter().for_each(|writer| writer.look());
+                shrunk
+            });
+            if !progress {
                 return Some(tsc() + self.pace.tsc_hz / PAUSE);
             }
             if sched::turn() == Turn::Over {

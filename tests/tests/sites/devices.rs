@@ -20,6 +20,8 @@ pub(crate) struct Platter {
     pub(crate) waits: AtomicBool,
     /// Copies may stay while their pages are in memory.
     pub(crate) keeps: AtomicBool,
+    /// As a swap device it has no room for now, once so many pages were written.
+    pub(crate) room: AtomicU64,
     reads: AtomicU64,
     writes: AtomicU64,
     before_mapped: Next,
@@ -55,6 +57,7 @@ impl Platter {
             fails_writes: AtomicBool::new(false),
             waits: AtomicBool::new(false),
             keeps: AtomicBool::new(false),
+            room: AtomicU64::new(u64::MAX),
             reads: AtomicU64::new(0),
             writes: AtomicU64::new(0),
             before_mapped: Mutex::default(),
@@ -133,6 +136,15 @@ pub(crate) struct Swap(pub(crate) Arc<Platter>);
 impl SwapDevice for Swap {
     fn slots(&self) -> u64 {
         self.0.held()
+    }
+
+    fn has_room(&self) -> bool {
+        self.0.writes() < self.0.room.load(Ordering::Relaxed)
+    }
+
+    fn make_room(&self) -> bool {
+        let more = |room| (room < u64::MAX).then(|| self.0.writes() + 1);
+        self.0.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
     fn keeps(&self, _slot: u64) -> bool {

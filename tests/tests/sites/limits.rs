@@ -6,6 +6,7 @@ use crate::devices::DISK;
 use crate::shrink::{PAGES, WIDE, filled};
 use mm::{Advice, Host, VmaKind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tests::lab::{Verdict, page, pages};
 
 /// Frames that the limited space may have.
@@ -150,6 +151,30 @@ fn what_needs_no_slot_goes_where_swap_is_full() -> Outcome {
     b.check()?;
     assert!(dropped > PAGES / 2, "{dropped} pages");
     assert_eq!(b.space(0).space.resident_frames(), 0);
+    drop(file);
+    b.finish()
+}
+
+/// A disk is slower than its guests. Reclaim takes what there is room for; it does not search all frames for what needs none, while
+/// those who make room wait for the CPU.
+#[test]
+fn reclaim_does_not_search_on_while_swap_has_no_room() -> Outcome {
+    let b = filled(WIDE)?;
+    let (file, _) = b.disk_file(8);
+    b.map(0, pages(PAGES, 8), VmaKind::Shared(Arc::clone(&file), 0))?;
+    (0..8).try_for_each(|index| b.herald_reads(0, PAGES + index, DISK + index))?;
+    b.ages()?;
+    b.ages()?;
+    b.swap.room.store(1, Ordering::Relaxed);
+    let first = b.mm.shrink(PAGES);
+    b.check()?;
+    assert!(first.swap_has_no_room && 0 < first.reclaimed && first.reclaimed < PAGES, "{first:?}");
+    assert_eq!(file.cached(), 8, "pages were searched for that need no room");
+    while b.mm.make_progress(|| b.mm.shrink(PAGES)) && b.space(0).space.resident_frames() > 0 {
+        b.check()?;
+    }
+    assert_eq!(b.space(0).space.resident_frames(), 0);
+    (0..PAGES).try_for_each(|index| b.both_read(0, index, 100 + index))?;
     drop(file);
     b.finish()
 }

@@ -47,11 +47,11 @@ fn clone(number: u64) -> String {
 
 /// What the clone of this number is to do, and what it says then.
 fn work(number: u64) -> String {
-    format!("{NEXT}md5sum -c /tmp/sum && seq 1 {number}000 >/tmp/own && echo $(wc -l </tmp/own) of its own\n")
+    format!("{NEXT}md5sum -c /tmp/sum && seq 1 {number}00 >/tmp/own && echo $(wc -l </tmp/own) of its own\n")
 }
 
 fn answer(number: u64) -> String {
-    format!("[{}] {number}000 of its own", clone(number))
+    format!("[{}] {number}00 of its own", clone(number))
 }
 
 /// The parent gets warm; its clones come; each is asked in turn; all are sent home.

@@ -70,10 +70,16 @@ const CASES: [Case; 3] = [
 /// # Errors
 /// A file cannot be written.
 pub(super) fn plans(bench: &Bench<'_>) -> Result<Vec<Plan>> {
-    CASES.iter().enumerate().map(|(index, case)| case.plan(bench, index)).collect()
+    let cases = CASES.iter().enumerate();
+    cases.filter(|(_, case)| case.can_be(bench)).map(|(index, case)| case.plan(bench, index)).collect()
 }
 
 impl Case {
+    /// Whether there is a disk for the requests that are to fail.
+    fn can_be(&self, bench: &Bench<'_>) -> bool {
+        self.inject.is_none() || bench.tiers(Some(self.swap)).is_some_and(|tiers| tiers.disk != 0)
+    }
+
     fn plan(&'static self, bench: &Bench<'_>, index: usize) -> Result<Plan> {
         let rounds = bench.args.count.unwrap_or(if bench.args.quick { 1 } else { ROUNDS });
         let guests = GUESTS.replace("MODEST", self.modest).replace("ROUNDS", &rounds.to_string());

@@ -41,7 +41,7 @@ pub(super) fn plan(bench: &Bench<'_>) -> Result<Plan> {
     let quick = bench.args.quick;
     let (guests, host, sweeper) =
         if quick { (QUICK_GUESTS, QUICK_HOST, QUICK_SWEEPER) } else { (GUESTS, HOST, SWEEPER) };
-    let tiny = guest_images::tiny(&bench.binaries)?;
+    let tiny = guest_images::tiny(bench.binaries)?;
     let initrd = tiny.initrd.context("the tiny Linux has a user space")?;
     let dir = bench.dir.path();
     std::fs::copy(&tiny.kernel, dir.join("linux")).context("the tiny Linux")?;

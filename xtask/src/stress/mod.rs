@@ -15,6 +15,7 @@ mod idle;
 mod limits;
 mod linux;
 mod live;
+mod matrix;
 mod merge;
 mod overcommit;
 mod page;
@@ -28,17 +29,22 @@ use crate::cli::{Stress, StressArgs};
 use crate::elf32;
 use crate::metal::{self, Binaries};
 use crate::run::RunDir;
+use crate::swap::{self, Tiers};
 use anyhow::{Context, Result};
+use matrix::Cell;
 use plan::{Finished, Judgement, Plan};
-use std::path::PathBuf;
+use std::path::Path;
 
 /// What programs are made of: the command line, and files of this build.
+#[derive(Clone, Copy)]
 struct Bench<'a> {
     args: &'a StressArgs,
+    /// Of `--matrix`.
+    cell: Option<Cell>,
     /// The test guest's kernel.
-    testguest: PathBuf,
-    dir: RunDir,
-    binaries: Binaries,
+    testguest: &'a Path,
+    dir: &'a RunDir,
+    binaries: &'a Binaries,
 }
 
 impl Bench<'_> {
@@ -46,7 +52,7 @@ impl Bench<'_> {
     fn machine(&self, host_memory: &str, host_cpus: u32, swap: Option<&str>) -> Vec<String> {
         let cpus = self.args.host_cpus.unwrap_or(host_cpus).to_string();
         let mut words = vec!["--host-memory", host_memory, "--host-cpus", &cpus];
-        let tiers = self.args.swap.map(|tiers| tiers.to_string()).or(swap.map(str::to_owned));
+        let tiers = self.tiers(swap).map(|tiers| tiers.to_string());
         if let Some(tiers) = &tiers {
             words.extend(["--swap", tiers]);
         }
@@ -54,6 +60,12 @@ impl Bench<'_> {
             words.push("--no-ept-ad");
         }
         words.into_iter().map(str::to_owned).collect()
+    }
+
+    /// The swap that was asked for; else the program's own, moved to where the cell wants it.
+    fn tiers(&self, own: Option<&str>) -> Option<Tiers> {
+        let own = own.map(|text| swap::parse(text).expect("written here"));
+        self.args.swap.or_else(|| own.map(|own| self.cell.map_or(own, |cell| cell.tiers(own))))
     }
 
     /// Arguments for a single test guest.
@@ -82,12 +94,13 @@ pub(crate) fn run(args: &StressArgs) -> Result<u8> {
     let testguest = dir.path().join("testguest");
     let elf = std::fs::read(&binaries.testguest).context("the test guest")?;
     std::fs::write(&testguest, elf32::from_elf64(&elf, 0)?)?;
-    let bench = Bench { args, testguest, dir, binaries };
+    let bench = Bench { args, cell: None, testguest: &testguest, dir: &dir, binaries: &binaries };
     let mut parts = Vec::new();
-    for plan in plans_of(&bench)? {
+    let plans = if args.matrix { matrix::plans(&bench)? } else { plans_of(&bench)? };
+    for plan in plans {
         let finished = drive::drive(&plan.label, &plan)?;
         let judgement = (plan.judge)(&finished);
-        if args.ratio {
+        if args.ratio || args.matrix {
             // The next one may take long.
             report::print(&judgement);
         }

@@ -79,7 +79,7 @@ pub(super) fn plan(bench: &Bench<'_>) -> Result<Plan> {
 /// # Errors
 /// Their images cannot be made.
 pub(super) fn of(bench: &Bench<'_>, size: Size) -> Result<Plan> {
-    let linux = linux::make(&bench.binaries, bench.dir.path())?;
+    let linux = linux::make(bench.binaries, bench.dir.path())?;
     let mut arguments = bench.machine(&format!("{}M", size.host), 1, Some(size.swap));
     let append = format!(
         "{} VM_BYTES={}m VM_OPS={} FILES={} ROUNDS={}",

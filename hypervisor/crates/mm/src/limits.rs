@@ -108,13 +108,9 @@ impl<H: Host> AddressSpace<H> {
         Err(FaultError::OverLimit { frames: limit })
     }
 
-    /// Makes frames free, or, first where there is none, room in swap for that; whether there is more now.
     fn makes_progress(&self) -> bool {
-        let mm = self.mm();
-        let is_full = mm.swap().device().is_some_and(|device| !device.has_room());
-        let own = intact(Mutant::LimitTakesFromOthers);
-        let shrink = || if own { self.make_room(DIRECT) } else { mm.shrink(DIRECT) };
-        is_full && mm.make_room_in_swap() || shrink().reclaimed > 0 || !is_full && mm.make_room_in_swap()
+        let (mm, own) = (self.mm(), intact(Mutant::LimitTakesFromOthers));
+        mm.make_progress(|| if own { self.make_room(DIRECT) } else { mm.shrink(DIRECT) })
     }
 
     /// Reclaims `goal` pages of this space, the oldest first, if it can. The caller holds no lock of rank `Reclaim` or later.

@@ -54,6 +54,15 @@ pub struct Shrunk {
     pub reclaimed: u64,
     /// There was no slot, or no device, for others.
     pub swap_is_full: bool,
+    /// There were slots, but the device had no room.
+    pub swap_has_no_room: bool,
+}
+
+impl Shrunk {
+    /// Whether it is enough. What needs no swap is long to search for, and swap may have room again before that ends.
+    const fn suffices(&self, goal: u64) -> bool {
+        self.reclaimed >= goal || self.swap_has_no_room && self.reclaimed > 0
+    }
 }
 
 /// What is looked for.
@@ -86,7 +95,7 @@ impl<H: Host> Mm<H> {
             |clock: &mut Clock, age, shrunk: &mut Shrunk| self.sweep(clock, goal, age, &shares, shrunk);
         let mut shrunk = self.shrink_by(&mut clock, goal, |clock| self.age(clock), sweep);
         // Nobody's share counts any more.
-        if shrunk.reclaimed < goal && shares.forget() {
+        if !shrunk.suffices(goal) && shares.forget() {
             for age in [1, 0] {
                 clock.seen[age as usize] = 0;
                 self.sweep(&mut clock, goal, age, &shares, &mut shrunk);
@@ -109,7 +118,7 @@ impl<H: Host> Mm<H> {
             let last = pass == PASSES || shrunk.swap_is_full || pass > 0 && !age(clock);
             for least in (if last { 0 } else { 1 }..=AGES).rev() {
                 sweep(clock, least, &mut shrunk);
-                if shrunk.reclaimed >= goal {
+                if shrunk.suffices(goal) {
                     return shrunk;
                 }
             }
@@ -125,8 +134,9 @@ impl<H: Host> Mm<H> {
     pub fn reclaim_idle(&self, passes: u32, frames: Range<u64>) -> u64 {
         let _clock = self.clock().lock();
         let (mut shrunk, everybodys) = (Shrunk::default(), Shares::default());
+        let old = (passes, self.patience(passes));
         for frame in frames.start..frames.end.min(self.host().frames().known()) {
-            self.look_at(Pfn::new(frame), passes, &everybodys, &mut shrunk);
+            self.look_at(Pfn::new(frame), old, &everybodys, &mut shrunk);
         }
         shrunk.reclaimed
     }
@@ -152,15 +162,30 @@ impl<H: Host> Mm<H> {
         if self.host().frames().spare() >= DIRECT {
             return true;
         }
-        let shrunk = self.shrink(DIRECT);
-        // The few pages that could go may be those that this very fault has brought in: with them alone it gets nowhere.
+        self.make_progress(|| self.shrink(DIRECT))
+    }
+
+    /// Makes frames free by `shrink`, or, first where there is none, room in swap for that; whether there is more now. The caller
+    /// holds no lock.
+    pub fn make_progress(&self, shrink: impl FnOnce() -> Shrunk) -> bool {
+        let was_full = !self.swap_has_room();
+        if was_full && self.make_room_in_swap() {
+            return true;
+        }
+        let shrunk = shrink();
+        // The few pages that could go may be those that a fault has just brought in: with them alone it gets nowhere.
         let is_stuck = shrunk.reclaimed == 0 || shrunk.swap_is_full;
-        let has_more_room = is_stuck && self.make_room_in_swap();
+        let has_more_room = is_stuck && !was_full && self.make_room_in_swap();
         shrunk.reclaimed > 0 || has_more_room
     }
 
+    /// `true` also where there is no device.
+    fn swap_has_room(&self) -> bool {
+        self.swap().device().is_none_or(SwapDevice::has_room)
+    }
+
     /// Makes room in swap, where that takes time; whether there is more now. The caller holds no lock.
-    pub fn make_room_in_swap(&self) -> bool {
+    fn make_room_in_swap(&self) -> bool {
         self.swap().device().is_some_and(SwapDevice::make_room)
     }
 
@@ -174,11 +199,11 @@ impl<H: Host> Mm<H> {
 
     /// Moves the hand on until enough has gone, or all frames were seen in search of this age.
     fn sweep(&self, clock: &mut Clock, goal: u64, age: u32, shares: &Shares, shrunk: &mut Shrunk) {
-        let all = self.host().frames().known();
-        while clock.seen[age as usize] < all && shrunk.reclaimed < goal {
+        let (all, old) = (self.host().frames().known(), (age, self.patience(age)));
+        while clock.seen[age as usize] < all && !shrunk.suffices(goal) {
             clock.seen[age as usize] += 1;
             clock.hand = (clock.hand + 1) % all;
-            self.look_at(Pfn::new(clock.hand), age, shares, shrunk);
+            self.look_at(Pfn::new(clock.hand), old, shares, shrunk);
         }
         if age == 0 || shrunk.swap_is_full {
             // Whoever comes next begins again: what is young now may not be then, and there may be slots.
@@ -193,10 +218,10 @@ impl<H: Host> Mm<H> {
         if takes_them { 0 } else { PATIENCE }
     }
 
-    /// Reclaims a frame and its neighbours if they are old.
-    fn look_at(&self, frame: Pfn, age: u32, shares: &Shares, shrunk: &mut Shrunk) {
+    /// Reclaims a frame and its neighbours if they are as old, and older by that patience where swap has refused them.
+    fn look_at(&self, frame: Pfn, (age, patience): (u32, u32), shares: &Shares, shrunk: &mut Shrunk) {
         let frames = self.host().frames();
-        let (now, patience) = (frames.generation(), self.patience(age));
+        let now = frames.generation();
         let wanted = Wanted { age, now, slotless: shrunk.swap_is_full, patience };
         if !frames.is_used(frame) || !wanted.is(frames.meta(frame)) {
             return;
@@ -266,7 +291,10 @@ impl<H: Host> Mm<H> {
         let frames = self.host().frames();
         match result {
             Ok(()) => shrunk.reclaimed += 1,
-            Err(Spared::NoSlot) => shrunk.swap_is_full = true,
+            Err(Spared::NoSlot) => {
+                shrunk.swap_is_full = true;
+                shrunk.swap_has_no_room = !self.swap_has_room();
+            }
             // It was used, or cannot go now: not to be looked at again at once.
             Err(spared) => {
                 let meta = frames.meta(frame);
