@@ -28,8 +28,8 @@ const NAP: u64 = 100;
 /// After a pass that gained something it sleeps so manyeth a part of a second; after others longer, up to so many seconds.
 const SHORT: u64 = 8;
 const LONG: u64 = 2;
-/// A pass has gained something if it was one in so many pages.
-const WORTH: u64 = 64;
+/// A pass has gained something if it was one in so many pages: some merge in each pass, and part again as soon.
+const WORTH: u64 = 16;
 /// What was counted is good for so manyeth a part of a second.
 const FRESH: u64 = 8;
 /// Whoever waits comes first.

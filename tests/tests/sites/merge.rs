@@ -336,3 +336,28 @@ fn a_page_has_no_more_sharers_than_it_may() -> Outcome {
     b.page_out(0, 0)?;
     b.finish()
 }
+
+/// Guests with more pages than there are candidates, one for eight frames, most without an equal: each class of them has its turn.
+#[test]
+fn guests_larger_than_what_is_remembered_merge_all_the_same() -> Outcome {
+    const PAGES: u64 = 300;
+    const EQUAL: u64 = 100;
+    let b = Bench::new(Plan { frames: 1024, ram: PAGES, ..SMALL });
+    b.add_space();
+    for id in 0..2 {
+        b.map_pages(id, 0, PAGES)?;
+        b.does(id, "MADV_MERGEABLE", |space| space.madvise(page(0), bytes(PAGES), Advice::Mergeable))?;
+        for index in 0..PAGES {
+            let own = if index < PAGES - EQUAL { id as u64 * PAGES } else { 0 };
+            b.same("Herald's store", tests::lab::Verdict::Done, b.store(id, index, 1 + index + own))?;
+        }
+    }
+    // The first notes checksums, the second learns how many there are; then each of eight classes has its turn, twice.
+    let goal = b.mm.merge_counts().passes + PASSES + 16;
+    while b.mm.merge_counts().passes < goal {
+        b.mm.merge(u64::MAX);
+    }
+    let counts = b.mm.merge_counts();
+    assert_eq!((counts.merged, counts.sharing), (EQUAL, 2 * EQUAL), "{counts:?}");
+    b.finish()
+}

@@ -88,6 +88,24 @@ fn two_may_wait_for_one_page() -> Outcome {
     Arc::into_inner(b).expect("the other thread has ended").finish()
 }
 
+/// The same, where both read: the second finds what the first has cached.
+#[test]
+fn who_has_waited_takes_the_page_that_somebody_else_has_cached_meanwhile() -> Outcome {
+    let b = Arc::new(Bench::new(SMALL));
+    let (file, platter) = restored(&b)?;
+    let second = b.add_space();
+    b.map(second, pages(0, 8), VmaKind::Private(Arc::clone(&file), 0))?;
+    let other = Arc::clone(&b);
+    platter.after_next_read(move || {
+        other.space(second).space.fault_in(page(0), Access::Read).expect("it is read");
+    });
+    b.both_read(0, 0, DISK)?;
+    assert_eq!(b.frame(0, 0), b.frame(second, 0));
+    caches(&file, 1)?;
+    drop(file);
+    Arc::into_inner(b).expect("the other thread has ended").finish()
+}
+
 #[test]
 fn a_page_that_goes_before_it_is_mapped_is_waited_for_without_a_lock() -> Outcome {
     let b = Arc::new(Bench::new(SMALL));

@@ -235,7 +235,7 @@ impl<H: Host> File<H> {
 
     /// The same for who holds a lock. `None`: it has to be waited for, though it was there a moment ago.
     pub(crate) fn page_at_once(&self, index: u64) -> Result<Option<Pfn>, PageError> {
-        if self.store.waits() {
+        if self.store.waits() && intact(Mutant::WaitsUnderLocks) {
             return self.find(index).map(Result::ok);
         }
         self.page(index).map(Some)
@@ -266,7 +266,8 @@ impl<H: Host> File<H> {
     fn insert(&self, index: u64, frame: Pfn, evictions: u64) -> bool {
         let mut cache = self.cache.lock();
         let older = cache.evictions != evictions && intact(Mutant::FileIgnoresEvictions);
-        if older || index >= cache.len || cache.pages.contains_key(&index) {
+        let cached = cache.pages.contains_key(&index) && intact(Mutant::ReadReplacesCached);
+        if older || index >= cache.len || cached {
             return false;
         }
         let meta = self.meta(frame);
@@ -325,7 +326,7 @@ impl<H: Host> File<H> {
             return false;
         }
         cache.pages.remove(&index);
-        cache.evictions += u64::from(!self.store.waits());
+        cache.evictions += u64::from(!self.store.waits() || !intact(Mutant::WaitedReadsUndone));
         drop(cache);
         self.meta(frame).clear_owner();
         self.put(frame);
@@ -357,7 +358,11 @@ impl<H: Host> Drop for ReadPage<H> {
         let meta = self.file.meta(self.frame);
         let lock = meta.lock();
         // The cache's reference, and this one: no entry maps it.
-        self.file.remove_if(self.index, self.frame, || meta.count() == 2);
+        let unused = || match meta.count() {
+            2 => intact(Mutant::ReadPageStays),
+            _ => !intact(Mutant::ReadPageGoesMapped),
+        };
+        self.file.remove_if(self.index, self.frame, unused);
         drop(lock);
         self.file.put(self.frame);
     }

@@ -63,6 +63,7 @@ impl<H: Host> Mm<H> {
     pub fn new(host: Arc<H>, swap: Option<Box<dyn SwapDevice>>) -> Result<Arc<Self>, NewError> {
         let swap = Swap::new(swap).map_err(|slots| NewError::NoTable { slots })?;
         let zero_page = host.allocate_zeroed(PageSize::Size4K)?;
+        let merge = Merge::new(host.checksum(zero_page), host.frames().known());
         Ok(Arc::new(Self {
             host,
             rmaps: Rmaps::new(),
@@ -71,7 +72,7 @@ impl<H: Host> Mm<H> {
             pools: Pools::new(),
             spaces: Mutex::new(Rank::Spaces, Vec::new()),
             clock: Mutex::new(Rank::Reclaim, Clock::default()),
-            merge: Mutex::new(Rank::Merge, Merge::new()),
+            merge: Mutex::new(Rank::Merge, merge),
         }))
     }
 

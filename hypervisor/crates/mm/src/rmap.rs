@@ -69,6 +69,17 @@ impl<H: Host> Link<H> {
 /// The pages that a merged page stands for, by the reverse maps that find them.
 type Sharers<H> = Vec<(Arc<Rmap<H>>, u64)>;
 
+/// Whether a merged page stands for a page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Sharer {
+    /// From now on.
+    New,
+    /// It has before, and may still, in another space.
+    Known,
+    /// There are as many as there may be.
+    Refused,
+}
+
 /// One reverse map.
 pub(crate) struct Rmap<H: Host> {
     id: RmapId,
@@ -109,16 +120,28 @@ impl<H: Host> Rmap<H> {
         self.sharers.call_once(|| Mutex::new(Rank::Rmap, [(rmap, index)].into()));
     }
 
-    /// One more page is merged into this one, before its entry is there. `false`: there are `most` already.
-    pub(crate) fn add_sharer(&self, rmap: &Arc<Self>, index: u64, most: usize) -> bool {
-        let Some(sharers) = self.sharers.get() else { return false };
+    /// Whether a merged page may stand for one more.
+    pub(crate) fn has_room(&self, most: usize) -> bool {
+        self.sharers.get().is_some_and(|sharers| sharers.lock().len() < most)
+    }
+
+    /// One more page is about to be merged into this one.
+    pub(crate) fn add_sharer(&self, rmap: &Arc<Self>, index: u64, most: usize) -> Sharer {
+        let Some(sharers) = self.sharers.get() else { return Sharer::Refused };
         let mut sharers = sharers.lock();
-        let known = sharers.iter().any(|(other, place)| Arc::ptr_eq(other, rmap) && *place == index);
-        if !known && sharers.len() < most {
-            sharers.push((Arc::clone(rmap), index));
-            return true;
+        if sharers.iter().any(|(other, place)| Arc::ptr_eq(other, rmap) && *place == index) {
+            return Sharer::Known;
         }
-        known
+        if sharers.len() >= most {
+            return Sharer::Refused;
+        }
+        sharers.push((Arc::clone(rmap), index));
+        Sharer::New
+    }
+
+    /// The newest one was not merged after all.
+    pub(crate) fn drop_newest_sharer(&self) {
+        let _ = self.sharers.get().and_then(|sharers| sharers.lock().pop());
     }
 
     /// The pages that a merged page stands for, or has stood for; `None`: it is none.

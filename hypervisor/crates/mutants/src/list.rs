@@ -221,6 +221,8 @@ mutants! {
     MergeComparesWritable,
     /// merging sets the new entry before the secondaries have lost the old page (I8)
     MergeReplacesFirst,
+    /// where there are more candidates for a merge than there is room for, all come in each pass, and none has its turn
+    MergeHasOneClass,
     /// a page that swap has for several is mapped where its reverse map does not lead
     SwapInIgnoresOwner,
     /// a split loses D
@@ -313,6 +315,16 @@ mutants! {
     CacheKeepsGeneration,
     /// a page read from a file is cached although pages were evicted meanwhile
     FileIgnoresEvictions,
+    /// a page whose store has to be waited for is read under the locks of the fault
+    WaitsUnderLocks,
+    /// a page that had to be waited for, and was copied for a write, stays in the cache
+    ReadPageStays,
+    /// a page that had to be waited for leaves the cache when its fault has ended, though it is mapped
+    ReadPageGoesMapped,
+    /// a page that was read takes the place of the one that somebody else has cached meanwhile
+    ReadReplacesCached,
+    /// a page that leaves the cache of a file whose store has to be waited for makes all that are being read be read again
+    WaitedReadsUndone,
     /// a page of a file is mapped although truncation has taken it
     MapIgnoresTruncation,
     /// truncation looks for private copies only once

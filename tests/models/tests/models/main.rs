@@ -9,6 +9,7 @@
 //! | `huge` | a fault that maps a huge page, and a range over a part of it |
 //! | `aging` | aging, and unmapping, with and without A and D bits |
 //! | `fork` | fork, and a fault |
+//! | `merge` | merging of equal pages, and whoever works on one of them |
 //! | `reclaim` | the policy of reclaim, and whatever may happen to a page meanwhile |
 //! | `release` | the end of an address space, and reclaim |
 //! | `registration` | subscribing and unsubscribing, and everything else |
@@ -24,6 +25,7 @@ mod dirty_log;
 mod flushes;
 mod fork;
 mod huge;
+mod merge;
 mod parallel;
 mod ranges;
 mod reclaim;

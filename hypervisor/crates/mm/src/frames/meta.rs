@@ -211,16 +211,18 @@ impl FrameMeta {
         self.next.store(generation, Ordering::Relaxed);
     }
 
-    /// What the last look at the contents has made of them; of a frame in use. Another's checksum does no harm.
-    pub(crate) fn swap_checksum(&self, checksum: u16) -> u16 {
+    /// Whether that is what the last look at the contents has made of them, as the next one will find it; of a frame in use.
+    /// Another's checksum does no harm.
+    pub(crate) fn is_checksum(&self, checksum: u16) -> bool {
         let mut old = self.flags.load(Ordering::Relaxed);
-        loop {
+        while (old >> CHECKSUM_SHIFT) as u16 != checksum {
             let new = old & CHECKSUM_OFF | u32::from(checksum) << CHECKSUM_SHIFT;
             match self.flags.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) => return (old >> CHECKSUM_SHIFT) as u16,
+                Ok(_) => return false,
                 Err(now) => old = now,
             }
         }
+        true
     }
 
     /// Owners.
@@ -379,7 +381,7 @@ impl FrameMeta {
         PageLock { meta: self, _held: held }
     }
 
-    /// Takes the page lock if it is free. The caller holds a reference.
+    /// Takes the page lock if it is free. The caller holds a reference, or keeps an entry that has one.
     pub(crate) fn try_lock<'a>(&'a self, _turn: &'a PageTurn) -> Option<TriedLock<'a>> {
         let before = self.flags.fetch_or(PageFlags::LOCKED.bits(), Ordering::Acquire);
         (before & PageFlags::LOCKED.bits() == 0).then(|| TriedLock { meta: self })

@@ -3,38 +3,41 @@
 //! ```text
 //!   the next page ─► checksum ─ not that of the last pass ─► volatile: left alone
 //!                       │ the same
-//!                       ├─ zeros ───────────────► the zero page
-//!                       ├─ equal to a merged one ► becomes it, up to a limit of sharers
-//!                       ├─ equal to a candidate ─► the candidate is write-protected: merged; the page becomes it
-//!                       └─ else ────────────────► a candidate, until the pass ends
+//!                       ├─ that of zeros ──────────► the zero page
+//!                       ├─ that of a merged one ───► becomes it, up to a limit of sharers
+//!                       ├─ that of a candidate ────► the candidate is write-protected: merged; the page becomes it
+//!                       └─ else ───────────────────► a candidate, until the pass ends
 //! ```
 //!
-//! Merged pages and candidates are found by their checksums, then compared. A candidate may change any time: it is
-//! compared again when nobody can write to it any more (`space/merge.rs`). A merged page never changes: a write copies
-//! it, also where it has one entry left. The checksum of the last pass is in the frame's metadata: a page that waits
-//! costs nothing.
+//! Some pages of a block are looked at under one page-table lock, and no reference is taken: their entries keep them. Then
+//! those that have not changed are looked for by their checksums, and compared once, when nobody can write to either page any
+//! more (`space/merge.rs`). A merged page never changes: a write copies it, also where it has one entry left. The checksum
+//! of the last pass is in the frame's metadata: a page that waits costs nothing.
 //!
 //! No reference is held on merged pages: when their last entry goes, by writes, discards or reclaim, they are free. What is
 //! kept here is their reverse map, whose number, as the owner of a frame that has references, proves that it still is that page.
 
+mod candidates;
 mod contents;
 mod stable;
 
 use crate::frames::FrameMeta;
 use crate::host::Host;
 use crate::mm::Mm;
-use crate::space::{AddressSpace, Next};
+use crate::space::AddressSpace;
 use addr::{Hva, Pfn};
-use alloc::collections::BTreeMap;
-use alloc::sync::{Arc, Weak};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use candidates::{Candidate, Candidates};
 pub(crate) use contents::{checksum_by_pieces, equal_by_pieces};
+use core::ops::ControlFlow;
 pub(crate) use stable::Merged;
 use stable::Stable;
 
 /// Most pages that one frame stands for: reclaim visits them all (Linux: `max_page_sharing`).
 pub const MOST_SHARERS: usize = 256;
-/// Candidates that are kept; with more, those of this pass are forgotten.
-const MOST_CANDIDATES: usize = 16_384;
+/// Pages that are looked at under one page-table lock.
+const PIECE: u64 = 16;
 
 /// What merging has come to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -64,17 +67,49 @@ pub struct Pass {
     pub gained: u64,
 }
 
-/// A page that might have an equal.
-struct Candidate<H: Host> {
-    space: Weak<AddressSpace<H>>,
-    address: Hva,
+/// A page that has not changed since the last pass. Nobody holds it.
+#[derive(Clone, Copy)]
+pub(crate) struct Page {
+    pub(crate) address: Hva,
+    pub(crate) frame: Pfn,
+    checksum: u32,
 }
 
-/// A page that is looked at, with a reference on its frame.
-struct Page {
-    address: Hva,
-    frame: Pfn,
-    checksum: u32,
+/// What one look has found. It has room before it takes the page-table lock, under which nothing is allocated (I4).
+#[derive(Default)]
+pub(crate) struct Looked {
+    unchanged: Vec<Page>,
+    scanned: u64,
+    most: u64,
+}
+
+impl Looked {
+    /// For a look at so many pages at most.
+    fn prepare(&mut self, most: u64) {
+        self.unchanged.clear();
+        self.unchanged.reserve(PIECE as usize);
+        (self.scanned, self.most) = (0, most.min(PIECE));
+    }
+
+    /// Whether nothing was looked at.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.scanned == 0
+    }
+
+    /// Whether it is enough.
+    pub(crate) const fn is_full(&self) -> bool {
+        self.scanned == self.most
+    }
+
+    /// Looks at one more page.
+    pub(crate) fn look(&mut self, meta: &FrameMeta, page: (Hva, Pfn), checksum: u32) {
+        self.scanned += 1;
+        // Sixteen bits of it do: a volatile page that is taken for another now and then costs a comparison.
+        if meta.is_checksum(checksum as u16) {
+            let (address, frame) = page;
+            self.unchanged.push(Page { address, frame, checksum });
+        }
+    }
 }
 
 /// Where merging is.
@@ -82,21 +117,26 @@ pub(crate) struct Merge<H: Host> {
     /// Place in the list of address spaces, and the address there.
     space: usize,
     address: Hva,
+    /// The checksum of zeros.
+    zeros: u32,
     stable: Stable<H>,
-    candidates: BTreeMap<u32, Candidate<H>>,
+    candidates: Candidates<H>,
+    looked: Looked,
     counts: MergeCounts,
     /// The same when the pass began.
     before: MergeCounts,
 }
 
 impl<H: Host> Merge<H> {
-    /// Nothing was looked at.
-    pub(crate) fn new() -> Self {
+    /// Nothing was looked at, on a machine where zeros have this checksum, of so many frames.
+    pub(crate) fn new(zeros: u32, frames: u64) -> Self {
         Self {
             space: 0,
             address: Hva::ZERO,
+            zeros,
             stable: Stable::new(),
-            candidates: BTreeMap::new(),
+            candidates: Candidates::new(frames),
+            looked: Looked::default(),
             counts: MergeCounts::default(),
             before: MergeCounts::default(),
         }
@@ -105,7 +145,7 @@ impl<H: Host> Merge<H> {
     /// A pass has ended.
     fn end_pass(&mut self) -> Pass {
         self.space = 0;
-        self.candidates.clear();
+        self.candidates.end_pass();
         self.counts.passes += 1;
         let (now, before) = (self.counts, core::mem::replace(&mut self.before, self.counts));
         let gained = |counts: MergeCounts| counts.merged + counts.zero;
@@ -119,7 +159,14 @@ impl<H: Host> Mm<H> {
     pub fn merge(&self, pages: u64) -> Option<Pass> {
         let spaces = self.spaces();
         let mut merge = self.merger().lock();
-        (0..pages).find_map(|_| self.merge_next(&mut merge, &spaces))
+        let mut left = pages;
+        while left > 0 {
+            match self.merge_next(&mut merge, &spaces, left) {
+                ControlFlow::Continue(took) => left = left.saturating_sub(took),
+                ControlFlow::Break(pass) => return Some(pass),
+            }
+        }
+        None
     }
 
     /// What merging has come to. The caller holds no lock of rank `Merge` or later.
@@ -129,57 +176,65 @@ impl<H: Host> Mm<H> {
         MergeCounts { shared, sharing, ..merge.counts }
     }
 
-    /// One page, or as many that are no use as cost about the same; what the pass has come to, if it has ended.
-    fn merge_next(&self, merge: &mut Merge<H>, spaces: &[Arc<AddressSpace<H>>]) -> Option<Pass> {
+    /// Some pages, at most so many, or as many that are no use as cost about the same as one: how many these are. What the pass
+    /// has come to, if it has ended.
+    fn merge_next(
+        &self,
+        merge: &mut Merge<H>,
+        spaces: &[Arc<AddressSpace<H>>],
+        most: u64,
+    ) -> ControlFlow<Pass, u64> {
         let Some(space) = spaces.get(merge.space) else {
             merge.stable.forget_gone(self);
-            return Some(merge.end_pass());
+            return ControlFlow::Break(merge.end_pass());
         };
-        match space.next_mergeable(merge.address) {
-            Next::Page(address, frame) => {
-                merge.address = address.add(addr::PAGE_SIZE);
-                merge.counts.scanned += 1;
-                let checksum = self.host().checksum(frame);
-                self.merge_page(merge, space, &Page { address, frame, checksum });
-                self.put(frame);
-            }
-            Next::Later(address) => merge.address = address,
-            Next::None => (merge.space, merge.address) = (merge.space + 1, Hva::ZERO),
+        let mut looked = core::mem::take(&mut merge.looked);
+        looked.prepare(most);
+        match space.look_from(merge.address, &mut looked) {
+            Some(next) => merge.address = next,
+            None => (merge.space, merge.address) = (merge.space + 1, Hva::ZERO),
         }
-        None
+        merge.counts.scanned += looked.scanned;
+        merge.counts.changed += looked.scanned - looked.unchanged.len() as u64;
+        looked.unchanged.iter().for_each(|page| self.merge_page(merge, space, page));
+        let took = looked.scanned.max(1);
+        merge.looked = looked;
+        ControlFlow::Continue(took)
     }
 
     fn merge_page(&self, merge: &mut Merge<H>, space: &Arc<AddressSpace<H>>, page: &Page) {
-        let meta: &FrameMeta = self.host().frames().meta(page.frame);
-        // Sixteen bits of it do: a volatile page that is taken for another now and then costs a comparison.
-        let checksum = page.checksum as u16;
-        if meta.swap_checksum(checksum) != checksum {
-            merge.counts.changed += 1;
-        } else if self.host().equal(page.frame, self.zero_page()) {
-            merge.counts.zero += u64::from(space.become_zero(page.address, page.frame));
-        } else if self.join_merged(merge, space, page) || self.join_candidate(merge, space, page) {
+        if page.checksum == merge.zeros {
+            merge.counts.zero += u64::from(space.become_zero(page));
+        } else if merge.stable.find(self, page.checksum, |merged| space.become_merged(page, merged))
+            || self.join_candidate(merge, space, page)
+        {
             merge.counts.merged += 1;
         }
     }
 
-    /// The page becomes a merged one, if there is one that equals it.
-    fn join_merged(&self, merge: &mut Merge<H>, space: &AddressSpace<H>, page: &Page) -> bool {
-        merge.stable.find(self, page.checksum, |merged| {
-            self.host().equal(page.frame, merged.frame)
-                && space.become_merged(page.address, page.frame, merged)
-        })
-    }
-
     /// The page becomes the candidate with its checksum, if that is equal; else it is the candidate.
     fn join_candidate(&self, merge: &mut Merge<H>, space: &Arc<AddressSpace<H>>, page: &Page) -> bool {
-        if merge.candidates.len() >= MOST_CANDIDATES {
-            merge.candidates.clear();
+        if !merge.candidates.is_turn_of(page.checksum) {
+            return false;
         }
-        let this = Candidate { space: Arc::downgrade(space), address: page.address };
-        let Some(other) = merge.candidates.insert(page.checksum, this) else { return false };
-        let Some(others) = other.space.upgrade() else { return false };
+        let other = merge.candidates.take(page.checksum);
+        let joined = other.is_some_and(|other| self.join_other(merge, space, page, &other));
+        if !joined {
+            merge.candidates.add(page.checksum, Candidate::new(space, page.address));
+        }
+        joined
+    }
+
+    fn join_other(
+        &self,
+        merge: &mut Merge<H>,
+        space: &AddressSpace<H>,
+        page: &Page,
+        other: &Candidate<H>,
+    ) -> bool {
+        let Some(others) = other.space() else { return false };
         let Some(merged) = others.make_merged(other.address, page.frame) else { return false };
-        let joined = space.become_merged(page.address, page.frame, &merged);
+        let joined = space.become_merged(page, &merged);
         // What it is found by, now that it cannot change: what its like has; at worst, what that had before.
         let checksum = if joined { page.checksum } else { self.host().checksum(merged.frame) };
         self.put(merged.frame);

@@ -1,5 +1,6 @@
 //! Merged pages, by their checksums. Where one has as many sharers as it may, there is another of the same contents.
 
+use super::MOST_SHARERS;
 use crate::frames::{FrameMeta, PageFlags};
 use crate::host::Host;
 use crate::mm::Mm;
@@ -49,12 +50,12 @@ impl<H: Host> Stable<H> {
         self.by_checksum.entry(checksum).or_default().push(merged);
     }
 
-    /// Whether `suits` says so of a page with this checksum. A reference is held on it meanwhile.
+    /// Whether `suits` says so of a page with this checksum that may have more sharers. A reference is held on it meanwhile.
     pub(super) fn find(&self, mm: &Mm<H>, checksum: u32, mut suits: impl FnMut(&Merged<H>) -> bool) -> bool {
         let found = self.by_checksum.get(&checksum);
         // The newest first: those before it have as many sharers as they may.
         found.into_iter().flat_map(|all| all.iter().rev()).any(|merged| {
-            let held = merged.hold(mm);
+            let held = merged.rmap.has_room(MOST_SHARERS) && merged.hold(mm);
             let suited = held && suits(merged);
             if held {
                 mm.put(merged.frame);

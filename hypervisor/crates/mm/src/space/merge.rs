@@ -2,44 +2,35 @@
 //!
 //! ```text
 //!   write_protect_page: a candidate becomes a merged page     replace_page: a page becomes a merged one
-//!     page lock, page-table lock                                both page locks, tried; page-table lock
+//!     page-table lock; page lock, tried                         the merged one's page lock, the same
 //!     entry cleared, flushed, invalidate_page                   entry cleared, flushed, invalidate_page
 //!     nobody else has it? ─ no ─► the entry returns             nobody else has it, equal? ─ no ─► the entry returns
 //!     read-only, not exclusive, its own reverse map             the merged frame, read-only (I8)
 //! ```
 //!
 //! Between the clearing and the new entry nobody can reach the page by a translation, old or new; who holds a reference (a
-//! pinned transfer, fork, write-out) counts in its frame. So what is equal then stays equal.
+//! pinned transfer, fork, write-out) counts in its frame, and the entry's is all that merging itself has. So what is equal then
+//! stays equal.
 
 use super::AddressSpace;
 use super::age::blocks;
 use super::entry::Tables;
-use crate::frames::{FrameMeta, PageFlags, PageTurn};
+use crate::frames::{FrameMeta, PageFlags, PageTurn, TriedLock};
 use crate::host::Host;
-use crate::merge::{MOST_SHARERS, Merged};
-use crate::rmap::Rmap;
+use crate::merge::{Looked, MOST_SHARERS, Merged, Page};
+use crate::rmap::{Rmap, Sharer};
 use crate::vma::{Access, VmaFlags, VmaKind, VmaTree};
 use addr::{Hva, HvaRange, PageSize, Pfn};
 use alloc::sync::Arc;
 use mutants::{Mutant, PageSite, intact};
-use paging::{Found, HostEntry, Leaf, Rights, TableEntry};
+use paging::{Entries, Found, HostEntry, Leaf, Level, Rights, TableEntry, View, walk_to};
 use sync::Rank;
 
 /// Pages that are not merged, whatever they contain.
 const SPECIAL: PageFlags = PageFlags::LAZY_FREE.union(PageFlags::HUGETLB).union(PageFlags::MERGED);
 
-/// Blocks of 2 MiB that are looked at for the next page under one lock.
+/// Blocks of 2 MiB without such a page that are passed over at a time.
 const BLOCKS: usize = 4;
-
-/// Where the next page is that may be merged.
-pub(crate) enum Next {
-    /// Here, with a reference on its frame.
-    Page(Hva, Pfn),
-    /// Not below this address.
-    Later(Hva),
-    /// Nowhere.
-    None,
-}
 
 /// A page as its area and its reverse map know it.
 struct Place<'v, H: Host> {
@@ -50,23 +41,51 @@ struct Place<'v, H: Host> {
 }
 
 impl<H: Host> AddressSpace<H> {
-    /// The next base page from `from` on that may be merged and is not. Takes the mmap lock for reading, and not for long.
-    pub(crate) fn next_mergeable(&self, from: Hva) -> Next {
+    /// Looks at base pages from `from` on that may be merged and are not, as many as `looked` has room for; where the next look
+    /// begins, or nowhere. Takes the mmap lock for reading, and not for long.
+    pub(crate) fn look_from(&self, from: Hva, looked: &mut Looked) -> Option<Hva> {
         let vmas = self.vmas.read();
         let rest = HvaRange::new(from, super::USER_END.max(from));
         let parts = vmas.overlapping(rest).filter(|(_, vma)| {
             vma.flags.contains(VmaFlags::MERGEABLE)
                 && matches!(vma.kind, VmaKind::Anonymous(PageSize::Size4K))
         });
-        let mut blocks = parts.flat_map(|(part, _)| blocks(part));
-        let found = blocks.by_ref().take(BLOCKS).find_map(|block| {
+        let mut next = None;
+        for block in parts.flat_map(|(part, _)| blocks(part)).take(BLOCKS) {
             self.split_where_it_pays(block);
-            self.unmerged_in(block)
-        });
-        match found {
-            Some((address, frame)) => Next::Page(address, frame),
-            None => blocks.next().map_or(Next::None, |block| Next::Later(block.start())),
+            next = Some(self.look_in(block, looked));
+            if !looked.is_empty() {
+                break;
+            }
         }
+        next
+    }
+
+    /// The same in one block; where the next look begins.
+    fn look_in(&self, block: HvaRange, looked: &mut Looked) -> Hva {
+        let _tables = self.tables.lock();
+        let above = walk_to::<HostEntry, H>(self.host(), self.root, block.start().as_u64(), Level::Pd);
+        // Of a shared table nobody knows who all have its pages.
+        let own = above.level == Level::Pd && !above.entry.is_shared_table();
+        let Some(table) = above.entry.next_table().filter(|_| own) else { return block.end() };
+        let entries = self.host().entries(table);
+        for page in block.pages() {
+            let entry = HostEntry::from_bits(entries.load(Level::Pt.index(page.as_u64())));
+            let View::Leaf(leaf) = entry.view(Level::Pt) else { continue };
+            let Some(meta) = self.unmerged(leaf.pfn) else { continue };
+            if looked.is_full() {
+                return page;
+            }
+            looked.look(meta, (page, leaf.pfn), self.host().checksum(leaf.pfn));
+        }
+        block.end()
+    }
+
+    /// A frame that one entry has, and that may be merged.
+    #[inline]
+    fn unmerged(&self, frame: Pfn) -> Option<&FrameMeta> {
+        let meta = self.mm.counted(frame)?;
+        (!meta.flags().intersects(SPECIAL) && meta.map_count() == 1).then_some(meta)
     }
 
     /// Whether a page is one that merging has made: one for several, or the zero page.
@@ -99,65 +118,57 @@ impl<H: Host> AddressSpace<H> {
         })
     }
 
-    fn unmerged_in(&self, block: HvaRange) -> Option<(Hva, Pfn)> {
-        let _tables = self.tables.lock();
-        self.cursor(block).find_map(|visit| {
-            let leaf = visit.found.leaf().filter(|leaf| leaf.size == PageSize::Size4K)?;
-            // Of a shared table nobody knows who all have its pages.
-            let meta = self.mm.counted(leaf.pfn).filter(|_| !visit.found.shared)?;
-            let mergeable = meta.map_count() == 1 && !meta.flags().intersects(SPECIAL);
-            mergeable.then(|| {
-                meta.get();
-                (Hva::new(visit.address), leaf.pfn)
-            })
-        })
-    }
-
     /// The place of a page that may be merged.
     fn place<'v>(&self, vmas: &'v VmaTree<H>, address: Hva, frame: Pfn) -> Option<Place<'v, H>> {
         let vma = vmas.find(address).filter(|vma| vma.flags.contains(VmaFlags::MERGEABLE))?;
         Some(Place { address, frame, rmap: vma.anon.get()?, index: vma.index_of(address) })
     }
 
-    /// The entry of a page that nobody but this entry and the caller has.
-    fn sole_entry(&self, tables: &Tables<'_>, place: &Place<'_, H>) -> Option<(Found<HostEntry>, Leaf)> {
-        let meta = self.host().frames().meta(place.frame);
+    /// The entry of a page that nobody but this entry has, and the page's lock, if it is free. The entry keeps the page.
+    fn sole_entry<'a>(
+        &'a self,
+        turn: &'a PageTurn,
+        tables: &Tables<'_>,
+        place: &Place<'_, H>,
+    ) -> Option<(Found<HostEntry>, TriedLock<'a>)> {
+        let (found, _) = self.mapped_here(tables, place.address, place.frame)?;
+        let meta = self.unmerged(place.frame)?;
         let owned = meta.owner() == Some((place.rmap.id(), place.index));
-        let plain = meta.swap_slot().is_none() && !meta.flags().intersects(SPECIAL);
-        self.mapped_here(tables, place.address, place.frame).filter(|_| owned && plain && is_sole(meta))
+        let lock = meta.try_lock(turn).filter(|_| owned)?;
+        (meta.swap_slot().is_none() && is_sole(meta)).then_some((found, lock))
     }
 
-    /// Makes the page at `address` a merged one, if it equals `other`, as far as that can be seen; a reference on its frame
-    /// goes with the answer.
+    /// The frame of the base page at `address`.
+    fn frame_at(&self, address: Hva) -> Option<Pfn> {
+        let _tables = self.tables.lock();
+        let leaf = self.walk(address).leaf().filter(|leaf| leaf.size == PageSize::Size4K);
+        leaf.map(|leaf| leaf.pfn)
+    }
+
+    /// Makes the page at `address` a merged one, unless it is in frame `other`; a reference on its frame goes with the answer.
     pub(crate) fn make_merged(&self, address: Hva, other: Pfn) -> Option<Merged<H>> {
         let vmas = self.vmas.read();
         self.own_table(address).ok()?;
-        let (_, frame) = self.unmerged_in(HvaRange::new(address, address.add(PageSize::Size4K.bytes())))?;
-        let likely = frame != other && self.host().equal(frame, other);
-        let rmap = self
-            .place(&vmas, address, frame)
-            .filter(|_| likely)
-            .and_then(|place| self.protect_merged(&place));
-        if rmap.is_none() {
-            self.mm.put(frame);
-        }
-        Some(Merged { frame, rmap: rmap? })
+        let frame = self.frame_at(address).filter(|&frame| frame != other)?;
+        let place = self.place(&vmas, address, frame)?;
+        self.protect_merged(&place).map(|rmap| Merged { frame, rmap })
     }
 
-    /// Site `write_protect_page`. The caller has a reference.
+    /// Site `write_protect_page`. The caller gets a reference.
     fn protect_merged(&self, place: &Place<'_, H>) -> Option<Arc<Rmap<H>>> {
         let merged = self.mm.rmaps().create(Rank::Rmap);
         merged.set_sharer(Arc::clone(place.rmap), place.index);
         let meta = self.host().frames().meta(place.frame);
-        let _lock = meta.lock();
+        let turn = PageTurn::take();
         let tables = self.tables.lock();
-        let (found, _) = self.sole_entry(&tables, place)?;
+        let (found, _lock) = self.sole_entry(&turn, &tables, place)?;
         let old = self.clear_flush_notify(PageSite::MergeProtect, &tables, place.address, &found);
         let leaf = old.leaf().filter(|_| is_sole(meta));
         let Some(leaf) = leaf else {
             self.host().store(old.at, old.entry.bits());
             return None;
         };
+        meta.get();
         meta.clear(PageFlags::EXCLUSIVE);
         meta.set(PageFlags::MERGED | PageFlags::DIRTY);
         meta.set_owner(merged.id(), 0);
@@ -166,42 +177,47 @@ impl<H: Host> AddressSpace<H> {
         Some(merged)
     }
 
-    /// Makes the page at `address` the merged one, if they are equal; whether it did. The caller has references on both
-    /// frames.
-    pub(crate) fn become_merged(&self, address: Hva, frame: Pfn, merged: &Merged<H>) -> bool {
+    /// Makes a page the merged one, if they are equal; whether it did. The caller has a reference on the merged one.
+    pub(crate) fn become_merged(&self, page: &Page, merged: &Merged<H>) -> bool {
         let vmas = self.vmas.read();
-        let owned = self.own_table(address).ok();
-        let Some(place) = owned.and_then(|()| self.place(&vmas, address, frame)) else { return false };
+        let owned = self.own_table(page.address).ok();
+        let Some(place) = owned.and_then(|()| self.place(&vmas, page.address, page.frame)) else {
+            return false;
+        };
         let turn = PageTurn::take();
         let target = self.host().frames().meta(merged.frame);
         let Some(_lock) = target.try_lock(&turn) else { return false };
         // On its way to swap, or gone from everywhere: not worth the while.
-        let settled = target.swap_slot().is_none() && target.map_count() > 0;
-        settled
-            && merged.rmap.add_sharer(place.rmap, place.index, MOST_SHARERS)
-            && self.replace_page(&turn, &place, merged.frame)
+        if target.swap_slot().is_some() || target.map_count() == 0 {
+            return false;
+        }
+        let sharer = merged.rmap.add_sharer(place.rmap, place.index, MOST_SHARERS);
+        let replaced = sharer != Sharer::Refused && self.replace_page(&turn, &place, merged.frame);
+        if sharer == Sharer::New && !replaced {
+            merged.rmap.drop_newest_sharer();
+        }
+        replaced
     }
 
-    /// Makes the page at `address` the zero page, if it has nothing but zeros; whether it did. The caller has a reference.
-    pub(crate) fn become_zero(&self, address: Hva, frame: Pfn) -> bool {
+    /// Makes a page the zero page, if it has nothing but zeros; whether it did.
+    pub(crate) fn become_zero(&self, page: &Page) -> bool {
         let vmas = self.vmas.read();
-        let owned = self.own_table(address).ok();
-        let place = owned.and_then(|()| self.place(&vmas, address, frame));
+        let owned = self.own_table(page.address).ok();
+        let place = owned.and_then(|()| self.place(&vmas, page.address, page.frame));
         place.is_some_and(|place| self.replace_page(&PageTurn::take(), &place, self.mm.zero_page()))
     }
 
     /// Site `replace_page`: nobody writes to `target`.
     fn replace_page(&self, turn: &PageTurn, place: &Place<'_, H>, target: Pfn) -> bool {
-        let meta = self.host().frames().meta(place.frame);
-        let Some(_lock) = meta.try_lock(turn) else { return false };
         let tables = self.tables.lock();
-        let Some((found, _)) = self.sole_entry(&tables, place) else { return false };
+        let Some((found, lock)) = self.sole_entry(turn, &tables, place) else { return false };
         let equal = || self.host().equal(place.frame, target);
         let seen = intact(Mutant::MergeComparesWritable) || equal();
         let old = match intact(Mutant::MergeReplacesFirst) {
             true => self.clear_flush_notify(PageSite::MergeReplace, &tables, place.address, &found),
             false => self.clear_flush(place.address, &found),
         };
+        let meta = self.host().frames().meta(place.frame);
         let equal_now = || if intact(Mutant::MergeComparesWritable) { equal() } else { seen };
         let leaf = old.leaf().filter(|_| is_sole(meta) && equal_now());
         let Some(leaf) = leaf else {
@@ -220,6 +236,7 @@ impl<H: Host> AddressSpace<H> {
             self.chain.invalidate_page(PageSite::MergeReplace, place.address);
         }
         drop(tables);
+        drop(lock);
         if owed {
             self.mm.put(place.frame);
         }
@@ -227,7 +244,7 @@ impl<H: Host> AddressSpace<H> {
     }
 }
 
-/// Whether nobody has the page but one entry and the caller.
+/// Whether nobody has the page but one entry.
 fn is_sole(meta: &FrameMeta) -> bool {
-    meta.map_count() == 1 && (meta.count() == 2 || !intact(Mutant::MergeIgnoresReferences))
+    meta.map_count() == 1 && (meta.count() == 1 || !intact(Mutant::MergeIgnoresReferences))
 }

@@ -58,7 +58,6 @@ pub use apply::Change;
 pub(crate) use batch::Leaving;
 pub use error::{FaultError, MapError, MigrateError};
 pub use map::{MapRequest, Placement};
-pub(crate) use merge::Next;
 pub use remap::Remap;
 pub(crate) use rmapped::{Instead, Unmapped, Youth};
 pub use swapped::SwappedPages;

@@ -1,0 +1,138 @@
+//! Merging of equal pages, and whoever works on one of them: a guest that needs no fault to write, reclaim, fork. Space 0 has the
+//! page that is write-protected, space 1 the one that is replaced.
+
+use crate::{Bench, MACHINE, NEW, OLD, PAGE, RW, WORD, world_ends_well};
+use addr::PageSize;
+use mm::{AddressSpace, Advice, CpuIndex};
+use models::{Bounds, Model, Program, in_memory};
+use std::sync::{Arc, Mutex};
+use tests::lab::page;
+use tests::machine::{Machine, Options};
+use tests::worlds::{Backing, With, World};
+
+/// Loops over entries and contents are left a few times only, and only once in all: a pass has many steps.
+const ONE: Bounds = Bounds { random: 200, ..Bounds::preemptions(1).with_passes(2) };
+
+/// Two spaces with an equal page each, which merging has looked at once; CPU 0 runs the guest of one, which can write.
+fn equal_pages(guest: usize) -> World {
+    let mut world = World::new(Options { frames: 224, ..MACHINE }, 4);
+    world.machine.excuse_unaged_guests();
+    world.machine.ignore_writes();
+    for id in 0..2 {
+        world.spawn(id, if id == guest { With::Guest } else { With::Nothing }).expect("a space");
+        world.mmap(id, (0, 1), RW, Backing::Anonymous(PageSize::Size4K)).expect("a mapping");
+        world.madvise(id, (0, 1), Advice::Mergeable).expect("is mapped");
+        world.load(id, CpuIndex(1), 0, 0).expect("a load");
+        let space = world.space(id);
+        Program::herald_in(&world, &space, 1).store(WORD, OLD).expect("memory");
+    }
+    world.load(guest, CpuIndex(0), 0, 0).expect("a load");
+    let space = world.space(guest);
+    Program::guest_of(&world, &space, guest, 0).store(WORD, OLD).expect("memory");
+    merge(&world);
+    world
+}
+
+/// To the end of a pass.
+fn merge(world: &World) {
+    while world.mm.merge(u64::MAX).is_none() {}
+}
+
+fn words(world: &World) -> [Option<u64>; 2] {
+    [0, 1].map(|id| in_memory(&world.space(id), WORD))
+}
+
+/// A guest stores by what it has cached.
+fn against_a_writer(guest: usize) {
+    let stores = move |world: &World| {
+        let space = world.space(guest);
+        let program = Program::guest_of(world, &space, guest, 0);
+        program.store(WORD, NEW).expect("memory");
+        assert_eq!(program.load(WORD), Ok(NEW));
+    };
+    Model::new(move || equal_pages(guest))
+        .thread("guest", stores)
+        .thread("merging", merge)
+        .end(move |world| {
+            let mut expected = [Some(OLD); 2];
+            expected[guest] = Some(NEW);
+            assert_eq!(words(&world), expected);
+            world_ends_well(world);
+        })
+        .holds(ONE);
+}
+
+#[test]
+fn merging_against_a_guest_that_writes_what_others_become() {
+    against_a_writer(0);
+}
+
+#[test]
+fn merging_against_a_guest_that_writes_what_becomes_another() {
+    against_a_writer(1);
+}
+
+/// Both come back from wherever they went.
+fn against_swap_out(id: usize) {
+    Model::new(|| equal_pages(1))
+        .thread("merging", merge)
+        .thread("reclaim", move |world| {
+            world.space(id).madvise(page(0), PAGE, Advice::PageOut).expect("is mapped");
+        })
+        .end(|mut world| {
+            for (id, value) in (NEW..).enumerate().take(2) {
+                world.load(id, CpuIndex(1), 0, 0).expect("a load");
+                let space = world.space(id);
+                let herald = Program::herald_in(&world, &space, 1);
+                assert_eq!((herald.load(WORD), herald.store(WORD, value)), (Ok(OLD), Ok(value)));
+            }
+            assert_eq!(words(&world), [Some(NEW), Some(NEW + 1)]);
+            world_ends_well(world);
+        })
+        .holds(ONE);
+}
+
+#[test]
+fn merging_against_swap_out_of_what_others_become() {
+    against_swap_out(0);
+}
+
+#[test]
+fn merging_against_swap_out_of_what_becomes_another() {
+    against_swap_out(1);
+}
+
+type Child = Mutex<Option<Arc<AddressSpace<Machine>>>>;
+
+/// The child has the page as it was, whatever becomes of it.
+fn against_fork(id: usize) {
+    Model::new(move || Bench::new((equal_pages(id), Child::default())))
+        .thread("merging", |b| merge(&b.bed.0))
+        .thread("host", move |b| {
+            let (world, child) = &b.bed;
+            *child.lock().expect("no panic") = Some(world.space(id).fork().expect("frames for tables"));
+            let space = world.space(id);
+            Program::guest_of(world, &space, id, 0).store(WORD, NEW).expect("memory");
+        })
+        .end(move |b| {
+            let (world, child) = b.bed;
+            let child = child.into_inner().expect("no panic").expect("has forked");
+            assert_eq!(in_memory(&child, WORD), Some(OLD), "the child's page");
+            drop(child);
+            let mut expected = [Some(OLD); 2];
+            expected[id] = Some(NEW);
+            assert_eq!(words(&world), expected);
+            world_ends_well(world);
+        })
+        .holds(ONE);
+}
+
+#[test]
+fn merging_against_fork_of_what_others_become() {
+    against_fork(0);
+}
+
+#[test]
+fn merging_against_fork_of_what_becomes_another() {
+    against_fork(1);
+}
