@@ -211,15 +211,16 @@ impl Vcpu {
 
     /// Makes the guest exit when its next device timer is due, or its turn is over.
     fn set_timer(&mut self, vm: &Vm) {
-        let device = self.deadline.map(|deadline| vm.clock.machine_ticks(deadline));
-        let deadline = [device, self.turn_ends, self.deaf_until(vm)].into_iter().flatten().min();
+        let device = self.deadline.map_or(u64::MAX, |deadline| vm.clock.machine_ticks(deadline));
+        let turn = self.turn_ends.unwrap_or(u64::MAX);
+        let deadline = device.min(turn).min(self.deaf_until(vm).unwrap_or(u64::MAX));
         if !self.vmcs.controls().has_pin(Pin::PREEMPTION_TIMER) {
-            cpu::timer::arm(deadline);
+            cpu::timer::arm(Some(deadline).filter(|&deadline| deadline != u64::MAX));
             return;
         }
         // The timer counts in units of 2^shift ticks; rounded up, so that it is due when it fires.
         let shift = self.vmcs.capabilities().misc.preemption_timer_shift();
-        let left = deadline.map_or(u64::MAX, |deadline| deadline.saturating_sub(tsc()));
+        let left = deadline.saturating_sub(tsc());
         let units = (left >> shift).saturating_add(1).min(u64::from(u32::MAX));
         self.vmcs.write(Field::PreemptionTimer, units);
     }
