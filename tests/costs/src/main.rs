@@ -103,14 +103,17 @@ fn guest_writes(World { range, mmu, .. }: &World) {
     }
 }
 
-/// The guest has lost all its entries but the first, which keeps its table, and the host none.
+/// The guest has lost all its entries but the first of each table, which thus stays, and the host none.
 fn run_and_protect(world: &World) {
     listen(world);
     guest_writes(world);
     let World { space, range, .. } = world;
-    for protection in [Protection::None, Protection::ReadWrite] {
-        let (start, len) = (range.start().add(PAGE_SIZE), range.len() - PAGE_SIZE);
-        space.mprotect(start, len, protection).expect("the range is mapped");
+    let (block, len) = (Level::Pd.span(), range.len());
+    for start in (0..len).step_by(block as usize) {
+        let (first, rest) = (range.start().add(start + PAGE_SIZE), block.min(len - start) - PAGE_SIZE);
+        for protection in [Protection::None, Protection::ReadWrite] {
+            space.mprotect(first, rest, protection).expect("the range is mapped");
+        }
     }
 }
 
