@@ -2,7 +2,7 @@
 
 use crate::cpu;
 use crate::layout;
-use addr::{Hva, PAGE_SIZE, PageSize, Pfn};
+use addr::{Hva, PAGE_SHIFT, PAGE_SIZE, PageSize, Pfn};
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 use mm::frames::Frames;
@@ -62,8 +62,9 @@ impl PhysicalMemory {
     }
 }
 
+/// Of a frame behind the direct map's end an address that nobody can use.
 fn pointer<T>(frame: Pfn) -> *mut T {
-    layout::direct(frame.base()).as_u64() as *mut T
+    layout::DIRECT_MAP.as_u64().wrapping_add(frame.as_u64() << PAGE_SHIFT) as *mut T
 }
 
 /// A place in a frame with room for `len` bytes behind it.

@@ -66,8 +66,7 @@ pub(super) fn acknowledge_primary() {
 
 /// A guest's place among the handshakes, from before its first entry until after its last.
 #[must_use]
-#[derive(Debug)]
-pub(crate) struct GuestTag(usize);
+pub(crate) struct GuestTag(&'static Guest);
 
 impl GuestTag {
     /// A place for the guest with this EPT. `None`: there are too many guests.
@@ -75,26 +74,26 @@ impl GuestTag {
         let free = |guest: &Guest| {
             guest.root.compare_exchange(0, name(root), Ordering::AcqRel, Ordering::Relaxed).is_ok()
         };
-        let index = guests().iter().position(free)?;
+        let guest = guests().iter().find(|guest| free(guest))?;
         // Whoever had the place, or the root, before has left translations: each CPU flushes first.
-        let _ = guests()[index].mode.request(super::kick);
-        Some(Self(index))
+        let _ = guest.mode.request(super::kick);
+        Some(Self(guest))
     }
 
     /// This CPU is about to enter the guest, with interrupts off: `invept`, if translations have to go.
     pub(crate) fn enter(&self, invept: impl FnOnce()) {
-        guests()[self.0].mode.enter(super::index(), invept);
+        self.0.mode.enter(super::index(), invept);
     }
 
     /// It has left the guest.
     pub(crate) fn exit(&self) {
-        guests()[self.0].mode.exit(super::index());
+        self.0.mode.exit(super::index());
     }
 }
 
 impl Drop for GuestTag {
     fn drop(&mut self) {
-        guests()[self.0].root.store(0, Ordering::Release);
+        self.0.root.store(0, Ordering::Release);
     }
 }
 

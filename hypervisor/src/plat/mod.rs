@@ -42,6 +42,7 @@ mod upheaval;
 mod vm;
 
 pub(crate) use clone::{Asker, CloneError};
+pub(crate) use control::Control;
 pub(crate) use end::End;
 pub(crate) use hostops::HostOperationError;
 pub(crate) use oom::{Verdict, judge};

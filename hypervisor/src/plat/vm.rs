@@ -399,9 +399,17 @@ impl Vm {
     }
 
     /// Between two entries: disturbances, where they were asked for.
+    #[inline]
     pub(crate) fn after_exit(&self, vcpu: VcpuId) {
+        if let Some(stirrer) = &self.stirrer {
+            self.stir(stirrer, vcpu);
+        }
+    }
+
+    #[cold]
+    fn stir(&self, stirrer: &spin::Mutex<Stirrer>, vcpu: VcpuId) {
         // Whoever stirs may wait for this virtual processor to come out.
-        if let Some(mut stirrer) = self.stirrer.as_ref().and_then(spin::Mutex::try_lock)
+        if let Some(mut stirrer) = stirrer.try_lock()
             && stirrer.due()
         {
             stirrer.stir(&self.memory, || self.check(Some(vcpu)));

@@ -179,6 +179,17 @@ pub(crate) enum Turn {
 /// Asks whether the caller may go on. Wakes sleepers that are due.
 pub(crate) fn turn() -> Turn {
     let this = &CPUS[cpu::index()];
+    let sleeper = this.next_wake.load(Ordering::Acquire);
+    if this.waiting.load(Ordering::Acquire) == 0 && tsc() < sleeper && own(|running| running.alone) {
+        // As at the last look: nobody was kept waiting since, so there is nothing to charge.
+        return Turn::GoesOn(Some(sleeper).filter(|&next| next != u64::MAX));
+    }
+    turn_among_others(this)
+}
+
+/// The same where somebody waits, has waited, or is to be woken.
+#[inline(never)]
+fn turn_among_others(this: &Cpu) -> Turn {
     let now = tsc();
     let sleeper = wake_sleepers(now);
     let waiting = this.waiting.load(Ordering::Acquire);

@@ -3,7 +3,7 @@
 use super::{Activity, Vcpu};
 use crate::cpu::{self, tsc};
 use crate::exit::{self, Flow};
-use crate::plat::{End, Vm};
+use crate::plat::{Control, End, Vm};
 use crate::sched::{self, Turn};
 use crate::vmx::{EntryError, VmcsError, invept_single};
 use core::fmt;
@@ -88,13 +88,13 @@ fn step(vcpu: &mut Vcpu, vm: &Vm) -> Result<(), Result<End, RunError>> {
         return Ok(());
     }
     vcpu.take_cpu();
-    vcpu.look(vm).map_err(Ok)?;
+    vcpu.look(vm, control).map_err(Ok)?;
     if vcpu.activity != Activity::Active {
         vcpu.sleep(vm);
         return Ok(());
     }
     vcpu.set_timer(vm);
-    if !vcpu.enter(vm).map_err(|error| Err(RunError::Refused(error)))? {
+    if !vcpu.enter(vm, control).map_err(|error| Err(RunError::Refused(error)))? {
         return Ok(());
     }
     vcpu.save_interrupted_event();
@@ -115,10 +115,10 @@ fn step(vcpu: &mut Vcpu, vm: &Vm) -> Result<(), Result<End, RunError>> {
 
 impl Vcpu {
     /// Looks at the board, if there is news or a timer is due; chooses what the next entry delivers.
-    fn look(&mut self, vm: &Vm) -> Result<(), End> {
+    fn look(&mut self, vm: &Vm, control: &Control) -> Result<(), End> {
         let now = vm.clock.now();
         let due = self.deadline.is_some_and(|deadline| deadline <= now);
-        if !vm.control(self.id).take_news() && !due {
+        if !control.take_news() && !due {
             self.deliver_pending();
             return Ok(());
         }
@@ -142,7 +142,7 @@ impl Vcpu {
             Some(startup) => {
                 self.obey(startup);
                 // There may be more.
-                vm.control(id).note_own_news();
+                control.note_own_news();
             }
             None => {}
         }
@@ -178,8 +178,7 @@ impl Vcpu {
     }
 
     /// Enters the guest, unless there is news; whether it did.
-    fn enter(&mut self, vm: &Vm) -> Result<bool, EntryError> {
-        let control = vm.control(self.id);
+    fn enter(&mut self, vm: &Vm, control: &Control) -> Result<bool, EntryError> {
         control.enters();
         let (mut flushed, vmcs) = (0, &self.vmcs);
         vm.tag.enter(|| {
@@ -211,15 +210,16 @@ impl Vcpu {
 
     /// Makes the guest exit when its next device timer is due, or its turn is over.
     fn set_timer(&mut self, vm: &Vm) {
-        let device = self.deadline.map(|deadline| vm.clock.machine_ticks(deadline));
-        let deadline = [device, self.turn_ends, self.deaf_until(vm)].into_iter().flatten().min();
+        let device = self.deadline.map_or(u64::MAX, |deadline| vm.clock.machine_ticks(deadline));
+        let turn = self.turn_ends.unwrap_or(u64::MAX);
+        let deadline = device.min(turn).min(self.deaf_until(vm).unwrap_or(u64::MAX));
         if !self.vmcs.controls().has_pin(Pin::PREEMPTION_TIMER) {
-            cpu::timer::arm(deadline);
+            cpu::timer::arm(Some(deadline).filter(|&deadline| deadline != u64::MAX));
             return;
         }
         // The timer counts in units of 2^shift ticks; rounded up, so that it is due when it fires.
         let shift = self.vmcs.capabilities().misc.preemption_timer_shift();
-        let left = deadline.map_or(u64::MAX, |deadline| deadline.saturating_sub(tsc()));
+        let left = deadline.saturating_sub(tsc());
         let units = (left >> shift).saturating_add(1).min(u64::from(u32::MAX));
         self.vmcs.write(Field::PreemptionTimer, units);
     }

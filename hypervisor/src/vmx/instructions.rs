@@ -96,17 +96,25 @@ pub(super) unsafe fn vmptrld(region: u64) -> Result<(), VmFail> {
 /// [`VmFail`]: no current VMCS, or no such field.
 pub(super) fn vmread(field: u32) -> Result<u64, VmFail> {
     let value: u64;
-    let (below, equal): (u8, u8);
+    let failed: u8;
     // SAFETY: reads the current VMCS, whatever it is; no memory is touched.
     unsafe {
-        asm!("vmread {}, {}", "setb {}", "setz {}", out(reg) value, in(reg) u64::from(field),
-             out(reg_byte) below, out(reg_byte) equal, options(nomem, nostack));
+        asm!("vmread {}, {}", "setbe {}", out(reg) value, in(reg) u64::from(field),
+             out(reg_byte) failed, options(nomem, nostack));
     }
-    match (below, equal) {
-        (0, 0) => Ok(value),
-        (0, _) => Err(VmFail::Valid(12)),
-        _ => Err(VmFail::Invalid),
+    if failed == 0 { Ok(value) } else { Err(access_failure()) }
+}
+
+/// Why VMREAD or VMWRITE has failed: where there is a current VMCS, it has no such field.
+#[cold]
+fn access_failure() -> VmFail {
+    let below: u8;
+    // SAFETY: as in `vmread`; no VMCS is without its error field.
+    unsafe {
+        asm!("vmread {}, {}", "setb {}", out(reg) _, in(reg) u64::from(INSTRUCTION_ERROR),
+             out(reg_byte) below, options(nomem, nostack));
     }
+    if below == 0 { VmFail::Valid(12) } else { VmFail::Invalid }
 }
 
 /// Writes a field of the current VMCS.
@@ -117,17 +125,13 @@ pub(super) fn vmread(field: u32) -> Result<u64, VmFail> {
 /// # Errors
 /// [`VmFail`]: no current VMCS, or no such field.
 pub(super) unsafe fn vmwrite(field: u32, value: u64) -> Result<(), VmFail> {
-    let (below, equal): (u8, u8);
+    let failed: u8;
     // SAFETY: the caller's promise; no memory but the VMCS is touched.
     unsafe {
-        asm!("vmwrite {}, {}", "setb {}", "setz {}", in(reg) u64::from(field), in(reg) value,
-             out(reg_byte) below, out(reg_byte) equal, options(nostack));
+        asm!("vmwrite {}, {}", "setbe {}", in(reg) u64::from(field), in(reg) value,
+             out(reg_byte) failed, options(nostack));
     }
-    match (below, equal) {
-        (0, 0) => Ok(()),
-        (0, _) => Err(VmFail::Valid(12)),
-        _ => Err(VmFail::Invalid),
-    }
+    if failed == 0 { Ok(()) } else { Err(access_failure()) }
 }
 
 /// The operand of INVEPT and INVVPID (SDM vol. 3C 31.3).

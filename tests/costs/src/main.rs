@@ -8,7 +8,7 @@ mod plain;
 use addr::{Gfn, GfnRange, Gpa, Hva, HvaRange, PAGE_SIZE, PageSize};
 use mm::notifier::MmuNotifier;
 use mm::{Access, AddressSpace, File, MapRequest, Mm, Placement, Protection, VmaKind, Zeros};
-use mmu::{AccessedDirty, SecondaryMmu, Slot};
+use mmu::{AccessedDirty, LogBy, SecondaryMmu, Slot};
 use paging::{EptEntry, Level, TableEntry, TableMemory};
 use plain::{Nowhere, Plain};
 use std::process::ExitCode;
@@ -29,7 +29,7 @@ struct World {
     mmu: Arc<SecondaryMmu<Plain>>,
 }
 
-const OPERATIONS: [Operation; 14] = [
+const OPERATIONS: [Operation; 17] = [
     ("write-fault", nothing, write_all),
     ("read-fault", nothing, read_all),
     ("fault-when-mapped", write_all, write_all),
@@ -44,6 +44,9 @@ const OPERATIONS: [Operation; 14] = [
     ("swap-out", write_and_age, reclaim),
     ("swap-in", swap_out, read_all),
     ("swap-in-cached", bring_back_for_a_child, read_all),
+    ("guest-first-touch", listen, guest_writes),
+    ("guest-refault", run_and_protect, guest_writes),
+    ("guest-logged-write", run_and_log, guest_writes),
 ];
 
 /// Somebody who listens and has nothing to do.
@@ -87,13 +90,46 @@ fn write_and_fork(world: &World) {
     fork(world);
 }
 
-/// A guest writes all pages: as its processor does, A is set in each EPT entry that it goes through.
-fn run_a_guest(World { space, range, mmu }: &World) {
+/// The guest hears of changes.
+fn listen(World { space, mmu, .. }: &World) {
     space.register(Arc::clone(mmu) as Arc<dyn MmuNotifier>);
-    let gpa = |page: Hva| Gpa::new(page.as_u64() - range.start().as_u64());
+}
+
+/// Each page is written by a guest that has no right to: what an EPT violation costs but for the exit.
+fn guest_writes(World { range, mmu, .. }: &World) {
     for page in range.pages() {
-        mmu.fault(gpa(page), Access::Write).expect("there are frames");
+        let gpa = Gpa::new(page.as_u64() - range.start().as_u64());
+        mmu.fault(gpa, Access::Write).expect("there are frames");
     }
+}
+
+/// The guest has lost all its entries but the first of each table, which thus stays, and the host none.
+fn run_and_protect(world: &World) {
+    listen(world);
+    guest_writes(world);
+    let World { space, range, .. } = world;
+    let (block, len) = (Level::Pd.span(), range.len());
+    for start in (0..len).step_by(block as usize) {
+        let (first, rest) = (range.start().add(start + PAGE_SIZE), block.min(len - start) - PAGE_SIZE);
+        for protection in [Protection::None, Protection::ReadWrite] {
+            space.mprotect(first, rest, protection).expect("the range is mapped");
+        }
+    }
+}
+
+/// All was written before the log began.
+fn run_and_log(world: &World) {
+    listen(world);
+    guest_writes(world);
+    world.mmu.begin_log(Gfn::ZERO, LogBy::WriteFault).expect("a slot");
+}
+
+/// A guest writes all pages: as its processor does, A is set in each EPT entry that it goes through.
+fn run_a_guest(world: &World) {
+    listen(world);
+    guest_writes(world);
+    let World { space, range, mmu } = world;
+    let gpa = |page: Hva| Gpa::new(page.as_u64() - range.start().as_u64());
     let root = mmu.root().expect("nothing was released");
     for page in range.pages() {
         for level in [Level::Pd, Level::Pt] {

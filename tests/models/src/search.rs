@@ -12,7 +12,7 @@
 
 use crate::journal::{Decision, Shared};
 use shuttle::scheduler::{Schedule, Scheduler, Task, TaskId};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use tests::random::Random;
 
 const MAIN: usize = 0;
@@ -48,12 +48,16 @@ pub(crate) struct Explorer {
     spent: u32,
     /// By thread, and address of the place.
     passed: HashMap<(usize, usize), u32>,
+    /// The thread that runs.
+    running: usize,
+    /// Of each other one, the places that it goes by.
+    goes_by: HashMap<usize, HashSet<usize>>,
 }
 
 impl Explorer {
     pub(crate) fn new(search: Search, passes: u32, journal: Shared) -> Self {
-        let (levels, passed) = (Vec::new(), HashMap::new());
-        Self { search, passes, journal, levels, depth: 0, step: 0, spent: 0, passed }
+        let (levels, passed, goes_by) = (Vec::new(), HashMap::new(), HashMap::new());
+        Self { search, passes, journal, levels, depth: 0, step: 0, spent: 0, passed, running: MAIN, goes_by }
     }
 
     /// Goes to the next schedule of an exhaustive search; `false`: there is none.
@@ -82,7 +86,19 @@ impl Explorer {
         let Some(place) = sync::model::place() else { return true };
         let passed = self.passed.entry((thread, std::ptr::from_ref(place).addr())).or_default();
         *passed += 1;
+        if *passed == self.passes {
+            sync::model::pass_by_also(place);
+        }
         *passed <= self.passes
+    }
+
+    /// Another thread runs, or none, at an execution's begin.
+    fn switch_to(&mut self, thread: usize) {
+        if thread != self.running {
+            let own = sync::model::pass_by(self.goes_by.remove(&thread).unwrap_or_default());
+            self.goes_by.insert(self.running, own);
+            self.running = thread;
+        }
     }
 
     /// Chooses one of the threads; the first is what comes without a decision, `costly` are the others.
@@ -167,12 +183,16 @@ impl Scheduler for Explorer {
         }
         (self.depth, self.step, self.spent) = (0, 0, 0);
         self.passed.clear();
+        self.switch_to(MAIN);
+        self.goes_by.clear();
         Some(Schedule::new(0))
     }
 
     fn next_task(&mut self, runnable: &[&Task], current: Option<TaskId>, yields: bool) -> Option<TaskId> {
         let numbers: Vec<usize> = runnable.iter().map(|task| task.id().into()).collect();
-        Some(self.next(&numbers, current.map(usize::from), yields).into())
+        let next = self.next(&numbers, current.map(usize::from), yields);
+        self.switch_to(next);
+        Some(next.into())
     }
 
     fn next_u64(&mut self) -> u64 {

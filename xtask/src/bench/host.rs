@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const PACKAGES: [&str; 1] = ["valgrind"];
-const OPERATIONS: [&str; 14] = [
+const OPERATIONS: [&str; 17] = [
     "write-fault",
     "read-fault",
     "fault-when-mapped",
@@ -24,6 +24,9 @@ const OPERATIONS: [&str; 14] = [
     "swap-out",
     "swap-in",
     "swap-in-cached",
+    "guest-first-touch",
+    "guest-refault",
+    "guest-logged-write",
 ];
 /// Pages over which the tables' share is measured: 128 MiB.
 const OVERHEAD_PAGES: u64 = 32768;

@@ -240,6 +240,12 @@ const fn seen_by(by: LogBy) -> u64 {
     }
 }
 
+/// Whether W is what nobody but the log has taken from the leaf.
+fn may_have_w_back(leaf: EptEntry) -> bool {
+    let bits = leaf.bits();
+    bits & EptEntry::WRITE == 0 && (bits & EptEntry::DIRTY != 0 || !intact(Mutant::LogGivesWhatItDidNotTake))
+}
+
 impl<H: Host> SecondaryMmu<H> {
     /// Logs what is written to the slot that starts at `first`, from now on. By the processor only where each that runs the guest has
     /// such a log, and sets D.
@@ -328,9 +334,7 @@ impl<H: Host> SecondaryMmu<H> {
         let logs = self.logs.read();
         let Some(log) = logs.find(gfn).filter(|log| log.by == LogBy::WriteFault) else { return false };
         let found = tdp.walk(&*self.host, gfn);
-        let taken =
-            |leaf: &Leaf| (leaf.dirty || !intact(Mutant::LogGivesWhatItDidNotTake)) && !leaf.rights.write;
-        if found.leaf().filter(taken).is_none() {
+        if !found.entry.is_leaf(found.level) || !may_have_w_back(found.entry) {
             return false;
         }
         // Before the entry is writable, as in `admit`.

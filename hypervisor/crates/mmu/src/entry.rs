@@ -54,6 +54,12 @@ pub(crate) fn install<M: TableMemory>(memory: &M, found: &Found<EptEntry>, leaf:
     }
 }
 
+/// [`install`] where `found` is an empty entry of the leaf's level, as it mostly is; `false` where it is so no more.
+#[inline]
+pub(crate) fn install_first<M: TableMemory>(memory: &M, found: &Found<EptEntry>, leaf: Leaf) -> bool {
+    exchange(memory, found, EptEntry::leaf(leaf)).is_ok()
+}
+
 /// The entry at `found`, with the rights of `leaf` and what the CPU has noted; `None` where it allows them already.
 fn allow_more(found: &Found<EptEntry>, old: Leaf, leaf: Leaf) -> Option<EptEntry> {
     assert!(

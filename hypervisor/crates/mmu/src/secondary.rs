@@ -200,15 +200,21 @@ impl<H: Host> SecondaryMmu<H> {
     /// # Errors
     /// [`MmuError`]; the guest cannot go on.
     pub fn fault(&self, gpa: Gpa, access: Access) -> Result<FaultOutcome, MmuError> {
+        let gfn = gpa.gfn();
+        if access == Access::Write && self.is_logging() && self.writes_again(gfn) {
+            return Ok(FaultOutcome::Mapped);
+        }
+        self.resolve_fault(gfn, access)
+    }
+
+    /// Apart, so that a write that only the log has stopped does not pay for it.
+    #[inline(never)]
+    fn resolve_fault(&self, gfn: Gfn, access: Access) -> Result<FaultOutcome, MmuError> {
         let mut attempts = 0..mm::ATTEMPTS;
         let mut reserve = TableReserve::new(&*self.host);
         loop {
-            let gfn = gpa.gfn();
             // Before the slot is looked up, too: removing it raises the sequence (I2).
             let snapshot = self.sequence.snapshot();
-            if access == Access::Write && self.is_logging() && self.writes_again(gfn) {
-                return Ok(FaultOutcome::Mapped);
-            }
             let Some(slot) = self.slots.read().find(gfn) else { return Ok(FaultOutcome::NotRam) };
             let resolved = self.resolve(&slot, gfn, access, snapshot).map_err(MmuError::Host)?;
             let mut attempt = self.install(&resolved, &mut reserve)?;

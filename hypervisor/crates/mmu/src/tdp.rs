@@ -61,6 +61,24 @@ impl Tdp {
         leaf: Leaf,
         reserve: &mut TableReserve<'_, H>,
     ) -> Result<Installed, Lacking> {
+        let lowest = Level::of_leaf(leaf.size);
+        let found = self.grow(gfn, lowest, reserve, host);
+        let is_first = found.level == lowest && found.entry == EptEntry::EMPTY;
+        if is_first && entry::install_first(host, &found, leaf) {
+            return Ok(Installed::Changed);
+        }
+        self.install_beside(host, gfn, leaf, reserve)
+    }
+
+    /// The same where something is there already, or tables are missing.
+    #[inline(never)]
+    fn install_beside<H: Host>(
+        self,
+        host: &H,
+        gfn: Gfn,
+        leaf: Leaf,
+        reserve: &mut TableReserve<'_, H>,
+    ) -> Result<Installed, Lacking> {
         let mut wanted = leaf;
         loop {
             let lowest = Level::of_leaf(wanted.size);

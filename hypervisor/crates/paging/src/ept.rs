@@ -42,6 +42,12 @@ impl EptEntry {
     pub const fn aged(self) -> Self {
         Self(self.0 & !Self::ACCESSED)
     }
+
+    /// Whether the entry, of a table of this level, maps something.
+    #[must_use]
+    pub fn is_leaf(self, level: Level) -> bool {
+        self.0 & Self::RIGHTS != 0 && (level == Level::Pt || self.0 & Self::HUGE != 0)
+    }
 }
 
 const _: () = {
@@ -66,7 +72,8 @@ impl TableEntry for EptEntry {
 
     #[inline]
     fn next_table(self) -> Option<Pfn> {
-        let names_table = self.0 & Self::RIGHTS != 0 && self.0 & Self::HUGE == 0;
+        // Some right, and not huge: between 1 and all rights.
+        let names_table = (self.0 & (Self::RIGHTS | Self::HUGE)).wrapping_sub(1) < Self::RIGHTS;
         names_table.then(|| Pfn::new((self.0 & Self::FRAME) >> addr::PAGE_SHIFT))
     }
 

@@ -141,13 +141,14 @@ pub trait TableMemory {
 #[derive(Debug)]
 pub struct TableReserve<'m, M: TableMemory> {
     memory: &'m M,
-    tables: [Option<Pfn>; 3],
+    tables: [Pfn; 3],
+    count: usize,
 }
 
 impl<'m, M: TableMemory> TableReserve<'m, M> {
     /// An empty reserve.
     pub const fn new(memory: &'m M) -> Self {
-        Self { memory, tables: [None; 3] }
+        Self { memory, tables: [Pfn::ZERO; 3], count: 0 }
     }
 
     /// Fills the reserve with `count` tables: three build any path below a root.
@@ -155,23 +156,27 @@ impl<'m, M: TableMemory> TableReserve<'m, M> {
     /// # Errors
     /// [`OutOfTables`]; what was allocated stays in the reserve.
     pub fn top_up(&mut self, count: usize) -> Result<(), OutOfTables> {
-        for table in self.tables.iter_mut().take(count) {
-            if table.is_none() {
-                *table = Some(self.memory.allocate_table()?);
-            }
+        while self.count < count.min(self.tables.len()) {
+            let table = self.memory.allocate_table()?;
+            self.give_back(table);
         }
         Ok(())
     }
 
     /// A table from the reserve.
+    #[inline]
     pub fn take(&mut self) -> Option<Pfn> {
-        self.tables.iter_mut().find_map(Option::take)
+        self.count = self.count.checked_sub(1)?;
+        self.tables.get(self.count).copied()
     }
 
     /// Takes a table that is not linked anywhere, and zeroed.
     pub fn give_back(&mut self, table: Pfn) {
-        match self.tables.iter_mut().find(|place| place.is_none()) {
-            Some(place) => *place = Some(table),
+        match self.tables.get_mut(self.count) {
+            Some(place) => {
+                *place = table;
+                self.count += 1;
+            }
             None => self.memory.free_table(table),
         }
     }

@@ -156,8 +156,12 @@ impl<const CPUS: usize> GuestMode<CPUS> {
     }
 
     fn visitors(&self) -> impl Iterator<Item = usize> + use<CPUS> {
-        let visitors = self.visitors.load(Ordering::Relaxed);
-        (0..CPUS).filter(move |cpu| visitors >> cpu & 1 != 0)
+        let mut left = self.visitors.load(Ordering::Relaxed);
+        core::iter::from_fn(move || {
+            let first = left.trailing_zeros() as usize;
+            left = left.checked_sub(1).map(|others| left & others)?;
+            Some(first)
+        })
     }
 
     /// Whether a CPU may still use what had to go.

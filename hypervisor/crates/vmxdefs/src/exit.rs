@@ -5,7 +5,7 @@
 
 use crate::event::Event;
 use crate::field::Field;
-use addr::{Gpa, Gva};
+use addr::Gpa;
 
 /// Bit 31 of the exit reason: the entry itself failed.
 const ENTRY_FAILURE: u32 = 1 << 31;
@@ -149,9 +149,7 @@ pub struct EptViolation {
     pub write: bool,
     /// An instruction fetch.
     pub fetch: bool,
-    /// The linear address, where there was one.
-    pub linear: Option<Gva>,
-    /// The access was to the guest's page tables, on the way to the linear address.
+    /// The access was to the guest's page tables, on the way to a linear address.
     pub walking: bool,
 }
 
@@ -244,7 +242,6 @@ fn ept_violation(mut vmread: impl FnMut(Field) -> u64) -> EptViolation {
         gpa: gpa(&mut vmread),
         write: qualification & 1 << 1 != 0,
         fetch: qualification & 1 << 2 != 0,
-        linear: if has_linear { Gva::try_new(vmread(Field::GuestLinearAddress)) } else { None },
         walking: has_linear && qualification & 1 << 8 == 0,
     }
 }
@@ -253,7 +250,7 @@ fn ept_violation(mut vmread: impl FnMut(Field) -> u64) -> EptViolation {
 mod tests {
     use super::{CrAccess, Direction, EntryFailure, EptViolation, Exit, IoAccess};
     use crate::field::Field;
-    use addr::{Gpa, Gva};
+    use addr::Gpa;
 
     fn decode(values: &[(Field, u64)]) -> Exit {
         Exit::decode(|field| {
@@ -280,10 +277,8 @@ mod tests {
             (Field::ExitReason, 48),
             (Field::ExitQualification, 0x82),
             (Field::GuestPhysicalAddress, 0x1234),
-            (Field::GuestLinearAddress, 0x5678),
         ]);
-        let (gpa, linear) = (Gpa::new(0x1234), Some(Gva::new(0x5678)));
-        let expected = EptViolation { gpa, write: true, fetch: false, linear, walking: true };
+        let expected = EptViolation { gpa: Gpa::new(0x1234), write: true, fetch: false, walking: true };
         assert_eq!(violation, Exit::EptViolation(expected));
     }
 

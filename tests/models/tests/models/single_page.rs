@@ -94,7 +94,7 @@ fn copies_on_write(name: &'static str, other: impl Fn(&Lab) -> models::Found + S
             drop(child);
             ends_well(lab);
         })
-        .holds(TWO);
+        .holds(TWO.with_passes(3));
 }
 
 #[test]

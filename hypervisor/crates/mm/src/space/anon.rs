@@ -1,7 +1,7 @@
 //! Anonymous pages: the zero page, and fresh pages.
 
-use super::fault::Fault;
-use super::{AddressSpace, FaultError};
+use super::AddressSpace;
+use super::fault::{Fault, Mapped};
 use crate::frames::PageFlags;
 use crate::host::Host;
 use crate::vma::{Access, VmaFlags};
@@ -11,9 +11,9 @@ use paging::{HostEntry, Leaf, Rights, TableReserve};
 
 impl<H: Host> AddressSpace<H> {
     /// First touch: a read maps the zero page, a write a page of its own, huge where the area wants that.
-    pub(super) fn map_anonymous(&self, fault: &Fault<'_, H>) -> Result<(), FaultError> {
+    pub(super) fn map_anonymous(&self, fault: &Fault<'_, H>) -> Mapped {
         if fault.vma.flags.contains(VmaFlags::HUGE) && self.map_transparent_huge(fault)? {
-            return Ok(());
+            return Ok(None);
         }
         match fault.access {
             Access::Read => self.map_zero_page(fault),
@@ -26,7 +26,7 @@ impl<H: Host> AddressSpace<H> {
     }
 
     /// Maps the zero page. Its entry is not counted, and a write will replace it.
-    pub(super) fn map_zero_page(&self, fault: &Fault<'_, H>) -> Result<(), FaultError> {
+    pub(super) fn map_zero_page(&self, fault: &Fault<'_, H>) -> Mapped {
         self.map_uncounted(fault, HostEntry::EMPTY, (self.mm.zero_page(), Rights::READ), || true)
     }
 
@@ -38,16 +38,14 @@ impl<H: Host> AddressSpace<H> {
         seen: HostEntry,
         (pfn, rights): (Pfn, Rights),
         still: impl FnOnce() -> bool,
-    ) -> Result<(), FaultError> {
+    ) -> Mapped {
         let mut reserve = TableReserve::new(&**self.host());
-        reserve.top_up(self.missing_tables(fault.page, PageSize::Size4K))?;
+        reserve.top_up(fault.lacking.get())?;
         let dirty = fault.access == Access::Write;
         let leaf = Leaf { pfn, size: PageSize::Size4K, rights, accessed: false, dirty };
         let tables = self.tables.lock();
-        if still() {
-            self.install(&tables, fault.page, seen, leaf, &mut reserve);
-        }
-        Ok(())
+        let installed = still() && self.install(&tables, fault.page, seen, leaf, &mut reserve);
+        Ok(installed.then_some(leaf))
     }
 
     /// Makes a frame that nobody else knows an anonymous page of the fault's area. No copy of it exists elsewhere:
@@ -61,12 +59,7 @@ impl<H: Host> AddressSpace<H> {
     }
 
     /// Maps an anonymous page that nobody else knows, where the entry still is `seen`; frees it where it is not.
-    pub(super) fn map_new(
-        &self,
-        fault: &Fault<'_, H>,
-        seen: HostEntry,
-        frame: Pfn,
-    ) -> Result<(), FaultError> {
+    pub(super) fn map_new(&self, fault: &Fault<'_, H>, seen: HostEntry, frame: Pfn) -> Mapped {
         self.map_new_if(fault, seen, frame, || true)
     }
 
@@ -77,9 +70,9 @@ impl<H: Host> AddressSpace<H> {
         seen: HostEntry,
         frame: Pfn,
         still: impl FnOnce() -> bool,
-    ) -> Result<(), FaultError> {
+    ) -> Mapped {
         let mut reserve = TableReserve::new(&**self.host());
-        let prepared = reserve.top_up(self.missing_tables(fault.page, PageSize::Size4K));
+        let prepared = reserve.top_up(fault.lacking.get());
         let rights = self.rights_for(fault.vma.protection, &fault.vma.kind, frame);
         let dirty = fault.access == Access::Write;
         let leaf = Leaf { pfn: frame, size: PageSize::Size4K, rights, accessed: false, dirty };
@@ -91,6 +84,7 @@ impl<H: Host> AddressSpace<H> {
             // Never visible: no flush is owed.
             self.mm.put(frame);
         }
-        Ok(prepared?)
+        prepared?;
+        Ok(installed.then_some(leaf))
     }
 }

@@ -12,7 +12,7 @@
 //! works on the page (write-out, a pinned DMA) is never reused (CVE-2020-29374).
 
 use super::entry::{Tables, same_leaf};
-use super::fault::Fault;
+use super::fault::{Fault, Mapped};
 use super::{AddressSpace, FaultError};
 use crate::frames::PageFlags;
 use crate::host::Host;
@@ -27,42 +27,48 @@ impl<H: Host> AddressSpace<H> {
         fault: &Fault<'_, H>,
         found: &Found<HostEntry>,
         leaf: &Leaf,
-    ) -> Result<(), FaultError> {
+    ) -> Mapped {
         if !fault.vma.kind.is_private() {
-            return self.write_shared(fault, found, leaf);
+            return self.write_shared(fault, found, leaf).map(|()| None);
         }
-        if self.reuse(fault, found, leaf) {
-            return Ok(());
-        }
+        let source = match self.reuse(fault, found, leaf) {
+            Reuse::Changed => return Ok(None),
+            Reuse::Reused(leaf) => return Ok(Some(leaf)),
+            Reuse::Not(source) => source,
+        };
         match (leaf.size, fault.vma.kind.page_size()) {
-            (PageSize::Size4K, _) => self.copy_page(fault, found, leaf),
-            (_, PageSize::Size4K) => self.split_at(fault.page),
-            (size, _) => self.copy_huge(fault, found, leaf, size),
+            (PageSize::Size4K, _) => self.copy_page(fault, found, leaf, source),
+            (_, PageSize::Size4K) => self.split_at(fault.page).map(|()| None),
+            (size, _) => self.copy_huge(fault, found, leaf, size).map(|()| None),
         }
     }
 
-    /// Makes the entry writable where the page is this area's alone; `false`: it has to be copied.
-    fn reuse(&self, fault: &Fault<'_, H>, found: &Found<HostEntry>, leaf: &Leaf) -> bool {
-        let Some(meta) = self.mm.counted(leaf.pfn) else { return false };
+    /// Makes the entry writable where the page is this area's alone. A base page that has to be copied is held, under the same lock.
+    fn reuse(&self, fault: &Fault<'_, H>, found: &Found<HostEntry>, leaf: &Leaf) -> Reuse {
+        let counted = self.mm.counted(leaf.pfn);
         let tables = self.tables.lock();
         let now = self.walk(fault.page);
         if !same_leaf(&now, found) {
-            // Something changed: the fault looks again.
-            return true;
+            return Reuse::Changed;
         }
+        let Some(meta) = counted else { return Reuse::Not(Source(None)) };
         let chain = fault.vma.anon.get().map(|chain| chain.id());
         let anonymous = chain.is_some() && meta.owner().map(|(owner, _)| owner) == chain;
         let last = leaf.size == PageSize::Size4K
             && (meta.count() == 1 || !intact(Mutant::ReuseIgnoresReferences))
             && meta.map_count() == 1
             && meta.swap_slot().is_none();
-        let reusable = anonymous && (meta.has(PageFlags::EXCLUSIVE) || last);
-        if reusable {
+        if anonymous && (meta.has(PageFlags::EXCLUSIVE) || last) {
             let dirty = if intact(Mutant::NoDirtyOnReuse) { PageFlags::DIRTY } else { PageFlags::empty() };
             meta.set(PageFlags::EXCLUSIVE | dirty);
             self.make_writable(&tables, &now);
+            return Reuse::Reused(Leaf { rights: Rights::READ_WRITE, ..*leaf });
         }
-        reusable
+        let base = leaf.size == PageSize::Size4K;
+        if base {
+            meta.get();
+        }
+        Reuse::Not(Source(base.then_some(leaf.pfn)))
     }
 
     /// More rights on the same frame: no flush, a CPU that has cached less faults and finds out.
@@ -77,35 +83,22 @@ impl<H: Host> AddressSpace<H> {
         fault: &Fault<'_, H>,
         found: &Found<HostEntry>,
         leaf: &Leaf,
-    ) -> Result<(), FaultError> {
-        let Some(source) = self.hold(fault, found, leaf.pfn) else { return Ok(()) };
+        source: Source,
+    ) -> Mapped {
         let copy = self.private_copy(fault, leaf.pfn);
         let outcome = copy.map(|copy| self.exchange(fault, found, copy));
         source.release(self);
         match outcome? {
             // The old page may have had a copy in swap, which is nobody's now.
-            Ok(()) => {
+            Ok(leaf) => {
                 self.mm.drop_orphans();
-                Ok(())
+                Ok(Some(leaf))
             }
             Err(unused) => {
                 self.mm.put(unused);
-                Ok(())
+                Ok(None)
             }
         }
-    }
-
-    /// A reference on the frame that an entry maps, taken under the lock; `None` where the entry has changed.
-    fn hold(&self, fault: &Fault<'_, H>, found: &Found<HostEntry>, frame: Pfn) -> Option<Source> {
-        let _tables = self.tables.lock();
-        if !same_leaf(&self.walk(fault.page), found) {
-            return None;
-        }
-        let counted = self.mm.counted(frame).map(|meta| {
-            meta.get();
-            frame
-        });
-        Some(Source(counted))
     }
 
     /// A copy of a page that nobody writes meanwhile: all its entries are read-only. The caller has a reference.
@@ -119,7 +112,7 @@ impl<H: Host> AddressSpace<H> {
     }
 
     /// Points the entry at the copy. `Err` gives the copy back: the entry has changed.
-    fn exchange(&self, fault: &Fault<'_, H>, found: &Found<HostEntry>, copy: Pfn) -> Result<(), Pfn> {
+    fn exchange(&self, fault: &Fault<'_, H>, found: &Found<HostEntry>, copy: Pfn) -> Result<Leaf, Pfn> {
         let tables = self.tables.lock();
         let now = self.walk(fault.page);
         // Swapped out and in again since it was copied, the page may have become this area's own, been written, and
@@ -140,8 +133,18 @@ impl<H: Host> AddressSpace<H> {
         if let Some(old) = unmapped {
             self.mm.put_page(old.pfn, old.size);
         }
-        Ok(())
+        Ok(leaf)
     }
+}
+
+/// What has become of the attempt to write where the page is.
+enum Reuse {
+    /// The entry is another one by now: the fault looks again.
+    Changed,
+    /// It is writable.
+    Reused(Leaf),
+    /// Others have the page, too.
+    Not(Source),
 }
 
 /// A reference on the page that is copied; none where the frame is not counted.

@@ -8,7 +8,7 @@
 //!                          ├─ note: swap slot ─────► swapin.rs
 //!                          └─ note: file offset ───► file.rs
 //!   of swap, or of a file that waits for a device: no lock ─► read it, hold it ─► again
-//!   each: prepare frame and tables ─► page-table lock ─► entry still what it was? ─► install
+//!   each: prepare frame and tables ─► page-table lock ─► entry still what it was? ─► install ─► done
 //!                                                            └─ no: give back; walk again
 //! ```
 
@@ -22,7 +22,7 @@ use crate::vma::{Access, Vma, VmaKind, VmaTree};
 use addr::{Hva, PageSize};
 use alloc::sync::Arc;
 use core::cell::Cell;
-use paging::{Found, HostEntry, Leaf, Note, TableEntry, View};
+use paging::{Found, HostEntry, Leaf, Level, Note, TableEntry, View};
 
 /// Whether it is for want of a frame of the usual size.
 const fn is_short(error: FaultError) -> bool {
@@ -42,7 +42,12 @@ pub(super) struct Fault<'v, H: Host> {
     pub(super) access: Access,
     /// What was read from swap for it.
     pub(super) swapped: Cell<Option<SwappedIn<'v, H>>>,
+    /// Tables that were missing on the way to its entry at the last look.
+    pub(super) lacking: Cell<usize>,
 }
+
+/// The leaf that a fault has put there; `None`: it has changed something else, or nothing, and looks again.
+pub(super) type Mapped = Result<Option<Leaf>, FaultError>;
 
 /// What one look at the tables has come to.
 enum Attempt<H: Host> {
@@ -77,11 +82,25 @@ impl<H: Host> AddressSpace<H> {
     /// [`FaultError`]; nothing has changed then (I16).
     pub fn fault_in(&self, address: Hva, access: Access) -> Result<Mapping, FaultError> {
         self.stay_below_limit(address, access)?;
-        let (mut swapped, mut _read) = (None, None);
+        match self.try_fault_in(address, access, None) {
+            Ok(Attempt::Done(mapping)) => Ok(mapping),
+            attempt => self.wait_and_fault_in(address, access, attempt),
+        }
+    }
+
+    /// Goes on after the first attempt, which was none to end with.
+    #[inline(never)]
+    fn wait_and_fault_in(
+        &self,
+        address: Hva,
+        access: Access,
+        first: Result<Attempt<H>, FaultError>,
+    ) -> Result<Mapping, FaultError> {
+        let (mut attempt, mut _read) = (first, None);
         let mut attempts = 0..ATTEMPTS;
         loop {
             // No lock is held: a device may read, and what goes for this page's sake may be of this address space.
-            let outcome = match self.try_fault_in(address, access, swapped.take()) {
+            let outcome = match attempt {
                 Ok(Attempt::Done(mapping)) => return Ok(mapping),
                 Ok(Attempt::InSwap(slot)) => self.mm.read_swapped(slot),
                 Ok(Attempt::InFile(file, index)) => match file.read_ahead(index) {
@@ -93,11 +112,12 @@ impl<H: Host> AddressSpace<H> {
                 },
                 Err(error) => Err(error),
             };
-            match outcome {
-                Ok(page) => swapped = page,
-                Err(error) if is_short(error) && attempts.next().is_some() && self.mm.make_room() => {}
+            let swapped = match outcome {
+                Ok(page) => page,
+                Err(error) if is_short(error) && attempts.next().is_some() && self.mm.make_room() => None,
                 Err(error) => return Err(error),
-            }
+            };
+            attempt = self.try_fault_in(address, access, swapped);
         }
     }
 
@@ -113,25 +133,53 @@ impl<H: Host> AddressSpace<H> {
             return Err(FaultError::Denied { address, access, protection: vma.protection });
         }
         let page = address.align_down(PageSize::Size4K);
-        let fault = Fault { vmas: &vmas, vma, page, access, swapped: Cell::new(swapped) };
+        let mut found = self.look(page);
+        if let Some(leaf) = found.leaf().filter(|leaf| allows(leaf, access)) {
+            return Ok(Attempt::Done(self.mapping(&leaf)));
+        }
+        let (swapped, lacking) = (Cell::new(swapped), Cell::new(0));
+        let fault = Fault { vmas: &vmas, vma, page, access, swapped, lacking };
         loop {
-            let found = self.look(page);
-            match found.view() {
-                View::Leaf(leaf) if allows(&leaf, access) => return Ok(Attempt::Done(self.mapping(&leaf))),
-                _ if found.shared => self.own_table(page)?,
-                View::Leaf(leaf) => self.write_protected(&fault, &found, &leaf)?,
-                View::Note(Note::Swap(slot)) => {
-                    if !self.swap_in(&fault, found.entry, slot)? {
-                        return Ok(Attempt::InSwap(slot));
-                    }
-                }
-                View::Note(Note::Offset(index)) => self.map_file_page(&fault, found.entry, index)?,
-                View::Empty | View::Table(_) => match fault.unread_file() {
-                    Some(file) => return Ok(Attempt::InFile(Arc::clone(file), fault.index())),
-                    None => self.missing(&fault)?,
-                },
+            if let Some(attempt) = self.change(&fault, &found)? {
+                return Ok(attempt);
+            }
+            found = self.look(page);
+            if let Some(leaf) = found.leaf().filter(|leaf| allows(leaf, access)) {
+                return Ok(Attempt::Done(self.mapping(&leaf)));
             }
         }
+    }
+
+    /// What was found does not allow the access: changes that, or says what has to be read first; `None`: another look will tell.
+    /// Apart, so that who finds what he wants does not pay for it.
+    #[inline(never)]
+    fn change(
+        &self,
+        fault: &Fault<'_, H>,
+        found: &Found<HostEntry>,
+    ) -> Result<Option<Attempt<H>>, FaultError> {
+        fault.lacking.set(found.level as usize - Level::Pt as usize);
+        let mapped = match found.view() {
+            _ if found.shared => {
+                self.own_table(fault.page)?;
+                None
+            }
+            View::Leaf(leaf) => self.write_protected(fault, found, &leaf)?,
+            View::Note(Note::Swap(slot)) => {
+                if !self.swap_in(fault, found.entry, slot)? {
+                    return Ok(Some(Attempt::InSwap(slot)));
+                }
+                None
+            }
+            View::Note(Note::Offset(index)) => self.map_file_page(fault, found.entry, index)?,
+            View::Empty | View::Table(_) => match fault.unread_file() {
+                Some(file) => return Ok(Some(Attempt::InFile(Arc::clone(file), fault.index()))),
+                None => self.missing(fault)?,
+            },
+        };
+        // Whether it still is there, the invalidation sequence tells (I2), as where an entry was found.
+        let mapped = mapped.filter(|leaf| allows(leaf, fault.access));
+        Ok(mapped.map(|leaf| Attempt::Done(self.mapping(&leaf))))
     }
 
     /// Whether a fault would find an entry that allows the access. Takes the mmap lock for reading.
@@ -151,10 +199,10 @@ impl<H: Host> AddressSpace<H> {
     }
 
     /// Nothing is mapped.
-    fn missing(&self, fault: &Fault<'_, H>) -> Result<(), FaultError> {
+    fn missing(&self, fault: &Fault<'_, H>) -> Mapped {
         match &fault.vma.kind {
             VmaKind::Anonymous(PageSize::Size4K) => self.map_anonymous(fault),
-            VmaKind::Anonymous(size) => self.map_huge(fault, *size),
+            VmaKind::Anonymous(size) => self.map_huge(fault, *size).map(|()| None),
             VmaKind::Private(..) | VmaKind::Shared(..) => {
                 self.map_file_page(fault, paging::HostEntry::EMPTY, fault.index())
             }

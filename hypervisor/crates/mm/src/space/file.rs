@@ -1,6 +1,6 @@
 //! Pages of files: shared and private mappings, execute-in-place.
 
-use super::fault::Fault;
+use super::fault::{Fault, Mapped};
 use super::{AddressSpace, FaultError};
 use crate::file::{Direct, File, PageError};
 use crate::host::Host;
@@ -13,12 +13,7 @@ use paging::{Found, HostEntry, Leaf, Rights, TableReserve};
 
 impl<H: Host> AddressSpace<H> {
     /// Maps page `index` of the area's file where the entry still is `seen`.
-    pub(super) fn map_file_page(
-        &self,
-        fault: &Fault<'_, H>,
-        seen: HostEntry,
-        index: u64,
-    ) -> Result<(), FaultError> {
+    pub(super) fn map_file_page(&self, fault: &Fault<'_, H>, seen: HostEntry, index: u64) -> Mapped {
         let Some(file) = fault.vma.kind.file() else { return Err(FaultError::Unmapped(fault.page)) };
         match file.direct(index).map_err(|error| page_error(error, fault.page))? {
             Some(direct) => self.map_direct(fault, seen, file, index, direct),
@@ -26,16 +21,10 @@ impl<H: Host> AddressSpace<H> {
         }
     }
 
-    fn map_cached(
-        &self,
-        fault: &Fault<'_, H>,
-        seen: HostEntry,
-        file: &Arc<File<H>>,
-        index: u64,
-    ) -> Result<(), FaultError> {
+    fn map_cached(&self, fault: &Fault<'_, H>, seen: HostEntry, file: &Arc<File<H>>, index: u64) -> Mapped {
         let page = file.page_at_once(index).map_err(|error| page_error(error, fault.page))?;
         // It went since the fault looked: he looks again, and waits without a lock.
-        let Some(frame) = page else { return Ok(()) };
+        let Some(frame) = page else { return Ok(None) };
         if fault.vma.kind.is_private() && fault.access == Access::Write {
             let copy = self.private_copy(fault, frame);
             let mapped = copy.and_then(|copy| self.map_copy(fault, seen, file, (frame, index), copy));
@@ -43,12 +32,13 @@ impl<H: Host> AddressSpace<H> {
             return mapped;
         }
         let mut reserve = TableReserve::new(&**self.host());
-        let prepared = reserve.top_up(self.missing_tables(fault.page, PageSize::Size4K));
+        let prepared = reserve.top_up(fault.lacking.get());
         let meta = self.host().frames().meta(frame);
         let lock = meta.lock();
         // Under the page lock a page that is the file's stays so: truncation waits (`file.rs`).
         let lasting = || file.owns(frame, index) || !intact(Mutant::MapIgnoresTruncation);
-        let mapped = prepared.is_ok() && lasting() && {
+        let mut mapped = None;
+        if prepared.is_ok() && lasting() {
             if fault.access == Access::Write && intact(Mutant::NoDirtyOnMapShared) {
                 // Dirty first, then writable: write-back that comes between finds it dirty (I7).
                 meta.mark_dirty();
@@ -56,13 +46,15 @@ impl<H: Host> AddressSpace<H> {
             let rights = self.rights_for(fault.vma.protection, &fault.vma.kind, frame);
             let dirty = fault.access == Access::Write;
             let leaf = Leaf { pfn: frame, size: PageSize::Size4K, rights, accessed: false, dirty };
-            self.install(&self.tables.lock(), fault.page, seen, leaf, &mut reserve)
-        };
+            let installed = self.install(&self.tables.lock(), fault.page, seen, leaf, &mut reserve);
+            mapped = installed.then_some(leaf);
+        }
         drop(lock);
-        if !mapped {
+        if mapped.is_none() {
             file.put(frame);
         }
-        Ok(prepared?)
+        prepared?;
+        Ok(mapped)
     }
 
     /// Maps a private copy, if the page that it was made of still is the file's. Under the page lock, which truncation
@@ -74,14 +66,14 @@ impl<H: Host> AddressSpace<H> {
         file: &Arc<File<H>>,
         (frame, index): (Pfn, u64),
         copy: Pfn,
-    ) -> Result<(), FaultError> {
+    ) -> Mapped {
         let lock = self.host().frames().meta(frame).lock();
         if file.owns(frame, index) {
             return self.map_new(fault, seen, copy);
         }
         drop(lock);
         self.mm.put(copy);
-        Ok(())
+        Ok(None)
     }
 
     /// A write to a page of a shared mapping that is mapped read-only.
@@ -135,7 +127,7 @@ impl<H: Host> AddressSpace<H> {
         file: &Arc<File<H>>,
         index: u64,
         direct: Direct,
-    ) -> Result<(), FaultError> {
+    ) -> Mapped {
         let private = fault.vma.kind.is_private();
         // Truncation changes the length before it clears entries, under the lock under which this is asked: a page
         // behind the new end is not mapped, or is found.
@@ -152,7 +144,7 @@ impl<H: Host> AddressSpace<H> {
             (Direct::Hole, Access::Write) => {
                 file.store().fill_hole(index).map_err(FaultError::Store)?;
                 self.unmap_zero_page(file, index);
-                Ok(())
+                Ok(None)
             }
             (Direct::Hole, Access::Read) => {
                 let still_hole = || inside() && file.store().direct(index) == Some(Direct::Hole);
