@@ -12,22 +12,24 @@
 use super::ahead::{Ahead, Recorder};
 use super::memory::{Memory, Notifiers};
 use super::run::{GuestError, HostMemory, Machine};
-use super::snapshot::digest;
+use super::snapshot::{Behind, digest};
 use super::vm::{Clock, Place, Vm};
 use crate::cpu::tsc;
 use crate::exit;
 use crate::io::DiskQueue;
 use crate::physmem::PhysicalMemory;
+use crate::sched;
 use crate::vcpu::{Start, VcpuState};
 use crate::vmx::VirtualApic;
-use abi::config::{MAX_VCPUS, SwapFaults};
+use abi::config::{MAX_VCPUS, Snapshot as ConfiguredSnapshot};
 use addr::{Gpa, GpaRange, PAGE_SHIFT, PAGE_SIZE, PageSize, Pfn};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use devices::Board;
-use mm::{File, FrameMemory, Host, Store, StoreError};
+use mm::{File, FrameMemory, Host, OutOfFrames, Store, StoreError};
+use mmu::LogError;
 use snapshot::{
     Blocks, Missing, OpenError, Page, PageError, Place as PlaceOfPage, Range, Snapshot, empty_page,
 };
@@ -66,6 +68,8 @@ pub(super) enum RestoreError {
     Strange(&'static str),
     /// Its local APICs were in the processor, and this machine does not do that.
     VirtualApic,
+    /// What the guest writes cannot be logged, and its snapshots are to build on this one.
+    Log(LogError),
     /// The oracle sees other memory than at the instant.
     Oracle {
         /// Now; `None`: it cannot be read.
@@ -92,6 +96,7 @@ impl fmt::Display for RestoreError {
             Self::VirtualApic => {
                 f.write_str("its local APICs need --apic-virtualisation, and a processor that has it")
             }
+            Self::Log(error) => error.fmt(f),
             Self::Oracle { now, then } => {
                 write!(f, "the oracle saw memory of digest {then:#x}, and sees {now:#x?} now")
             }
@@ -140,13 +145,18 @@ impl Machine {
         let mut memory = memory.map_err(setup)?;
         memory.obey(place.config).map_err(setup)?;
         if let Some(then) = saved.digest.filter(|_| self.config.oracle) {
-            let now = digest(&memory).ok();
+            // Nothing is written yet: what is discarded is what the file has.
+            let now = digest(&memory, Behind::Discarded).ok();
             if now != Some(then) {
                 return Err(RestoreError::Oracle { now, then }.into());
             }
             log::info!("{}: the oracle sees the memory of the instant", place.name);
         }
         let vm = Vm::of(self, place.clone(), host, (memory, board, clock)).map_err(GuestError::Vm)?;
+        if self.config.snapshot == ConfiguredSnapshot::RestoreAndTake {
+            vm.memory.begin_log().map_err(RestoreError::Log)?;
+            vm.snapshots.go_on(&source.disk.queue, source.snapshot.header);
+        }
         if place.config.merge {
             log::warn!(
                 "{}: its pages are not merged: its memory is a file, but for what it discards",
@@ -160,12 +170,8 @@ impl Machine {
 
     /// Reads all but memory.
     fn open_snapshot(&self) -> Result<Source, GuestError> {
-        let disk = self.disks.lock().snapshot.take().ok_or(RestoreError::NoDisk)?;
-        let served = DiskQueue::start(disk.into_share(), self.host, self.clock.tsc_hz, SwapFaults::default());
-        let (queue, thread) = served.map_err(GuestError::NoMemory)?;
-        // Clones of the guest may need it for longer than the guest.
-        *self.snapshot_queue.lock() = Some((Arc::clone(&queue), thread));
-        let disk = Disk { queue, host: Arc::clone(self.host) };
+        let queue = self.snapshot_disk().ok_or(RestoreError::NoDisk)?;
+        let disk = Disk::new(queue, self.host).map_err(GuestError::NoMemory)?;
         let snapshot = Snapshot::open(&disk).map_err(RestoreError::Open)?;
         Ok(Source { disk, snapshot, sums: Mutex::default(), recorder: Recorder::default() })
     }
@@ -217,6 +223,21 @@ fn ram(ranges: &[Range]) -> Option<Vec<GpaRange>> {
 pub(super) struct Disk {
     pub(super) queue: Arc<DiskQueue>,
     pub(super) host: Arc<PhysicalMemory>,
+    /// What pages go through that are not memory's; `None`: somebody else uses it.
+    frame: Mutex<Option<Pfn>>,
+}
+
+impl Disk {
+    fn new(queue: Arc<DiskQueue>, host: &Arc<PhysicalMemory>) -> Result<Self, OutOfFrames> {
+        let frame = host.allocate_zeroed(PageSize::Size4K)?;
+        Ok(Self { queue, host: Arc::clone(host), frame: Mutex::new(Some(frame)) })
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.frame.get_mut().take().into_iter().for_each(|frame| self.host.free(frame));
+    }
 }
 
 impl Blocks for Disk {
@@ -227,10 +248,16 @@ impl Blocks for Disk {
     }
 
     fn read(&self, page: u64, bytes: &mut Page) -> Result<(), BlockError> {
-        let frame = self.host.allocate_zeroed(PageSize::Size4K).map_err(|_| BlockError { block: page })?;
+        // Whoever has it waits for the disk alone, and no fault of a guest fails for want of a frame.
+        let frame = loop {
+            match self.frame.lock().take() {
+                Some(frame) => break frame,
+                None => sched::yield_now(),
+            }
+        };
         let read = self.queue.read(page, &[frame]);
         self.host.read_bytes(frame, 0, bytes);
-        self.host.free(frame);
+        *self.frame.lock() = Some(frame);
         read
     }
 }
@@ -241,7 +268,7 @@ pub(super) struct Source {
     pub(super) snapshot: Snapshot,
     /// What is asked for.
     pub(super) recorder: Recorder,
-    /// Checksums of chunks, those that were used last at the end.
+    /// Checksums of chunks by their pages, those that were used last at the end.
     sums: Mutex<Vec<(u64, Arc<Page>)>>,
 }
 
@@ -256,23 +283,23 @@ impl Source {
 
     /// Checks a page that was read.
     pub(super) fn check(&self, place: &PlaceOfPage, frame: Pfn) -> Result<(), PageError<BlockError>> {
-        let sums = self.sums(place.chunk)?;
+        let sums = self.sums(place)?;
         let mut bytes = empty_page();
         self.disk.host.read_bytes(frame, 0, &mut bytes[..]);
         place.check(&sums, &bytes)
     }
 
-    fn sums(&self, chunk: u64) -> Result<Arc<Page>, PageError<BlockError>> {
-        if let Some((_, sums)) = self.sums.lock().iter().find(|(known, _)| *known == chunk) {
+    fn sums(&self, place: &PlaceOfPage) -> Result<Arc<Page>, PageError<BlockError>> {
+        if let Some((_, sums)) = self.sums.lock().iter().find(|(known, _)| *known == place.sums) {
             return Ok(Arc::clone(sums));
         }
         // No lock is held while the disk is read.
-        let read: Arc<Page> = self.snapshot.sums(&self.disk, chunk)?.into();
+        let read: Arc<Page> = self.snapshot.sums(&self.disk, place)?.into();
         let mut kept = self.sums.lock();
         if kept.len() == KEPT_SUMS {
             kept.remove(0);
         }
-        kept.push((chunk, Arc::clone(&read)));
+        kept.push((place.sums, Arc::clone(&read)));
         Ok(read)
     }
 }
@@ -296,6 +323,11 @@ impl Store for Restored {
     /// The mapping is private: nothing is written back.
     fn write(&self, index: u64, _frame: Pfn) -> Result<(), StoreError> {
         Err(StoreError { index })
+    }
+
+    fn next_used(&self, index: u64) -> Option<u64> {
+        // What is behind the range is another's.
+        self.source.snapshot.next_stored(self.first + index)?.checked_sub(self.first)
     }
 
     /// Nobody truncates memory.

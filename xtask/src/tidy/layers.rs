@@ -28,7 +28,7 @@ const ALLOWED: [(&str, &[&str]); 26] = [
     ("fair", &[]),
     ("tiers", &["addr", "mm", "sync"]),
     ("screen", &["abi"]),
-    ("snapshot", &[]),
+    ("snapshot", &["mutants"]),
     ("startup", &["addr", "abi"]),
     ("herald", &HERALD),
     ("loader", &["abi", "addr"]),
