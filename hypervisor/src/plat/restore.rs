@@ -250,7 +250,9 @@ impl Blocks for Disk {
     fn read(&self, page: u64, bytes: &mut Page) -> Result<(), BlockError> {
         // Whoever has it waits for the disk alone, and no fault of a guest fails for want of a frame.
         let frame = loop {
-            match self.frame.lock().take() {
+            // No lock is held while another thread has its turn.
+            let free = self.frame.lock().take();
+            match free {
                 Some(frame) => break frame,
                 None => sched::yield_now(),
             }
