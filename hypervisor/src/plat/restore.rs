@@ -18,7 +18,6 @@ use crate::cpu::tsc;
 use crate::exit;
 use crate::io::DiskQueue;
 use crate::physmem::PhysicalMemory;
-use crate::sched;
 use crate::vcpu::{Start, VcpuState};
 use crate::vmx::VirtualApic;
 use abi::config::{MAX_VCPUS, Snapshot as ConfiguredSnapshot};
@@ -31,7 +30,8 @@ use devices::Board;
 use mm::{File, FrameMemory, Host, OutOfFrames, Store, StoreError};
 use mmu::LogError;
 use snapshot::{
-    Blocks, Missing, OpenError, Page, PageError, Place as PlaceOfPage, Range, Snapshot, empty_page,
+    Blocks, Missing, OpenError, Page, PageError, Place as PlaceOfPage, Range, Snapshot, WorkingSet,
+    empty_page,
 };
 use spin::Mutex;
 use tiers::{BlockDevice, BlockError};
@@ -171,8 +171,9 @@ impl Machine {
     /// Reads all but memory.
     fn open_snapshot(&self) -> Result<Source, GuestError> {
         let queue = self.snapshot_disk().ok_or(RestoreError::NoDisk)?;
-        let disk = Disk::new(queue, self.host).map_err(GuestError::NoMemory)?;
-        let snapshot = Snapshot::open(&disk).map_err(RestoreError::Open)?;
+        let disk = Disk { queue, host: Arc::clone(self.host) };
+        let opened = disk.with_frame(|disk| Snapshot::open(disk)).map_err(GuestError::NoMemory)?;
+        let snapshot = opened.map_err(RestoreError::Open)?;
         Ok(Source { disk, snapshot, sums: Mutex::default(), recorder: Recorder::default() })
     }
 
@@ -219,48 +220,36 @@ fn ram(ranges: &[Range]) -> Option<Vec<GpaRange>> {
     ram.is_sorted_by(|before, behind| before.end() <= behind.start()).then_some(ram)
 }
 
-/// The disk, for the format.
+/// The disk.
 pub(super) struct Disk {
     pub(super) queue: Arc<DiskQueue>,
     pub(super) host: Arc<PhysicalMemory>,
-    /// What pages go through that are not memory's; `None`: somebody else uses it.
-    frame: Mutex<Option<Pfn>>,
 }
+
+/// The disk, for the format: by a frame of the caller's. So no read of what is not memory's fails for want of one.
+struct Through<'a>(&'a Disk, Pfn);
 
 impl Disk {
-    fn new(queue: Arc<DiskQueue>, host: &Arc<PhysicalMemory>) -> Result<Self, OutOfFrames> {
-        let frame = host.allocate_zeroed(PageSize::Size4K)?;
-        Ok(Self { queue, host: Arc::clone(host), frame: Mutex::new(Some(frame)) })
+    /// Works on it with a frame of its own.
+    fn with_frame<T>(&self, work: impl FnOnce(&Through<'_>) -> T) -> Result<T, OutOfFrames> {
+        let frame = self.host.allocate_zeroed(PageSize::Size4K)?;
+        let result = work(&Through(self, frame));
+        self.host.free(frame);
+        Ok(result)
     }
 }
 
-impl Drop for Disk {
-    fn drop(&mut self) {
-        self.frame.get_mut().take().into_iter().for_each(|frame| self.host.free(frame));
-    }
-}
-
-impl Blocks for Disk {
+impl Blocks for Through<'_> {
     type Error = BlockError;
 
     fn bytes(&self) -> u64 {
-        self.queue.blocks() << PAGE_SHIFT
+        self.0.queue.blocks() << PAGE_SHIFT
     }
 
     fn read(&self, page: u64, bytes: &mut Page) -> Result<(), BlockError> {
-        // Whoever has it waits for the disk alone, and no fault of a guest fails for want of a frame.
-        let frame = loop {
-            // No lock is held while another thread has its turn.
-            let free = self.frame.lock().take();
-            match free {
-                Some(frame) => break frame,
-                None => sched::yield_now(),
-            }
-        };
-        let read = self.queue.read(page, &[frame]);
-        self.host.read_bytes(frame, 0, bytes);
-        *self.frame.lock() = Some(frame);
-        read
+        self.0.queue.read(page, &[self.1])?;
+        self.0.host.read_bytes(self.1, 0, bytes);
+        Ok(())
     }
 }
 
@@ -279,30 +268,41 @@ impl Source {
     fn fill(&self, index: u64, frame: Pfn) -> Result<(), PageError<BlockError>> {
         let Some(place) = self.snapshot.place(index) else { return Ok(()) };
         self.recorder.note(index);
+        let sums = self.sums(&place, frame)?;
         self.disk.queue.read(place.page, &[frame]).map_err(PageError::Blocks)?;
-        self.check(&place, frame)
+        self.check(&sums, &place, frame)
     }
 
     /// Checks a page that was read.
-    pub(super) fn check(&self, place: &PlaceOfPage, frame: Pfn) -> Result<(), PageError<BlockError>> {
-        let sums = self.sums(place)?;
+    pub(super) fn check(
+        &self,
+        sums: &Page,
+        place: &PlaceOfPage,
+        frame: Pfn,
+    ) -> Result<(), PageError<BlockError>> {
         let mut bytes = empty_page();
         self.disk.host.read_bytes(frame, 0, &mut bytes[..]);
-        place.check(&sums, &bytes)
+        place.check(sums, &bytes)
     }
 
-    fn sums(&self, place: &PlaceOfPage) -> Result<Arc<Page>, PageError<BlockError>> {
+    /// The checksums of a page's chunk, by a frame that is to have the page later.
+    pub(super) fn sums(&self, place: &PlaceOfPage, frame: Pfn) -> Result<Arc<Page>, PageError<BlockError>> {
         if let Some((_, sums)) = self.sums.lock().iter().find(|(known, _)| *known == place.sums) {
             return Ok(Arc::clone(sums));
         }
         // No lock is held while the disk is read.
-        let read: Arc<Page> = self.snapshot.sums(&self.disk, place)?.into();
+        let read: Arc<Page> = self.snapshot.sums(&Through(&self.disk, frame), place)?.into();
         let mut kept = self.sums.lock();
         if kept.len() == KEPT_SUMS {
             kept.remove(0);
         }
         kept.push((place.sums, Arc::clone(&read)));
         Ok(read)
+    }
+
+    /// The working set that was recorded last; empty where there is none, or no frame to read it with.
+    pub(super) fn working_set(&self) -> WorkingSet {
+        self.disk.with_frame(|disk| self.snapshot.working_set(disk)).unwrap_or_default()
     }
 }
 

@@ -121,8 +121,9 @@ impl Vm {
         let mut part = self.begin_part()?;
         let copied = self.copy(RESTORED, asker, || {
             part.note_instant(&self.memory)?;
+            let tsc = self.clock.now().0;
             let digest = self.oracle.then(|| digest(&self.memory, Behind::Kept).ok()).flatten();
-            Ok::<_, SnapshotError>(Instant { tsc: self.clock.now().0, digest })
+            Ok::<_, SnapshotError>(Instant { tsc, digest })
         });
         let (mut twin, instant) = copied.map_err(SnapshotError::Copy)?;
         let instant = instant?;
