@@ -103,6 +103,7 @@ fn run_guests(machine: &'static Machine, vmx: &'static Vmx) -> Outcome {
         clock,
         disks: &machine.disks,
         snapshot_queue: Mutex::default(),
+        snapshot_claimed: core::sync::atomic::AtomicBool::new(false),
         family: Mutex::default(),
     })))
 }

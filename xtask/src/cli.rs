@@ -113,10 +113,11 @@ pub(crate) struct RunArgs {
     /// What a guest has not used for so many seconds goes to swap, though nobody needs memory
     #[arg(long, value_name = "SECONDS", default_value_t = 0, requires = "swap")]
     pub(crate) proactive: u32,
-    /// Where a snapshot goes, once the guest or Ctrl-\ and s asks for one
-    #[arg(long, value_name = "FILE", conflicts_with = "restore")]
+    /// Where snapshots go, once the guest or Ctrl-\ and s asks for one; each later one adds what was written since the one
+    /// before. With --restore: behind that one, in a copy, or in the same file
+    #[arg(long, value_name = "FILE")]
     pub(crate) snapshot: Option<PathBuf>,
-    /// Go on from a snapshot
+    /// Go on from the last snapshot in a file
     #[arg(long, value_name = "FILE", conflicts_with_all = ["guest", "kernel", "initrd", "append", "memory", "vcpus", "vms", "balloon", "config"])]
     pub(crate) restore: Option<PathBuf>,
     /// Standard input and output are the guest's console; Herald's log goes to standard error

@@ -55,7 +55,7 @@ pub(crate) fn of(args: &RunArgs, binaries: &Binaries) -> Result<Guests> {
         return Ok(Guests { all, settings: Some(file), backing_given, merge_share_given });
     }
     if let Some(path) = &args.restore {
-        let Restored { name, memory, vcpus } = snapshots::restored(path)?;
+        let Restored { name, memory, vcpus, .. } = snapshots::restored(path)?;
         let images = GuestImages { name, kernel: PathBuf::new(), initrd: None, append: String::new() };
         let guest = of_command_line(args, images);
         return Ok(Guests {

@@ -138,7 +138,8 @@ pub(crate) fn boot_config(args: &RunArgs, tsc_hz: u64) -> config::BootConfig<'st
         proactive: args.proactive,
         merge_share: args.merge_share.unwrap_or(config::MERGE_SHARE),
         snapshot: match (&args.snapshot, &args.restore) {
-            (Some(_), _) => config::Snapshot::Take,
+            (Some(_), Some(_)) => config::Snapshot::RestoreAndTake,
+            (Some(_), None) => config::Snapshot::Take,
             (None, Some(_)) => config::Snapshot::Restore,
             (None, None) => config::Snapshot::None,
         },

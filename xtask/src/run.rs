@@ -28,8 +28,8 @@ pub(crate) struct Prepared {
     hardware: Hardware,
     images: machine::Images,
     guests: Vec<String>,
-    /// Where a snapshot is to go.
-    snapshot: Option<PathBuf>,
+    /// Where snapshots are to go.
+    snapshots: Option<snapshots::Target>,
 }
 
 /// Runs a guest; the exit status.
@@ -88,7 +88,7 @@ impl Prepared {
         };
         let images = machine::Images { loader: binaries.loader, package };
         let guests = guests.all.into_iter().map(|guest| guest.images.name).collect();
-        Ok(Self { kind: choice.kind, hardware, images, guests, snapshot: args.snapshot.clone() })
+        Ok(Self { kind: choice.kind, hardware, images, guests, snapshots: snapshots::target(args)? })
     }
 
     /// Names of the guests.
@@ -108,8 +108,8 @@ impl Prepared {
     pub(crate) fn follow(&self, session: Session) -> Result<u8> {
         let dir = RunDir::create()?;
         let status = session.run(machine::start(self.kind, &self.hardware, &self.images, &dir.0)?)?;
-        if let Some(path) = &self.snapshot {
-            snapshots::keep(&dir.0, path)?;
+        if let Some(target) = &self.snapshots {
+            snapshots::keep(&dir.0, target)?;
         }
         Ok(status)
     }

@@ -3,6 +3,7 @@
 //! ```text
 //!   --snapshot FILE ─► an empty disk, labelled ─► the run ─► complete? ─► FILE
 //!   --restore FILE ─► header and sections good? ─► the disk of the run, which looks again, and at each page as it comes
+//!   both ─► good? ─► a copy of the one, with room behind it ─► the run ─► more instants than before? ─► the other
 //! ```
 
 use crate::cli::RunArgs;
@@ -18,6 +19,8 @@ use std::path::{Path, PathBuf};
 
 /// The disk, in the directory of the run.
 const DISK: &str = "snapshot";
+/// Room of a disk: what so many parts can have at most. Most have little, and the image is as large as what is written to it.
+const ROOM: u64 = 4;
 
 /// The snapshot disk of a machine.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,6 +29,15 @@ pub(crate) enum SnapshotDisk {
     New(u64),
     /// This file.
     Existing(PathBuf),
+    /// A copy of this file, with room for more instants of a guest of so many bytes.
+    Longer(PathBuf, u64),
+}
+
+/// Where the snapshots of a run go.
+pub(crate) struct Target {
+    path: PathBuf,
+    /// Instants that are there before.
+    instants: usize,
 }
 
 /// A guest that is to go on.
@@ -36,6 +48,8 @@ pub(crate) struct Restored {
     /// Bytes of its memory.
     pub(crate) memory: u64,
     pub(crate) vcpus: u32,
+    /// Its instants.
+    instants: usize,
 }
 
 /// A file as the format reads it.
@@ -88,7 +102,7 @@ pub(crate) fn restored(path: &Path) -> Result<Restored> {
     let snapshot = open(path).map_err(|error| refuse(error.to_string()))?;
     let (memory, vcpus) = (snapshot.machine.memory(), snapshot.machine.processors.len());
     match u32::try_from(vcpus).ok().filter(|&vcpus| vcpus <= MAX_VCPUS) {
-        Some(vcpus) => Ok(Restored { name: file_name(path), memory, vcpus }),
+        Some(vcpus) => Ok(Restored { name: file_name(path), memory, vcpus, instants: snapshot.instants() }),
         None => Err(refuse(format!("{vcpus} virtual processors, a guest has at most {MAX_VCPUS}"))),
     }
 }
@@ -100,9 +114,22 @@ pub(crate) fn restored(path: &Path) -> Result<Restored> {
 pub(crate) fn disk(args: &RunArgs, memory: u64) -> Result<Option<SnapshotDisk>> {
     if let Some(path) = &args.restore {
         let path = std::path::absolute(path).with_context(|| path.display().to_string())?;
-        return Ok(Some(SnapshotDisk::Existing(path)));
+        return Ok(Some(match args.snapshot {
+            Some(_) => SnapshotDisk::Longer(path, memory),
+            None => SnapshotDisk::Existing(path),
+        }));
     }
     Ok(args.snapshot.is_some().then_some(SnapshotDisk::New(memory)))
+}
+
+/// Where the arguments want snapshots to go.
+///
+/// # Errors
+/// As for [`check`].
+pub(crate) fn target(args: &RunArgs) -> Result<Option<Target>> {
+    let Some(path) = args.snapshot.clone() else { return Ok(None) };
+    let instants = args.restore.as_deref().map(restored).transpose()?.map_or(0, |restored| restored.instants);
+    Ok(Some(Target { path, instants }))
 }
 
 /// The image of a disk, made in `dir` if it is new, and its bytes.
@@ -112,50 +139,74 @@ pub(crate) fn disk(args: &RunArgs, memory: u64) -> Result<Option<SnapshotDisk>> 
 pub(crate) fn image(disk: &SnapshotDisk, dir: &Path) -> std::io::Result<(PathBuf, u64)> {
     match disk {
         SnapshotDisk::New(memory) => {
-            let (path, bytes) = (dir.join(DISK), most_bytes(*memory));
+            let (path, bytes) = (dir.join(DISK), ROOM * most_bytes(*memory));
             let mut file = File::create(&path)?;
             file.set_len(bytes)?;
             file.write_all(&*Header::empty(bytes).to_page())?;
             Ok((path, bytes))
         }
         SnapshotDisk::Existing(path) => Ok((path.clone(), path.metadata()?.len())),
+        SnapshotDisk::Longer(path, memory) => {
+            let image = dir.join(DISK);
+            let bytes = std::fs::copy(path, &image)? + ROOM * most_bytes(*memory);
+            File::options().write(true).open(&image)?.set_len(bytes)?;
+            Ok((image, bytes))
+        }
     }
 }
 
-/// After the run: what was written becomes `path`, if it is complete.
+/// After the run: what was written becomes the target, if there is an instant that was not there before.
 ///
 /// # Errors
 /// The file cannot be written.
-pub(crate) fn keep(dir: &Path, path: &Path) -> Result<()> {
-    let image = dir.join(DISK);
+pub(crate) fn keep(dir: &Path, target: &Target) -> Result<()> {
+    let (image, path) = (dir.join(DISK), target.path.display());
     match open(&image) {
-        Ok(snapshot) => {
-            let what = || path.display().to_string();
-            File::options()
-                .write(true)
-                .open(&image)?
-                .set_len(snapshot.header.bytes.get())
-                .with_context(what)?;
-            // Elsewhere than on the same file system it is copied.
-            if std::fs::rename(&image, path).is_err() {
-                std::fs::copy(&image, path).with_context(what)?;
-            }
-            eprintln!("xtask: snapshot {}, {} MiB", path.display(), snapshot.header.bytes.get() >> 20);
+        Ok(snapshot) if snapshot.instants() > target.instants => {
+            let bytes = snapshot.header.bytes.get();
+            let file = File::options().write(true).open(&image)?;
+            file.set_len(bytes).and_then(|()| file.sync_all()).with_context(|| path.to_string())?;
+            move_file(&image, &target.path).with_context(|| path.to_string())?;
+            let instants = snapshot.instants();
+            let last = if instants == 1 {
+                String::new()
+            } else {
+                format!(", {instants} instants, of which it is the last")
+            };
+            eprintln!("xtask: snapshot {path}, {} MiB{last}", bytes >> 20);
         }
-        Err(OpenError::Unfinished) => {
-            eprintln!(
-                "xtask: --snapshot {}: the run has ended without a snapshot; nothing was written",
-                path.display()
-            );
+        Ok(_) | Err(OpenError::Unfinished) => {
+            eprintln!("xtask: --snapshot {path}: the run has ended without a snapshot; nothing was written");
         }
-        Err(error) => eprintln!("xtask: --snapshot {}: {error}; nothing was written", path.display()),
+        Err(error) => eprintln!("xtask: --snapshot {path}: {error}; nothing was written"),
     }
     Ok(())
 }
 
+/// Moves a file, also to another file system: then a copy beside the target takes its place once it is whole, and is gone if it
+/// never is.
+fn move_file(from: &Path, to: &Path) -> std::io::Result<()> {
+    if std::fs::rename(from, to).is_ok() {
+        return Ok(());
+    }
+    let mut beside = to.as_os_str().to_owned();
+    beside.push(".new");
+    let copied = copy_whole(from, Path::new(&beside)).and_then(|()| std::fs::rename(&beside, to));
+    if copied.is_err() {
+        // What cannot be removed was not made.
+        let _ = std::fs::remove_file(&beside);
+    }
+    copied
+}
+
+fn copy_whole(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::copy(from, to)?;
+    File::open(to)?.sync_all()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{SnapshotDisk, check, image, keep, restored};
+    use super::{SnapshotDisk, Target, check, image, keep, move_file, restored};
     use crate::cli::{Cli, Command};
     use crate::disk::CYLINDER;
     use crate::error::{USAGE, status_of};
@@ -172,8 +223,23 @@ mod tests {
         assert_eq!(status_of(&refused), USAGE);
         assert!(refused.to_string().ends_with("a snapshot that was never finished"), "{refused}");
         let file = dir.path().join("file");
-        keep(dir.path(), &file).expect("said");
+        keep(dir.path(), &Target { path: file.clone(), instants: 0 }).expect("said");
         assert!(!file.exists());
+    }
+
+    #[test]
+    fn what_cannot_be_moved_leaves_nothing_behind() {
+        let dir = RunDir::create().expect("a temporary directory");
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        std::fs::write(&from, b"all").expect("written");
+        std::fs::create_dir_all(to.join("full")).expect("made");
+        move_file(&from, &to).expect_err("it is a directory");
+        let mut left: Vec<_> = std::fs::read_dir(dir.path())
+            .expect("read")
+            .map(|entry| entry.expect("read").file_name())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["from", "to"]);
     }
 
     #[test]

@@ -5,8 +5,8 @@ use crate::cpu::tsc;
 use crate::plat::{Asker, CloneError, HostOperationError, SnapshotError, Vm};
 use crate::vcpu::{Vcpu, register};
 use abi::hypercall::{
-    CLONE, DENIED, DISCARD, FAILED, HOST_OPERATION, HostOperation, INVALID, MARK_INIT, PROTECT, SNAPSHOT,
-    STORM, UNKNOWN,
+    BUSY, CLONE, DENIED, DISCARD, FAILED, HOST_OPERATION, HostOperation, INVALID, MARK_INIT, PROTECT,
+    SNAPSHOT, STORM, UNKNOWN,
 };
 use addr::{Gpa, GpaRange};
 use core::fmt;
@@ -89,7 +89,7 @@ fn copy(vcpu: &mut Vcpu, make: impl FnOnce(Asker) -> Result<(), NoCopy>, vm: &Vm
         }
         Err(error) => {
             log::debug!("{}: {error}", vm.name());
-            FAILED
+            if matches!(error, NoCopy::Snapshot(SnapshotError::UnderWay)) { BUSY } else { FAILED }
         }
     };
     Flow::Resume

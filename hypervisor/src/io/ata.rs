@@ -37,6 +37,7 @@ const COMMAND: u16 = 7;
 const IDENTIFY: u8 = 0xec;
 const READ_DMA_EXT: u8 = 0x25;
 const WRITE_DMA_EXT: u8 = 0x35;
+const FLUSH_CACHE_EXT: u8 = 0xea;
 /// Device register: addresses are block numbers.
 const BY_BLOCK: u8 = 1 << 6;
 const SECOND: u8 = 1 << 4;
@@ -66,6 +67,7 @@ const LAST: u64 = 1 << 63;
 const WORDS: usize = 256;
 const CAPABILITIES: (usize, u16) = (49, 1 << 8);
 const COMMAND_SETS: (usize, u16) = (83, 1 << 10);
+const HAS_FLUSH: (usize, u16) = (83, 1 << 13);
 const SECTORS: usize = 100;
 
 /// Why an ATA disk cannot be used, or a request has failed.
@@ -120,6 +122,8 @@ impl fmt::Display for Place {
 pub(super) struct Ata {
     place: Place,
     sectors: u64,
+    /// Whether it knows the command.
+    flushes: bool,
     /// The frame of its table.
     table: Pfn,
     under_way: Option<Access>,
@@ -248,7 +252,7 @@ impl Ata {
         let sectors = (0..4).map(|index| u64::from(words[SECTORS + index]) << (16 * index)).sum();
         let table = memory.allocate_zeroed(PageSize::Size4K).map_err(AtaError::OutOfFrames)?;
         pci::let_use_memory(root, place.at);
-        Ok(Some(Self { place, sectors, table, under_way: None, abandoned: false }))
+        Ok(Some(Self { place, sectors, flushes: has(HAS_FLUSH), table, under_way: None, abandoned: false }))
     }
 
     /// Writes the table of frames: address, bytes, end (SFF-8038i, 1.2).
@@ -270,6 +274,17 @@ impl Ata {
             for byte in 0..3 {
                 self.place.write(LBA + byte as u16, sector[3 * half + byte]);
             }
+        }
+    }
+
+    /// A command without data (ATA/ATAPI-6, 8.13). A drive that lacks it keeps what it says is written.
+    fn flush(&mut self) {
+        if self.flushes {
+            self.place.select();
+            self.place.control(0);
+            self.place.write(COMMAND, FLUSH_CACHE_EXT);
+            self.place.settle();
+            self.under_way = Some(Access::Flush);
         }
     }
 
@@ -306,6 +321,10 @@ impl Drive for Ata {
         let (sector, command, direction) = match access {
             Access::Read(sector) => (sector, READ_DMA_EXT, TO_MEMORY),
             Access::Write(sector) => (sector, WRITE_DMA_EXT, 0),
+            Access::Flush => {
+                self.flush();
+                return Ok(());
+            }
         };
         self.describe(frames);
         let place = self.place;

@@ -21,6 +21,8 @@ pub(crate) enum Access {
     Read(u64),
     /// From memory, to this sector on.
     Write(u64),
+    /// No page: what was written stays, should the power go.
+    Flush,
 }
 
 impl fmt::Display for Access {
@@ -28,6 +30,7 @@ impl fmt::Display for Access {
         match self {
             Self::Read(sector) => write!(f, "a read of sector {sector}"),
             Self::Write(sector) => write!(f, "a write of sector {sector}"),
+            Self::Flush => f.write_str("a flush"),
         }
     }
 }
@@ -65,7 +68,7 @@ pub(crate) trait Drive: Send {
     fn interrupt_line(&self) -> Option<u8>;
 
     /// Begins to move pages between the disk and frames that are nobody else's until it is done, at most
-    /// `tiers::MOST_PAGES` of them.
+    /// `tiers::MOST_PAGES` of them; none for a flush.
     ///
     /// # Errors
     /// [`DriveError`]; nothing has begun.

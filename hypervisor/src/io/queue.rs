@@ -45,10 +45,20 @@ const PENDING: u8 = 0;
 const DONE: u8 = 1;
 const FAILED: u8 = 2;
 
+/// What is asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Work {
+    Read,
+    Write,
+    /// To know when the writes before it are done.
+    Wait,
+    /// To have them stay, should the power go.
+    Flush,
+}
+
 struct Request {
     block: u64,
-    writes: bool,
-    /// None: who asks only wants to know when those before it are done.
+    work: Work,
     frames: heapless::Vec<Pfn, MOST_PAGES>,
     state: AtomicU8,
     waiter: Arc<Thread>,
@@ -120,6 +130,14 @@ impl DiskQueue {
         Ok((this, handle))
     }
 
+    /// What was written before stays, should the power go.
+    ///
+    /// # Errors
+    /// [`BlockError`].
+    pub(crate) fn flush(&self) -> Result<(), BlockError> {
+        self.ask(0, Work::Flush, &[])
+    }
+
     /// The thread ends, once nobody waits.
     pub(crate) fn stop(&self) {
         self.stops.store(true, Ordering::Release);
@@ -131,16 +149,16 @@ impl DiskQueue {
     }
 
     /// Asks, and waits for the answer. No lock is held.
-    fn ask(&self, block: u64, writes: bool, frames: &[Pfn]) -> Result<(), BlockError> {
+    fn ask(&self, block: u64, work: Work, frames: &[Pfn]) -> Result<(), BlockError> {
         let request = Arc::new(Request {
             block,
-            writes,
+            work,
             frames: frames.iter().copied().collect(),
             state: AtomicU8::new(PENDING),
             waiter: sched::current(),
         });
         let mut lines = self.lines.lock();
-        let line = if writes { &mut lines.writes } else { &mut lines.reads };
+        let line = if work == Work::Read { &mut lines.reads } else { &mut lines.writes };
         line.push_back(Arc::clone(&request));
         drop(lines);
         self.wake();
@@ -177,8 +195,9 @@ impl DiskQueue {
 
     /// Whether no fault is to be injected.
     fn is_spared(&self, request: &Request) -> bool {
-        let every = if request.writes { self.faults.write_every } else { self.faults.read_every };
-        let count = &mut self.lines.lock().count[usize::from(request.writes)];
+        let writes = request.work != Work::Read;
+        let every = if writes { self.faults.write_every } else { self.faults.read_every };
+        let count = &mut self.lines.lock().count[usize::from(writes)];
         *count += u32::from(!request.frames.is_empty());
         every == 0 || !count.is_multiple_of(every)
     }
@@ -190,16 +209,16 @@ impl BlockDevice for DiskQueue {
     }
 
     fn read(&self, first: u64, frames: &[Pfn]) -> Result<(), BlockError> {
-        self.ask(first, false, frames)
+        self.ask(first, Work::Read, frames)
     }
 
     fn write(&self, first: u64, frames: &[Pfn]) -> Result<(), BlockError> {
-        self.ask(first, true, frames)
+        self.ask(first, Work::Write, frames)
     }
 
     fn wait(&self) {
         // Nothing is asked of the drive, so nothing fails.
-        let _ = self.ask(0, true, &[]);
+        let _ = self.ask(0, Work::Wait, &[]);
     }
 }
 
@@ -214,10 +233,12 @@ struct Server {
 impl Server {
     fn serve(&mut self, request: &Request) -> bool {
         let sector = (self.share.first + request.block) * (PAGE_SIZE / SECTOR_BYTES);
-        let access = if request.writes { Access::Write(sector) } else { Access::Read(sector) };
-        if request.frames.is_empty() {
-            return true;
-        }
+        let access = match request.work {
+            Work::Read => Access::Read(sector),
+            Work::Write => Access::Write(sector),
+            Work::Wait => return true,
+            Work::Flush => Access::Flush,
+        };
         let result = self.share.drive.begin(access, &request.frames).and_then(|()| self.wait(access));
         if matches!(result, Err(DriveError::NoAnswer(_))) {
             self.give_away(&request.frames);

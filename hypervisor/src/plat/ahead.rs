@@ -17,7 +17,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::mem::take;
 use mm::{File, FrameMemory, Host};
-use snapshot::{PAGE_BYTES, Place, WORKING_SET_PAGES, WorkingSet};
+use snapshot::{PAGE_BYTES, Page, Place, WORKING_SET_PAGES, WorkingSet};
 use spin::Mutex;
 use tiers::{BlockDevice, MOST_PAGES};
 
@@ -57,7 +57,7 @@ impl Ahead {
     /// Looks whether a working set was recorded. What was read to check the memory is none.
     pub(super) fn new(source: &Arc<Source>, files: Vec<Part>) -> Self {
         source.recorder.0.lock().clear();
-        let pages = source.snapshot.working_set(&source.disk).pages.into_iter().map(u64::from);
+        let pages = source.working_set().pages.into_iter().map(u64::from);
         // Sorted, each once; on the heap, since stacks are small here.
         let placed =
             pages.filter_map(|page| source.snapshot.place(page).map(|place| (place.page, (place, page))));
@@ -93,11 +93,14 @@ impl Ahead {
         let host = &self.source.disk.host;
         let frames: Vec<Pfn> =
             run.iter().map_while(|_| host.allocate_zeroed(PageSize::Size4K).ok()).collect();
-        let read = self.source.disk.queue.read(run[0].0.page, &frames).is_ok();
+        // Between two chunks lie the checksums of the second: pages that follow each other are of one.
+        let sums = frames.first().and_then(|&frame| self.source.sums(&run[0].0, frame).ok());
+        let read = sums.filter(|_| self.source.disk.queue.read(run[0].0.page, &frames).is_ok());
         let mut count = 0;
         for (&frame, (place, page)) in frames.iter().zip(run) {
             let file = self.files.iter().rev().find(|(first, _)| first <= page);
-            match file.filter(|_| read && self.source.check(place, frame).is_ok()) {
+            let is_good = |sums: &Arc<Page>| self.source.check(sums, place, frame).is_ok();
+            match file.filter(|_| read.as_ref().is_some_and(is_good)) {
                 Some((first, file)) => {
                     file.offer(page - first, frame);
                     count += 1;

@@ -103,7 +103,8 @@ impl Vm {
         let index = input::expect(|index| format!("{}.{index}", self.name()).into());
         let index = index.ok_or(CloneError::TooMany)?;
         let cloned = self.copy(index, asker, || ()).and_then(|(twin, ())| {
-            let pause = twin.birth.pause;
+            let (pause, mut twin) = (twin.birth.pause, twin);
+            twin.memory.obey(self.place.config).map_err(CloneError::Setup)?;
             self.start(index, twin).map(|()| pause)
         });
         match &cloned {
@@ -155,7 +156,6 @@ impl Vm {
         let gave_up = if caller.is_some() { CloneError::Paused } else { CloneError::Ended };
         let (mut twin, result) = twin.unwrap_or(Err(gave_up))?;
         twin.birth.pause = tsc() - asked;
-        twin.memory.obey(self.place.config).map_err(CloneError::Setup)?;
         Ok((twin, result))
     }
 

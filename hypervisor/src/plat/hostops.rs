@@ -57,11 +57,13 @@ impl From<LogError> for HostOperationError {
 /// What the operations leave behind.
 pub(super) struct HostOperations<H: Host> {
     forks: Vec<Arc<AddressSpace<H>>>,
+    /// The dirty logs are its own, and not those of a snapshot.
+    logs: bool,
 }
 
 impl<H: Host> Default for HostOperations<H> {
     fn default() -> Self {
-        Self { forks: Vec::new() }
+        Self { forks: Vec::new(), logs: false }
     }
 }
 
@@ -112,12 +114,16 @@ impl<H: Host + 'static> HostOperations<H> {
             }
             Op::Lock => space.mlock(start, len)?,
             Op::Unlock => space.munlock(start, len)?,
-            Op::BeginLog => memory.begin_log()?,
-            Op::Harvest => {
+            Op::BeginLog => {
+                memory.begin_log()?;
+                self.logs = true;
+            }
+            Op::Harvest if self.logs => {
                 let gfns = GfnRange::new(gpa.gfn(), gpa.add(len).gfn());
                 return Ok(memory.harvest(gfns).count());
             }
-            Op::EndLog => memory.end_log(),
+            Op::EndLog if core::mem::take(&mut self.logs) => memory.end_log(),
+            Op::Harvest | Op::EndLog => {}
         }
         Ok(0)
     }

@@ -17,6 +17,7 @@ use abi::config::{Backing, BootConfig, VmConfig};
 use addr::{Gfn, GfnRange, Gpa, GpaRange, Hva, HvaRange, PAGE_SHIFT, PAGE_SIZE, PageSize};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt;
 use emulate::GuestMemory;
 use firmware::{GuestWriter, Ram, WriteError};
@@ -266,6 +267,15 @@ impl<H: Host + 'static> Memory<H> {
         slots.map(|slot| slot.hvas()).try_for_each(|range| self.advise(range)).map_err(SetupError::Map)
     }
 
+    /// Nobody merges pages of it from now on.
+    pub(super) fn stop_merging(&mut self) {
+        if core::mem::take(&mut self.merges) {
+            let ranges = self.mmu.slots().into_iter().map(|slot| slot.hvas());
+            // Where an area cannot be marked, the merger goes on to look at it: that costs time, and nothing else.
+            ranges.for_each(|range| _ = self.space.stop_merging(range));
+        }
+    }
+
     /// What is said of all memory that is the guest's.
     fn advise(&self, range: HvaRange) -> Result<(), MapError> {
         if !self.merges {
@@ -396,7 +406,16 @@ impl<H: Host + 'static> Memory<H> {
     /// # Errors
     /// [`LogError`]: they are logged already; nothing has changed then.
     pub fn begin_log(&self) -> Result<(), LogError> {
-        self.mmu.slots().iter().try_for_each(|slot| self.mmu.begin_log(slot.gfns().start(), self.log_by))
+        let firsts = self.mmu.slots().into_iter().map(|slot| slot.gfns().start());
+        let mut begun = Vec::new();
+        for first in firsts {
+            if let Err(error) = self.mmu.begin_log(first, self.log_by) {
+                begun.into_iter().for_each(|first| _ = self.mmu.end_log(first));
+                return Err(error);
+            }
+            begun.push(first);
+        }
+        Ok(())
     }
 
     /// Ends what [`Self::begin_log`] began.

@@ -5,7 +5,7 @@
 //!                         ├─ board    devices::Board: ports, MMIO, interrupts, timers
 //!                         ├─ balloon  pages that the guest gives back
 //!                         ├─ clone    a copy of it that runs beside it
-//!                         ├─ snapshot the same copy, written to a disk; restore: a guest that goes on from one
+//!                         ├─ snapshot the same copy, written to a disk, part: what of it is there already; restore: a guest that goes on from one
 //!                         ├─ console  the guest's UART ◄──► the link; input
 //!                         ├─ control  each virtual processor, seen from outside; ticks: where its time goes
 //!                         ├─ reclaim  a thread that keeps frames free; oom: who ends where there are none
@@ -27,6 +27,7 @@ mod memory;
 mod merge;
 mod module;
 mod oom;
+mod part;
 mod pause;
 mod reclaim;
 mod report;

@@ -3,8 +3,9 @@
 //! ```text
 //!   a fault finds no frame, and nothing can be reclaimed
 //!     └─► is a guest on its way out? ── yes ──► try again: its memory comes
-//!            └─ no: who has most pages? ─── who asks ──► ends
-//!                                       └── another ──► is ended; try again
+//!            └─ no: is a guest being written out? ── yes ──► its copy goes, and the snapshot with it; try again
+//!                └─ no: who has most pages? ─── who asks ──► ends
+//!                                           └── another ──► is ended; try again
 //! ```
 
 use super::end::End;
@@ -18,6 +19,29 @@ use spin::Mutex;
 static GUESTS: Mutex<Vec<Weak<Vm>>> = Mutex::new(Vec::new());
 /// Guests that have ended, and whose memory is not free yet.
 static LEAVING: AtomicUsize = AtomicUsize::new(0);
+
+/// Copies of guests that are being written out. None is more than a snapshot, which can be taken again.
+static COPIES: Mutex<Vec<Weak<Copy>>> = Mutex::new(Vec::new());
+
+/// A copy of a guest, which goes before a guest has to. It outlives the copy's memory.
+#[derive(Debug, Default)]
+pub(super) struct Copy(Departure);
+
+impl Copy {
+    /// There is one from now on.
+    pub(super) fn new() -> Arc<Self> {
+        let copy = Arc::new(Self::default());
+        let mut copies = COPIES.lock();
+        copies.retain(|copy| copy.strong_count() > 0);
+        copies.push(Arc::downgrade(&copy));
+        copy
+    }
+
+    /// Whether its memory is wanted: it is to go.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.0.0.load(Ordering::Relaxed)
+    }
+}
 
 /// What becomes of a guest that has found no memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,6 +84,12 @@ impl Drop for Departure {
 pub(crate) fn judge(asker: &Vm, end: End) -> Verdict {
     let known = GUESTS.lock();
     if LEAVING.load(Ordering::SeqCst) != 0 {
+        return Verdict::TriesAgain;
+    }
+    let copy = COPIES.lock().iter().find_map(Weak::upgrade);
+    if let Some(copy) = copy {
+        log::error!("{} finds no memory: a snapshot that is under way is given up", asker.name());
+        copy.0.begins();
         return Verdict::TriesAgain;
     }
     let guests: Vec<_> = known.iter().filter_map(Weak::upgrade).collect();

@@ -12,7 +12,7 @@
 use super::ahead::{Ahead, Recorder};
 use super::memory::{Memory, Notifiers};
 use super::run::{GuestError, HostMemory, Machine};
-use super::snapshot::digest;
+use super::snapshot::{Behind, digest};
 use super::vm::{Clock, Place, Vm};
 use crate::cpu::tsc;
 use crate::exit;
@@ -20,16 +20,18 @@ use crate::io::DiskQueue;
 use crate::physmem::PhysicalMemory;
 use crate::vcpu::{Start, VcpuState};
 use crate::vmx::VirtualApic;
-use abi::config::{MAX_VCPUS, SwapFaults};
+use abi::config::{MAX_VCPUS, Snapshot as ConfiguredSnapshot};
 use addr::{Gpa, GpaRange, PAGE_SHIFT, PAGE_SIZE, PageSize, Pfn};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use devices::Board;
-use mm::{File, FrameMemory, Host, Store, StoreError};
+use mm::{File, FrameMemory, Host, OutOfFrames, Store, StoreError};
+use mmu::LogError;
 use snapshot::{
-    Blocks, Missing, OpenError, Page, PageError, Place as PlaceOfPage, Range, Snapshot, empty_page,
+    Blocks, Missing, OpenError, Page, PageError, Place as PlaceOfPage, Range, Snapshot, WorkingSet,
+    empty_page,
 };
 use spin::Mutex;
 use tiers::{BlockDevice, BlockError};
@@ -66,6 +68,8 @@ pub(super) enum RestoreError {
     Strange(&'static str),
     /// Its local APICs were in the processor, and this machine does not do that.
     VirtualApic,
+    /// What the guest writes cannot be logged, and its snapshots are to build on this one.
+    Log(LogError),
     /// The oracle sees other memory than at the instant.
     Oracle {
         /// Now; `None`: it cannot be read.
@@ -92,6 +96,7 @@ impl fmt::Display for RestoreError {
             Self::VirtualApic => {
                 f.write_str("its local APICs need --apic-virtualisation, and a processor that has it")
             }
+            Self::Log(error) => error.fmt(f),
             Self::Oracle { now, then } => {
                 write!(f, "the oracle saw memory of digest {then:#x}, and sees {now:#x?} now")
             }
@@ -140,13 +145,18 @@ impl Machine {
         let mut memory = memory.map_err(setup)?;
         memory.obey(place.config).map_err(setup)?;
         if let Some(then) = saved.digest.filter(|_| self.config.oracle) {
-            let now = digest(&memory).ok();
+            // Nothing is written yet: what is discarded is what the file has.
+            let now = digest(&memory, Behind::Discarded).ok();
             if now != Some(then) {
                 return Err(RestoreError::Oracle { now, then }.into());
             }
             log::info!("{}: the oracle sees the memory of the instant", place.name);
         }
         let vm = Vm::of(self, place.clone(), host, (memory, board, clock)).map_err(GuestError::Vm)?;
+        if self.config.snapshot == ConfiguredSnapshot::RestoreAndTake {
+            vm.memory.begin_log().map_err(RestoreError::Log)?;
+            vm.snapshots.go_on(&source.disk.queue, source.snapshot.header);
+        }
         if place.config.merge {
             log::warn!(
                 "{}: its pages are not merged: its memory is a file, but for what it discards",
@@ -160,13 +170,10 @@ impl Machine {
 
     /// Reads all but memory.
     fn open_snapshot(&self) -> Result<Source, GuestError> {
-        let disk = self.disks.lock().snapshot.take().ok_or(RestoreError::NoDisk)?;
-        let served = DiskQueue::start(disk.into_share(), self.host, self.clock.tsc_hz, SwapFaults::default());
-        let (queue, thread) = served.map_err(GuestError::NoMemory)?;
-        // Clones of the guest may need it for longer than the guest.
-        *self.snapshot_queue.lock() = Some((Arc::clone(&queue), thread));
+        let queue = self.snapshot_disk().ok_or(RestoreError::NoDisk)?;
         let disk = Disk { queue, host: Arc::clone(self.host) };
-        let snapshot = Snapshot::open(&disk).map_err(RestoreError::Open)?;
+        let opened = disk.with_frame(|disk| Snapshot::open(disk)).map_err(GuestError::NoMemory)?;
+        let snapshot = opened.map_err(RestoreError::Open)?;
         Ok(Source { disk, snapshot, sums: Mutex::default(), recorder: Recorder::default() })
     }
 
@@ -213,25 +220,36 @@ fn ram(ranges: &[Range]) -> Option<Vec<GpaRange>> {
     ram.is_sorted_by(|before, behind| before.end() <= behind.start()).then_some(ram)
 }
 
-/// The disk, for the format.
+/// The disk.
 pub(super) struct Disk {
     pub(super) queue: Arc<DiskQueue>,
     pub(super) host: Arc<PhysicalMemory>,
 }
 
-impl Blocks for Disk {
+/// The disk, for the format: by a frame of the caller's. So no read of what is not memory's fails for want of one.
+struct Through<'a>(&'a Disk, Pfn);
+
+impl Disk {
+    /// Works on it with a frame of its own.
+    fn with_frame<T>(&self, work: impl FnOnce(&Through<'_>) -> T) -> Result<T, OutOfFrames> {
+        let frame = self.host.allocate_zeroed(PageSize::Size4K)?;
+        let result = work(&Through(self, frame));
+        self.host.free(frame);
+        Ok(result)
+    }
+}
+
+impl Blocks for Through<'_> {
     type Error = BlockError;
 
     fn bytes(&self) -> u64 {
-        self.queue.blocks() << PAGE_SHIFT
+        self.0.queue.blocks() << PAGE_SHIFT
     }
 
     fn read(&self, page: u64, bytes: &mut Page) -> Result<(), BlockError> {
-        let frame = self.host.allocate_zeroed(PageSize::Size4K).map_err(|_| BlockError { block: page })?;
-        let read = self.queue.read(page, &[frame]);
-        self.host.read_bytes(frame, 0, bytes);
-        self.host.free(frame);
-        read
+        self.0.queue.read(page, &[self.1])?;
+        self.0.host.read_bytes(self.1, 0, bytes);
+        Ok(())
     }
 }
 
@@ -241,7 +259,7 @@ pub(super) struct Source {
     pub(super) snapshot: Snapshot,
     /// What is asked for.
     pub(super) recorder: Recorder,
-    /// Checksums of chunks, those that were used last at the end.
+    /// Checksums of chunks by their pages, those that were used last at the end.
     sums: Mutex<Vec<(u64, Arc<Page>)>>,
 }
 
@@ -250,30 +268,41 @@ impl Source {
     fn fill(&self, index: u64, frame: Pfn) -> Result<(), PageError<BlockError>> {
         let Some(place) = self.snapshot.place(index) else { return Ok(()) };
         self.recorder.note(index);
+        let sums = self.sums(&place, frame)?;
         self.disk.queue.read(place.page, &[frame]).map_err(PageError::Blocks)?;
-        self.check(&place, frame)
+        self.check(&sums, &place, frame)
     }
 
     /// Checks a page that was read.
-    pub(super) fn check(&self, place: &PlaceOfPage, frame: Pfn) -> Result<(), PageError<BlockError>> {
-        let sums = self.sums(place.chunk)?;
+    pub(super) fn check(
+        &self,
+        sums: &Page,
+        place: &PlaceOfPage,
+        frame: Pfn,
+    ) -> Result<(), PageError<BlockError>> {
         let mut bytes = empty_page();
         self.disk.host.read_bytes(frame, 0, &mut bytes[..]);
-        place.check(&sums, &bytes)
+        place.check(sums, &bytes)
     }
 
-    fn sums(&self, chunk: u64) -> Result<Arc<Page>, PageError<BlockError>> {
-        if let Some((_, sums)) = self.sums.lock().iter().find(|(known, _)| *known == chunk) {
+    /// The checksums of a page's chunk, by a frame that is to have the page later.
+    pub(super) fn sums(&self, place: &PlaceOfPage, frame: Pfn) -> Result<Arc<Page>, PageError<BlockError>> {
+        if let Some((_, sums)) = self.sums.lock().iter().find(|(known, _)| *known == place.sums) {
             return Ok(Arc::clone(sums));
         }
         // No lock is held while the disk is read.
-        let read: Arc<Page> = self.snapshot.sums(&self.disk, chunk)?.into();
+        let read: Arc<Page> = self.snapshot.sums(&Through(&self.disk, frame), place)?.into();
         let mut kept = self.sums.lock();
         if kept.len() == KEPT_SUMS {
             kept.remove(0);
         }
-        kept.push((chunk, Arc::clone(&read)));
+        kept.push((place.sums, Arc::clone(&read)));
         Ok(read)
+    }
+
+    /// The working set that was recorded last; empty where there is none, or no frame to read it with.
+    pub(super) fn working_set(&self) -> WorkingSet {
+        self.disk.with_frame(|disk| self.snapshot.working_set(disk)).unwrap_or_default()
     }
 }
 
@@ -296,6 +325,11 @@ impl Store for Restored {
     /// The mapping is private: nothing is written back.
     fn write(&self, index: u64, _frame: Pfn) -> Result<(), StoreError> {
         Err(StoreError { index })
+    }
+
+    fn next_used(&self, index: u64) -> Option<u64> {
+        // What is behind the range is another's.
+        self.source.snapshot.next_stored(self.first + index)?.checked_sub(self.first)
     }
 
     /// Nobody truncates memory.

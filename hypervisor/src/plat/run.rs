@@ -22,7 +22,7 @@ use crate::physmem::PhysicalMemory;
 use crate::sched::{self, Group, JoinHandle};
 use crate::vcpu::{self, RunError, Start, Vcpu};
 use crate::vmx::{VmcsConfig, Vmx};
-use abi::config::{BootConfig, Snapshot, VmConfig};
+use abi::config::{BootConfig, Snapshot, SwapFaults, VmConfig};
 use abi::package::Table;
 use abi::status::Status;
 use addr::PageSize;
@@ -30,6 +30,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+use core::sync::atomic::AtomicBool;
 use devices::VcpuId;
 use firmware::{Guest, Ram};
 use mm::{Host, Mm, NewError, OutOfFrames, SwapDevice};
@@ -130,8 +131,10 @@ pub(crate) struct Machine {
     pub clock: Clock,
     /// Disks that are Herald's.
     pub disks: &'static Mutex<Disks>,
-    /// Who serves the disk that a guest was restored from.
+    /// Who serves the disk for snapshots. Clones of a restored guest may need it for longer than the guest.
     pub snapshot_queue: Mutex<Option<(Arc<DiskQueue>, JoinHandle)>>,
+    /// A guest has it for its own snapshots.
+    pub snapshot_claimed: AtomicBool,
     /// How the guests have gone.
     pub family: Mutex<Family>,
 }
@@ -203,6 +206,7 @@ impl Machine {
         let before = self.frames_accounted_for();
         let faults = (self.clock.tsc_hz, self.config.inject.swap_faults);
         let swap = SwapSystem::start(self.host, self.config.swap, self.disks, faults)?;
+        self.serve_snapshot_disk()?;
         let mm = Mm::new(Arc::clone(self.host), self.swap_device(swap.as_ref())).map_err(GuestError::Mm)?;
         let pace = Pace { tsc_hz: self.clock.tsc_hz, idle_seconds: self.config.proactive };
         let start = |swap: &SwapSystem| Reclaimer::start(&mm, swap.writer.clone(), pace);
@@ -244,6 +248,22 @@ impl Machine {
             return Ok(Outcome { status: Status::HeraldFailed, code: 0 });
         }
         Ok(worst)
+    }
+
+    /// Starts to serve the disk for snapshots, if there is one that this run wants.
+    fn serve_snapshot_disk(&self) -> Result<(), GuestError> {
+        let wanted = self.config.snapshot != Snapshot::None;
+        if let Some(disk) = wanted.then(|| self.disks.lock().snapshot.take()).flatten() {
+            let served =
+                DiskQueue::start(disk.into_share(), self.host, self.clock.tsc_hz, SwapFaults::default())?;
+            *self.snapshot_queue.lock() = Some(served);
+        }
+        Ok(())
+    }
+
+    /// The disk for snapshots, if there is one.
+    pub(super) fn snapshot_disk(&self) -> Option<Arc<DiskQueue>> {
+        self.snapshot_queue.lock().as_ref().map(|(queue, _)| Arc::clone(queue))
     }
 
     /// Somebody supervises a guest from now on, or is about to make one.
@@ -315,7 +335,7 @@ impl Machine {
         deadline: Option<u64>,
     ) -> Result<End, GuestError> {
         host.make_room();
-        if self.config.snapshot == Snapshot::Restore && place.index == 0 {
+        if self.config.snapshot.restores() && place.index == 0 {
             let (vm, starts, ahead) = self.restore(place, host)?;
             let (vm, ahead) = (Arc::new(vm), Arc::new(ahead));
             let reader = ahead.start(&vm);

@@ -10,6 +10,7 @@ use super::hostops::{HostOperationError, HostOperations};
 use super::input;
 use super::memory::{Memory, NotRam, Notifiers, SetupError};
 use super::oom::{self, Departure};
+use super::part::Snapshots;
 use super::pause::Pauses;
 use super::run::{HostMemory, Machine};
 use super::stir::Stirrer;
@@ -98,6 +99,7 @@ pub(crate) struct Vm {
     pub(super) oracle: bool,
     pub(super) storms: bool,
     pub(super) pauses: Pauses,
+    pub(super) snapshots: Snapshots,
     /// Somebody copies it: whoever comes by leaves its state.
     pub(super) wants_states: AtomicBool,
     ended: AtomicBool,
@@ -213,6 +215,7 @@ impl Vm {
             oracle: machine.config.oracle,
             storms: inject.storm != 0,
             pauses: Pauses::default(),
+            snapshots: Snapshots::default(),
             wants_states: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             end: spin::Mutex::new(None),

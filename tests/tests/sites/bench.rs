@@ -110,14 +110,19 @@ impl Bench {
         let ears = Arc::new(Deaf::new(Arc::clone(&mmu) as Arc<dyn MmuNotifier>));
         space.register(Arc::clone(&ears) as Arc<dyn MmuNotifier>);
         let mut spaces = lock(&self.spaces);
-        let id = spaces.len();
+        // The CPUs of one that has ended are free.
+        let id = spaces.iter().position(Option::is_none).unwrap_or(spaces.len());
         assert!(id < MOST_SPACES, "a bench has CPUs for {MOST_SPACES} spaces");
         let (guest_cpu, herald_cpu) = (CpuIndex(2 * id), CpuIndex(2 * id + 1));
         for cpu in [guest_cpu, herald_cpu] {
             self.machine.load_space(cpu, Some(space.root()));
         }
         self.machine.enter(guest_cpu, root);
-        spaces.push(Some(Arc::new(Space { space, mmu, ears, log, root, guest_cpu, herald_cpu })));
+        let own = Some(Arc::new(Space { space, mmu, ears, log, root, guest_cpu, herald_cpu }));
+        match spaces.get_mut(id) {
+            Some(place) => *place = own,
+            None => spaces.push(own),
+        }
         id
     }
 

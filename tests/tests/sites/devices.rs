@@ -22,6 +22,8 @@ pub(crate) struct Platter {
     pub(crate) keeps: AtomicBool,
     /// As a swap device it has no room for now, once so many pages were written.
     pub(crate) room: AtomicU64,
+    /// As the store of a file: pages that it has, by bits; all others are said to hold zeros.
+    pub(crate) holds: AtomicU64,
     reads: AtomicU64,
     writes: AtomicU64,
     before_mapped: Next,
@@ -58,6 +60,7 @@ impl Platter {
             waits: AtomicBool::new(false),
             keeps: AtomicBool::new(false),
             room: AtomicU64::new(u64::MAX),
+            holds: AtomicU64::new(u64::MAX),
             reads: AtomicU64::new(0),
             writes: AtomicU64::new(0),
             before_mapped: Mutex::default(),
@@ -183,6 +186,11 @@ impl Store for Disk {
     fn truncate(&self, len: u64) {
         let behind = self.0.frames.iter().skip(len as usize);
         behind.for_each(|&frame| self.0.machine.zero(frame, PageSize::Size4K));
+    }
+
+    fn next_used(&self, index: u64) -> Option<u64> {
+        let holds = self.0.holds.load(Ordering::Relaxed);
+        (index..).find(|&index| index >= 64 || holds >> index & 1 != 0)
     }
 
     fn waits(&self) -> bool {

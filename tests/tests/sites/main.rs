@@ -24,6 +24,7 @@ mod recorder;
 mod scenario;
 mod share;
 mod shrink;
+mod snapshot;
 mod swap;
 mod table;
 mod thp;

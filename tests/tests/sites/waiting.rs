@@ -174,9 +174,22 @@ fn who_reads_all_of_a_space_passes_over_what_was_never_touched() -> Outcome {
     b.does(0, "discard", |space| space.discard(page(0), bytes(2)))?;
     assert_eq!(used(&b, 0, pages(0, 8)), [page(6)]);
     assert_eq!(used(&b, copy, pages(0, 8)), [page(1), page(6)]);
-    // Of a file all may hold something.
-    let (file, _) = b.disk_file(2);
-    b.map(0, pages(8, 2), VmaKind::Private(file, 0))?;
-    assert_eq!(used(&b, 0, pages(0, 10)), [page(6), page(8), page(9)]);
+    b.finish()
+}
+
+/// What of a file the store has, and what was written over the rest.
+#[test]
+fn who_reads_all_of_a_file_passes_over_what_its_store_has_not() -> Outcome {
+    let b = Bench::new(SMALL);
+    let (file, platter) = restored(&b)?;
+    assert_eq!(used(&b, 0, pages(0, 8)), pages(0, 8).pages().collect::<Vec<_>>());
+    platter.holds.store(0b0100_1000, Ordering::Relaxed);
+    assert_eq!(used(&b, 0, pages(0, 8)), [page(3), page(6)]);
+    assert_eq!(used(&b, 0, pages(4, 2)), []);
+    b.guest_writes(0, 4, 5)?;
+    b.guest_writes(0, 7, 6)?;
+    b.page_out(0, 7)?;
+    assert_eq!(used(&b, 0, pages(0, 8)), [page(3), page(4), page(6), page(7)]);
+    drop(file);
     b.finish()
 }

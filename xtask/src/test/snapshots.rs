@@ -128,6 +128,73 @@ const LOAD: [Step; 3] = [
     restored!("restored, its TSC elsewhere", "{load.snapshot}", &[], "--host-memory", "192M", "--no-ept-ad"),
 ];
 
+/// Two instants of one life, one of the next: each part has what was written since the one before, and whoever goes on finds all of
+/// the last instant. A part whose base is not as it was is refused.
+const CHAIN: [Step; 5] = [
+    Step::Run(Scenario {
+        name: "taken-twice",
+        args: &[
+            "--kernel",
+            "{testguest}",
+            "--append",
+            "snapshot pages=1200 load=100 instants=2 again=1",
+            "--snapshot",
+            "{chain.snapshot}",
+            "--memory",
+            "16M",
+            "--host-memory",
+            "128M",
+            "--vcpus",
+            "2",
+            "--host-cpus",
+            "2",
+            "--oracle",
+        ],
+        stdout: &["snapshot: taken, instant 0", "snapshot: taken, instant 1", "snapshot: ok"],
+        stderr: &["2 instants, of which it is the last"],
+        timeout: 400,
+        ..PLAIN
+    }),
+    Step::Run(Scenario {
+        name: "restored-and-taken",
+        args: &[
+            "--restore",
+            "{chain.snapshot}",
+            "--snapshot",
+            "{longer.snapshot}",
+            "--host-memory",
+            "128M",
+            "--host-cpus",
+            "2",
+            "--oracle",
+            "--log",
+            "info",
+        ],
+        stdout: &["snapshot: restored, instant 1", "snapshot: taken, instant 2", "snapshot: ok"],
+        stderr: &["the oracle sees the memory of the instant", "3 instants, of which it is the last"],
+        timeout: 400,
+        ..PLAIN
+    }),
+    Step::Run(Scenario {
+        name: "restored-again",
+        args: &["--restore", "{longer.snapshot}", "--host-memory", "128M", "--oracle", "--log", "info"],
+        stdout: &["snapshot: restored, instant 2", "snapshot: ok"],
+        stderr: &["the oracle sees the memory of the instant"],
+        timeout: 400,
+        ..PLAIN
+    }),
+    Step::Change("{longer.snapshot}", "{bad.snapshot}", |bytes| {
+        let base = base(bytes);
+        bytes[base..][..512].fill(0);
+    }),
+    refused!("{bad.snapshot}", 2, "it builds on its instant 1, which is missing"),
+];
+
+/// Where the newest part has the header of the one before.
+fn base(bytes: &[u8]) -> usize {
+    u64::from_le_bytes(bytes[120..128].try_into().expect("eight bytes")) as usize * PAGE
+}
+
 /// More than half of it is in swap at the instant, and again once it is restored.
 const SWAPPED: [Step; 2] = [
     taken!(
@@ -205,7 +272,7 @@ const REFUSALS: [Step; 15] = [
     Step::Change("{good.snapshot}", "{bad.snapshot}", |bytes| bytes[20] ^= 1),
     refused!("{bad.snapshot}", 2, "corrupt: the header's checksum is "),
     Step::Change("{good.snapshot}", "{bad.snapshot}", |bytes| bytes[8] = 99),
-    refused!("{bad.snapshot}", 2, "a snapshot of version 99, this build reads 1"),
+    refused!("{bad.snapshot}", 2, "a snapshot of version 99, this build reads 2"),
     Step::Change("{good.snapshot}", "{bad.snapshot}", |bytes| {
         let machine = u64::from_le_bytes(bytes[40..48].try_into().expect("eight bytes")) as usize;
         bytes[machine * PAGE + 5] ^= 1;
@@ -233,8 +300,9 @@ const REFUSALS: [Step; 15] = [
 ];
 
 /// All of them.
-pub(super) const SNAPSHOTS: [Snapshots; 4] = [
+pub(super) const SNAPSHOTS: [Snapshots; 5] = [
     Snapshots { name: "snapshot-in-swap", steps: &SWAPPED },
+    Snapshots { name: "snapshot-of-changes", steps: &CHAIN },
     Snapshots { name: "snapshot-under-load", steps: &LOAD },
     Snapshots { name: "snapshot-of-linux", steps: &LINUX },
     Snapshots { name: "snapshot-refusals", steps: &REFUSALS },

@@ -29,7 +29,7 @@ const ALLOWED: [(&str, &[&str]); 27] = [
     ("fair", &[]),
     ("tiers", &["addr", "mm", "sync"]),
     ("screen", &["abi"]),
-    ("snapshot", &[]),
+    ("snapshot", &["mutants"]),
     ("startup", &["addr", "abi"]),
     ("herald", &HERALD),
     ("loader", &["abi", "addr"]),

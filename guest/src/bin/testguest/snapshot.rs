@@ -1,9 +1,11 @@
-//! A snapshot of itself, while all other CPUs write: whoever goes on, at once or restored, finds the memory of that instant.
-//! Arguments: `pages=N` of the first CPU (256), `load=N` of each other one (64), `rounds=N` until the snapshot (2).
+//! Snapshots of itself, while all other CPUs write: whoever goes on, at once or restored, finds the memory of that instant.
+//! Arguments: `pages=N` of the first CPU (256), `load=N` of each other one (64), `rounds=N` until the snapshot (2), `instants=N`
+//! of the first life (1), `again=N` of each later one until there are so many more in all (0).
 //!
 //! ```text
-//!   CPU 0: fills its pages ─► snapshot ─┬─ 0: finds them, writes others there at once ─┐
-//!                                       └─ 1: finds them                              ─┴─► lets the others go on ─► ok
+//!   CPU 0: fills its pages ─► snapshot ─┬─ 0: taken ────────────────┬─ writes a third of its pages, discards one ─► the next one
+//!                ▲                      └─ 1: restored; finds them ─┴─ the last: writes all ─► lets the others go on ─► ok
+//!                └───────────────────────────────────────────────────────────────── (again)
 //!   others: page after page: finds what they wrote last, by their registers; writes what comes next
 //! ```
 
@@ -11,7 +13,7 @@ use crate::Guest;
 use crate::cpus;
 use crate::once::Once;
 use crate::report::{Failure, same};
-use abi::hypercall::SNAPSHOT;
+use abi::hypercall::{BUSY, SNAPSHOT};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use guest::memory::Pages;
 use guest::{cpu, hypercall, println};
@@ -51,14 +53,53 @@ fn work(number: u64) {
     }
 }
 
-fn check(pages: &Pages, round: u64) -> Result<(), Failure> {
+/// The round of the last write to a page of the first CPU, at an instant.
+fn round_at(instant: u64, page: u64) -> u64 {
+    (0..=instant).rev().find(|&round| round == 0 || page % 3 == round % 3).unwrap_or(0)
+}
+
+/// What a page of the first CPU holds at an instant. The last page is discarded before each but the first.
+fn at(instant: u64, count: u64, page: u64) -> impl Fn(u64) -> u64 {
+    let written = contents(0, round_at(instant, page), page);
+    let is_discarded = instant > 0 && page + 1 == count;
+    move |word| if is_discarded { 0 } else { written(word) }
+}
+
+fn check(pages: &Pages, instant: u64) -> Result<(), Failure> {
     (0..pages.count()).try_for_each(|page| {
-        let wanted = contents(0, round, page);
+        let wanted = at(instant, pages.count(), page);
         match pages.difference(page, &wanted) {
             None => Ok(()),
             Some((word, found)) => same("word", page << 9 | word, wanted(word), found),
         }
     })
+}
+
+/// Writes what differs between an instant and the one before.
+fn advance(pages: &Pages, instant: u64) -> Result<(), Failure> {
+    let last = pages.count() - 1;
+    let changed = (0..last).filter(|&page| round_at(instant, page) == instant);
+    changed.for_each(|page| pages.fill(page, contents(0, instant, page)));
+    // SAFETY: Herald is there; nobody has a reference into these pages.
+    let answer = unsafe { hypercall::discard(pages.page(last).as_u64(), 4096) };
+    same("result of a discard", last, 0, answer)
+}
+
+/// Takes a snapshot, once there is none under way: whether this is who was restored.
+fn take() -> Result<bool, Failure> {
+    let before = cpu::rdtsc();
+    let answer = loop {
+        // SAFETY: Herald is there; each has all of its memory afterwards.
+        match unsafe { hypercall::call(SNAPSHOT, 0, 0) } {
+            BUSY => core::hint::spin_loop(),
+            answer => break answer,
+        }
+    };
+    same("a clock that runs backwards", 0, 0, u64::from(cpu::rdtsc() < before))?;
+    match answer {
+        0 | 1 => Ok(answer == 1),
+        found => Err(Failure::Range { what: "result of the call", least: 0, most: 1, found }),
+    }
 }
 
 /// Lets all other CPUs do so many rounds more.
@@ -76,6 +117,7 @@ pub(crate) fn run(guest: &mut Guest) -> Result<(), Failure> {
     }
     let argument = |key, or| guest.argument(key).unwrap_or(or);
     let (own, each, rounds) = (argument("pages", 256), argument("load", 64), argument("rounds", 2));
+    let (first_life, again) = (argument("instants", 1), argument("again", 0));
     let pages = guest.memory.take(own)?;
     let field = guest.memory.take((crate::fwcfg::cpus() - 1) * each)?;
     // SAFETY: no other CPU runs, and `set` is called here alone.
@@ -83,24 +125,24 @@ pub(crate) fn run(guest: &mut Guest) -> Result<(), Failure> {
     (0..own).for_each(|page| pages.fill(page, contents(0, 0, page)));
     let count = cpus::start_all(&mut guest.memory, work)?;
     go_on(count, rounds)?;
-    let before = cpu::rdtsc();
-    // SAFETY: Herald is there; each has all of its memory afterwards.
-    let answer = unsafe { hypercall::call(SNAPSHOT, 0, 0) };
-    let after = cpu::rdtsc();
-    match answer {
-        0 => {
-            // What the snapshot holds is not this.
-            (0..own).for_each(|page| pages.fill(page, contents(0, 1, page)));
-            check(&pages, 1)?;
-            println!("snapshot: taken");
+    let mut is_restored = false;
+    for instant in 0..first_life + again {
+        if instant >= first_life && !is_restored {
+            break;
         }
-        1 => {
-            check(&pages, 0)?;
-            println!("snapshot: restored");
+        if instant > 0 {
+            advance(&pages, instant)?;
         }
-        found => return Err(Failure::Range { what: "result of the call", least: 0, most: 1, found }),
+        if take()? {
+            is_restored = true;
+            check(&pages, instant)?;
+            println!("snapshot: restored, instant {instant}");
+        } else {
+            println!("snapshot: taken, instant {instant}");
+        }
     }
-    same("a clock that runs backwards", 0, 0, u64::from(after < before))?;
+    // What the last one holds is not this.
+    (0..own).for_each(|page| pages.fill(page, contents(1, 1, page)));
     go_on(count, rounds)?;
     STOP.store(true, Ordering::Release);
     cpus::join(count)?;

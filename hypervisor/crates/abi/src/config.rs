@@ -87,6 +87,16 @@ pub enum Snapshot {
     Take,
     /// The first guest goes on from there: its image, its command line and its size are not used.
     Restore,
+    /// The same, and its snapshots go there, behind the one that it goes on from.
+    RestoreAndTake,
+}
+
+impl Snapshot {
+    /// Whether the first guest goes on from one.
+    #[must_use]
+    pub const fn restores(self) -> bool {
+        matches!(self, Self::Restore | Self::RestoreAndTake)
+    }
 }
 
 /// What backs guest memory.

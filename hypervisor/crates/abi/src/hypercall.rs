@@ -24,7 +24,8 @@ pub const STORM: u64 = 0x4845_0005;
 /// and the clone's number among all guests, which is not 0, in the clone; [`FAILED`] where there is none. No arguments.
 pub const CLONE: u64 = 0x4845_0006;
 /// Takes a snapshot of the guest, of this instant, which is written in the background. RAX returns 0 in the guest that goes on,
-/// and 1 in one that is restored; [`FAILED`] where there is none. No arguments.
+/// and 1 in one that is restored; [`FAILED`] where there is none, [`BUSY`] while the one before is being written. The first has all of
+/// memory, each later one what was written since the one before. No arguments.
 pub const SNAPSHOT: u64 = 0x4845_0007;
 /// RAX: the range is not page-aligned, or not inside RAM.
 pub const INVALID: u64 = u64::MAX - 1;
@@ -32,6 +33,8 @@ pub const INVALID: u64 = u64::MAX - 1;
 pub const DENIED: u64 = u64::MAX - 2;
 /// RAX: the host could not do it; nothing is lost.
 pub const FAILED: u64 = u64::MAX - 3;
+/// RAX: not now, but later.
+pub const BUSY: u64 = u64::MAX - 4;
 /// RAX of any call returns this where the number is not known.
 pub const UNKNOWN: u64 = u64::MAX;
 

@@ -79,6 +79,11 @@ pub trait Store: Send + Sync {
         false
     }
 
+    /// The first page from `index` on that may hold something else than zeros. Called under locks: it does not wait.
+    fn next_used(&self, index: u64) -> Option<u64> {
+        Some(index)
+    }
+
     /// For stores that are execute-in-place: what is at `index`. The answer changes only from a hole to a frame,
     /// by [`Store::fill_hole`]. Called under the page-table lock, too: it does not wait.
     fn direct(&self, index: u64) -> Option<Direct> {

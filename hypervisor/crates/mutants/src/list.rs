@@ -264,6 +264,14 @@ mutants! {
     /// the harvest write-protects without a flush
     NoFlushOfHarvest,
 
+    // Snapshots that build on others.
+    /// a page that an earlier part has, too, is restored as it was there
+    RestoresOlderPage,
+    /// a page that was written since the base, and holds zeros now, is left out
+    ZerosAreTheBases,
+    /// what was written before a snapshot that failed is left out of the next one
+    FailedPartForgetsPages,
+
     // Copy-on-write.
     /// fork leaves the frame exclusive
     ForkLeavesExclusive,

@@ -1,6 +1,7 @@
-//! The header: the first sector of a file, and the label of a disk that is to become one.
+//! The header of a part: the first sector of a file has that of its newest one. And the label of a disk that is to become a
+//! snapshot.
 
-use crate::layout::{MOST_BESIDE, MOST_MEMORY, behind, map_bytes, pages_of};
+use crate::layout::{MOST_BESIDE, MOST_MEMORY, MOST_PARTS, behind, map_bytes, pages_of};
 use crate::{PAGE_BYTES, Page, empty_page, sum};
 use alloc::boxed::Box;
 use zerocopy::little_endian::{U32, U64};
@@ -11,7 +12,7 @@ pub const MAGIC: [u8; 8] = *b"HERALDSN";
 /// First bytes of a disk that waits for one.
 pub const EMPTY: [u8; 8] = *b"HERALDSE";
 /// Version of the format; raised with every change of it, or of what the sections hold.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Where a section lies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -44,7 +45,7 @@ impl Extent {
     }
 }
 
-/// The first sector.
+/// What a part is, and where.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Header {
@@ -54,18 +55,24 @@ pub struct Header {
     pub version: U32,
     /// CRC-32 of the whole sector with this field zero.
     pub checksum: U32,
-    /// Bytes of the whole file.
+    /// Bytes of the file up to the end of this part.
     pub bytes: U64,
     /// Pages of the guest's memory.
     pub memory: U64,
-    /// Those of them that are stored: all others hold zeros.
+    /// Those of them that this part stores.
     pub stored: U64,
     /// The sections: machine, board, page map.
     pub sections: [Extent; 3],
     /// First page of the room for the working set.
     pub working_set: U64,
+    /// Where the part starts: 0 where it is the first. The page there has the header of the part before it, on which it builds.
+    pub first: U64,
+    /// That header's checksum; 0 where there is none.
+    pub base: U32,
+    /// Parts before this one.
+    pub number: U32,
     /// Zero.
-    pub reserved: [u8; 392],
+    pub reserved: [u8; 376],
 }
 
 const _: () = assert!(size_of::<Header>() == 512);
@@ -88,7 +95,10 @@ impl Header {
             stored: U64::ZERO,
             sections: [Extent::of(0, &[]); 3],
             working_set: U64::ZERO,
-            reserved: [0; 392],
+            first: U64::ZERO,
+            base: U32::ZERO,
+            number: U32::ZERO,
+            reserved: [0; 376],
         }
     }
 
@@ -118,20 +128,39 @@ impl Header {
         page
     }
 
-    /// Whether all that it names lies behind the memory and inside the file, one behind the other, and no section is longer
+    /// Whether another part finds room behind this one.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.number.get() + 1 < MOST_PARTS
+    }
+
+    /// The page behind the part.
+    pub(crate) fn end(&self) -> u64 {
+        self.bytes.get() / PAGE_BYTES as u64
+    }
+
+    /// Bytes of the page map: the first part's says what is stored, those of others also what is not their base's.
+    fn map_bytes(&self) -> u64 {
+        let maps = if self.number == 0 { 1 } else { 2 };
+        maps * map_bytes(self.memory.get())
+    }
+
+    /// Whether all that it names lies behind the memory and inside the part, one behind the other, and no section is longer
     /// than it can be: they are read whole.
     pub(crate) fn is_sound(&self) -> bool {
-        let pages = self.bytes.get() / PAGE_BYTES as u64;
+        let (first, pages) = (self.first.get(), self.end());
         // Far below where an address in the file would overflow.
-        if self.stored > self.memory || self.stored.get() > pages || self.memory.get() > MOST_MEMORY {
+        let stored = self.stored <= self.memory && self.stored.get() <= pages && first <= pages;
+        if !stored || self.memory.get() > MOST_MEMORY || self.number.get() >= MOST_PARTS {
             return false;
         }
         let [machine, board, map] = &self.sections;
         let beside = machine.bytes.get().saturating_add(board.bytes.get());
-        if beside > MOST_BESIDE || map.bytes.get() != map_bytes(self.memory.get()) {
+        let builds = self.number != 0;
+        if beside > MOST_BESIDE || map.bytes.get() != self.map_bytes() || builds != (first != 0) {
             return false;
         }
-        let mut next = behind(self.stored.get());
+        let mut next = behind(first, self.stored.get());
         for section in &self.sections {
             match section.end().filter(|_| section.page == next) {
                 Some(end) => next = end,
@@ -139,5 +168,12 @@ impl Header {
             }
         }
         self.working_set == next && self.working_set.get() <= pages
+    }
+
+    /// Whether a part of this header builds on one of that.
+    pub(crate) fn builds_on(&self, base: &Self) -> bool {
+        base.number.get() + 1 == self.number.get()
+            && base.end() == self.first.get()
+            && base.memory == self.memory
     }
 }

@@ -13,20 +13,22 @@ const BESIDE: u64 = 1024;
 pub(crate) const MOST_BESIDE: u64 = (BESIDE - 1) * PAGE_BYTES as u64;
 /// Most pages of memory, 64 GiB: what a guest of Herald's can have.
 pub(crate) const MOST_MEMORY: u64 = 1 << 24;
+/// Most parts of a file: who restores has the page maps of all in memory.
+pub(crate) const MOST_PARTS: u32 = 64;
 
-/// The page of checksums of a chunk.
-pub(crate) const fn sums_at(chunk: u64) -> u64 {
-    1 + chunk * (CHUNK + 1)
+/// The page of checksums of a chunk, of the part that starts with page `first`.
+pub(crate) const fn sums_at(first: u64, chunk: u64) -> u64 {
+    first + 1 + chunk * (CHUNK + 1)
 }
 
-/// The page of memory that was stored as the `number`th.
-pub(crate) const fn stored_at(number: u64) -> u64 {
-    sums_at(number / CHUNK) + 1 + number % CHUNK
+/// The page of memory that a part has stored as its `number`th.
+pub(crate) const fn stored_at(first: u64, number: u64) -> u64 {
+    sums_at(first, number / CHUNK) + 1 + number % CHUNK
 }
 
 /// The first page behind so many stored ones.
-pub(crate) const fn behind(stored: u64) -> u64 {
-    if stored == 0 { 1 } else { stored_at(stored - 1) + 1 }
+pub(crate) const fn behind(first: u64, stored: u64) -> u64 {
+    if stored == 0 { first + 1 } else { stored_at(first, stored - 1) + 1 }
 }
 
 /// Pages that hold so many bytes.
@@ -34,7 +36,7 @@ pub(crate) const fn pages_of(bytes: u64) -> u64 {
     bytes.div_ceil(PAGE_BYTES as u64)
 }
 
-/// Bytes of the page map of so many pages.
+/// Bytes of a map of so many pages.
 pub(crate) const fn map_bytes(pages: u64) -> u64 {
     pages.div_ceil(64) * 8
 }
@@ -44,9 +46,9 @@ pub(crate) const fn padded_bytes(pages: u64) -> u64 {
     pages.next_multiple_of(UNIT) * PAGE_BYTES as u64
 }
 
-/// Bytes that a snapshot of so much memory can have at most.
+/// Bytes that one part can have at most, of so much memory.
 #[must_use]
 pub const fn most_bytes(memory: u64) -> u64 {
     let pages = pages_of(memory);
-    padded_bytes(behind(pages) + pages_of(pages.div_ceil(8)) + BESIDE + AREA_PAGES)
+    padded_bytes(behind(0, pages) + 2 * pages_of(pages.div_ceil(8)) + BESIDE + AREA_PAGES)
 }

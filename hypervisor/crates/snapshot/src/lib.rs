@@ -2,10 +2,13 @@
 //! memory, read lazily and in any order.
 //!
 //! ```text
-//!  page 0            Header: what there is and where; written last
+//!  page 0            Header of the newest part: what it has and where; written last
 //!  page 1 ...        chunks: a page of checksums, and behind it up to 1,023 pages of memory that hold something
 //!  behind them       Machine, board, page map: sections, each with a checksum in the header
 //!  then              room for the working set, which who restores it writes
+//!
+//!  next part         Header of the part before, which page 0 had until this part was complete
+//!  behind it ...     chunks of what has changed since, sections, room: as above
 //! ```
 //!
 //! Nothing of a file is believed before its checksum is right, and nothing is read that is not asked for: whoever restores a
@@ -20,11 +23,13 @@ use alloc::boxed::Box;
 use alloc::vec;
 
 mod digest;
+mod error;
 mod features;
 mod header;
 mod layout;
 mod machine;
 mod map;
+mod part;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -32,14 +37,15 @@ mod working_set;
 mod write;
 
 pub use digest::Digest;
+pub use error::{Found, OpenError, PageError};
 pub use features::{Features, Missing};
 pub use header::{EMPTY, Extent, Header, MAGIC, VERSION, is_labelled};
 pub use layout::most_bytes;
 pub use machine::{Event, Machine, Processor, Range};
 pub use map::PageMap;
-pub use read::{Blocks, OpenError, PageError, Place, Snapshot, Sums};
+pub use read::{Blocks, Place, Snapshot, Sums};
 pub use working_set::{MOST_PAGES as WORKING_SET_PAGES, WorkingSet};
-pub use write::{Sink, Writer};
+pub use write::{Chain, Sink, Writer};
 
 /// Bytes of a page, of memory and of the file.
 pub const PAGE_BYTES: usize = 4096;

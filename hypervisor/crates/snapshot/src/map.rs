@@ -1,4 +1,4 @@
-//! Which pages of memory are stored: a bit for each page, and how many there are before each block of bits.
+//! A bit for each page of memory: which are stored, or have changed. And how many there are before each block of bits.
 
 use alloc::vec::Vec;
 
@@ -14,13 +14,14 @@ pub struct PageMap {
 }
 
 impl PageMap {
-    /// Of memory of so many pages, none of which is stored.
-    pub(crate) fn empty(pages: u64) -> Self {
+    /// Of memory of so many pages, none of which is in it.
+    #[must_use]
+    pub fn empty(pages: u64) -> Self {
         Self { bits: alloc::vec![0; pages.div_ceil(64) as usize], before: Vec::new() }
     }
 
-    /// As a section holds it; `None` where that does not fit so many pages, or has another count of stored ones.
-    pub(crate) fn decode(bytes: &[u8], pages: u64, stored: u64) -> Option<Self> {
+    /// As a section holds it; `None` where that does not fit so many pages.
+    pub(crate) fn decode(bytes: &[u8], pages: u64) -> Option<Self> {
         let words = bytes.chunks_exact(8);
         if !words.remainder().is_empty() || words.len() as u64 != pages.div_ceil(64) {
             return None;
@@ -34,8 +35,7 @@ impl PageMap {
             count += block.iter().map(|word| u64::from(word.count_ones())).sum::<u64>();
         }
         let behind = bits.last().copied().unwrap_or(0).checked_shr((pages % 64) as u32).unwrap_or(0);
-        let good = count == stored && (pages.is_multiple_of(64) || behind == 0);
-        good.then_some(Self { bits, before })
+        (pages.is_multiple_of(64) || behind == 0).then_some(Self { bits, before })
     }
 
     /// As a section holds it.
@@ -43,21 +43,61 @@ impl PageMap {
         self.bits.iter().flat_map(|word| word.to_le_bytes()).collect()
     }
 
-    pub(crate) fn set(&mut self, page: u64) {
+    /// Adds a page.
+    ///
+    /// # Panics
+    /// There is no such page.
+    pub fn set(&mut self, page: u64) {
         self.bits[(page / 64) as usize] |= 1 << (page % 64);
     }
 
-    /// The number of a page among those that are stored; `None`: it holds zeros, or there is none.
+    /// How many are in it.
     #[must_use]
-    pub fn number_of(&self, page: u64) -> Option<u64> {
-        let word = *self.bits.get((page / 64) as usize)?;
-        if word >> (page % 64) & 1 == 0 {
-            return None;
-        }
+    pub fn count(&self) -> u64 {
+        self.bits.iter().map(|word| u64::from(word.count_ones())).sum()
+    }
+
+    /// The first from `page` on.
+    #[must_use]
+    pub fn next(&self, page: u64) -> Option<u64> {
+        first_of(page, |index| self.word(index))
+    }
+
+    /// The bits of 64 pages; `None`: behind all.
+    pub(crate) fn word(&self, index: usize) -> Option<u64> {
+        self.bits.get(index).copied()
+    }
+
+    pub(crate) fn contains(&self, page: u64) -> bool {
+        self.word((page / 64) as usize).is_some_and(|word| word >> (page % 64) & 1 != 0)
+    }
+
+    /// Whether all that is in this one is in the other, too.
+    pub(crate) fn is_within(&self, other: &Self) -> bool {
+        self.bits.iter().zip(&other.bits).all(|(word, other)| word & !other == 0)
+    }
+
+    /// The number of a page among those that are in it; `None`: it is not.
+    pub(crate) fn number_of(&self, page: u64) -> Option<u64> {
+        let word = self.word((page / 64) as usize).filter(|_| self.contains(page))?;
         let block = page / BLOCK;
         let words = &self.bits[(block * (BLOCK / 64)) as usize..(page / 64) as usize];
         let in_words: u64 = words.iter().map(|word| u64::from(word.count_ones())).sum();
         let in_word = (word & ((1 << (page % 64)) - 1)).count_ones();
         Some(self.before[block as usize] + in_words + u64::from(in_word))
     }
+}
+
+/// The first page from `page` on whose bit is set, in words of 64; those behind the last are `None`.
+pub(crate) fn first_of(page: u64, word: impl Fn(usize) -> Option<u64>) -> Option<u64> {
+    let first = (page / 64) as usize;
+    let mut wanted = u64::MAX << (page % 64);
+    for index in first.. {
+        let found = word(index)? & wanted;
+        if found != 0 {
+            return Some(index as u64 * 64 + u64::from(found.trailing_zeros()));
+        }
+        wanted = u64::MAX;
+    }
+    None
 }

@@ -1,13 +1,16 @@
 //! Reading: the header and the sections at once, pages of memory when they are asked for.
 
-use crate::layout::{CHUNK, pages_of, stored_at, sums_at};
+use crate::layout::{CHUNK, pages_of};
+use crate::map::first_of;
+use crate::part::Part;
 use crate::working_set::AREA_PAGES;
 use crate::{
-    EMPTY, Extent, Header, MAGIC, Machine, PAGE_BYTES, Page, PageMap, VERSION, WorkingSet, empty_page, sum,
+    EMPTY, Extent, Found, Header, MAGIC, Machine, OpenError, PAGE_BYTES, Page, PageError, VERSION,
+    WorkingSet, empty_page, sum,
 };
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::fmt;
+use mutants::{Mutant, intact};
 use zerocopy::FromBytes;
 
 /// Where a snapshot comes from.
@@ -25,112 +28,17 @@ pub trait Blocks {
     fn read(&self, page: u64, bytes: &mut Page) -> Result<(), Self::Error>;
 }
 
-/// Names of the sections, as the header has them.
-const SECTIONS: [&str; 3] = ["machine", "board", "page map"];
-
-/// Why something is no snapshot.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum OpenError<E> {
-    /// It cannot be read.
-    Blocks(E),
-    /// It starts otherwise.
-    Magic([u8; 8]),
-    /// Its writer has not come to the end.
-    Unfinished,
-    /// Another version of the format.
-    Version(u32),
-    /// The header is not what was written.
-    Header {
-        /// As stored.
-        stored: u32,
-        /// As computed.
-        computed: u32,
-    },
-    /// It is shorter than it was.
-    Truncated {
-        /// Bytes that there are.
-        bytes: u64,
-        /// Bytes of the whole.
-        whole: u64,
-    },
-    /// A section is not what was written.
-    Section {
-        /// Which one.
-        name: &'static str,
-        /// As stored.
-        stored: u32,
-        /// As computed.
-        computed: u32,
-    },
-    /// What the header, or this section, says cannot be.
-    Contents(&'static str),
-}
-
-impl<E: fmt::Display> fmt::Display for OpenError<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Blocks(error) => error.fmt(f),
-            Self::Magic(magic) => write!(f, "no snapshot (starts with {magic:02x?})"),
-            Self::Unfinished => f.write_str("a snapshot that was never finished"),
-            Self::Version(version) => {
-                write!(f, "a snapshot of version {version}, this build reads {VERSION}")
-            }
-            Self::Header { stored, computed } => {
-                write!(f, "corrupt: the header's checksum is {computed:#010x}, it says {stored:#010x}")
-            }
-            Self::Truncated { bytes, whole } => write!(f, "truncated: {bytes} bytes of {whole} are there"),
-            Self::Section { name, stored, computed } => {
-                write!(
-                    f,
-                    "corrupt: the checksum of its {name} is {computed:#010x}, the header says {stored:#010x}"
-                )
-            }
-            Self::Contents(name) => write!(f, "its {name} makes no sense"),
-        }
-    }
-}
-
-/// Why a page of memory cannot be had.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum PageError<E> {
-    /// It cannot be read.
-    Blocks(E),
-    /// It is not what was written.
-    Page {
-        /// As stored.
-        stored: u32,
-        /// As computed.
-        computed: u32,
-    },
-    /// The checksums of its chunk are not what was written.
-    Sums {
-        /// Which chunk.
-        chunk: u64,
-    },
-}
-
-impl<E: fmt::Display> fmt::Display for PageError<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Blocks(error) => error.fmt(f),
-            Self::Page { stored, computed } => {
-                write!(f, "corrupt: its checksum is {computed:#010x}, the snapshot says {stored:#010x}")
-            }
-            Self::Sums { chunk } => write!(f, "the checksums of chunk {chunk} are corrupt"),
-        }
-    }
-}
-
 /// A snapshot, but for its memory.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Snapshot {
-    /// The header.
+    /// The header of the newest part.
     pub header: Header,
     /// What the guest ran on.
     pub machine: Machine,
     /// Its devices, as whoever wrote them encodes them.
     pub board: Vec<u8>,
-    map: PageMap,
+    /// The parts, the newest first, the one that has all memory last.
+    parts: Vec<Part>,
 }
 
 /// Where a page of memory is.
@@ -138,10 +46,10 @@ pub struct Snapshot {
 pub struct Place {
     /// The page of the file.
     pub page: u64,
-    /// Its chunk.
-    pub chunk: u64,
+    /// That of its chunk's checksums.
+    pub sums: u64,
     /// The number of its checksum there.
-    slot: usize,
+    pub(crate) slot: usize,
 }
 
 /// The checksums of a chunk.
@@ -154,38 +62,55 @@ impl Snapshot {
     /// [`OpenError`].
     pub fn open<B: Blocks>(blocks: &B) -> Result<Self, OpenError<B::Error>> {
         let header = read_header(blocks)?;
-        let mut sections = [const { Vec::new() }; 3];
-        for ((section, extent), name) in sections.iter_mut().zip(&header.sections).zip(SECTIONS) {
-            *section = read_section(blocks, extent, name)?;
-        }
-        let [machine, board, map] = sections;
+        let [machine, board, _] = &header.sections;
+        let machine = read_section(blocks, machine, "machine")?;
+        let board = read_section(blocks, board, "board")?;
         let machine: Machine = postcard::from_bytes(&machine).map_err(|_| OpenError::Contents("machine"))?;
         if machine.pages() != Some(header.memory.get()) || machine.processors.is_empty() {
             return Err(OpenError::Contents("machine"));
         }
-        let map = PageMap::decode(&map, header.memory.get(), header.stored.get());
-        let map = map.ok_or(OpenError::Contents("page map"))?;
-        Ok(Self { header, machine, board, map })
+        let mut parts = Vec::new();
+        let mut next = Some(header);
+        // Each part starts where the one before it ends, so that there is an end.
+        while let Some(header) = next {
+            let bytes = read_section(blocks, &header.sections[2], "page map")?;
+            parts.push(Part::new(&header, &bytes).ok_or(OpenError::Contents("page map"))?);
+            next = if header.number == 0 { None } else { Some(read_base(blocks, &header)?) };
+        }
+        Ok(Self { header, machine, board, parts })
+    }
+
+    /// How many instants the file has.
+    #[must_use]
+    pub fn instants(&self) -> usize {
+        self.parts.len()
     }
 
     /// Where page `index` of memory is stored; `None`: nowhere, since it holds zeros.
     #[must_use]
     pub fn place(&self, index: u64) -> Option<Place> {
-        let number = self.map.number_of(index)?;
-        Some(Place { page: stored_at(number), chunk: number / CHUNK, slot: (number % CHUNK) as usize })
+        let newest = self.parts.iter().find_map(|part| part.find(index));
+        let oldest = || self.parts.iter().rev().find_map(|part| part.find(index));
+        if intact(Mutant::RestoresOlderPage) { newest? } else { oldest()? }
     }
 
-    /// Reads the checksums of a chunk.
+    /// The first page of memory from `index` on that is stored.
+    #[must_use]
+    pub fn next_stored(&self, index: u64) -> Option<u64> {
+        first_of(index, |word| self.parts.iter().rev().try_fold(0, |before, part| part.apply(word, before)))
+    }
+
+    /// Reads the checksums of the chunk that a page is in.
     ///
     /// # Errors
     /// [`PageError`].
-    pub fn sums<B: Blocks>(&self, blocks: &B, chunk: u64) -> Result<Sums, PageError<B::Error>> {
+    pub fn sums<B: Blocks>(&self, blocks: &B, place: &Place) -> Result<Sums, PageError<B::Error>> {
         let mut sums = empty_page();
-        blocks.read(sums_at(chunk), &mut sums).map_err(PageError::Blocks)?;
+        blocks.read(place.sums, &mut sums).map_err(PageError::Blocks)?;
         if word(&sums, CHUNK as usize) == sum(&sums[..CHUNK as usize * 4]) {
             Ok(sums)
         } else {
-            Err(PageError::Sums { chunk })
+            Err(PageError::Sums { page: place.sums })
         }
     }
 
@@ -224,16 +149,20 @@ fn word(sums: &Page, slot: usize) -> u32 {
     u32::from_le_bytes(bytes.unwrap_or_default())
 }
 
+/// What may be a header.
+fn read_sector<B: Blocks>(blocks: &B, page: u64) -> Result<Header, OpenError<B::Error>> {
+    let mut bytes = empty_page();
+    blocks.read(page, &mut bytes).map_err(OpenError::Blocks)?;
+    let read = Header::read_from_prefix(&bytes[..]);
+    read.map(|(header, _)| header).map_err(|_| OpenError::Contents("header"))
+}
+
 fn read_header<B: Blocks>(blocks: &B) -> Result<Header, OpenError<B::Error>> {
-    let mut first = empty_page();
     let bytes = blocks.bytes();
     if bytes < PAGE_BYTES as u64 {
         return Err(OpenError::Truncated { bytes, whole: PAGE_BYTES as u64 });
     }
-    blocks.read(0, &mut first).map_err(OpenError::Blocks)?;
-    let Ok((header, _)) = Header::read_from_prefix(&first[..]) else {
-        return Err(OpenError::Contents("header"));
-    };
+    let header = read_sector(blocks, 0)?;
     match header.magic {
         MAGIC => {}
         EMPTY => return Err(OpenError::Unfinished),
@@ -250,6 +179,24 @@ fn read_header<B: Blocks>(blocks: &B) -> Result<Header, OpenError<B::Error>> {
         return Err(OpenError::Truncated { bytes, whole: header.bytes.get() });
     }
     if header.is_sound() { Ok(header) } else { Err(OpenError::Contents("header")) }
+}
+
+/// The header of the part that this one builds on.
+fn read_base<B: Blocks>(blocks: &B, header: &Header) -> Result<Header, OpenError<B::Error>> {
+    let number = header.number.get() - 1;
+    let refuse = |found| Err(OpenError::Base { number, found });
+    let base = read_sector(blocks, header.first.get())?;
+    if base.magic != MAGIC || base.version != VERSION {
+        return refuse(Found::Nothing);
+    }
+    let (stored, computed) = (base.checksum.get(), base.computed_checksum());
+    if stored != computed {
+        return refuse(Found::Corrupt { stored, computed });
+    }
+    if stored != header.base.get() || !header.builds_on(&base) {
+        return refuse(Found::Another { found: stored, wanted: header.base.get() });
+    }
+    if base.is_sound() { Ok(base) } else { Err(OpenError::Contents("base's header")) }
 }
 
 fn read_section<B: Blocks>(

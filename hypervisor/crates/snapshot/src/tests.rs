@@ -1,5 +1,7 @@
 //! Snapshots in a vector: what was written is read; what was changed, cut off or never finished is refused.
 
+mod chain;
+
 use crate::layout::CHUNK;
 use crate::{
     Blocks, Features, Header, Machine, OpenError, PAGE_BYTES, Page, PageError, Processor, Range, Sink,
@@ -103,14 +105,14 @@ fn written(memory: u64, pages: &BTreeMap<u64, u8>) -> (Disk, u64) {
         let checksum = writer.page(index, &page).expect("there is room");
         assert_eq!(checksum.is_some(), pages.contains_key(&index));
     }
-    let bytes = writer.finish(&machine(memory), b"the board").expect("there is room");
-    (disk, bytes)
+    let header = writer.finish(&machine(memory), b"the board").expect("there is room");
+    (disk, header.bytes.get())
 }
 
 fn page(disk: &Disk, snapshot: &Snapshot, index: u64) -> Result<Page, PageError<Beyond>> {
     let mut page = [0; PAGE_BYTES];
     if let Some(place) = snapshot.place(index) {
-        let sums = snapshot.sums(disk, place.chunk)?;
+        let sums = snapshot.sums(disk, &place)?;
         disk.read(place.page, &mut page).map_err(PageError::Blocks)?;
         place.check(&sums, &page)?;
     }
@@ -239,7 +241,7 @@ fn what_is_wrong_is_said() {
         }
     };
     assert_eq!(refusal(0), "magic");
-    assert_eq!(refusal(8), "a snapshot of version 17, this build reads 1");
+    assert_eq!(refusal(8), "a snapshot of version 18, this build reads 2");
     assert!(refusal(16).contains("the header's checksum is"));
     let header = Snapshot::open(&disk).expect("good").header;
     for (section, name) in header.sections.iter().zip(["machine", "board", "page map"]) {
@@ -262,6 +264,9 @@ fn a_header_that_lies_is_refused_though_its_checksum_is_right() {
         Header { memory: u64::MAX.into(), ..good },
         Header { working_set: u64::MAX.into(), ..good },
         Header { bytes: 0.into(), ..good },
+        Header { first: 1.into(), ..good },
+        Header { first: u64::MAX.into(), number: 1.into(), ..good },
+        Header { number: u32::MAX.into(), ..good },
         with_length(0, (1 << 22) + 1),
         with_length(1, u64::MAX),
         with_length(2, 24),

@@ -63,6 +63,14 @@ impl<H: Host> AddressSpace<H> {
         }
     }
 
+    /// Nothing in the range is merged any more; what has been stays so. Takes the mmap lock for writing.
+    ///
+    /// # Errors
+    /// [`MapError::Hole`]; [`MapError::TooManyAreas`], [`MapError::OutOfTables`], where areas are cut.
+    pub fn stop_merging(&self, range: HvaRange) -> Result<(), MapError> {
+        self.flag(range, Holes::Skipped, VmaFlags::empty(), VmaFlags::MERGEABLE)
+    }
+
     fn flag(&self, range: HvaRange, holes: Holes, set: VmaFlags, clear: VmaFlags) -> Result<(), MapError> {
         let mut vmas = self.vmas.write();
         refuse_too_many(&vmas, Some(range), 0)?;
