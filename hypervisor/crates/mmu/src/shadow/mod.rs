@@ -107,7 +107,7 @@ impl<H: Host> SecondaryMmu<H> {
                 Err(WalkEnd::Failed(error)) => return Err(error),
             };
             let kind = if access.write { Access::Write } else { Access::Read };
-            match self.derive(processor, linear, &translation, kind)? {
+            match self.derive(processor, linear, &translation, kind) {
                 Derived::Done => return Ok(LinearFault::Mapped),
                 Derived::Wanting => self.supply_shadow(processor),
                 Derived::Groundless => {
@@ -126,22 +126,23 @@ impl<H: Host> SecondaryMmu<H> {
         linear: u64,
         translation: &Translation,
         access: Access,
-    ) -> Result<Derived, MmuError> {
+    ) -> Derived {
         let mut locked = self.locked.write();
-        let tdp = locked.tdp.ok_or(MmuError::Released)?;
+        // Nothing is there after a release, and the fault says so.
+        let Some(tdp) = locked.tdp else { return Derived::Groundless };
         let gfn = translation.gpa.gfn();
         let ground = tdp.walk(&*self.host, gfn).leaf().map(|leaf| resize(leaf, gfn, PageSize::Size4K));
         let Some(Leaf { pfn, rights, .. }) =
             ground.filter(|leaf| access == Access::Read || leaf.rights.write)
         else {
-            return Ok(Derived::Groundless);
+            return Derived::Groundless;
         };
         let Translation { write, user, execute, .. } = *translation;
         let write = write && (rights.write || !intact(Mutant::ShadowAllowsMore));
         let leaf = ShadowLeaf { pfn, write, user, execute };
         let part = Part { linear, shift: translation.shift, gfn, leaf };
         let installed = locked.shadows[processor.0].install(&*self.host, &part);
-        Ok(installed.map_or_else(|Wanting| Derived::Wanting, |()| Derived::Done))
+        installed.map_or_else(|Wanting| Derived::Wanting, |()| Derived::Done)
     }
 
     /// One more table for a shadow; where there is no memory, it has to do with those that it has.

@@ -22,8 +22,7 @@ impl<H: Host> Reached<'_, H> {
         let mmu = self.0;
         loop {
             let locked = mmu.locked.read();
-            let tdp = locked.tdp.ok_or(MmuError::Released)?;
-            let leaf = tdp.walk(&*mmu.host, at.gfn()).leaf();
+            let leaf = locked.tdp.and_then(|tdp| tdp.walk(&*mmu.host, at.gfn()).leaf());
             if let Some(leaf) = leaf.filter(|leaf| access == Access::Read || leaf.rights.write) {
                 return Ok(Some(work(&mmu.host, resize(leaf, at.gfn(), PageSize::Size4K).pfn)));
             }
