@@ -46,15 +46,12 @@ pub fn secondary(
     }
     let processors = machine.cpus().count();
     let mmu = mmu.with_shadows(processors, SHADOW_TABLES)?;
-    let shadows = (0..processors).map(|number| roots(&mmu, Processor(number))).collect();
+    let shadows = (0..processors).filter_map(|number| mmu.shadow_roots(Processor(number)));
+    let shadows =
+        shadows.map(|roots| ShadowRoot { root: roots.long, pointers: roots.legacy, mode: GuestMode::Off });
+    let shadows = shadows.collect();
     machine.set_shadows(mmu.root().unwrap_or(Pfn::ZERO), shadows);
     Ok(mmu)
-}
-
-fn roots(mmu: &SecondaryMmu<Machine>, processor: Processor) -> ShadowRoot {
-    let long = GuestPaging { cr0: OFF.cr0 | 1 << 31, cr4: 1 << 5, efer: 1 << 8 | 1 << 10, ..OFF };
-    let (root, pointers) = (mmu.shadow_root(processor, &long), mmu.shadow_root(processor, &OFF));
-    ShadowRoot { root, pointers, mode: GuestMode::Off }
 }
 
 /// What the exit handler does where a guest without paging could not make an access. The CPU is in root mode.

@@ -5,7 +5,7 @@ use crate::cpu::{self, tsc};
 use crate::exit::{self, Flow};
 use crate::plat::{End, Vm};
 use crate::sched::{self, Turn};
-use crate::vmx::{EntryError, VmcsError, invept_single};
+use crate::vmx::{EntryError, VmcsError};
 use core::fmt;
 use devices::{Startup, VcpuId};
 use vmxdefs::check::{Rules, Violations, explain};
@@ -182,12 +182,7 @@ impl Vcpu {
         let control = vm.control(self.id);
         control.enters();
         let (mut flushed, vmcs) = (0, &self.vmcs);
-        vm.tag.enter(|| {
-            if let Err(error) = invept_single(vmcs.ept_pointer(vm.ept_root())) {
-                panic!("INVEPT failed: {error}");
-            }
-            flushed = 1;
-        });
+        vm.tag.enter(|| flushed = vmcs.drop_translations());
         self.counters.invept += flushed;
         // What was chosen for delivery before stays: the entry comes later.
         let enters = !control.has_news() && !vm.has_ended() && !vm.is_paused();

@@ -605,7 +605,13 @@ const BAD_INPUT: [Scenario; 9] = [
         ..PLAIN
     },
     Scenario { name: "unknown-option", args: &["--no-such-option"], status: 2, ..PLAIN },
-    Scenario { name: "not-yet", args: &["--paging", "shadow"], status: 2, stderr: &["not yet"], ..PLAIN },
+    Scenario {
+        name: "not-yet",
+        args: &["--paging", "shadow", "--vcpus", "2"],
+        status: 2,
+        stderr: &["not yet"],
+        ..PLAIN
+    },
     Scenario {
         name: "kernel-larger-than-guest",
         args: &["--kernel", "{bzimage}", "--memory", "4M"],

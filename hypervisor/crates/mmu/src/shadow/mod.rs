@@ -38,6 +38,15 @@ use tables::{Part, Unused, Wanting};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Processor(pub usize);
 
+/// What CR3 of the processor has to be while it runs a virtual one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ShadowRoots {
+    /// Of a guest in long mode: the root.
+    pub long: Pfn,
+    /// Of any other: where PAE's four pointers are. CR3 has 32 bits there.
+    pub legacy: Pfn,
+}
+
 /// What a page fault turned out to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LinearFault {
@@ -78,14 +87,11 @@ impl<H: Host> SecondaryMmu<H> {
         Ok(self)
     }
 
-    /// What CR3 of a virtual processor has to be: for long mode the root, else where PAE's four pointers are.
-    ///
-    /// # Panics
-    /// If it has no shadow.
-    pub fn shadow_root(&self, processor: Processor, paging: &GuestPaging) -> Pfn {
+    /// Where a virtual processor's shadow begins, if it has one.
+    pub fn shadow_roots(&self, processor: Processor) -> Option<ShadowRoots> {
         let locked = self.locked.read();
-        let shadow = &locked.shadows[processor.0];
-        if paging.is_long() { shadow.root() } else { shadow.pointers() }
+        let shadow = locked.shadows.get(processor.0)?;
+        Some(ShadowRoots { long: shadow.root(), legacy: shadow.pointers() })
     }
 
     /// Resolves a page fault of a virtual processor, which does not run meanwhile. Call it with no memory-manager lock held; it

@@ -335,7 +335,7 @@ const fn reserved(paging: &GuestPaging, step: Step, is_leaf: bool) -> u64 {
     let width = paging.physical_bits as u32;
     if paging.is_legacy_32() {
         // Of a 4 MiB page bit 21, and the bits of an address that the processor does not have.
-        let above = if width < 32 { 0 } else { width - 32 };
+        let above = width.saturating_sub(32);
         let used = if above < 8 { above } else { 8 };
         return if is_leaf && step.shift == 22 { bits(13 + used, 22) } else { 0 };
     }
