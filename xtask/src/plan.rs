@@ -89,7 +89,7 @@ fn check_balloon(args: &RunArgs) -> Result<()> {
 
 fn refuse_not_yet(args: &RunArgs) -> Result<()> {
     // Start-up code of other processors runs in real mode.
-    let several = args.guest.vcpus > 1 && args.paging == Paging::Shadow;
+    let several = args.vcpus > 1 && args.paging == Paging::Shadow;
     if several { Err(not_yet("--paging shadow with several virtual processors")) } else { Ok(()) }
 }
 

@@ -139,6 +139,8 @@ impl Vcpu {
         match startup {
             // The first processor begins where firmware would: the machine is reset.
             Some(Startup::Init) if id == FIRST => return Err(End::Reset),
+            // It would begin in real mode.
+            Some(Startup::StartUp { .. }) if self.is_shadowed() => return Err(End::RealMode),
             Some(startup) => {
                 self.obey(startup);
                 // There may be more.
