@@ -2,6 +2,7 @@
 //! over its paging. What a processor drops translations for drops the shadow (SDM vol. 3A 4.10.4.1); more goes than has to.
 
 use super::{Flow, ept, misc};
+use crate::cpu::tsc;
 use crate::plat::{End, Vm};
 use crate::vcpu::Vcpu;
 use addr::{Gpa, Gva};
@@ -33,10 +34,12 @@ pub(super) fn page_fault(vcpu: &mut Vcpu, vm: &Vm, code: u32) -> Flow {
         passes_smap: explicit && vcpu.vmcs.read(Field::GuestRflags) & RFLAGS_AC != 0,
     };
     block_nmis_again(vcpu);
+    let since = tsc();
     let outcome = vm.memory.fault_linear(vcpu.processor(), &vcpu.guest_paging(), linear, access);
     match outcome {
         Ok(LinearFault::Mapped) => {
             vcpu.counters.exits.page_fault += 1;
+            vcpu.counters.memory_ticks += tsc() - since;
             vm.note_fault();
             Flow::Resume
         }

@@ -62,7 +62,7 @@ pub(crate) struct Counters {
     pub invept: u64,
     /// INVVPID instructions.
     pub invvpid: u64,
-    /// Ticks spent on EPT violations that faulted memory in.
+    /// Ticks spent on EPT violations and page faults that faulted memory in.
     pub memory_ticks: u64,
 }
 

@@ -5,6 +5,7 @@ use super::clones::CLONES;
 use super::merging::MERGING;
 use super::overcommit::OVERCOMMIT;
 use super::scenario::{Bound, Console, Scenario};
+use super::shadow::SHADOW;
 use super::smp::SMP;
 
 /// What a scenario has unless it says otherwise: a headless run without input that ends well.
@@ -26,6 +27,7 @@ pub(super) const SCENARIOS: [&[Scenario]; 11] = [
     &CLONES,
     &MERGING,
     &OVERCOMMIT,
+    &SHADOW,
     &BALLOON,
     &TEST_GUEST,
     &COHERENCE,
