@@ -21,7 +21,7 @@ pub(super) const PLAIN: Scenario = Scenario {
 };
 
 /// All of them; long ones first, so that two at a time end together.
-pub(super) const SCENARIOS: [&[Scenario]; 11] = [
+pub(super) const SCENARIOS: [&[Scenario]; 12] = [
     &LINUX,
     &SMP,
     &CLONES,
