@@ -176,6 +176,14 @@ impl FrameMemory for PhysicalMemory {
         unsafe { copy_bytes(bytes.as_ptr(), to, bytes.len()) };
     }
 
+    fn load_word(&self, frame: Pfn, word: u16) -> u64 {
+        entry(EntryRef::new(frame, word)).load(Ordering::Acquire)
+    }
+
+    fn exchange_word(&self, frame: Pfn, word: u16, old: u64, new: u64) -> Result<(), u64> {
+        self.compare_exchange(EntryRef::new(frame, word), old, new)
+    }
+
     fn equal(&self, a: Pfn, b: Pfn) -> bool {
         let equal: u8;
         // SAFETY: reads two frames of the direct map, which nobody frees meanwhile (I6).

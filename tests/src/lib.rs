@@ -16,6 +16,7 @@
 pub mod lab;
 pub mod machine;
 pub mod oracle;
+pub mod paging;
 pub mod random;
 pub mod sequence;
 mod violation;

@@ -10,7 +10,7 @@ use proptest::prelude::{BoxedStrategy, Just, ProptestConfig, Strategy, any, prop
 use proptest::test_runner::{RngAlgorithm, TestCaseError, TestCaseResult, TestRng, TestRunner};
 use tests::Violation;
 use tests::lab::{GuestId, Lab, Verdict, gpage, page, pages};
-use tests::machine::{Options, Speculation};
+use tests::machine::{Options, Paging, Speculation};
 
 /// Regions of 512 base pages.
 const REGIONS: u64 = 4;
@@ -122,15 +122,21 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 fn options() -> impl Strategy<Value = Options> {
-    let accessed_dirty = prop_oneof![3 => Just(AccessedDirty::Hardware), 1 => Just(AccessedDirty::Absent)];
+    // Under a shadow there are no A bits.
+    let guests = prop_oneof![
+        3 => Just((AccessedDirty::Hardware, Paging::Ept)),
+        1 => Just((AccessedDirty::Absent, Paging::Ept)),
+        2 => Just((AccessedDirty::Absent, Paging::Shadow)),
+    ];
     let speculation = prop_oneof![Just(Speculation::Off), Just(Speculation::AfterFlush)];
-    (accessed_dirty, speculation, prop_oneof![Just(0u64), Just(1500)]).prop_map(
-        |(accessed_dirty, speculation, quarantine)| Options {
+    (guests, speculation, prop_oneof![Just(0u64), Just(1500)]).prop_map(
+        |((accessed_dirty, paging), speculation, quarantine)| Options {
             frames: 8192,
             cpus: CPUS,
             quarantine,
             accessed_dirty,
             speculation,
+            paging,
         },
     )
 }

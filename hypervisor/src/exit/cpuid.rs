@@ -21,6 +21,7 @@ pub(super) fn handle(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
         osxsave: vcpu.vmcs.read(Field::GuestCr4) & CR4_OSXSAVE != 0,
         rdtscp: controls.has(Secondary::RDTSCP),
         invpcid: controls.has(Secondary::INVPCID),
+        pcid: !vcpu.is_shadowed(),
     };
     let Registers { eax, ebx, ecx, edx } = answer(leaf, subleaf, &facts, host);
     for (number, value) in
@@ -40,6 +41,7 @@ pub(crate) fn features(offers: impl Fn(Secondary) -> bool) -> Features {
         osxsave: false,
         rdtscp: offers(Secondary::RDTSCP),
         invpcid: offers(Secondary::INVPCID),
+        pcid: offers(Secondary::EPT),
     };
     let ask = |leaf, subleaf| answer(leaf, subleaf, &facts, host);
     let (basic, extended) = (ask(1, 0), ask(0x8000_0001, 0));

@@ -4,7 +4,7 @@
 //! A MOV that the processor would flush for (SDM vol. 3A 4.10.4.1) is followed by INVVPID: an entry with a VPID
 //! flushes nothing. More than needed is flushed; these exits are rare.
 
-use super::{Flow, misc};
+use super::{Flow, misc, shadow};
 use crate::plat::Vm;
 use crate::vcpu::Vcpu;
 use addr::Gpa;
@@ -26,6 +26,11 @@ const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 
 pub(super) fn handle(vcpu: &mut Vcpu, vm: &Vm, access: CrAccess) -> Flow {
+    if vcpu.is_shadowed()
+        && let Some(flow) = shadow::control_register(vcpu, vm, access)
+    {
+        return flow;
+    }
     let done = match access {
         CrAccess::Write { cr: 0, register } => {
             let value = vcpu.general(usize::from(register));

@@ -12,6 +12,7 @@ use mmu::{FaultOutcome, MmuError};
 use vmxdefs::event::Event;
 use vmxdefs::exit::EptViolation;
 use vmxdefs::field::{Field, Segment};
+use vmxdefs::registers::Registers;
 
 /// Longest instruction, in bytes.
 const LONGEST: usize = 15;
@@ -31,14 +32,17 @@ pub(super) fn handle(vcpu: &mut Vcpu, vm: &Vm, violation: EptViolation) -> Flow 
             vcpu.counters.exits.mmio += 1;
             device(vcpu, vm, &violation)
         }
-        Err(error)
-            if is_short(&error) && plat::judge(vm, End::Memory(error)) == plat::Verdict::TriesAgain =>
-        {
-            vcpu.gives_way = true;
-            Flow::Resume
-        }
-        Err(error) => Flow::End(End::Memory(error)),
+        Err(error) => failed(vcpu, vm, error),
     }
+}
+
+/// Memory that could not be mapped: the guest's end, unless another one has to make room.
+pub(super) fn failed(vcpu: &mut Vcpu, vm: &Vm, error: MmuError) -> Flow {
+    if is_short(&error) && plat::judge(vm, End::Memory(error)) == plat::Verdict::TriesAgain {
+        vcpu.gives_way = true;
+        return Flow::Resume;
+    }
+    Flow::End(End::Memory(error))
 }
 
 /// Whether it is for want of memory.
@@ -50,7 +54,7 @@ const fn is_short(error: &MmuError) -> bool {
 }
 
 /// Performs the instruction that touched a device, or nothing at all.
-fn device(vcpu: &mut Vcpu, vm: &Vm, violation: &EptViolation) -> Flow {
+pub(super) fn device(vcpu: &mut Vcpu, vm: &Vm, violation: &EptViolation) -> Flow {
     if violation.fetch || violation.walking {
         // Code or page tables in a hole: on a real machine the bus answers all ones, and nothing good follows.
         log::debug!(
@@ -103,12 +107,8 @@ fn fetch(vcpu: &Vcpu, vm: &Vm, code: &mut [u8; LONGEST]) -> Option<usize> {
 
 /// Where a linear address of the guest lies now.
 pub(super) fn translate(vcpu: &Vcpu, vm: &Vm, linear: Gva) -> Option<Gpa> {
-    let state = PagingState {
-        cr0: vcpu.vmcs.read(Field::GuestCr0),
-        cr3: vcpu.vmcs.read(Field::GuestCr3),
-        cr4: vcpu.vmcs.read(Field::GuestCr4),
-        efer: vcpu.vmcs.read(Field::GuestEfer),
-    };
+    let Registers { cr0, cr3, cr4, efer, .. } = vcpu.guest_registers();
+    let state = PagingState { cr0, cr3, cr4, efer };
     emulate::translate(&vm.memory, &state, linear).inspect_err(|error| log::debug!("guest: {error}")).ok()
 }
 

@@ -7,6 +7,7 @@ mod hypercall;
 mod io;
 mod misc;
 mod msr;
+mod shadow;
 
 use crate::plat::{End, Vm};
 use crate::vcpu::{RunError, Vcpu};
@@ -45,6 +46,10 @@ pub(crate) fn handle(vcpu: &mut Vcpu, vm: &Vm, exit: Exit) -> Result<Flow, RunEr
         Exit::Rdmsr => msr::read(vcpu, vm),
         Exit::Wrmsr => msr::write(vcpu, vm),
         Exit::EptViolation(violation) => ept::handle(vcpu, vm, violation),
+        Exit::Exception(event @ Event { error_code: Some(code), .. }) if event.is_page_fault() => {
+            shadow::page_fault(vcpu, vm, code)
+        }
+        Exit::Invlpg(linear) => shadow::invalidate(vcpu, vm, linear),
         Exit::Xsetbv => misc::xsetbv(vcpu),
         Exit::CacheFlush => misc::skip(vcpu),
         // It was emptied when the guest was left.
@@ -87,7 +92,8 @@ fn count(vcpu: &mut Vcpu, exit: Exit) {
         Exit::Wrmsr => &mut exits.wrmsr,
         Exit::PreemptionTimer => &mut exits.preemption_timer,
         // Told apart, and counted, where the slot is looked up.
-        Exit::EptViolation(_) => return,
+        Exit::EptViolation(_) | Exit::Exception(_) => return,
+        Exit::Invlpg(_) => &mut exits.invlpg,
         _ => &mut exits.other,
     };
     *counter += 1;

@@ -1,13 +1,13 @@
 //! RDMSR and WRMSR: the policy is `vmxdefs::msr`'s.
 
-use super::{Flow, misc};
+use super::{Flow, misc, shadow};
 use crate::plat::Vm;
 use crate::vcpu::{Vcpu, register};
 use abi::kvmclock::{ENABLE, TimeInfo, WallClock};
 use addr::Gpa;
 use devices::GeneralProtection;
 use vmxdefs::event::Event;
-use vmxdefs::msr::{Policy, policy};
+use vmxdefs::msr::{EFER, Policy, policy};
 use zerocopy::IntoBytes;
 
 /// The first of the x2APIC registers.
@@ -19,6 +19,9 @@ fn number(vcpu: &Vcpu) -> u32 {
 
 pub(super) fn read(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
     let msr = number(vcpu);
+    if msr == EFER && vcpu.is_shadowed() {
+        return shadow::read_efer(vcpu);
+    }
     let value = match policy(msr) {
         Some(Policy::Constant(value)) => Ok(value),
         Some(Policy::Apic) => vm.with_board(vcpu.id, |board| board.msr_read(vcpu.id, msr, vm.clock.now())),
@@ -37,6 +40,9 @@ pub(super) fn read(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
 
 pub(super) fn write(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
     let (msr, value) = (number(vcpu), vcpu.edx_eax());
+    if msr == EFER && vcpu.is_shadowed() {
+        return shadow::write_efer(vcpu, vm);
+    }
     match policy(msr) {
         Some(Policy::Constant(_) | Policy::ReadOnly) => misc::skip(vcpu),
         Some(Policy::Apic) => {

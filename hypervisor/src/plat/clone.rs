@@ -148,7 +148,8 @@ impl Vm {
                 self.wants_states.store(false, Ordering::SeqCst);
                 let starts = states?;
                 let (machine, board) = (self.machine, self.board.lock().clone());
-                let memory = self.memory.copy(machine.ept_features(), Notifiers::of(machine.config));
+                let memory =
+                    self.memory.copy(machine.paging_features(self.vcpus()), Notifiers::of(machine.config));
                 let memory = memory.map_err(CloneError::Setup)?;
                 Ok((Twin { birth: Birth { asked, pause: 0 }, memory, board, starts }, also()))
             },

@@ -33,6 +33,8 @@ pub(crate) enum End {
     Emulation(emulate::EmulateError),
     /// A task switch by hardware, which VMX leaves to software (SDM vol. 3C 26.4.2), and Herald does not do.
     TaskSwitch,
+    /// It cleared CR0.PE, and is under a shadow: without an unrestricted guest a processor has no real mode for it.
+    RealMode,
 }
 
 impl End {
@@ -44,6 +46,7 @@ impl End {
             Self::Code(_) => Status::GuestCode,
             Self::TripleFault
             | Self::TaskSwitch
+            | Self::RealMode
             | Self::OutOfMemory(_)
             | Self::Setup(_)
             | Self::Memory(_)
@@ -80,6 +83,9 @@ impl fmt::Display for End {
                  comes back as soon as it goes"
             ),
             Self::Emulation(error) => write!(f, "the guest ended abnormally: {error}"),
+            Self::RealMode => {
+                f.write_str("the guest ended abnormally: real mode, which it cannot have under a shadow")
+            }
             Self::TaskSwitch => {
                 f.write_str("the guest ended abnormally: a task switch, which Herald does not emulate")
             }

@@ -26,8 +26,8 @@ use mm::{
     Access, AddressSpace, Advice, File, Host, MapError, MapRequest, Mm, Placement, Protection, VmaKind,
 };
 use mmu::{
-    AccessedDirty, DeviceTlb, DeviceTlbError, DirtyPages, FaultOutcome, Incoherence, LogBy, LogError,
-    MmuError, Observer, SecondaryMmu, Slot, SlotError,
+    AccessedDirty, DeviceTlb, DeviceTlbError, DirtyPages, FaultOutcome, GuestPaging, Incoherence,
+    LinearAccess, LinearFault, LogBy, LogError, MmuError, Observer, Processor, SecondaryMmu, Slot, SlotError,
 };
 use paging::OutOfTables;
 
@@ -44,16 +44,21 @@ pub(super) fn can_be_cloned(backing: Backing) -> bool {
     !PINNED && backing != Backing::Shared
 }
 
-/// What the processor's EPT can do.
+/// How guests' addresses are translated: what the processor's EPT can do, or shadows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct EptFeatures {
+pub struct PagingFeatures {
     /// Whether it sets A and D bits.
     pub accessed_dirty: AccessedDirty,
     /// Its largest leaf.
     pub largest_page: PageSize,
     /// How writes to logged pages are seen.
     pub log_by: LogBy,
+    /// Virtual processors with shadows: all of a guest's, or none under an EPT.
+    pub shadows: usize,
 }
+
+/// Most tables of a virtual processor's shadow: they map 512 MiB, if a guest's memory is in one piece.
+const SHADOW_TABLES: usize = 256;
 
 /// Whether those who hold translations hear of changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -152,11 +157,11 @@ impl<H: Host + 'static> Memory<H> {
         mm: &Arc<Mm<H>>,
         ram: &Ram,
         backing: Backing,
-        ept: EptFeatures,
+        paging: PagingFeatures,
         notifiers: Notifiers,
     ) -> Result<Self, SetupError> {
         let space = AddressSpace::new(mm).map_err(SetupError::OutOfTables)?;
-        let memory = Self::of(space, ept, notifiers).map_err(SetupError::OutOfTables)?;
+        let memory = Self::of(space, paging, notifiers).map_err(SetupError::OutOfTables)?;
         for range in ram.ranges() {
             memory.add_ram(range, backing)?;
         }
@@ -170,11 +175,11 @@ impl<H: Host + 'static> Memory<H> {
     pub(super) fn of_files(
         mm: &Arc<Mm<H>>,
         ram: impl Iterator<Item = (GpaRange, Arc<File<H>>)>,
-        ept: EptFeatures,
+        paging: PagingFeatures,
         notifiers: Notifiers,
     ) -> Result<Self, SetupError> {
         let space = AddressSpace::new(mm).map_err(SetupError::OutOfTables)?;
-        let memory = Self::of(space, ept, notifiers).map_err(SetupError::OutOfTables)?;
+        let memory = Self::of(space, paging, notifiers).map_err(SetupError::OutOfTables)?;
         for (range, file) in ram {
             memory.map_ram(range, VmaKind::Private(file, 0))?;
         }
@@ -185,9 +190,9 @@ impl<H: Host + 'static> Memory<H> {
     ///
     /// # Errors
     /// [`SetupError`]; nothing has changed then.
-    pub fn copy(&self, ept: EptFeatures, notifiers: Notifiers) -> Result<Self, SetupError> {
+    pub fn copy(&self, paging: PagingFeatures, notifiers: Notifiers) -> Result<Self, SetupError> {
         let space = self.space.fork().map_err(SetupError::OutOfTables)?;
-        let copy = Self::of(space, ept, notifiers).map_err(SetupError::OutOfTables)?;
+        let copy = Self::of(space, paging, notifiers).map_err(SetupError::OutOfTables)?;
         self.mmu
             .slots()
             .into_iter()
@@ -197,9 +202,13 @@ impl<H: Host + 'static> Memory<H> {
     }
 
     /// The subscribers of an address space that has none.
-    fn of(space: Arc<AddressSpace<H>>, ept: EptFeatures, notifiers: Notifiers) -> Result<Self, OutOfTables> {
-        let mmu = SecondaryMmu::new(Arc::clone(&space), ept.accessed_dirty)?;
-        let mmu = mmu.with_largest_page(ept.largest_page);
+    fn of(
+        space: Arc<AddressSpace<H>>,
+        paging: PagingFeatures,
+        notifiers: Notifiers,
+    ) -> Result<Self, OutOfTables> {
+        let mmu = SecondaryMmu::new(Arc::clone(&space), paging.accessed_dirty)?;
+        let mmu = mmu.with_largest_page(paging.largest_page).with_shadows(paging.shadows, SHADOW_TABLES)?;
         let device_tlb = Arc::new(DeviceTlb::new(Arc::clone(&space)));
         let memory = Self {
             space,
@@ -207,7 +216,7 @@ impl<H: Host + 'static> Memory<H> {
             device_tlb,
             observer: Arc::new(Observer::new()),
             upheavals: Upheavals::default(),
-            log_by: ept.log_by,
+            log_by: paging.log_by,
             merges: false,
         };
         if notifiers == Notifiers::Subscribed {
@@ -341,6 +350,20 @@ impl<H: Host + 'static> Memory<H> {
     /// [`MmuError`]; the guest cannot go on.
     pub fn fault(&self, gpa: Gpa, access: Access) -> Result<FaultOutcome, MmuError> {
         self.upheavals.outlast(|| self.mmu.fault(gpa, access))
+    }
+
+    /// Resolves a page fault of a virtual processor under a shadow.
+    ///
+    /// # Errors
+    /// [`MmuError`]; the guest cannot go on.
+    pub fn fault_linear(
+        &self,
+        processor: Processor,
+        paging: &GuestPaging,
+        linear: u64,
+        access: LinearAccess,
+    ) -> Result<LinearFault, MmuError> {
+        self.upheavals.outlast(|| self.mmu.fault_linear(processor, paging, linear, access))
     }
 
     /// `mprotect(PROT_NONE)` and back on whole pages of guest memory: the entries go, the contents stay.

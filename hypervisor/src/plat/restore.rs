@@ -140,7 +140,12 @@ impl Machine {
             first += range.len() >> PAGE_SHIFT;
         }
         let mapped = ram.into_iter().zip(files.iter().map(|(_, file)| Arc::clone(file)));
-        let memory = Memory::of_files(&host.mm, mapped, self.ept_features(), Notifiers::of(self.config));
+        let memory = Memory::of_files(
+            &host.mm,
+            mapped,
+            self.paging_features(place.config.vcpus),
+            Notifiers::of(self.config),
+        );
         let setup = |error| GuestError::Vm(super::vm::VmError::Setup(error));
         let mut memory = memory.map_err(setup)?;
         memory.obey(place.config).map_err(setup)?;

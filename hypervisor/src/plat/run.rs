@@ -7,7 +7,7 @@
 
 use super::end::End;
 use super::input;
-use super::memory::{EptFeatures, can_be_given_back};
+use super::memory::{PagingFeatures, can_be_given_back};
 use super::merge::Merger;
 use super::oom;
 use super::reclaim::{Pace, Reclaimer};
@@ -21,8 +21,8 @@ use crate::io::{DiskQueue, Disks, lost_frames};
 use crate::physmem::PhysicalMemory;
 use crate::sched::{self, Group, JoinHandle};
 use crate::vcpu::{self, RunError, Start, Vcpu};
-use crate::vmx::{VmcsConfig, Vmx};
-use abi::config::{BootConfig, Snapshot, SwapFaults, VmConfig};
+use crate::vmx::{Translation, VmcsConfig, Vmx};
+use abi::config::{BootConfig, Paging, Snapshot, SwapFaults, VmConfig};
 use abi::package::Table;
 use abi::status::Status;
 use addr::PageSize;
@@ -34,7 +34,7 @@ use core::sync::atomic::AtomicBool;
 use devices::VcpuId;
 use firmware::{Guest, Ram};
 use mm::{Host, Mm, NewError, OutOfFrames, SwapDevice};
-use mmu::{AccessedDirty, LogBy};
+use mmu::{AccessedDirty, LogBy, Processor};
 use spin::Mutex;
 use vmxdefs::capability::EptVpid;
 use vmxdefs::controls::Secondary;
@@ -114,6 +114,13 @@ pub(crate) struct HostMemory {
     /// Who merges equal pages, where a guest wants it.
     pub(super) merger: Option<Arc<Merger>>,
 }
+
+/// What guests under shadows do not have.
+const OF_EPT: Secondary = Secondary::EPT
+    .union(Secondary::UNRESTRICTED)
+    .union(Secondary::VPID)
+    .union(Secondary::INVPCID)
+    .union(Secondary::PAGE_MODIFICATION_LOG);
 
 /// What a run works with, for as long as Herald runs.
 pub(crate) struct Machine {
@@ -408,15 +415,20 @@ impl Machine {
         // Before it looks at anything: whoever finds no thread has said what there is to say before that.
         vm.control(id).set_thread(sched::current());
         let config = VmcsConfig {
-            ept_root: vm.ept_root(),
-            accessed_dirty: self.ept_features().accessed_dirty == AccessedDirty::Hardware,
+            translation: match self.config.paging {
+                Paging::Ept => {
+                    Translation::Ept { root: vm.secondary_root(), accessed_dirty: self.config.ept_ad }
+                }
+                Paging::Shadow => Translation::Shadow,
+            },
             virtual_apic: self.config.apic_virtualisation,
             pause_exits: vm.is_clone()
                 || self.config.vms.iter().map(|vm| vm.vcpus as usize).sum::<usize>() > sched::online(),
             tsc_offset: vm.clock.tsc_offset,
             fail_entry: self.config.inject.fail_entry,
         };
-        match Vcpu::new(id, self.vmx, self.host, &config, start) {
+        let shadow = vm.memory.mmu().shadow_roots(Processor(id.0 as usize));
+        match Vcpu::new(id, self.vmx, self.host, &config, shadow, start) {
             Ok(vcpu) => vcpu::run(&mut Box::new(vcpu), vm),
             // The guest wants more than there is: its own end, and nobody else's.
             Err(error) if error.is_short() => vm.finish_with(Ok(End::Setup(error))),
@@ -461,14 +473,24 @@ impl Machine {
 
     /// Whether the processor has a secondary control.
     pub(super) fn offers(&self, control: Secondary) -> bool {
-        self.vmx.capabilities.secondary.offers(control.bits())
+        let wanted = self.config.paging == Paging::Ept || !OF_EPT.intersects(control);
+        wanted && self.vmx.capabilities.secondary.offers(control.bits())
     }
 
-    pub(super) fn ept_features(&self) -> EptFeatures {
+    /// How the addresses of a guest with so many virtual processors are translated. Shadows have no A bits, and map base pages.
+    pub(super) fn paging_features(&self, vcpus: u32) -> PagingFeatures {
+        if self.config.paging == Paging::Shadow {
+            return PagingFeatures {
+                accessed_dirty: AccessedDirty::Absent,
+                largest_page: PageSize::Size1G,
+                log_by: LogBy::WriteFault,
+                shadows: vcpus as usize,
+            };
+        }
         let offers = |feature| self.vmx.capabilities.ept_vpid.contains(feature);
         let tracked = offers(EptVpid::ACCESSED_DIRTY) && self.config.ept_ad;
         let logs = self.vmx.capabilities.secondary.offers(Secondary::PAGE_MODIFICATION_LOG.bits());
-        EptFeatures {
+        PagingFeatures {
             accessed_dirty: if tracked { AccessedDirty::Hardware } else { AccessedDirty::Absent },
             largest_page: match (offers(EptVpid::PAGES_1G), offers(EptVpid::PAGES_2M)) {
                 (true, _) => PageSize::Size1G,
@@ -476,6 +498,7 @@ impl Machine {
                 (false, false) => PageSize::Size4K,
             },
             log_by: if tracked && logs { LogBy::Processor } else { LogBy::WriteFault },
+            shadows: 0,
         }
     }
 }

@@ -91,7 +91,7 @@ pub(crate) struct Vm {
     pub(super) most_resident: AtomicU64,
     /// Who builds it, and waits for its end.
     supervisor: Arc<Thread>,
-    ept_root: Pfn,
+    secondary_root: Pfn,
     pub(super) board: Mutex<Board>,
     pub(super) console: spin::Mutex<Console>,
     stirrer: Option<spin::Mutex<Stirrer>>,
@@ -171,8 +171,8 @@ impl Vm {
         host: &HostMemory,
         guest: &Guest<'_>,
     ) -> Result<(Self, Entry), VmError> {
-        let (boot, ept) = (machine.config, machine.ept_features());
-        let memory = Memory::new(&host.mm, &guest.ram, boot.backing, ept, Notifiers::of(boot));
+        let (boot, paging) = (machine.config, machine.paging_features(guest.vcpus));
+        let memory = Memory::new(&host.mm, &guest.ram, boot.backing, paging, Notifiers::of(boot));
         let mut memory = memory.map_err(VmError::Setup)?;
         memory.obey(place.config).map_err(VmError::Setup)?;
         let entry = firmware::boot(guest, &mut &memory).map_err(VmError::Firmware)?;
@@ -192,12 +192,12 @@ impl Vm {
         host: &HostMemory,
         (memory, board, clock): (Memory<PhysicalMemory>, Board, Clock),
     ) -> Result<Self, VmError> {
-        let ept_root = memory.mmu().root().expect("nothing has released the address space");
+        let secondary_root = memory.mmu().root().expect("nothing has released the address space");
         let name = place.among_others.then_some(&*place.name);
         let inject = &machine.config.inject;
         Ok(Self {
             memory,
-            tag: GuestTag::new(ept_root).ok_or(VmError::TooMany)?,
+            tag: GuestTag::new(secondary_root).ok_or(VmError::TooMany)?,
             clock,
             storm: Storm::default(),
             index: place.index,
@@ -207,7 +207,7 @@ impl Vm {
             oracle_checks: AtomicU64::new(0),
             controls: (0..place.config.vcpus).map(|_| Control::default()).collect(),
             supervisor: sched::current(),
-            ept_root,
+            secondary_root,
             board: Mutex::new(Rank::Board, board),
             console: spin::Mutex::new(Console::new(place.index as u8, name)),
             stirrer: None,
@@ -260,9 +260,9 @@ impl Vm {
         &self.place.name
     }
 
-    /// Root of its EPT.
-    pub(crate) fn ept_root(&self) -> Pfn {
-        self.ept_root
+    /// Root of its EPT, or of the tables that take its place.
+    pub(crate) fn secondary_root(&self) -> Pfn {
+        self.secondary_root
     }
 
     /// How many virtual processors it has.

@@ -6,6 +6,7 @@ use devices::Startup;
 use firmware::{Entry, Mode};
 use vmxdefs::controls::EntryControls;
 use vmxdefs::field::{Field, Segment};
+use vmxdefs::registers::Registers;
 
 const CR0_PE: u64 = 1 << 0;
 const CR0_ET: u64 = 1 << 4;
@@ -49,6 +50,7 @@ impl Vcpu {
         ] {
             self.vmcs.write(field, value);
         }
+        self.load_shadow(Registers { cr0, cr3, cr4, efer, ..Registers::default() });
         for segment in [Segment::Ds, Segment::Es, Segment::Fs, Segment::Gs, Segment::Ss] {
             self.load_segment(segment, &entry.data);
         }
@@ -111,6 +113,7 @@ impl Vcpu {
         ] {
             self.vmcs.write(field, value);
         }
+        self.load_shadow(Registers { cr0: CR0_ET, ..Registers::default() });
         self.clear_rest();
         for name in [Segment::Ds, Segment::Es, Segment::Fs, Segment::Gs, Segment::Ss] {
             self.load_segment(name, &data);

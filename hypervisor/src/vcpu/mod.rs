@@ -13,6 +13,7 @@ mod initial;
 mod inject;
 mod place;
 mod run;
+mod shadow;
 mod state;
 
 use crate::physmem::PhysicalMemory;
@@ -23,7 +24,9 @@ use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::sync::Arc;
 use devices::VcpuId;
+use mmu::ShadowRoots;
 use place::Place;
+use shadow::Shadowed;
 use vmxdefs::event::Event;
 use vmxdefs::field::{Field, Segment};
 
@@ -59,7 +62,7 @@ pub(crate) struct Counters {
     pub invept: u64,
     /// INVVPID instructions.
     pub invvpid: u64,
-    /// Ticks spent on EPT violations that faulted memory in.
+    /// Ticks spent on EPT violations and page faults that faulted memory in.
     pub memory_ticks: u64,
 }
 
@@ -91,6 +94,8 @@ pub(crate) struct Vcpu {
     pub gives_way: bool,
     /// It serves its guest's balloon before it enters.
     pub serves: bool,
+    /// What it has besides under a shadow.
+    shadow: Option<Shadowed>,
     /// What it has in a CPU.
     place: Rc<Place>,
 }
@@ -117,7 +122,7 @@ pub(crate) enum Activity {
 }
 
 impl Vcpu {
-    /// A virtual processor on this CPU.
+    /// A virtual processor on this CPU, under a shadow with these roots, or under an EPT.
     ///
     /// # Errors
     /// [`VmcsError`].
@@ -126,8 +131,10 @@ impl Vcpu {
         vmx: &Vmx,
         memory: &Arc<PhysicalMemory>,
         config: &VmcsConfig,
+        shadow: Option<ShadowRoots>,
         start: Start,
     ) -> Result<Self, VmcsError> {
+        let shadow = shadow.map(Shadowed::new).transpose()?;
         let vmcs = Vmcs::new(vmx, memory, config)?;
         let place = Rc::new(Place::new(Rc::clone(vmcs.residence())));
         let mut vcpu = Self {
@@ -144,6 +151,7 @@ impl Vcpu {
             turn_ends: None,
             gives_way: false,
             serves: false,
+            shadow,
             place,
         };
         match start {
@@ -223,6 +231,18 @@ impl Vcpu {
         self.pending = Some(exception);
     }
 
+    /// Delivers a page fault at the next entry, or what it comes to where it has cut short the delivery of another event, which is lost
+    /// as on a processor (SDM vol. 3A 6.15). `false`: that was a double fault.
+    #[must_use]
+    pub(crate) fn raise_page_fault(&mut self, code: u32) -> bool {
+        let event = match self.pending.take() {
+            Some(pending) => pending.then_page_fault(code),
+            None => Some(Event::page_fault(code)),
+        };
+        self.pending = event;
+        event.is_some()
+    }
+
     /// Prints what a developer of a guest wants to know.
     pub(crate) fn log_registers(&self) {
         let read = |field| self.vmcs.read(field);
@@ -255,12 +275,13 @@ impl Vcpu {
             read(Field::GuestRflags),
             self.registers.cr2,
         );
+        let registers = self.guest_registers();
         log::error!(
             "  cr0 {:016x}  cr3 {:016x}  cr4 {:016x}  efer {:x}",
-            read(Field::GuestCr0),
-            read(Field::GuestCr3),
-            read(Field::GuestCr4),
-            read(Field::GuestEfer),
+            registers.cr0,
+            registers.cr3,
+            registers.cr4,
+            registers.efer,
         );
         for segment in Segment::ALL {
             let [selector, base, limit, rights] = segment.fields().map(read);

@@ -5,7 +5,7 @@ use crate::cpu::{self, tsc};
 use crate::exit::{self, Flow};
 use crate::plat::{Control, End, Vm};
 use crate::sched::{self, Turn};
-use crate::vmx::{EntryError, VmcsError, invept_single};
+use crate::vmx::{EntryError, VmcsError};
 use core::fmt;
 use devices::{Startup, VcpuId};
 use vmxdefs::check::{Rules, Violations, explain};
@@ -139,6 +139,8 @@ impl Vcpu {
         match startup {
             // The first processor begins where firmware would: the machine is reset.
             Some(Startup::Init) if id == FIRST => return Err(End::Reset),
+            // It would begin in real mode.
+            Some(Startup::StartUp { .. }) if self.is_shadowed() => return Err(End::RealMode),
             Some(startup) => {
                 self.obey(startup);
                 // There may be more.
@@ -181,12 +183,7 @@ impl Vcpu {
     fn enter(&mut self, vm: &Vm, control: &Control) -> Result<bool, EntryError> {
         control.enters();
         let (mut flushed, vmcs) = (0, &self.vmcs);
-        vm.tag.enter(|| {
-            if let Err(error) = invept_single(vmcs.ept_pointer(vm.ept_root())) {
-                panic!("INVEPT failed: {error}");
-            }
-            flushed = 1;
-        });
+        vm.tag.enter(|| flushed = vmcs.drop_translations());
         self.counters.invept += flushed;
         // What was chosen for delivery before stays: the entry comes later.
         let enters = !control.has_news() && !vm.has_ended() && !vm.is_paused();

@@ -118,7 +118,7 @@ impl Vcpu {
     pub(crate) fn state(&mut self) -> Box<VcpuState> {
         self.take_cpu();
         let mut values = [0; VIRTUAL_PROCESSOR.len() + SEGMENT_FIELDS];
-        values.iter_mut().zip(fields()).for_each(|(value, field)| *value = self.vmcs.read(field));
+        values.iter_mut().zip(fields()).for_each(|(value, field)| *value = self.guest_field(field));
         let apic = self.vmcs.active_virtual_apic().map(|apic| {
             let registers: Vec<u32> = (0..=u8::MAX).map(|number| apic.register(number)).collect();
             registers.try_into().expect("a register for each number")
@@ -140,6 +140,7 @@ impl Vcpu {
     pub(super) fn resume(&mut self, state: VcpuState) {
         let controls = self.vmcs.read(Field::EntryControls);
         fields().zip(state.fields).for_each(|(field, value)| self.vmcs.write(field, value));
+        self.load_shadow(self.written_registers());
         // The mode is the guest's; the rest was negotiated with this processor, which may be another one.
         let mode = u64::from(EntryControls::IA32E_GUEST.bits());
         let mode = self.vmcs.read(Field::EntryControls) & mode;

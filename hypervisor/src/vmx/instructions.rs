@@ -148,7 +148,7 @@ const SINGLE_CONTEXT: u64 = 1;
 ///
 /// # Errors
 /// [`VmFail`]: the processor has no such INVEPT.
-pub(crate) fn invept_single(ept_pointer: u64) -> Result<(), VmFail> {
+pub(super) fn invept_single(ept_pointer: u64) -> Result<(), VmFail> {
     let descriptor = Descriptor { tag: ept_pointer, address: 0 };
     let (below, equal): (u8, u8);
     // SAFETY: dropping cached translations changes no meaning; the descriptor is only read.

@@ -13,8 +13,9 @@ mod vpid;
 mod write_log;
 
 pub(crate) use enter::GuestRegisters;
-pub(crate) use instructions::invept_single;
 pub(crate) use residence::Residence;
 pub(crate) use startup::Vmx;
 pub(crate) use virtual_apic::VirtualApic;
-pub(crate) use vmcs::{CR0_OWNED, CR4_OWNED, EntryError, Vmcs, VmcsConfig, VmcsError};
+pub(crate) use vmcs::{
+    CR0_OWNED, CR4_OWNED, EntryError, PAGE_FAULTS, Translation, Vmcs, VmcsConfig, VmcsError,
+};

@@ -8,7 +8,7 @@ use alloc::sync::Arc;
 use mm::OutOfFrames;
 use vmxdefs::capability::Capabilities;
 use vmxdefs::controls::{Proc, Secondary};
-use vmxdefs::msr::{BITMAP_BYTES, fill_bitmap, pass_virtual_apic};
+use vmxdefs::msr::{BITMAP_BYTES, pass_virtual_apic};
 
 /// Primary controls that the page needs, and those that would take CR8 away from it.
 pub(super) const PROC_ON: Proc = Proc::TPR_SHADOW;
@@ -30,16 +30,16 @@ impl VirtualApic {
         capabilities.proc.offers(PROC_ON.bits()) && capabilities.secondary.offers(SECONDARY_ON.bits())
     }
 
-    /// One that is off; `None` where the processor has no such thing, or only in parts.
+    /// One that is off, where these MSR bitmaps are in force else; `None` where the processor has no such thing, or only in parts.
     pub(super) fn new(
         capabilities: &Capabilities,
         memory: &Arc<PhysicalMemory>,
+        bitmap: &[u8; BITMAP_BYTES],
     ) -> Result<Option<Self>, OutOfFrames> {
         if !Self::is_offered(capabilities) {
             return Ok(None);
         }
-        let mut bitmap = Box::new([0; BITMAP_BYTES]);
-        fill_bitmap(&mut bitmap);
+        let mut bitmap = Box::new(*bitmap);
         pass_virtual_apic(&mut bitmap);
         let mut msr_bitmap = Region::new(memory)?;
         msr_bitmap.write(0, &*bitmap);

@@ -1,7 +1,7 @@
 //! The VMCS of one virtual processor: its controls, negotiated; its fields; entry.
 
 use super::enter::{GuestRegisters, enter_guest};
-use super::instructions::{VmFail, vmread, vmwrite};
+use super::instructions::{VmFail, invept_single, vmread, vmwrite};
 use super::region::Region;
 use super::residence::Residence;
 use super::startup::Vmx;
@@ -19,20 +19,22 @@ use vmxdefs::capability::{Capabilities, EptVpid};
 use vmxdefs::controls::{ControlKind, EntryControls, ExitControls, Missing, Pin, Proc, Secondary};
 use vmxdefs::field::Field;
 use vmxdefs::instruction_error;
-use vmxdefs::msr::{BITMAP_BYTES, fill_bitmap};
+use vmxdefs::msr::{BITMAP_BYTES, fill_bitmap, keep_efer};
+use vmxdefs::registers::{CR0_PASSED, CR4_KEPT};
 
 /// CR0 bits that Herald keeps: NE must stay 1 in VMX operation (SDM vol. 3C 24.8).
 pub(crate) const CR0_OWNED: u64 = 1 << 5;
 /// CR4 bits that Herald keeps: VMXE must stay 1, and the guest must not see it.
 pub(crate) const CR4_OWNED: u64 = 1 << 13;
 
+/// Of the exception bitmap: page faults exit.
+pub(crate) const PAGE_FAULTS: u64 = 1 << 14;
+
 /// What the VMCS of a virtual processor depends on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct VmcsConfig {
-    /// Root of the guest's EPT.
-    pub ept_root: Pfn,
-    /// Let the processor set A and D bits, where it can.
-    pub accessed_dirty: bool,
+    /// How the guest's addresses are translated.
+    pub translation: Translation,
     /// Let the processor deliver the interrupts of a local APIC, where it can.
     pub virtual_apic: bool,
     /// Let the guest exit when it spins, where the processor can tell: others may want the CPU.
@@ -43,10 +45,85 @@ pub(crate) struct VmcsConfig {
     pub fail_entry: bool,
 }
 
-impl VmcsConfig {
-    /// Whether the processor sets A and D bits.
+/// How a guest's addresses are translated.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Translation {
+    /// By the guest's tables and an EPT.
+    Ept {
+        /// Its root.
+        root: Pfn,
+        /// Let the processor set A and D bits, where it can.
+        accessed_dirty: bool,
+    },
+    /// By a shadow: without a VPID, so that each entry drops what was cached.
+    Shadow,
+}
+
+/// Controls that go with it.
+struct TranslationControls {
+    proc: Proc,
+    secondary: Secondary,
+    optional: Secondary,
+}
+
+impl Translation {
+    /// Whether the processor sets A and D bits in an EPT.
     fn sets_dirty(&self, capabilities: &Capabilities) -> bool {
-        self.accessed_dirty && capabilities.ept_vpid.contains(EptVpid::ACCESSED_DIRTY)
+        match self {
+            Self::Ept { accessed_dirty, .. } => {
+                *accessed_dirty && capabilities.ept_vpid.contains(EptVpid::ACCESSED_DIRTY)
+            }
+            Self::Shadow => false,
+        }
+    }
+
+    fn controls(&self, capabilities: &Capabilities) -> TranslationControls {
+        if let Self::Shadow = self {
+            let (secondary, optional) = (Secondary::empty(), Secondary::RDTSCP);
+            return TranslationControls {
+                proc: Proc::INVLPG | Proc::CR3_LOAD | Proc::CR3_STORE,
+                secondary,
+                optional,
+            };
+        }
+        let mut optional = Secondary::RDTSCP | Secondary::INVPCID;
+        // A tag that cannot be flushed is worse than none.
+        if capabilities.ept_vpid.contains(EptVpid::INVVPID | EptVpid::INVVPID_SINGLE) {
+            optional |= Secondary::VPID;
+        }
+        // It logs where D is set: without D there is nothing to log, and the entry fails (SDM vol. 3C 27.2.1.1).
+        if self.sets_dirty(capabilities) {
+            optional |= Secondary::PAGE_MODIFICATION_LOG;
+        }
+        let secondary = Secondary::EPT | Secondary::UNRESTRICTED;
+        TranslationControls { proc: Proc::empty(), secondary, optional }
+    }
+
+    /// # Errors
+    /// [`VmcsError::Ept`]: what the processor lacks.
+    fn check(&self, capabilities: &Capabilities) -> Result<(), VmcsError> {
+        let needed = match self {
+            Self::Ept { .. } => {
+                EptVpid::WALK_4 | EptVpid::WRITE_BACK | EptVpid::INVEPT | EptVpid::INVEPT_SINGLE
+            }
+            Self::Shadow => EptVpid::empty(),
+        };
+        let missing = needed.difference(capabilities.ept_vpid);
+        if missing.is_empty() { Ok(()) } else { Err(VmcsError::Ept(missing)) }
+    }
+
+    /// Fields whose values depend on it: what exits, and which bits of CR0 and CR4 the guest changes by itself.
+    fn fields(&self) -> [(Field, u64); 3] {
+        match self {
+            Self::Ept { .. } => {
+                [(Field::ExceptionBitmap, 0), (Field::Cr0Mask, CR0_OWNED), (Field::Cr4Mask, CR4_OWNED)]
+            }
+            Self::Shadow => [
+                (Field::ExceptionBitmap, PAGE_FAULTS),
+                (Field::Cr0Mask, !CR0_PASSED),
+                (Field::Cr4Mask, CR4_KEPT),
+            ],
+        }
     }
 }
 
@@ -57,6 +134,8 @@ pub(crate) enum VmcsError {
     Missing(Missing),
     /// The processor lacks EPT in the form that Herald uses.
     Ept(EptVpid),
+    /// A shadow's pointers lie where a guest outside long mode cannot have them.
+    HighRoot(Pfn),
     /// No frame.
     OutOfFrames(OutOfFrames),
     /// A VMX instruction failed.
@@ -76,9 +155,10 @@ impl fmt::Display for VmcsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing(missing) => {
-                write!(f, "{missing}; shadow paging, which could do without, is not there yet")
+                write!(f, "{missing}; without EPT or unrestricted guest there is --paging shadow")
             }
             Self::Ept(missing) => write!(f, "the processor's EPT lacks {missing:?}"),
+            Self::HighRoot(frame) => write!(f, "a shadow's pointers lie in {frame}, above 4 GiB"),
             Self::OutOfFrames(error) => error.fmt(f),
             Self::Instruction(error) => write!(f, "setting up the VMCS failed: {error}"),
             Self::NoVpid => write!(f, "more than {MOST_VPIDS} virtual processors"),
@@ -144,7 +224,9 @@ impl Controls {
         let pin = Pin::EXTERNAL_INTERRUPT | Pin::NMI;
         let pin_optional = Pin::PREEMPTION_TIMER | Pin::VIRTUAL_NMI;
         let offset = if config.tsc_offset == 0 { Proc::empty() } else { Proc::TSC_OFFSET };
+        let translation = config.translation.controls(capabilities);
         let proc = offset
+            | translation.proc
             | Proc::HLT
             | Proc::MWAIT
             | Proc::MONITOR
@@ -154,18 +236,9 @@ impl Controls {
             | Proc::UNCONDITIONAL_IO
             | Proc::MSR_BITMAPS
             | Proc::SECONDARY;
-        let secondary = Secondary::EPT | Secondary::UNRESTRICTED;
-        let mut secondary_optional = Secondary::RDTSCP | Secondary::INVPCID;
-        // A tag that cannot be flushed is worse than none.
-        if capabilities.ept_vpid.contains(EptVpid::INVVPID | EptVpid::INVVPID_SINGLE) {
-            secondary_optional |= Secondary::VPID;
-        }
+        let mut secondary_optional = translation.optional;
         if config.pause_exits {
             secondary_optional |= Secondary::PAUSE_LOOP;
-        }
-        // It logs where D is set: without D there is nothing to log, and the entry fails (SDM vol. 3C 27.2.1.1).
-        if config.sets_dirty(capabilities) {
-            secondary_optional |= Secondary::PAGE_MODIFICATION_LOG;
         }
         let exit = ExitControls::HOST_64
             | ExitControls::SAVE_DEBUG
@@ -180,7 +253,7 @@ impl Controls {
             proc: capabilities.proc.negotiate(K::Proc, proc.bits(), 0)?,
             secondary: capabilities.secondary.negotiate(
                 K::Secondary,
-                secondary.bits(),
+                translation.secondary.bits(),
                 secondary_optional.bits(),
             )?,
             exit: capabilities.exit.negotiate(K::Exit, exit.bits(), 0)?,
@@ -205,7 +278,8 @@ impl Controls {
 pub(crate) struct Vmcs {
     controls: Controls,
     capabilities: Capabilities,
-    accessed_dirty: bool,
+    translation: Translation,
+    sets_dirty: bool,
     /// Which CPU has it.
     residence: Rc<Residence>,
     _region: Region,
@@ -226,19 +300,21 @@ impl Vmcs {
     ) -> Result<Self, VmcsError> {
         let capabilities = vmx.capabilities;
         let controls = Controls::negotiate(&capabilities, config)?;
-        let needed = EptVpid::WALK_4 | EptVpid::WRITE_BACK | EptVpid::INVEPT | EptVpid::INVEPT_SINGLE;
-        let missing = needed.difference(capabilities.ept_vpid);
-        if !missing.is_empty() {
-            return Err(VmcsError::Ept(missing));
-        }
+        config.translation.check(&capabilities)?;
         let vpid = Vpid::allocate().ok_or(VmcsError::NoVpid)?;
         let mut region = Region::new(memory)?;
         region.write(0, &capabilities.basic.revision().to_le_bytes());
         let mut bitmap = Box::new([0; BITMAP_BYTES]);
         fill_bitmap(&mut bitmap);
+        if let Translation::Shadow = config.translation {
+            keep_efer(&mut bitmap);
+        }
         let mut msr_bitmap = Region::new(memory)?;
         msr_bitmap.write(0, &*bitmap);
-        let virtual_apic = if config.virtual_apic { VirtualApic::new(&capabilities, memory)? } else { None };
+        let virtual_apic = match config.virtual_apic {
+            true => VirtualApic::new(&capabilities, memory, &bitmap)?,
+            false => None,
+        };
         let tag = controls.has(Secondary::VPID).then_some(vpid);
         let residence = Rc::new(Residence::new(region.address(), tag)?);
         let has_log = controls.has(Secondary::PAGE_MODIFICATION_LOG);
@@ -246,7 +322,8 @@ impl Vmcs {
         let vmcs = Self {
             controls,
             capabilities,
-            accessed_dirty: config.sets_dirty(&capabilities),
+            translation: config.translation,
+            sets_dirty: config.translation.sets_dirty(&capabilities),
             residence,
             _region: region,
             msr_bitmap,
@@ -266,7 +343,6 @@ impl Vmcs {
             (Field::SecondaryControls, u64::from(controls.secondary)),
             (Field::ExitControls, u64::from(controls.exit)),
             (Field::EntryControls, u64::from(controls.entry)),
-            (Field::ExceptionBitmap, 0),
             (Field::PageFaultMask, 0),
             (Field::PageFaultMatch, 0),
             (Field::Cr3TargetCount, 0),
@@ -275,13 +351,13 @@ impl Vmcs {
             (Field::EntryMsrLoadCount, 0),
             (Field::EntryInterruption, 0),
             (Field::MsrBitmap, self.msr_bitmap.address().as_u64()),
-            (Field::EptPointer, self.ept_pointer(config.ept_root)),
-            (Field::Cr0Mask, CR0_OWNED),
-            (Field::Cr4Mask, CR4_OWNED),
             (Field::VmcsLinkPointer, if config.fail_entry { 0 } else { u64::MAX }),
         ];
-        for (field, value) in fields {
+        for (field, value) in fields.into_iter().chain(self.translation.fields()) {
             self.try_write(field, value)?;
+        }
+        if let Some(pointer) = self.ept_pointer() {
+            self.try_write(Field::EptPointer, pointer)?;
         }
         if controls.has(Secondary::PAUSE_LOOP) {
             self.try_write(Field::PleGap, PLE_GAP)?;
@@ -305,10 +381,19 @@ impl Vmcs {
         Ok(())
     }
 
-    /// The EPT pointer for a root: write-back, four levels, A/D as decided (SDM vol. 3C 25.6.11).
-    #[must_use]
-    pub(crate) fn ept_pointer(&self, root: Pfn) -> u64 {
-        root.base().as_u64() | u64::from(self.accessed_dirty) << 6 | 3 << 3 | 6
+    /// The EPT pointer, if there is an EPT: write-back, four levels, A/D as decided (SDM vol. 3C 25.6.11).
+    fn ept_pointer(&self) -> Option<u64> {
+        let Translation::Ept { root, .. } = self.translation else { return None };
+        Some(root.base().as_u64() | u64::from(self.sets_dirty) << 6 | 3 << 3 | 6)
+    }
+
+    /// Drops what this processor has cached of the secondary tables; how many INVEPTs that takes. Of a shadow the entry drops all.
+    pub(crate) fn drop_translations(&self) -> u64 {
+        let Some(pointer) = self.ept_pointer() else { return 0 };
+        if let Err(error) = invept_single(pointer) {
+            panic!("INVEPT failed: {error}");
+        }
+        1
     }
 
     /// Which CPU has it.

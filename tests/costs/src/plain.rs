@@ -81,6 +81,14 @@ impl FrameMemory for Plain {
     fn read_bytes(&self, _: Pfn, _: usize, _: &mut [u8]) {}
 
     fn write_bytes(&self, _: Pfn, _: usize, _: &[u8]) {}
+
+    fn load_word(&self, _: Pfn, _: u16) -> u64 {
+        0
+    }
+
+    fn exchange_word(&self, _: Pfn, _: u16, _: u64, _: u64) -> Result<(), u64> {
+        Ok(())
+    }
 }
 
 impl Shootdown for Plain {

@@ -11,7 +11,7 @@ use libfuzzer_sys::fuzz_target;
 use mm::{Advice, Protection};
 use mmu::AccessedDirty;
 use std::ops::RangeInclusive;
-use tests::machine::{Options, Speculation};
+use tests::machine::{Options, Paging, Speculation};
 use tests::sequence::{CALLBACKS, Case, Range, Step, What};
 use tests::worlds::{ALIAS, ALIASED, ANNEX, Backing, Lost, Move, Reclaim, TABLES};
 
@@ -34,7 +34,8 @@ fn draw(u: &mut Unstructured<'_>) -> Result<Case> {
     let accessed_dirty = if u.ratio(3, 4)? { AccessedDirty::Hardware } else { AccessedDirty::Absent };
     let speculation = if u.arbitrary()? { Speculation::AfterFlush } else { Speculation::Off };
     let quarantine = if u.arbitrary()? { 600 } else { 0 };
-    let options = Options { frames: 10 * 1024, cpus: 4, quarantine, accessed_dirty, speculation };
+    let paging = Paging::Ept;
+    let options = Options { frames: 10 * 1024, cpus: 4, quarantine, accessed_dirty, speculation, paging };
     let slots = *u.choose(&[3, 40])?;
     let late = if u.arbitrary()? { Some(1 + u64::from(u.arbitrary::<u16>()?)) } else { None };
     let mut steps = Vec::new();

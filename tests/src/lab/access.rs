@@ -3,6 +3,7 @@
 use super::model::Who;
 use super::{GuestId, Lab, Verdict};
 use crate::machine::Speculation;
+use crate::paging::resolve;
 use crate::{Violation, lock};
 use addr::{Gpa, Hva};
 use mm::{Access, CpuIndex};
@@ -126,7 +127,7 @@ impl Lab {
         access: Access,
     ) -> Result<Verdict, Option<Verdict>> {
         self.machine.exit(cpu);
-        let outcome = self.guest(guest).mmu.fault(gpa, access);
+        let outcome = resolve(&self.machine, &self.guest(guest).mmu, cpu, (gpa, access));
         self.machine.enter(cpu, self.guest(guest).root);
         match outcome {
             Ok(FaultOutcome::Mapped) => Err(None),

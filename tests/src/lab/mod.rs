@@ -119,8 +119,7 @@ impl Lab {
 
     /// One more guest on the same address space.
     pub fn add_guest(&mut self) -> GuestId {
-        let accessed_dirty = self.machine.options.accessed_dirty;
-        let mmu = SecondaryMmu::new(Arc::clone(&self.space), accessed_dirty).expect("a root");
+        let mmu = crate::paging::secondary(&self.machine, &self.space).expect("a root");
         let (mmu, root) = (Arc::new(mmu), Pfn::ZERO);
         let root = mmu.root().unwrap_or(root);
         let ears = Arc::new(Deaf::new(Arc::clone(&mmu) as Arc<dyn MmuNotifier>));

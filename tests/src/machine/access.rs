@@ -1,7 +1,7 @@
 //! Accesses as the hardware makes them: cached translation first, then a walk that starts at the deepest cached
 //! table, sets A on its way and D for a store, and caches all it has seen.
 
-use super::cpu::{Cpu, Dropped, Kind};
+use super::cpu::{Cpu, Dropped, GuestMode, Kind, ShadowRoot};
 use super::format::{Format, Raw, RawLeaf, index};
 use super::memory::POISON;
 use super::nested::Nested;
@@ -143,6 +143,7 @@ impl Machine {
     ) -> Result<u64, Fault> {
         assert!(address.is_multiple_of(8), "{address:#x} is no aligned word");
         let mut state = self.cpu(cpu);
+        let kind = state.used_for(kind);
         let Some((_, root)) = state.current().filter(|(current, _)| *current == kind) else {
             panic!("CPU {} cannot make a {kind:?} access in this mode", cpu.0)
         };
@@ -178,6 +179,7 @@ impl Machine {
     pub(crate) fn format(&self, kind: Kind) -> Format {
         match (kind, self.options.accessed_dirty) {
             (Kind::Linear, _) => Format::Host,
+            (Kind::Shadow, _) => Format::Guest,
             (_, mmu::AccessedDirty::Hardware) => Format::Ept,
             (_, mmu::AccessedDirty::Absent) => Format::EptWithoutAccessedDirty,
         }
@@ -219,8 +221,7 @@ impl Walk<'_> {
         self.machine.counters.walks.fetch_add(1, Ordering::Relaxed);
         let tag = self.root.into();
         let cached = cpu.tlb(self.kind).table(tag, self.address);
-        let (mut level, Structure { mut table, mut write, .. }) =
-            cached.unwrap_or((4, Structure { table: self.root, write: true, through: None }));
+        let (mut level, Structure { mut table, mut write, .. }) = cached.or_else(|| self.start(cpu))?;
         loop {
             if !self.machine.is_live_table(table) {
                 let (cpu, root, address) = (self.cpu.0, self.root, self.address);
@@ -242,6 +243,25 @@ impl Walk<'_> {
                     return Some(cached);
                 }
                 Raw::NotPresent | Raw::Malformed(_) => return None,
+            }
+        }
+    }
+
+    /// The table that a walk begins with, and its level.
+    fn start(&self, cpu: &Cpu) -> Option<(u8, Structure)> {
+        let from = |level, table| Some((level, Structure { table, write: true, through: None }));
+        let legacy = |shadow: &ShadowRoot| self.kind == Kind::Shadow && shadow.mode != GuestMode::Long;
+        let Some(shadow) = cpu.shadow.filter(legacy) else {
+            return from(4, self.root);
+        };
+        let pointer = self.machine.memory.load(shadow.pointers, (self.address >> 30 & 3) as u16);
+        match Format::pointer(pointer) {
+            Raw::Table(directory, _) => from(2, directory),
+            Raw::NotPresent | Raw::Leaf(_) => None,
+            Raw::Malformed(bits) => {
+                let (cpu, address) = (self.cpu.0, self.address);
+                self.machine.report(Violation::MalformedEntry { cpu, address, level: 3, bits });
+                None
             }
         }
     }

@@ -11,10 +11,35 @@
 //! A transition drops nothing by itself: with VPIDs and PCIDs, translations survive it. A flush reaches at once
 //! (as an interrupt) only a CPU that could use the translations; any other owes it until its next transition
 //! (I10).
+//!
+//! A guest under a shadow has neither an EPT nor a VPID: the CPU walks the shadow, and each transition drops what it has cached of
+//! that (SDM vol. 3C 29.3.2). It still is the guest of an EPT's root, by which flushes name it.
 
 use super::tlb::{Cached, Context, Key, Structure, StructureKey, Tag, Tlb};
 use addr::Pfn;
 use paging::FlushScope;
+
+/// Where a CPU begins to walk a shadow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ShadowRoot {
+    /// In long mode.
+    pub root: Pfn,
+    /// Where PAE's four pointers are, for any other mode.
+    pub pointers: Pfn,
+    /// The guest's own paging.
+    pub mode: GuestMode,
+}
+
+/// Of a guest under a shadow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GuestMode {
+    /// None: linear addresses are guest-physical ones.
+    Off,
+    /// Linear addresses of 32 bits.
+    Legacy,
+    /// Long mode.
+    Long,
+}
 
 /// A CPU.
 #[derive(Debug, Default)]
@@ -23,9 +48,12 @@ pub(crate) struct Cpu {
     pub(crate) space: Option<Pfn>,
     /// The EPT in guest mode; `None` in root mode.
     pub(crate) ept: Option<Pfn>,
+    /// The shadow that it walks in guest mode instead.
+    pub(crate) shadow: Option<ShadowRoot>,
     pub(crate) linear: Tlb,
     pub(crate) guest: Tlb,
     pub(crate) combined: Tlb,
+    pub(crate) shadowed: Tlb,
     /// What VM entry loads: the VPID and CR3 of the guest. `None`: it runs without paging.
     pub(crate) context: Option<Context>,
     /// Flushes asked for and not done.
@@ -46,7 +74,7 @@ impl Owed {
     fn covers(self, kind: Kind, root: Pfn) -> bool {
         match (self.scope, kind) {
             (FlushScope::Primary { root: of, .. }, Kind::Linear)
-            | (FlushScope::Secondary { root: of }, Kind::GuestPhysical) => of == root,
+            | (FlushScope::Secondary { root: of }, Kind::GuestPhysical | Kind::Shadow) => of == root,
             (FlushScope::Secondary { root: of }, Kind::Combined) => of == root && !self.spares_combined,
             _ => false,
         }
@@ -62,6 +90,8 @@ pub enum Kind {
     GuestPhysical,
     /// gva → hpa, used in guest mode where the guest has paging.
     Combined,
+    /// gva → hpa, used in guest mode under a shadow.
+    Shadow,
 }
 
 /// A page whose translation was dropped.
@@ -78,12 +108,23 @@ impl Cpu {
             Kind::Linear => &mut self.linear,
             Kind::GuestPhysical => &mut self.guest,
             Kind::Combined => &mut self.combined,
+            Kind::Shadow => &mut self.shadowed,
         }
     }
 
     /// All caches.
-    pub(crate) fn tlbs(&self) -> [(Kind, &Tlb); 3] {
-        [(Kind::Linear, &self.linear), (Kind::GuestPhysical, &self.guest), (Kind::Combined, &self.combined)]
+    pub(crate) fn tlbs(&self) -> [(Kind, &Tlb); 4] {
+        [
+            (Kind::Linear, &self.linear),
+            (Kind::GuestPhysical, &self.guest),
+            (Kind::Combined, &self.combined),
+            (Kind::Shadow, &self.shadowed),
+        ]
+    }
+
+    /// Which translations an access by the guest uses, where it may be under a shadow.
+    pub(crate) fn used_for(&self, kind: Kind) -> Kind {
+        if kind == Kind::GuestPhysical && self.shadow.is_some() { Kind::Shadow } else { kind }
     }
 
     /// What the combined translations that the CPU uses now are tagged with.
@@ -101,15 +142,20 @@ impl Cpu {
 
     /// The tables that the CPU walks now.
     pub(crate) fn current(&self) -> Option<(Kind, Pfn)> {
-        match self.ept {
-            Some(root) => Some((Kind::GuestPhysical, root)),
-            None => self.space.map(|root| (Kind::Linear, root)),
+        match (self.shadow, self.ept) {
+            (Some(shadow), _) => Some((Kind::Shadow, shadow.root)),
+            (None, Some(root)) => Some((Kind::GuestPhysical, root)),
+            (None, None) => self.space.map(|root| (Kind::Linear, root)),
         }
     }
 
     /// Whether what the scope names can be used before the next transition.
     pub(crate) fn can_use(&self, scope: FlushScope) -> bool {
-        self.current() == Some(named(scope))
+        let current = match self.shadow {
+            Some(_) => self.ept.map(|root| (Kind::GuestPhysical, root)),
+            None => self.current(),
+        };
+        current == Some(named(scope))
     }
 
     pub(crate) fn owe(&mut self, owed: Owed) {
@@ -136,6 +182,10 @@ impl Cpu {
                 }
                 FlushScope::Secondary { root } => {
                     note(Kind::GuestPhysical, self.guest.flush(root));
+                    // The interrupt makes the guest exit.
+                    if let Some(shadow) = self.shadow.filter(|_| self.ept == Some(root)) {
+                        note(Kind::Shadow, self.shadowed.flush(shadow.root));
+                    }
                     if !owed.spares_combined {
                         note(Kind::Combined, self.combined.flush(root));
                     }
@@ -143,6 +193,13 @@ impl Cpu {
             }
         }
         dropped
+    }
+
+    /// What a transition drops.
+    pub(crate) fn forget_shadow(&mut self) -> Vec<Dropped> {
+        let Some(shadow) = self.shadow else { return Vec::new() };
+        let keys = self.shadowed.flush(shadow.root).into_iter();
+        keys.map(|Key { tag, page, .. }| Dropped { kind: Kind::Shadow, tag, page }).collect()
     }
 
     /// Whether a cached translation will be dropped before it can be used.
@@ -161,6 +218,8 @@ impl Cpu {
     }
 
     fn dooming(&self, kind: Kind, root: Pfn) -> impl Iterator<Item = FlushScope> + '_ {
+        // Flushes name a shadow by the root of the tables that it stands on.
+        let root = self.ept.filter(|_| kind == Kind::Shadow).unwrap_or(root);
         let covering = self.owed.iter().filter(move |owed| owed.covers(kind, root));
         covering.map(|owed| owed.scope).filter(|&scope| !self.can_use(scope))
     }

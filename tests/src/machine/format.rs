@@ -115,6 +115,15 @@ impl Format {
         bits & 0b10 != 0
     }
 
+    /// One of PAE's four pointers (SDM vol. 3A table 4-8), without caching bits.
+    pub(crate) const fn pointer(bits: u64) -> Raw {
+        match bits {
+            bits if bits & 1 == 0 => Raw::NotPresent,
+            bits if bits & !(FRAME | 1) != 0 => Raw::Malformed(bits),
+            bits => Raw::Table(Pfn::new((bits & FRAME) >> PAGE_SHIFT), true),
+        }
+    }
+
     pub(crate) fn decode(self, level: u8, bits: u64) -> Raw {
         if !self.present(bits) {
             return Raw::NotPresent;

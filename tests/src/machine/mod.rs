@@ -17,7 +17,7 @@ mod seams;
 mod tlb;
 
 pub use access::Fault;
-pub use cpu::Kind;
+pub use cpu::{GuestMode, Kind, ShadowRoot};
 pub use memory::POISON;
 pub use nested::GuestFault;
 pub use replay::Sight;
@@ -35,7 +35,7 @@ use mm::frames::{FrameMeta, Frames};
 use mm::{Access, CpuIndex};
 use mmu::{AccessedDirty, DeviceTlb};
 use paging::EntryRef;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, Weak};
 
@@ -68,6 +68,17 @@ pub struct Options {
     pub accessed_dirty: AccessedDirty,
     /// Whether CPUs speculate.
     pub speculation: Speculation,
+    /// Whether guests are under shadows.
+    pub paging: Paging,
+}
+
+/// How guests' addresses are translated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Paging {
+    /// By an EPT.
+    Ept,
+    /// By a shadow for each CPU, whose number is that of the virtual processor.
+    Shadow,
 }
 
 impl Default for Options {
@@ -78,6 +89,18 @@ impl Default for Options {
             quarantine: 1024,
             accessed_dirty: AccessedDirty::Hardware,
             speculation: Speculation::Off,
+            paging: Paging::Ept,
+        }
+    }
+}
+
+impl Options {
+    /// The same under the paging that was asked for. Aging finds no A bits under a shadow.
+    #[must_use]
+    pub fn with_chosen_paging(self) -> Self {
+        match Paging::chosen() {
+            Paging::Ept => self,
+            Paging::Shadow => Self { paging: Paging::Shadow, accessed_dirty: AccessedDirty::Absent, ..self },
         }
     }
 }
@@ -158,6 +181,8 @@ pub struct Machine {
     unaged_guests: AtomicBool,
     /// Where CPUs have set D in an EPT, by root: page-modification logging, whose buffers are never full here.
     writes: Mutex<BTreeSet<(Pfn, Gpa)>>,
+    /// By the root that a guest is named by, the shadows of its virtual processors.
+    shadows: Mutex<BTreeMap<Pfn, Vec<ShadowRoot>>>,
 }
 
 impl Machine {
@@ -195,6 +220,7 @@ impl Machine {
             counters: Counters::default(),
             unaged_guests: AtomicBool::new(false),
             writes: Mutex::default(),
+            shadows: Mutex::default(),
         }
     }
 
@@ -203,20 +229,32 @@ impl Machine {
         self.transition(cpu, |state| state.space = root);
     }
 
-    /// VM entry: the CPU runs a guest under this EPT.
+    /// VM entry: the CPU runs a guest under this EPT, or under the shadow that it has for this CPU.
     pub fn enter(&self, cpu: CpuIndex, ept: Pfn) {
-        self.transition(cpu, |state| state.ept = Some(ept));
+        let shadow = self.shadow_roots(ept).get(cpu.0).copied();
+        self.transition(cpu, |state| (state.ept, state.shadow) = (Some(ept), shadow));
     }
 
     /// VM exit.
     pub fn exit(&self, cpu: CpuIndex) {
-        self.transition(cpu, |state| state.ept = None);
+        self.transition(cpu, |state| (state.ept, state.shadow) = (None, None));
+    }
+
+    /// The guest of this root is under these shadows, one for each CPU.
+    pub fn set_shadows(&self, root: Pfn, shadows: Vec<ShadowRoot>) {
+        lock(&self.shadows).insert(root, shadows);
+    }
+
+    /// The shadows of the guest of a root.
+    pub fn shadow_roots(&self, root: Pfn) -> Vec<ShadowRoot> {
+        lock(&self.shadows).get(&root).cloned().unwrap_or_default()
     }
 
     fn transition(&self, cpu: CpuIndex, change: impl FnOnce(&mut Cpu)) {
         sync::switch_point();
         let mut state = self.cpu(cpu);
-        let dropped = state.pay();
+        let mut dropped = state.pay();
+        dropped.extend(state.forget_shadow());
         change(&mut state);
         self.refetch(cpu, &mut state, &dropped);
     }
@@ -321,7 +359,8 @@ impl Machine {
             let state = self.cpu(cpu);
             let mut structures = state.live_structures();
             let named = structures.any(|(_, key, named)| named.table == table || key.tag.root == table);
-            let current = state.space == Some(table) || state.ept == Some(table);
+            let shadow = state.shadow.is_some_and(|shadow| [shadow.root, shadow.pointers].contains(&table));
+            let current = state.space == Some(table) || state.ept == Some(table) || shadow;
             let tagged = state.live().any(|(_, key, _)| key.tag.root == table);
             if named || current || tagged {
                 self.report(Violation::FreedWhileWalkable { cpu: cpu.0, table });
@@ -397,6 +436,7 @@ impl Machine {
     /// Whether a CPU has cached a translation for the address, from tables that it uses now.
     pub fn has_cached(&self, cpu: CpuIndex, kind: Kind, address: u64) -> bool {
         let mut state = self.cpu(cpu);
+        let kind = state.used_for(kind);
         let tag = state.tag(kind);
         tag.is_some_and(|tag| state.tlb(kind).find(tag, address, Access::Read).is_some())
     }

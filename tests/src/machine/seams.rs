@@ -322,6 +322,16 @@ impl FrameMemory for Machine {
         self.transfer(frame, offset, bytes.len());
         self.memory.write_bytes(frame, offset, bytes);
     }
+
+    fn load_word(&self, frame: Pfn, word: u16) -> u64 {
+        self.transfer(frame, usize::from(word) * 8, 8);
+        self.memory.load(frame, word)
+    }
+
+    fn exchange_word(&self, frame: Pfn, word: u16, old: u64, new: u64) -> Result<(), u64> {
+        self.transfer(frame, usize::from(word) * 8, 8);
+        self.memory.compare_exchange(frame, word, old, new)
+    }
 }
 
 impl Shootdown for Machine {

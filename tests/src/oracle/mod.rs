@@ -19,7 +19,7 @@ mod secondary;
 mod walk;
 
 use crate::Violation;
-use crate::machine::{Format, Kind, Machine};
+use crate::machine::{Format, GuestMode, Kind, Machine, ShadowRoot};
 use addr::{PAGE_SHIFT, Pfn};
 use mm::{AddressSpace, File, Host, Mm};
 use mmu::{DeviceTlb, SecondaryMmu};
@@ -94,6 +94,15 @@ pub fn check(machine: &Machine, subjects: Subjects<'_>) -> Result<Census, Violat
             secondary::check(machine, &secondary.mmu, &tables, primary)?;
         }
         all.push((Kind::GuestPhysical, tables));
+        for ShadowRoot { root, mode, .. } in machine.shadow_roots(secondary.root) {
+            let tables = walk::walk(machine, machine.format(Kind::Shadow), root)?;
+            // Without paging of its own, a guest's linear addresses are guest-physical ones.
+            let primary = all.iter().find(|(kind, tables)| *kind == Kind::Linear && tables.root == of);
+            if let (Some((_, primary)), GuestMode::Off) = (primary, mode) {
+                secondary::check(machine, &secondary.mmu, &tables, primary)?;
+            }
+            all.push((Kind::Shadow, tables));
+        }
         secondary.mmu.check_coherence().map_err(Violation::Incoherent)?;
     }
     for tlb in subjects.devices {
@@ -105,7 +114,11 @@ pub fn check(machine: &Machine, subjects: Subjects<'_>) -> Result<Census, Violat
         }
         tlb.check_coherence().map_err(Violation::Incoherent)?;
     }
-    let spare = subjects.secondaries.iter().flat_map(|secondary| secondary.mmu.spare_tables()).collect();
+    let spare = subjects.secondaries.iter().flat_map(|secondary| secondary.mmu.spare_tables());
+    // Of the frames of shadows, those that are in none now, and what holds PAE's pointers.
+    let walked = |frame: &Pfn| all.iter().any(|(_, tables)| tables.tables.contains_key(frame));
+    let shadow = subjects.secondaries.iter().flat_map(|secondary| secondary.mmu.shadow_frames());
+    let spare = spare.chain(shadow.filter(|frame| !walked(frame))).collect();
     owned += check_tables(machine, &all, spare)?;
     let used = machine.frames().total() - machine.frames().free_count();
     if used != owned {

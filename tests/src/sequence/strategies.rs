@@ -6,7 +6,7 @@
 
 use super::Case;
 use super::step::{CALLBACKS, Range, Step, What};
-use crate::machine::{Options, Speculation};
+use crate::machine::{Options, Paging, Speculation};
 use crate::worlds::{
     ALIAS, ALIASED, ANNEX, Backing, IN_PLACE, Lost, Move, Reclaim, SHARED, SPACES, STORED, TABLES,
 };
@@ -248,7 +248,8 @@ pub(super) fn case() -> impl Strategy<Value = Case> {
     let options = (accessed_dirty, speculation, prop_oneof![Just(0u64), Just(600)], huge);
     options.prop_flat_map(|(accessed_dirty, speculation, quarantine, huge)| {
         let frames = if huge == Huge::Often { 10 * 1024 } else { 4 * 1024 };
-        let options = Options { frames, cpus: CPUS, quarantine, accessed_dirty, speculation };
+        let paging = Paging::Ept;
+        let options = Options { frames, cpus: CPUS, quarantine, accessed_dirty, speculation, paging };
         let late = prop_oneof![Just(None), (1..u64::MAX).prop_map(Some)];
         (select(&SLOTS), late, proptest::collection::vec(step(huge), 1..STEPS))
             .prop_map(move |(slots, late, steps)| Case { options, slots, late, steps })

@@ -182,7 +182,7 @@ impl Lateness {
         let address = address + u64::from(word) * 8;
         let found = match kind {
             Kind::Linear => machine.load_linear(cpu, Hva::new(address)).ok(),
-            Kind::GuestPhysical => machine.guest_load(cpu, Gpa::new(address)).ok(),
+            Kind::GuestPhysical | Kind::Shadow => machine.guest_load(cpu, Gpa::new(address)).ok(),
             Kind::Combined => machine.guest_load_linear(cpu, Gva::new(address)).ok(),
         };
         self.made.0 += 1;
@@ -195,7 +195,7 @@ impl Lateness {
         let address = address + u64::from(word) * 8;
         let done = match kind {
             Kind::Linear => machine.store_linear(cpu, Hva::new(address), value).ok(),
-            Kind::GuestPhysical => machine.guest_store(cpu, Gpa::new(address), value).ok(),
+            Kind::GuestPhysical | Kind::Shadow => machine.guest_store(cpu, Gpa::new(address), value).ok(),
             Kind::Combined => machine.guest_store_linear(cpu, Gva::new(address), value).ok(),
         };
         done.expect("a cached translation");

@@ -14,6 +14,7 @@ mod migrate;
 mod order;
 mod races;
 mod release;
+mod shadow;
 mod slots;
 
 use addr::PageSize;

@@ -2,10 +2,11 @@
 //! meanwhile.
 
 use crate::Outcome;
+use crate::bench::Plan;
 use crate::bench::{Bench, bytes};
 use crate::races::{finish, meanwhile};
 use crate::scenario::Scenario;
-use crate::shrink::{PAGES, WIDE, filled};
+use crate::shrink::{self, PAGES, filled};
 use mm::Advice;
 use paging::FlushScope;
 use std::sync::Arc;
@@ -17,6 +18,9 @@ use tests::machine::{Event, Skip};
 const CLUSTER: u64 = 16;
 
 /// Some of a cluster, old enough to go, and then used by both.
+/// Without A bits pages have left the guest before they are unmapped.
+const WIDE: Plan = Plan { needs_young: true, ..shrink::WIDE };
+
 pub(crate) const TOGETHER: Scenario = Scenario {
     name: "try_to_unmap_one: neighbours go together",
     plan: WIDE,

@@ -18,6 +18,7 @@ use tests::Violation;
 use tests::lab::{ARENA, Deaf, Verdict, gpage, page, pages};
 use tests::machine::{Machine, Options};
 use tests::oracle::{self, Census, Secondary, Subjects};
+use tests::paging::{resolve, secondary};
 
 /// Address spaces that a bench has CPUs for.
 const MOST_SPACES: usize = 3;
@@ -35,11 +36,13 @@ pub(crate) struct Plan {
     pub(crate) ram: u64,
     /// Whether EPT entries have A and D bits.
     pub(crate) accessed_dirty: AccessedDirty,
+    /// Whether what is shown needs A bits: then guests are under an EPT in any case.
+    pub(crate) needs_young: bool,
 }
 
 /// A small machine.
 pub(crate) const SMALL: Plan =
-    Plan { frames: 2048, swap: 16, ram: 16, accessed_dirty: AccessedDirty::Hardware };
+    Plan { frames: 2048, swap: 16, ram: 16, accessed_dirty: AccessedDirty::Hardware, needs_young: false };
 /// A machine for 2 MiB pages.
 pub(crate) const LARGE: Plan = Plan { frames: 8192, ram: 1536, ..SMALL };
 
@@ -82,6 +85,7 @@ impl Bench {
             accessed_dirty: plan.accessed_dirty,
             ..Options::default()
         };
+        let options = if plan.needs_young { options } else { options.with_chosen_paging() };
         let machine = Arc::new(Machine::new(options));
         let swap = Platter::new(&machine, plan.swap);
         let mm = Mm::new(Arc::clone(&machine), Some(Box::new(Swap(Arc::clone(&swap))))).expect("a zero page");
@@ -99,8 +103,7 @@ impl Bench {
 
     /// Gives an address space its guest and its CPUs.
     pub(crate) fn adopt(&self, space: Arc<AddressSpace<Machine>>) -> SpaceId {
-        let mmu = SecondaryMmu::new(Arc::clone(&space), self.plan.accessed_dirty).expect("a root");
-        let mmu = Arc::new(mmu);
+        let mmu = Arc::new(secondary(&self.machine, &space).expect("a root"));
         let root = mmu.root().expect("a new MMU has a root");
         let gfns = GfnRange::sized(Gfn::ZERO, self.plan.ram).expect("guest frames");
         mmu.add_slot(Slot::try_new(gfns, ARENA).expect("a slot")).expect("no other slot");
@@ -349,7 +352,7 @@ impl Bench {
 
     fn ept_violation(&self, space: &Space, index: u64, access: Access) -> Result<Verdict, Option<Verdict>> {
         self.machine.exit(space.guest_cpu);
-        let outcome = space.mmu.fault(gpage(index), access);
+        let outcome = resolve(&self.machine, &space.mmu, space.guest_cpu, (gpage(index), access));
         self.machine.enter(space.guest_cpu, space.root);
         match outcome {
             Ok(FaultOutcome::Mapped) => Err(None),

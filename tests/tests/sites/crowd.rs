@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use tests::lab::{gpage, page, pages};
 use tests::machine::Machine;
+use tests::paging::resolve;
 use tests::random::Random;
 
 /// Private pages 0 to 7, and four of a shared file behind them.
@@ -50,7 +51,7 @@ fn access(b: &Bench, space: &Space, who: Who, (index, word): (u64, u64), store: 
 
 fn ept_violation(b: &Bench, space: &Space, gpa: addr::Gpa, access: Access) -> Option<()> {
     b.machine.exit(space.guest_cpu);
-    let outcome = space.mmu.fault(gpa, access);
+    let outcome = resolve(&b.machine, &space.mmu, space.guest_cpu, (gpa, access));
     b.machine.enter(space.guest_cpu, space.root);
     match outcome {
         Ok(FaultOutcome::Mapped) => Some(()),

@@ -9,9 +9,13 @@ use mm::{Advice, Change, MapError, Protection, Remap, VmaKind};
 use mmu::{DeviceTlb, DirtyPages, LogBy, LogError};
 use std::sync::Arc;
 use tests::lab::{page, pages};
+use tests::machine::Paging;
 
-/// Each test is made with each.
-const WAYS: [LogBy; 2] = [LogBy::WriteFault, LogBy::Processor];
+/// Each test is made with each. Only an EPT has a processor's log.
+fn ways() -> impl Iterator<Item = LogBy> {
+    let by_processor = (Paging::chosen() == Paging::Ept).then_some(LogBy::Processor);
+    [LogBy::WriteFault].into_iter().chain(by_processor)
+}
 
 impl Bench {
     /// Begins the log of a guest's only slot.
@@ -58,7 +62,7 @@ fn logged(by: LogBy) -> Result<Bench, tests::Violation> {
 
 #[test]
 fn what_the_guest_writes_is_in_the_next_harvest_and_in_no_other() -> Outcome {
-    for by in WAYS {
+    for by in ways() {
         let b = logged(by)?;
         b.logs(&[1, 5], |b| {
             b.guest_writes(0, 5, 50)?;
@@ -80,7 +84,7 @@ fn what_the_guest_writes_is_in_the_next_harvest_and_in_no_other() -> Outcome {
 
 #[test]
 fn a_harvest_of_some_frames_leaves_the_others() -> Outcome {
-    for by in WAYS {
+    for by in ways() {
         let b = logged(by)?;
         b.fill(0, 0..8, 20)?;
         let dirty = b.harvest(0, GfnRange::new(Gfn::new(2), Gfn::new(5)));
@@ -95,7 +99,7 @@ fn a_harvest_of_some_frames_leaves_the_others() -> Outcome {
 
 #[test]
 fn a_harvest_costs_one_flush() -> Outcome {
-    for by in WAYS {
+    for by in ways() {
         let b = logged(by)?;
         b.fill(0, 0..8, 20)?;
         let before = b.machine.flushes();
@@ -112,7 +116,7 @@ fn a_harvest_costs_one_flush() -> Outcome {
 
 #[test]
 fn what_was_written_stays_in_the_log_when_its_entry_goes() -> Outcome {
-    for by in WAYS {
+    for by in ways() {
         let b = logged(by)?;
         b.logs(&[0, 1, 2], |b| {
             b.guest_writes(0, 0, 20)?;
@@ -135,7 +139,7 @@ fn what_was_written_stays_in_the_log_when_its_entry_goes() -> Outcome {
 
 #[test]
 fn what_goes_unwritten_is_in_the_log() -> Outcome {
-    for by in WAYS {
+    for by in ways() {
         let b = logged(by)?;
         b.logs(&[0], |b| b.does(0, "discard", |space| space.discard(page(0), bytes(1))))?;
         b.logs(&[1], |b| b.does(0, "munmap", |space| space.munmap(page(1), bytes(1))))?;
@@ -155,7 +159,7 @@ fn what_goes_unwritten_is_in_the_log() -> Outcome {
 
 #[test]
 fn a_page_that_madv_free_lets_go_is_in_the_log_when_it_goes() -> Outcome {
-    for by in WAYS {
+    for by in ways() {
         let b = logged(by)?;
         b.logs(&[], |b| b.does(0, "MADV_FREE", |space| space.madvise(page(0), bytes(2), Advice::Free)))?;
         b.logs(&[1], |b| {
@@ -171,7 +175,7 @@ fn a_page_that_madv_free_lets_go_is_in_the_log_when_it_goes() -> Outcome {
 
 #[test]
 fn pages_of_a_file_that_change_places_or_go_are_in_the_log() -> Outcome {
-    for by in WAYS {
+    for by in ways() {
         let b = Bench::new(SMALL);
         let (file, _) = b.disk_file(6);
         b.map(0, pages(0, 6), VmaKind::Shared(Arc::clone(&file), 0))?;
@@ -197,7 +201,7 @@ fn pages_of_a_file_that_change_places_or_go_are_in_the_log() -> Outcome {
 
 #[test]
 fn a_fork_changes_nothing_and_what_is_written_after_it_is_logged() -> Outcome {
-    for by in WAYS {
+    for by in ways() {
         let b = logged(by)?;
         b.guest_writes(0, 0, 20)?;
         let child = b.fork(0)?;
@@ -221,7 +225,7 @@ fn a_fork_changes_nothing_and_what_is_written_after_it_is_logged() -> Outcome {
 
 #[test]
 fn equal_pages_that_merge_are_not_logged_until_they_part() -> Outcome {
-    for by in WAYS {
+    for by in ways() {
         let b = logged(by)?;
         b.fill(0, 0..1, 70)?;
         b.fill(0, 1..2, 69)?;
@@ -240,7 +244,7 @@ fn equal_pages_that_merge_are_not_logged_until_they_part() -> Outcome {
 
 #[test]
 fn what_a_device_and_herald_write_is_logged() -> Outcome {
-    for by in WAYS {
+    for by in ways() {
         let b = logged(by)?;
         let space = Arc::clone(&b.space(0).space);
         let device = Arc::new(DeviceTlb::new(Arc::clone(&space)));
@@ -267,7 +271,7 @@ fn what_a_device_and_herald_write_is_logged() -> Outcome {
 
 #[test]
 fn a_huge_page_is_logged_by_base_pages() -> Outcome {
-    for by in WAYS {
+    for by in ways() {
         let b = Bench::new(LARGE);
         b.map_pages(0, 0, 1024)?;
         b.does(0, "MADV_HUGEPAGE", |space| space.madvise(page(0), bytes(1024), Advice::HugePage))?;
@@ -292,7 +296,7 @@ fn a_huge_page_is_logged_by_base_pages() -> Outcome {
 
 #[test]
 fn a_log_is_begun_once_and_ends() -> Outcome {
-    for by in WAYS {
+    for by in ways() {
         let b = logged(by)?;
         let mmu = Arc::clone(&b.space(0).mmu);
         assert_eq!(mmu.begin_log(Gfn::ZERO, by), Err(LogError::Logged(Gfn::ZERO)));
@@ -316,7 +320,7 @@ fn a_log_is_begun_once_and_ends() -> Outcome {
 
 #[test]
 fn a_guest_whose_space_is_gone_is_not_logged() -> Outcome {
-    for by in WAYS {
+    for by in ways() {
         let b = logged(by)?;
         let mmu = Arc::clone(&b.space(0).mmu);
         assert!(mmu.end_log(Gfn::ZERO));

@@ -1,7 +1,7 @@
 //! Patch site `try_to_unmap_one`: pages go to swap, and come back.
 
 use crate::Outcome;
-use crate::bench::{Bench, SMALL, bytes};
+use crate::bench::{Bench, Plan, SMALL, bytes};
 use crate::scenario::Scenario;
 use mm::{Advice, Host, Spared};
 use std::sync::atomic::Ordering;
@@ -10,7 +10,7 @@ use tests::lab::{Verdict, page};
 /// A guest that goes on after its pages went out, and Herald that touches them.
 pub(crate) const SWAP_OUT: Scenario = Scenario {
     name: "try_to_unmap_one: pages go out and come back",
-    plan: SMALL,
+    plan: Plan { needs_young: true, ..SMALL },
     prepare: |b| {
         b.map_pages(0, 0, 4)?;
         b.fill(0, 0..4, 10)
@@ -52,7 +52,7 @@ pub(crate) const YOUNG: Scenario = Scenario {
 /// A page of two spaces goes out of both.
 pub(crate) const SHARED: Scenario = Scenario {
     name: "try_to_unmap_one: a page of parent and child goes out of both",
-    plan: SMALL,
+    plan: Plan { needs_young: true, ..SMALL },
     prepare: |b| {
         b.map_pages(0, 0, 4)?;
         b.fill(0, 0..3, 10)?;

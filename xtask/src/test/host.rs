@@ -13,6 +13,9 @@ const RUNS: [&[&str]; 3] = [
     &["test", "--quiet", "--no-fail-fast", "--package", "sync", "--features", "loom", "--lib"],
 ];
 
+/// What is run once more with all guests under shadows (`tests/src/paging.rs`).
+const UNDER_SHADOWS: [&str; 6] = ["test", "--quiet", "--package", "tests", "--test", "sites"];
+
 /// Runs them, passing their output on.
 ///
 /// # Errors
@@ -20,13 +23,15 @@ const RUNS: [&[&str]; 3] = [
 pub(super) fn run() -> Result<Tally> {
     let mut tally = Tally::default();
     for arguments in RUNS {
-        tally.add(run_one(arguments)?);
+        tally.add(run_one(command(arguments))?);
     }
+    let mut shadows = command(&UNDER_SHADOWS);
+    shadows.env("HERALD_PAGING", "shadow");
+    tally.add(run_one(shadows)?);
     Ok(tally)
 }
 
-fn run_one(arguments: &[&str]) -> Result<Tally> {
-    let mut command = command(arguments);
+fn run_one(mut command: Command) -> Result<Tally> {
     let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
     let stdout = child.stdout.take().context("cargo has no standard output")?;
     let mut tally = Tally::default();

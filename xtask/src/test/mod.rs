@@ -14,6 +14,7 @@ mod nested;
 mod overcommit;
 mod random;
 mod scenario;
+mod shadow;
 mod smp;
 mod snapshots;
 mod stress;

@@ -5,6 +5,7 @@ use super::clones::CLONES;
 use super::merging::MERGING;
 use super::overcommit::OVERCOMMIT;
 use super::scenario::{Bound, Console, Scenario};
+use super::shadow::SHADOW;
 use super::smp::SMP;
 
 /// What a scenario has unless it says otherwise: a headless run without input that ends well.
@@ -20,12 +21,13 @@ pub(super) const PLAIN: Scenario = Scenario {
 };
 
 /// All of them; long ones first, so that two at a time end together.
-pub(super) const SCENARIOS: [&[Scenario]; 11] = [
+pub(super) const SCENARIOS: [&[Scenario]; 12] = [
     &LINUX,
     &SMP,
     &CLONES,
     &MERGING,
     &OVERCOMMIT,
+    &SHADOW,
     &BALLOON,
     &TEST_GUEST,
     &COHERENCE,
@@ -605,7 +607,13 @@ const BAD_INPUT: [Scenario; 9] = [
         ..PLAIN
     },
     Scenario { name: "unknown-option", args: &["--no-such-option"], status: 2, ..PLAIN },
-    Scenario { name: "not-yet", args: &["--paging", "shadow"], status: 2, stderr: &["not yet"], ..PLAIN },
+    Scenario {
+        name: "not-yet",
+        args: &["--paging", "shadow", "--vcpus", "2"],
+        status: 2,
+        stderr: &["not yet"],
+        ..PLAIN
+    },
     Scenario {
         name: "kernel-larger-than-guest",
         args: &["--kernel", "{bzimage}", "--memory", "4M"],

@@ -29,6 +29,12 @@ pub struct Exits {
     pub ept_fault: u64,
     /// EPT violations and misconfigurations that were device accesses.
     pub mmio: u64,
+    /// Page faults of a guest under a shadow that were the host's.
+    pub page_fault: u64,
+    /// Those that were its own.
+    pub guest_fault: u64,
+    /// INVLPG.
+    pub invlpg: u64,
     /// VMX preemption timer.
     pub preemption_timer: u64,
     /// Everything else.
@@ -51,6 +57,9 @@ impl Exits {
             wrmsr,
             ept_fault,
             mmio,
+            page_fault,
+            guest_fault,
+            invlpg,
             preemption_timer,
             other: rest,
         } = self;
@@ -66,6 +75,9 @@ impl Exits {
         *wrmsr += other.wrmsr;
         *ept_fault += other.ept_fault;
         *mmio += other.mmio;
+        *page_fault += other.page_fault;
+        *guest_fault += other.guest_fault;
+        *invlpg += other.invlpg;
         *preemption_timer += other.preemption_timer;
         *rest += other.other;
     }

@@ -42,6 +42,14 @@ pub trait FrameMemory {
     /// If they do not all lie in the page.
     fn write_bytes(&self, frame: Pfn, offset: usize, bytes: &[u8]);
 
+    /// Reads an aligned word of a base page, in one access.
+    fn load_word(&self, frame: Pfn, word: u16) -> u64;
+    /// Writes `new` where an aligned word of a base page holds `old`, in one access: a guest may write to it.
+    ///
+    /// # Errors
+    /// What the word held instead.
+    fn exchange_word(&self, frame: Pfn, word: u16, old: u64, new: u64) -> Result<(), u64>;
+
     /// Whether two base pages are equal. It is so afterwards only if nobody can write to either.
     fn equal(&self, a: Pfn, b: Pfn) -> bool {
         crate::merge::equal_by_pieces(self, a, b)

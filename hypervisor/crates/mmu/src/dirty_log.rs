@@ -25,9 +25,9 @@
 //! well (I12); and one more comes before the harvest, to have the CPUs come out with what they have noted.
 
 use crate::entry;
-use crate::secondary::SecondaryMmu;
+use crate::secondary::{Locked, SecondaryMmu};
 use crate::slots::Slot;
-use crate::tdp::{Tdp, resize};
+use crate::tdp::{Tdp, resize, spanned};
 use addr::{Gfn, GfnRange, Gpa, HvaRange, PAGE_SHIFT, PageSize};
 use alloc::vec;
 use alloc::vec::Vec;
@@ -35,7 +35,6 @@ use core::fmt;
 use mm::Host;
 use mutants::{Mutant, intact};
 use paging::{BlockBits, Cursor, EntryRef, EptEntry, Leaf, Level, TableEntry, View, Visit};
-use sync::InProgress;
 use sync::atomic::{AtomicU64, Ordering};
 
 /// How writes of the guest are seen.
@@ -263,7 +262,7 @@ impl<H: Host> SecondaryMmu<H> {
         self.logs.write().insert(log)?;
         self.logging.fetch_add(1, Ordering::Release);
         let seen = if intact(Mutant::LogProtectsNothing) { seen_by(by) } else { 0 };
-        let changed = tdp.watch(&*self.host, slot.gfns(), seen, &mut locked.in_progress);
+        let changed = tdp.watch(&*self.host, slot.gfns(), seen, &mut locked);
         if changed > 0 && intact(Mutant::NoFlushOfLogBegin) {
             self.flush(tdp);
         }
@@ -291,7 +290,7 @@ impl<H: Host> SecondaryMmu<H> {
         self.bring_in_logs(range);
         let mut locked = self.locked.write();
         let Some(tdp) = locked.tdp else { return pages };
-        let (logs, in_progress) = (self.logs.read(), &mut locked.in_progress);
+        let logs = self.logs.read();
         let mut changed = 0;
         for log in logs.iter() {
             let Some(part) = log.slot.gfns().intersection(&range) else { continue };
@@ -306,7 +305,7 @@ impl<H: Host> SecondaryMmu<H> {
                         .iter_mut()
                         .zip(bits)
                         .for_each(|(word, bits)| *word |= bits);
-                    changed += tdp.watch_block(&*self.host, block, (&bits, seen), in_progress);
+                    changed += tdp.watch_block(&*self.host, block, (&bits, seen), &mut locked);
                 }
                 block = block.add(BLOCK.base_pages());
             }
@@ -374,17 +373,19 @@ impl Tdp {
     /// Takes `seen` from every leaf that overlaps `range`; huge leaves go whole, and come back in base pages. How many have
     /// changed: the caller flushes.
     #[must_use = "entries that were narrowed are owed a flush (I6)"]
-    fn watch<H: Host>(self, host: &H, range: GfnRange, seen: u64, exclusive: &mut InProgress) -> u64 {
+    fn watch<H: Host>(self, host: &H, range: GfnRange, seen: u64, locked: &mut Locked) -> u64 {
         let (start, end) = (range.start().base().as_u64(), range.end().as_u64() << PAGE_SHIFT);
         let mut changed = 0;
-        for Visit { found, .. } in Cursor::<H, EptEntry>::new(host, self.root, start, end) {
+        for Visit { found, address } in Cursor::<H, EptEntry>::new(host, self.root, start, end) {
             if found.level > Level::Pt && intact(Mutant::LogKeepsHuge) {
-                entry::clear(host, found.at, found.entry, exclusive);
-                changed += 1;
+                entry::clear(host, found.at, found.entry, &mut locked.in_progress);
             } else if found.entry.bits() & seen != 0 {
-                entry::narrow(host, found.at, seen, exclusive);
-                changed += 1;
+                entry::narrow(host, found.at, seen, &mut locked.in_progress);
+            } else {
+                continue;
             }
+            locked.narrowed(host, spanned(address, found.level));
+            changed += 1;
         }
         changed
     }
@@ -397,7 +398,7 @@ impl Tdp {
         host: &H,
         block: Gfn,
         (bits, seen): (&BlockBits, u64),
-        exclusive: &mut InProgress,
+        locked: &mut Locked,
     ) -> u64 {
         let found = paging::walk_to::<EptEntry, H>(host, self.root, block.base().as_u64(), Level::Pd);
         let View::Table(table) = found.view() else { return 0 };
@@ -406,7 +407,8 @@ impl Tdp {
             let mut rest = word;
             while rest != 0 {
                 let index = first + rest.trailing_zeros() as u16;
-                entry::narrow(host, EntryRef::new(table, index), seen, exclusive);
+                entry::narrow(host, EntryRef::new(table, index), seen, &mut locked.in_progress);
+                locked.narrowed(host, spanned(block.add(u64::from(index)).base().as_u64(), Level::Pt));
                 rest &= rest - 1;
                 looked_at += 1;
             }

@@ -13,6 +13,7 @@
 //! `install` and `age` need the mmu lock's shared side only: CPUs that do so at the same time exchange what they have
 //! seen, and look again where it has changed. `clear` needs the exclusive side, so a leaf never goes under their hands.
 
+use crate::shadow::ShadowLeaf;
 use mutants::{Mutant, intact};
 use paging::{Entries, EntryRef, EptEntry, Found, Leaf, TableEntry, TableMemory, View};
 use sync::InProgress;
@@ -107,6 +108,22 @@ pub(crate) fn age<M: TableMemory>(memory: &M, found: &Found<EptEntry>) -> bool {
     }
     let entry = replace(memory, found.at, found.entry, EptEntry::aged);
     (Found { entry, ..*found }).leaf().is_some_and(|leaf| leaf.accessed)
+}
+
+/// Lets an empty entry of a shadow map what is mapped by a leaf that is there. The mmu lock is held exclusively, and the virtual
+/// processor whose shadow it is does not run.
+///
+/// # Panics
+/// If the entry is not empty (I5).
+pub(crate) fn derive<M: TableMemory>(memory: &M, at: EntryRef, leaf: ShadowLeaf) {
+    assert_eq!(memory.load(at), 0, "shadow entry {at:?} would come to map {leaf:?} while present (I5)");
+    memory.store(at, leaf.encode());
+}
+
+/// Empties an entry of a shadow. The mmu lock is held exclusively; the caller owes a flush, unless it acts for the virtual
+/// processor, which does not run.
+pub(crate) fn forget<M: TableMemory>(memory: &M, at: EntryRef) {
+    memory.store(at, 0);
 }
 
 /// One compare-exchange, repeated while the CPU sets A or D under our hands, or another one ages or allows more.

@@ -24,6 +24,7 @@ mod notify;
 mod observer;
 mod oracle;
 mod secondary;
+mod shadow;
 mod slots;
 mod spare;
 mod stats;
@@ -36,6 +37,10 @@ pub use dirty_log::{DirtyPages, LogBy, LogError};
 pub use observer::{Call, Observer};
 pub use oracle::Incoherence;
 pub use secondary::{FaultOutcome, MmuError, SecondaryMmu};
+pub use shadow::{
+    GuestPaging, GuestTables, LinearAccess, LinearFault, PageFault, Processor, ShadowLeaf, ShadowRoots,
+    Translation, WalkEnd, Width, walk,
+};
 pub use slots::{Slot, SlotError, Slots};
 pub use stats::{CallCounts, DeviceStats, DeviceStatsSnapshot, Stats, StatsSnapshot};
 pub use tdp::AccessedDirty;

@@ -3,7 +3,9 @@
 
 use crate::device_tlb::DeviceEntry;
 use crate::dirty_log::{LogBy, Logs};
-use crate::secondary::SecondaryMmu;
+use crate::secondary::{Locked, SecondaryMmu};
+use crate::shadow::{Shadow, ShadowLeaf};
+use crate::tdp::resize;
 use addr::{Gfn, Hva, PageSize, Pfn};
 use alloc::vec::Vec;
 use core::fmt;
@@ -52,6 +54,22 @@ pub enum Incoherence {
         /// What is mapped there.
         entry: Leaf,
     },
+    /// A leaf of a shadow does not stand on one of the MMU, or allows more than that.
+    Groundless {
+        /// The guest frame.
+        gfn: Gfn,
+        /// What the shadow maps.
+        entry: ShadowLeaf,
+        /// What the MMU maps there.
+        ground: Option<Leaf>,
+    },
+    /// A leaf of a shadow that the chain of its guest frame does not have.
+    Unchained {
+        /// The guest frame.
+        gfn: Gfn,
+        /// What the shadow maps.
+        entry: ShadowLeaf,
+    },
     /// A device TLB's entry maps what the primary tables do not, or allows more than they do.
     DeviceDiffers {
         /// The entry.
@@ -81,6 +99,12 @@ impl fmt::Display for Incoherence {
             Self::FreeFrame { gfn, pfn } => write!(f, "{gfn} maps the free frame {pfn}"),
             Self::WritableClean { gfn, pfn } => write!(f, "{gfn} maps the clean frame {pfn} writable (I7)"),
             Self::Unlogged { gfn, entry } => write!(f, "{gfn} maps {entry:?}, and the log does not know it"),
+            Self::Groundless { gfn, entry, ground } => {
+                write!(f, "a shadow maps {entry:?} for {gfn}, but {ground:?} is mapped")
+            }
+            Self::Unchained { gfn, entry } => {
+                write!(f, "a shadow maps {entry:?} for {gfn}, which its reverse map does not know")
+            }
             Self::DeviceDiffers { entry, primary } => {
                 write!(
                     f,
@@ -104,9 +128,9 @@ impl<H: Host> SecondaryMmu<H> {
         let slots = self.slots.read();
         // Exclusive: no fault changes the tables meanwhile.
         let locked = self.locked.write();
-        let Some(tdp) = locked.tdp else { return Ok(0) };
+        let mut checked = self.check_shadows(&locked)?;
+        let Some(tdp) = locked.tdp else { return Ok(checked) };
         let logs = self.logs.read();
-        let mut checked = 0;
         for visit in Cursor::<H, EptEntry>::new(&self.host, tdp.root, 0, 1 << 48) {
             let Some(entry) = visit.found.leaf() else { continue };
             let gfn = addr::Gpa::new(visit.address).gfn();
@@ -114,6 +138,23 @@ impl<H: Host> SecondaryMmu<H> {
             self.check_leaf(gfn, slot.hva_of(gfn), entry)?;
             if misses(&logs, gfn, &entry) {
                 return Err(Incoherence::Unlogged { gfn, entry });
+            }
+            checked += 1;
+        }
+        Ok(checked)
+    }
+
+    /// Every leaf of a shadow stands on a leaf, with the same frame and no more rights, and is found by its guest frame.
+    fn check_shadows(&self, locked: &Locked) -> Result<u64, Incoherence> {
+        let mut checked = 0;
+        for (gfn, entry, chained) in locked.shadows.iter().flat_map(|shadow| shadow.leaves(&*self.host)) {
+            if !chained {
+                return Err(Incoherence::Unchained { gfn, entry });
+            }
+            let ground = locked.tdp.and_then(|tdp| tdp.walk(&*self.host, gfn).leaf());
+            let leaf = ground.map(|leaf| resize(leaf, gfn, PageSize::Size4K));
+            if !leaf.is_some_and(|leaf| leaf.pfn == entry.pfn && (leaf.rights.write || !entry.write)) {
+                return Err(Incoherence::Groundless { gfn, entry, ground });
             }
             checked += 1;
         }
@@ -156,6 +197,11 @@ impl<H: Host> SecondaryMmu<H> {
     /// Tables that wait for their next use.
     pub fn spare_tables(&self) -> Vec<Pfn> {
         self.locked.read().spare.all(&*self.host)
+    }
+
+    /// Frames that the shadows are made of.
+    pub fn shadow_frames(&self) -> Vec<Pfn> {
+        self.locked.read().shadows.iter().flat_map(Shadow::frames).collect()
     }
 
     /// Guest frames that have an entry of their own size, for reports.

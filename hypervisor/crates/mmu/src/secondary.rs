@@ -12,6 +12,7 @@
 
 use crate::dirty_log::Logs;
 use crate::entry::Installed;
+use crate::shadow::Shadow;
 use crate::slots::{Slot, SlotError, Slots};
 use crate::spare::{Spare, supply};
 use crate::stats::{Stats, add, count};
@@ -32,6 +33,22 @@ pub(crate) struct Locked {
     pub(crate) tdp: Option<Tdp>,
     pub(crate) in_progress: InProgress,
     pub(crate) spare: Spare,
+    /// Of each virtual processor, where the real one walks no EPT.
+    pub(crate) shadows: Vec<Shadow>,
+}
+
+impl Locked {
+    /// Leaves that map these guest frames are going, or lose rights: no shadow maps them any more. The caller flushes.
+    pub(crate) fn forget<H: Host>(&mut self, host: &H, gfns: GfnRange) {
+        self.shadows.iter_mut().for_each(|shadow| shadow.forget(host, gfns));
+    }
+
+    /// The same, where the dirty log took rights from leaves.
+    pub(crate) fn narrowed<H: Host>(&mut self, host: &H, gfns: GfnRange) {
+        if intact(Mutant::LogLeavesShadow) {
+            self.forget(host, gfns);
+        }
+    }
 }
 
 /// The secondary MMU of one guest, a subscriber of its host address space.
@@ -126,7 +143,12 @@ impl<H: Host> SecondaryMmu<H> {
             sequence: InvalidationSequence::new(),
             locked: RwLock::new(
                 Rank::Mmu,
-                Locked { tdp: Some(tables), in_progress: InProgress::new(), spare: Spare::new() },
+                Locked {
+                    tdp: Some(tables),
+                    in_progress: InProgress::new(),
+                    spare: Spare::new(),
+                    shadows: Vec::new(),
+                },
             ),
             logs: RwLock::new(Rank::DirtyLog, Logs::default()),
             logging: AtomicU64::new(0),
@@ -325,7 +347,11 @@ impl<H: Host> Drop for SecondaryMmu<H> {
         if self.root().is_some() && intact(Mutant::NoFlushOfDroppedTables) {
             self.tables.flush(&*self.host);
         }
-        self.locked.write().spare.push(&*self.host, (self.tables.root, Level::ROOT));
+        let mut locked = self.locked.write();
+        locked.spare.push(&*self.host, (self.tables.root, Level::ROOT));
+        let shadows = core::mem::take(&mut locked.shadows);
+        drop(locked);
+        shadows.iter().flat_map(Shadow::frames).for_each(|frame| self.host.free_table(frame));
         while let Some(table) = self.take_spare() {
             self.host.free_table(table);
         }

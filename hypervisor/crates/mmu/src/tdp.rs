@@ -8,6 +8,7 @@ use crate::secondary::Locked;
 use addr::{Gfn, GfnRange, PAGE_SHIFT, PageSize, Pfn};
 use mm::Host;
 use mm::frames::Uses;
+use mutants::{Mutant, intact};
 use paging::{
     BlockBits, Cursor, Entries, EntryRef, EptEntry, FlushScope, Found, Leaf, Level, TableEntry, TableReserve,
     View,
@@ -181,6 +182,12 @@ fn next_smaller(size: PageSize) -> PageSize {
     }
 }
 
+/// The guest frames that an entry spans.
+pub(crate) fn spanned(address: u64, level: Level) -> GfnRange {
+    let first = Gfn::new((address & !(level.span() - 1)) >> PAGE_SHIFT);
+    GfnRange::new(first, first.add(level.span() >> PAGE_SHIFT))
+}
+
 fn zap_below<H: Host>(
     host: &H,
     (table, level): (Pfn, Level),
@@ -204,6 +211,9 @@ fn zap_below<H: Host>(
             (View::Empty | View::Note(_), _) => 0,
             (view, below) => {
                 entry::clear(host, at, entry, &mut locked.in_progress);
+                if intact(Mutant::ZapLeavesShadow) {
+                    locked.forget(host, spanned(address, level));
+                }
                 if let (View::Table(child), Some(below)) = (view, below) {
                     locked.spare.push(host, (child, below));
                 }

@@ -86,6 +86,14 @@ impl FrameMemory for Memory {
     fn poison(&self, _: Pfn, _: PageSize) {}
     fn read_bytes(&self, _: Pfn, _: usize, _: &mut [u8]) {}
     fn write_bytes(&self, _: Pfn, _: usize, _: &[u8]) {}
+
+    fn load_word(&self, _: Pfn, _: u16) -> u64 {
+        0
+    }
+
+    fn exchange_word(&self, _: Pfn, _: u16, _: u64, _: u64) -> Result<(), u64> {
+        Ok(())
+    }
 }
 
 impl Shootdown for Memory {

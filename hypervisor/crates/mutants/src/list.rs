@@ -167,6 +167,12 @@ mutants! {
     SlotRemovalZapsNothing,
     /// EPT: a slot is out of sight before its entries are gone
     SlotRemovedBeforeZap,
+    /// shadow: what stands on a leaf that is zapped stays
+    ZapLeavesShadow,
+    /// shadow: what stands on a leaf that the dirty log narrows stays writable
+    LogLeavesShadow,
+    /// shadow: a leaf that the guest's tables let it write may be written, whatever it stands on
+    ShadowAllowsMore,
     /// EPT without A bits: aging does not zap
     AgingWithoutBitsZapsNothing,
     /// device TLB: begin zaps nothing

@@ -39,6 +39,7 @@ pub struct Event {
 
 const VALID: u32 = 1 << 31;
 const HAS_ERROR_CODE: u32 = 1 << 11;
+const PAGE_FAULT: u8 = 14;
 
 impl Event {
     /// An external interrupt.
@@ -55,10 +56,36 @@ impl Event {
 
     /// #UD.
     pub const INVALID_OPCODE: Self = Self::exception(6, None);
+    /// #DF.
+    pub const DOUBLE_FAULT: Self = Self::exception(8, Some(0));
     /// #GP(0).
     pub const GENERAL_PROTECTION: Self = Self::exception(13, Some(0));
     /// NMI.
     pub const NMI: Self = Self { kind: EventKind::Nmi, vector: 2, error_code: None };
+
+    /// #PF.
+    #[must_use]
+    pub const fn page_fault(error_code: u32) -> Self {
+        Self::exception(PAGE_FAULT, Some(error_code))
+    }
+
+    /// Whether this is #PF.
+    #[must_use]
+    pub const fn is_page_fault(self) -> bool {
+        matches!(self.kind, EventKind::Exception) && self.vector == PAGE_FAULT
+    }
+
+    /// What a page fault during the delivery of this event comes to (SDM vol. 3A table 6-5): itself, a double fault, or, where this
+    /// was one, `None`: the end.
+    #[must_use]
+    pub const fn then_page_fault(self, error_code: u32) -> Option<Self> {
+        match (self.kind, self.vector) {
+            (EventKind::Exception, 8) => None,
+            // #DE, #TS, #NP, #SS, #GP, #PF.
+            (EventKind::Exception, 0 | 10..=14) => Some(Self::DOUBLE_FAULT),
+            _ => Some(Self::page_fault(error_code)),
+        }
+    }
 
     /// Reads an information field and its error-code field; `None` where it is not valid.
     #[must_use]
@@ -107,7 +134,17 @@ mod tests {
         }
         assert_eq!(Event::decode(0x30, 0), None);
         let page_fault = Event::decode(0x8000_0b0e, 2);
-        assert_eq!(page_fault, Some(Event::exception(14, Some(2))));
+        assert_eq!(page_fault, Some(Event::page_fault(2)));
         assert!(Event { kind: EventKind::SoftwareException, vector: 3, error_code: None }.needs_length());
+    }
+
+    #[test]
+    fn a_page_fault_during_a_delivery() {
+        let plain = Some(Event::page_fault(2));
+        assert_eq!(Event::external(14).then_page_fault(2), plain);
+        assert_eq!(Event::INVALID_OPCODE.then_page_fault(2), plain);
+        assert_eq!(Event::page_fault(1).then_page_fault(2), Some(Event::DOUBLE_FAULT));
+        assert_eq!(Event::GENERAL_PROTECTION.then_page_fault(2), Some(Event::DOUBLE_FAULT));
+        assert_eq!(Event::DOUBLE_FAULT.then_page_fault(2), None);
     }
 }

@@ -37,6 +37,8 @@ pub enum Exit {
     Hlt,
     /// INVD, WBINVD: caches are coherent, nothing to do.
     CacheFlush,
+    /// INVLPG of this linear address, which need not be canonical.
+    Invlpg(u64),
     /// RDPMC.
     Rdpmc,
     /// VMCALL.
@@ -173,6 +175,7 @@ impl Exit {
             11 => Self::Getsec,
             12 => Self::Hlt,
             13 | 54 => Self::CacheFlush,
+            14 => Self::Invlpg(vmread(Field::ExitQualification)),
             15 => Self::Rdpmc,
             18 => Self::Vmcall,
             19..=27 | 50 | 53 | 59 => Self::VmxInstruction,

@@ -23,3 +23,4 @@ pub mod exit;
 pub mod field;
 pub mod instruction_error;
 pub mod msr;
+pub mod registers;

@@ -80,8 +80,8 @@ const TABLE: [Row; 23] = [
     // KVM wall clock and system time.
     one(0x4b56_4d00, Policy::KvmWallClock),
     one(0x4b56_4d01, Policy::KvmSystemTime),
-    // EFER: in the VMCS; the processor keeps the entry control in step with LMA.
-    one(0xc000_0080, Policy::Pass),
+    // EFER: in the VMCS; the processor keeps the entry control in step with LMA. Under a shadow it exits.
+    one(EFER, Policy::Pass),
     // STAR, LSTAR, CSTAR, FMASK: Herald never executes SYSCALL, so the guest's stay loaded while it has the CPU.
     Row { first: 0xc000_0081, last: 0xc000_0084, policy: Policy::Pass },
     // FS_BASE, GS_BASE: in the VMCS.
@@ -140,6 +140,17 @@ pub fn pass_virtual_apic(bitmap: &mut [u8; BITMAP_BYTES]) {
     }
 }
 
+/// IA32_EFER.
+pub const EFER: u32 = 0xc000_0080;
+
+/// Has accesses to IA32_EFER exit, where the guest does not have the processor's.
+pub fn keep_efer(bitmap: &mut [u8; BITMAP_BYTES]) {
+    if let Some((byte, bit)) = bitmap_place(EFER) {
+        bitmap[byte] |= bit;
+        bitmap[byte + WRITES] |= bit;
+    }
+}
+
 /// Byte and bit of an MSR in the read half.
 const fn bitmap_place(msr: u32) -> Option<(usize, u8)> {
     let (offset, base) = if msr < LOW {
@@ -154,7 +165,9 @@ const fn bitmap_place(msr: u32) -> Option<(usize, u8)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{BITMAP_BYTES, Policy, TSC_AUX, fill_bitmap, is_legal, pass_virtual_apic, policy};
+    use super::{
+        BITMAP_BYTES, EFER, Policy, TSC_AUX, fill_bitmap, is_legal, keep_efer, pass_virtual_apic, policy,
+    };
     use std::vec::Vec;
 
     fn exits(bitmap: &[u8; BITMAP_BYTES], msr: u32, write: bool) -> bool {
@@ -202,6 +215,15 @@ mod tests {
         assert!(!exits(0x10, false) && exits(0x10, true), "the TSC can be read, not written");
         assert!(exits(0x1b, false) && exits(0x830, true), "the APIC is a model");
         assert!(exits(0x481, false), "VMX capabilities are hidden");
+    }
+
+    #[test]
+    fn efer_can_be_kept() {
+        let mut bitmap = [0; BITMAP_BYTES];
+        fill_bitmap(&mut bitmap);
+        assert!(!exits(&bitmap, EFER, false) && !exits(&bitmap, EFER, true));
+        keep_efer(&mut bitmap);
+        assert!(exits(&bitmap, EFER, false) && exits(&bitmap, EFER, true));
     }
 
     #[test]

@@ -41,7 +41,7 @@ use mmu::AccessedDirty;
 use models::{Bounds, Program, Word, frame_of, in_memory, map};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tests::lab::{Lab, page};
-use tests::machine::{Options, Speculation};
+use tests::machine::{Options, Paging, Speculation};
 use tests::worlds::{Backing, SPACES, STORED, With, World};
 
 /// The word that everybody works on, and what it is at first.
@@ -59,6 +59,7 @@ const MACHINE: Options = Options {
     quarantine: 16,
     accessed_dirty: AccessedDirty::Hardware,
     speculation: Speculation::AfterFlush,
+    paging: Paging::Ept,
 };
 
 /// A bench with two pages of memory that a guest sees; nothing was touched.

@@ -1,0 +1,73 @@
+//! Entries of shadow tables: what CR3 of a guest without EPT points to (SDM vol. 3A tables 4-8 to 4-11, 4-15 to 4-20). The
+//! same for four levels and for PAE, but for the four pointers at PAE's top.
+//!
+//! ```text
+//!  63   62      52 51                    12 11 ..  8  7  6  5  4  3  2  1  0
+//!  XD   (0)         frame                    0     0  .  D  A  0  0  US RW  P      write-back by PAT's first entry
+//! ```
+//!
+//! Rights are those of the leaf: entries that name tables allow everything. A and D are set from the start, so that the
+//! processor never writes an entry.
+
+use addr::Pfn;
+
+const PRESENT: u64 = 1 << 0;
+const WRITABLE: u64 = 1 << 1;
+const USER: u64 = 1 << 2;
+const ACCESSED: u64 = 1 << 5;
+const DIRTY: u64 = 1 << 6;
+const NO_EXECUTE: u64 = 1 << 63;
+const FRAME: u64 = 0x000f_ffff_ffff_f000;
+
+/// What a leaf of a shadow maps: a base page, whatever the guest's is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ShadowLeaf {
+    /// The frame.
+    pub pfn: Pfn,
+    /// Stores.
+    pub write: bool,
+    /// Accesses with the rights of CPL 3.
+    pub user: bool,
+    /// Fetches.
+    pub execute: bool,
+}
+
+impl ShadowLeaf {
+    pub(crate) const fn encode(self) -> u64 {
+        let mut bits = self.pfn.base().as_u64() | PRESENT | ACCESSED | DIRTY;
+        if self.write {
+            bits |= WRITABLE;
+        }
+        if self.user {
+            bits |= USER;
+        }
+        if !self.execute {
+            bits |= NO_EXECUTE;
+        }
+        bits
+    }
+
+    pub(crate) const fn decode(bits: u64) -> Option<Self> {
+        if bits & PRESENT == 0 {
+            return None;
+        }
+        Some(Self {
+            pfn: Pfn::new((bits & FRAME) >> addr::PAGE_SHIFT),
+            write: bits & WRITABLE != 0,
+            user: bits & USER != 0,
+            execute: bits & NO_EXECUTE == 0,
+        })
+    }
+}
+
+/// An entry that names a table.
+pub(crate) const fn table(table: Pfn) -> u64 {
+    table.base().as_u64() | PRESENT | WRITABLE | USER | ACCESSED
+}
+
+/// One of PAE's four pointers: it has no rights, and no A.
+pub(crate) const fn pointer(directory: Pfn) -> u64 {
+    directory.base().as_u64() | PRESENT
+}
+
+const _: () = assert!(FRAME & (NO_EXECUTE | DIRTY | ACCESSED | USER | WRITABLE | PRESENT) == 0);

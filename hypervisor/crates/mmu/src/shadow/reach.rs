@@ -1,0 +1,76 @@
+//! A guest's tables, reached through the tables of its MMU, entry by entry, as a processor with EPT reaches them (SDM vol. 3C
+//! 28.3.1): a frame is used under the mmu lock, and only while a leaf maps it, so it is the guest's (I6). An entry is written only
+//! through a leaf that may be written, which the host was asked for: copied on write, dirty, logged.
+
+use super::walk::{GuestTables, Width};
+use crate::secondary::{FaultOutcome, MmuError, SecondaryMmu};
+use crate::tdp::resize;
+use addr::{Gpa, PageSize, Pfn};
+use mm::{Access, Host};
+
+/// The memory of a guest.
+pub(super) struct Reached<'m, H: Host>(pub(super) &'m SecondaryMmu<H>);
+
+impl<H: Host> Reached<'_, H> {
+    /// Works on the frame that is mapped at an address; `None` where there is no RAM.
+    fn on_frame<R>(
+        &self,
+        at: Gpa,
+        access: Access,
+        work: impl Fn(&H, Pfn) -> R,
+    ) -> Result<Option<R>, MmuError> {
+        let mmu = self.0;
+        loop {
+            let locked = mmu.locked.read();
+            let leaf = locked.tdp.and_then(|tdp| tdp.walk(&*mmu.host, at.gfn()).leaf());
+            if let Some(leaf) = leaf.filter(|leaf| access == Access::Read || leaf.rights.write) {
+                return Ok(Some(work(&mmu.host, resize(leaf, at.gfn(), PageSize::Size4K).pfn)));
+            }
+            drop(locked);
+            if mmu.fault(at, access)? == FaultOutcome::NotRam {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+/// Where an aligned entry is in its page: the word, and how far to shift that.
+const fn place(at: Gpa) -> (u16, u32) {
+    let offset = at.offset_in(PageSize::Size4K);
+    ((offset / 8) as u16, (offset % 8 * 8) as u32)
+}
+
+const fn mask(width: Width) -> u64 {
+    match width {
+        Width::Bits32 => 0xffff_ffff,
+        Width::Bits64 => u64::MAX,
+    }
+}
+
+impl<H: Host> GuestTables for Reached<'_, H> {
+    type Error = MmuError;
+
+    fn load(&self, at: Gpa, width: Width) -> Result<u64, MmuError> {
+        let (word, shift) = place(at);
+        let found = self.on_frame(at, Access::Read, |host, frame| host.load_word(frame, word) >> shift)?;
+        Ok(found.unwrap_or(u64::MAX) & mask(width))
+    }
+
+    fn exchange(&self, at: Gpa, width: Width, old: u64, new: u64) -> Result<bool, MmuError> {
+        let (word, shift) = place(at);
+        let mask = mask(width) << shift;
+        let done = self.on_frame(at, Access::Write, |host, frame| {
+            let mut now = host.load_word(frame, word);
+            while now & mask == old << shift {
+                match host.exchange_word(frame, word, now, now & !mask | new << shift) {
+                    Ok(()) => return true,
+                    // Perhaps the other half.
+                    Err(other) => now = other,
+                }
+            }
+            false
+        })?;
+        // A hole keeps nothing.
+        Ok(done.unwrap_or(true))
+    }
+}

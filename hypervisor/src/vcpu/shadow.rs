@@ -1,0 +1,150 @@
+//! Registers of a virtual processor under a shadow: what its guest has written is here and in the VMCS' read shadows, and its
+//! processor has what the shadow needs (`vmxdefs::registers`).
+//!
+//! ```text
+//!   guest: MOV to CR0, CR3, CR4, WRMSR of EFER ─► exit ─► Registers ─► load_shadow: CR0, CR3, CR4, EFER, entry control of the VMCS
+//!   guest: CLTS, MOV to CR4 of what is passed  ─► the processor ─► guest_registers: brought together
+//! ```
+
+use super::Vcpu;
+use crate::vmx::{CR0_OWNED, CR4_OWNED, PAGE_FAULTS, VmcsError};
+use mmu::{GuestPaging, Processor, ShadowRoots};
+use raw_cpuid::CpuId;
+use vmxdefs::controls::EntryControls;
+use vmxdefs::field::{Field, Segment};
+use vmxdefs::registers::{CR0_PASSED, CR4_KEPT, Circumstances, Registers};
+
+/// Physical addresses where CPUID does not tell (SDM vol. 3A 4.1.4).
+const PHYSICAL_BITS: u8 = 36;
+const POINTERS: [Field; 4] = [Field::GuestPdpte0, Field::GuestPdpte1, Field::GuestPdpte2, Field::GuestPdpte3];
+
+/// What a virtual processor under a shadow has besides.
+pub(super) struct Shadowed {
+    roots: ShadowRoots,
+    registers: Registers,
+    physical_bits: u8,
+    gigantic_pages: bool,
+}
+
+impl Shadowed {
+    /// # Errors
+    /// [`VmcsError::HighRoot`].
+    pub(super) fn new(roots: ShadowRoots) -> Result<Self, VmcsError> {
+        // CR3 has 32 bits outside long mode.
+        if roots.legacy.base().as_u64() >> 32 != 0 {
+            return Err(VmcsError::HighRoot(roots.legacy));
+        }
+        let sizes = CpuId::new().get_processor_capacity_feature_info();
+        Ok(Self {
+            roots,
+            registers: Registers::default(),
+            physical_bits: sizes.map_or(PHYSICAL_BITS, |sizes| sizes.physical_address_bits()),
+            gigantic_pages: crate::cpu::has_gigantic_pages(),
+        })
+    }
+}
+
+impl Vcpu {
+    /// Whether it is under a shadow.
+    pub(crate) fn is_shadowed(&self) -> bool {
+        self.shadow.is_some()
+    }
+
+    /// Its number among its guest's shadows.
+    pub(crate) fn processor(&self) -> Processor {
+        Processor(self.id.0 as usize)
+    }
+
+    /// CR0, CR3, CR4 and EFER as the guest has them.
+    pub(crate) fn guest_registers(&self) -> Registers {
+        let read = |field| self.vmcs.read(field);
+        let Some(shadow) = &self.shadow else {
+            return Registers {
+                cr0: read(Field::GuestCr0),
+                cr3: read(Field::GuestCr3),
+                cr4: read(Field::GuestCr4),
+                efer: read(Field::GuestEfer),
+                pdptes: POINTERS.map(read),
+            };
+        };
+        let registers = shadow.registers;
+        Registers {
+            cr0: registers.cr0 & !CR0_PASSED | read(Field::GuestCr0) & CR0_PASSED,
+            cr4: registers.cr4 & CR4_KEPT | read(Field::GuestCr4) & !CR4_KEPT,
+            ..registers
+        }
+    }
+
+    /// What its addresses are translated by.
+    pub(crate) fn guest_paging(&self) -> GuestPaging {
+        let Registers { cr0, cr3, cr4, efer, pdptes } = self.guest_registers();
+        let (physical_bits, gigantic_pages) = match &self.shadow {
+            Some(shadow) => (shadow.physical_bits, shadow.gigantic_pages),
+            None => (PHYSICAL_BITS, false),
+        };
+        GuestPaging { cr0, cr3, cr4, efer, pdptes, physical_bits, gigantic_pages }
+    }
+
+    /// A field of the VMCS as the guest would have it under an EPT: what a copy of it goes on from, under whatever paging.
+    pub(super) fn guest_field(&self, field: Field) -> u64 {
+        if !self.is_shadowed() {
+            return self.vmcs.read(field);
+        }
+        let registers = self.guest_registers();
+        let pointer = POINTERS.iter().position(|pointer| *pointer == field);
+        match field {
+            Field::GuestCr0 => registers.cr0 | CR0_OWNED,
+            Field::Cr0Shadow => registers.cr0,
+            Field::GuestCr3 => registers.cr3,
+            Field::GuestCr4 => registers.cr4 | CR4_OWNED,
+            Field::Cr4Shadow => registers.cr4,
+            Field::GuestEfer => registers.efer,
+            Field::ExceptionBitmap => 0,
+            field => pointer.map_or_else(|| self.vmcs.read(field), |number| registers.pdptes[number]),
+        }
+    }
+
+    /// The registers that such fields tell of, as they were written to the VMCS. What Herald keeps is no bit of the guest's, unless the
+    /// read shadow has it.
+    pub(super) fn written_registers(&self) -> Registers {
+        let read = |field| self.vmcs.read(field);
+        Registers {
+            cr0: read(Field::GuestCr0) & !CR0_OWNED | read(Field::Cr0Shadow) & CR0_OWNED,
+            cr3: read(Field::GuestCr3),
+            cr4: read(Field::GuestCr4) & !CR4_OWNED,
+            efer: read(Field::GuestEfer),
+            pdptes: POINTERS.map(read),
+        }
+    }
+
+    /// What decides whether a write to one of these registers is legal.
+    pub(crate) fn circumstances(&self) -> Circumstances {
+        Circumstances {
+            long_code: self.vmcs.read(Segment::Cs.fields()[3]) & 1 << 13 != 0,
+            cr4: self.vmcs.capabilities().cr4,
+            physical_bits: self.shadow.as_ref().map_or(PHYSICAL_BITS, |shadow| shadow.physical_bits),
+        }
+    }
+
+    /// Gives the processor what it has to have where the guest has these registers. Under an EPT nothing happens.
+    pub(crate) fn load_shadow(&mut self, registers: Registers) {
+        let Some(shadow) = &mut self.shadow else { return };
+        shadow.registers = registers;
+        let root = if registers.is_long() { shadow.roots.long } else { shadow.roots.legacy };
+        let capabilities = *self.vmcs.capabilities();
+        let long = u64::from(EntryControls::IA32E_GUEST.bits());
+        let entry = self.vmcs.read(Field::EntryControls) & !long;
+        for (field, value) in [
+            (Field::GuestCr0, registers.real_cr0(capabilities.cr0)),
+            (Field::Cr0Shadow, registers.cr0),
+            (Field::GuestCr3, root.base().as_u64()),
+            (Field::GuestCr4, registers.real_cr4(capabilities.cr4)),
+            (Field::Cr4Shadow, registers.cr4),
+            (Field::GuestEfer, registers.real_efer()),
+            (Field::ExceptionBitmap, PAGE_FAULTS),
+            (Field::EntryControls, if registers.is_long() { entry | long } else { entry }),
+        ] {
+            self.vmcs.write(field, value);
+        }
+    }
+}

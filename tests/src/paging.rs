@@ -1,0 +1,77 @@
+//! Guests' paging: by an EPT or by shadows, and nothing else about a bench differs.
+//!
+//! `HERALD_PAGING=shadow` puts the guests of all benches under shadows. They have no paging of their own there, so that linear
+//! addresses are guest-physical ones.
+
+use crate::machine::{GuestMode, Machine, Paging, ShadowRoot};
+use addr::{Gpa, Pfn};
+use mm::{Access, AddressSpace, CpuIndex};
+use mmu::{FaultOutcome, GuestPaging, LinearAccess, LinearFault, MmuError, Processor, SecondaryMmu};
+use paging::OutOfTables;
+use std::sync::Arc;
+
+/// Tables that a shadow may have.
+const SHADOW_TABLES: usize = 16;
+
+/// Registers of a guest without paging.
+const OFF: GuestPaging =
+    GuestPaging { cr0: 1, cr3: 0, cr4: 0, efer: 0, pdptes: [0; 4], physical_bits: 40, gigantic_pages: false };
+
+impl Paging {
+    /// What `HERALD_PAGING` says.
+    ///
+    /// # Panics
+    /// If it says something else than `ept` or `shadow`.
+    #[must_use]
+    pub fn chosen() -> Self {
+        match std::env::var("HERALD_PAGING").as_deref() {
+            Err(_) | Ok("ept") => Self::Ept,
+            Ok("shadow") => Self::Shadow,
+            Ok(other) => panic!("HERALD_PAGING is `{other}`: `ept` or `shadow`"),
+        }
+    }
+}
+
+/// The secondary MMU of a guest, with what its paging needs.
+///
+/// # Errors
+/// [`OutOfTables`].
+pub fn secondary(
+    machine: &Machine,
+    space: &Arc<AddressSpace<Machine>>,
+) -> Result<SecondaryMmu<Machine>, OutOfTables> {
+    let mmu = SecondaryMmu::new(Arc::clone(space), machine.options.accessed_dirty)?;
+    if machine.options.paging == Paging::Ept {
+        return Ok(mmu);
+    }
+    let processors = machine.cpus().count();
+    let mmu = mmu.with_shadows(processors, SHADOW_TABLES)?;
+    let shadows = (0..processors).filter_map(|number| mmu.shadow_roots(Processor(number)));
+    let shadows =
+        shadows.map(|roots| ShadowRoot { root: roots.long, pointers: roots.legacy, mode: GuestMode::Off });
+    let shadows = shadows.collect();
+    machine.set_shadows(mmu.root().unwrap_or(Pfn::ZERO), shadows);
+    Ok(mmu)
+}
+
+/// What the exit handler does where a guest without paging could not make an access. The CPU is in root mode.
+///
+/// # Errors
+/// [`MmuError`].
+pub fn resolve(
+    machine: &Machine,
+    mmu: &SecondaryMmu<Machine>,
+    cpu: CpuIndex,
+    (gpa, access): (Gpa, Access),
+) -> Result<FaultOutcome, MmuError> {
+    if machine.options.paging == Paging::Ept {
+        return mmu.fault(gpa, access);
+    }
+    let write = access == Access::Write;
+    let access = LinearAccess { write, fetch: false, user: false, passes_smap: false };
+    match mmu.fault_linear(Processor(cpu.0), &OFF, gpa.as_u64(), access)? {
+        LinearFault::Mapped => Ok(FaultOutcome::Mapped),
+        LinearFault::NotRam(_) => Ok(FaultOutcome::NotRam),
+        LinearFault::Guest(fault) => panic!("a guest without paging gets {fault:?}"),
+    }
+}
