@@ -264,6 +264,8 @@ fn a_header_that_lies_is_refused_though_its_checksum_is_right() {
         Header { memory: u64::MAX.into(), ..good },
         Header { working_set: u64::MAX.into(), ..good },
         Header { bytes: 0.into(), ..good },
+        // No room for the working set, which who restores it writes.
+        Header { bytes: ((good.working_set.get() + 7) * PAGE_BYTES as u64).into(), ..good },
         Header { first: 1.into(), ..good },
         Header { first: u64::MAX.into(), number: 1.into(), ..good },
         Header { number: u32::MAX.into(), ..good },
