@@ -192,7 +192,9 @@ impl<H: Host + 'static> Memory<H> {
     /// [`SetupError`]; nothing has changed then.
     pub fn copy(&self, paging: PagingFeatures, notifiers: Notifiers) -> Result<Self, SetupError> {
         let space = self.space.fork().map_err(SetupError::OutOfTables)?;
-        let copy = Self::of(space, paging, notifiers).map_err(SetupError::OutOfTables)?;
+        let mut copy = Self::of(space, paging, notifiers).map_err(SetupError::OutOfTables)?;
+        // Its areas have it from those that they are copies of.
+        copy.merges = self.merges;
         self.mmu
             .slots()
             .into_iter()

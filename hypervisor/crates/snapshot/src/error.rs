@@ -1,6 +1,7 @@
 //! Why something is no snapshot, or a page of memory cannot be had: in words that say what is wrong with the file.
 
 use crate::VERSION;
+use alloc::vec::Vec;
 use core::fmt;
 
 /// Why something is no snapshot.
@@ -39,6 +40,8 @@ pub enum OpenError<E> {
     },
     /// What the header, or this section, says cannot be.
     Contents(&'static str),
+    /// There is no memory for this section.
+    TooLarge(&'static str),
     /// A part builds on one that is not there, or not as it was.
     Base {
         /// The number of the one that is missed, from 0.
@@ -103,9 +106,23 @@ impl<E: fmt::Display> fmt::Display for OpenError<E> {
                 )
             }
             Self::Contents(name) => write!(f, "its {name} makes no sense"),
+            Self::TooLarge(name) => write!(f, "there is no memory for its {name}"),
             Self::Base { number, found } => write!(f, "it builds on its instant {number}, which {found}"),
         }
     }
+}
+
+/// Bytes that a file's sections leave of the heap, for whoever else needs some.
+const SPARE: usize = 256 << 10;
+
+/// Room for so many, which a file asks for.
+///
+/// # Errors
+/// [`OpenError::TooLarge`]: the heap does not have it, and some more.
+pub(crate) fn room_for<T, E>(count: usize, name: &'static str) -> Result<Vec<T>, OpenError<E>> {
+    let (mut room, mut spare) = (Vec::new(), Vec::<u8>::new());
+    let found = room.try_reserve_exact(count).and_then(|()| spare.try_reserve_exact(SPARE));
+    found.map(|()| room).map_err(|_| OpenError::TooLarge(name))
 }
 
 /// Why a page of memory cannot be had.

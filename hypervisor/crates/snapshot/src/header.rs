@@ -2,6 +2,7 @@
 //! snapshot.
 
 use crate::layout::{MOST_BESIDE, MOST_MEMORY, MOST_PARTS, behind, map_bytes, pages_of};
+use crate::working_set::AREA_PAGES;
 use crate::{PAGE_BYTES, Page, empty_page, sum};
 use alloc::boxed::Box;
 use zerocopy::little_endian::{U32, U64};
@@ -167,7 +168,7 @@ impl Header {
                 None => return false,
             }
         }
-        self.working_set == next && self.working_set.get() <= pages
+        self.working_set == next && next.checked_add(AREA_PAGES).is_some_and(|end| end <= pages)
     }
 
     /// Whether a part of this header builds on one of that.

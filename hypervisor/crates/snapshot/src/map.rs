@@ -1,5 +1,7 @@
 //! A bit for each page of memory: which are stored, or have changed. And how many there are before each block of bits.
 
+use crate::OpenError;
+use crate::error::room_for;
 use alloc::vec::Vec;
 
 /// Bits between two counts.
@@ -14,28 +16,38 @@ pub struct PageMap {
 }
 
 impl PageMap {
+    /// What its section is called.
+    pub(crate) const NAME: &str = "page map";
+
     /// Of memory of so many pages, none of which is in it.
     #[must_use]
     pub fn empty(pages: u64) -> Self {
         Self { bits: alloc::vec![0; pages.div_ceil(64) as usize], before: Vec::new() }
     }
 
-    /// As a section holds it; `None` where that does not fit so many pages.
-    pub(crate) fn decode(bytes: &[u8], pages: u64) -> Option<Self> {
+    /// As a section holds it.
+    ///
+    /// # Errors
+    /// That does not fit so many pages, or there is no memory for it.
+    pub(crate) fn decode<E>(bytes: &[u8], pages: u64) -> Result<Self, OpenError<E>> {
         let words = bytes.chunks_exact(8);
         if !words.remainder().is_empty() || words.len() as u64 != pages.div_ceil(64) {
-            return None;
+            return Err(OpenError::Contents(Self::NAME));
         }
-        let bits: Vec<u64> =
-            words.map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default())).collect();
-        let mut before = Vec::new();
+        let mut bits: Vec<u64> = room_for(words.len(), Self::NAME)?;
+        bits.extend(words.map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default())));
+        let mut before = room_for(bits.len().div_ceil((BLOCK / 64) as usize), Self::NAME)?;
         let mut count = 0;
         for block in bits.chunks((BLOCK / 64) as usize) {
             before.push(count);
             count += block.iter().map(|word| u64::from(word.count_ones())).sum::<u64>();
         }
         let behind = bits.last().copied().unwrap_or(0).checked_shr((pages % 64) as u32).unwrap_or(0);
-        (pages.is_multiple_of(64) || behind == 0).then_some(Self { bits, before })
+        if pages.is_multiple_of(64) || behind == 0 {
+            Ok(Self { bits, before })
+        } else {
+            Err(OpenError::Contents(Self::NAME))
+        }
     }
 
     /// As a section holds it.

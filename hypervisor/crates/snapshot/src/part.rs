@@ -7,7 +7,7 @@
 //! ```
 
 use crate::layout::{CHUNK, stored_at, sums_at};
-use crate::{Header, PageMap, Place};
+use crate::{Header, OpenError, PageMap, Place};
 
 /// The page map of a part.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -19,8 +19,11 @@ pub(crate) struct Part {
 }
 
 impl Part {
-    /// Of this header, and a section of the length that it has; `None` where the one is not of the other.
-    pub(crate) fn new(header: &Header, bytes: &[u8]) -> Option<Self> {
+    /// Of this header, and a section of the length that it has.
+    ///
+    /// # Errors
+    /// The one is not of the other, or there is no memory for it.
+    pub(crate) fn new<E>(header: &Header, bytes: &[u8]) -> Result<Self, OpenError<E>> {
         let memory = header.memory.get();
         let (stored, changed) = match header.number.get() {
             0 => (PageMap::decode(bytes, memory)?, None),
@@ -31,7 +34,11 @@ impl Part {
         };
         let own = changed.as_ref().is_none_or(|changed| stored.is_within(changed));
         let good = own && stored.count() == header.stored.get();
-        good.then(|| Self { first: header.first.get(), stored, changed })
+        if good {
+            Ok(Self { first: header.first.get(), stored, changed })
+        } else {
+            Err(OpenError::Contents(PageMap::NAME))
+        }
     }
 
     /// Where it has page `index`; `None`: that is for the part before to say. `Some(None)`: it holds zeros.

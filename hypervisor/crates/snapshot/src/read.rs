@@ -1,11 +1,12 @@
 //! Reading: the header and the sections at once, pages of memory when they are asked for.
 
+use crate::error::room_for;
 use crate::layout::{CHUNK, pages_of};
 use crate::map::first_of;
 use crate::part::Part;
 use crate::working_set::AREA_PAGES;
 use crate::{
-    EMPTY, Extent, Found, Header, MAGIC, Machine, OpenError, PAGE_BYTES, Page, PageError, VERSION,
+    EMPTY, Extent, Found, Header, MAGIC, Machine, OpenError, PAGE_BYTES, Page, PageError, PageMap, VERSION,
     WorkingSet, empty_page, sum,
 };
 use alloc::boxed::Box;
@@ -73,8 +74,8 @@ impl Snapshot {
         let mut next = Some(header);
         // Each part starts where the one before it ends, so that there is an end.
         while let Some(header) = next {
-            let bytes = read_section(blocks, &header.sections[2], "page map")?;
-            parts.push(Part::new(&header, &bytes).ok_or(OpenError::Contents("page map"))?);
+            let bytes = read_section(blocks, &header.sections[2], PageMap::NAME)?;
+            parts.push(Part::new(&header, &bytes)?);
             next = if header.number == 0 { None } else { Some(read_base(blocks, &header)?) };
         }
         Ok(Self { header, machine, board, parts })
@@ -205,7 +206,8 @@ fn read_section<B: Blocks>(
     name: &'static str,
 ) -> Result<Vec<u8>, OpenError<B::Error>> {
     let len = extent.bytes.get();
-    let (mut bytes, mut part) = (Vec::new(), empty_page());
+    let mut bytes = room_for(pages_of(len) as usize * PAGE_BYTES, name)?;
+    let mut part = empty_page();
     for page in 0..pages_of(len) {
         blocks.read(extent.page.get() + page, &mut part).map_err(OpenError::Blocks)?;
         bytes.extend_from_slice(&*part);

@@ -2,6 +2,7 @@
 
 mod chain;
 
+use crate::error::room_for;
 use crate::layout::CHUNK;
 use crate::{
     Blocks, Features, Header, Machine, OpenError, PAGE_BYTES, Page, PageError, Processor, Range, Sink,
@@ -264,6 +265,8 @@ fn a_header_that_lies_is_refused_though_its_checksum_is_right() {
         Header { memory: u64::MAX.into(), ..good },
         Header { working_set: u64::MAX.into(), ..good },
         Header { bytes: 0.into(), ..good },
+        // No room for the working set, which who restores it writes.
+        Header { bytes: ((good.working_set.get() + 7) * PAGE_BYTES as u64).into(), ..good },
         Header { first: 1.into(), ..good },
         Header { first: u64::MAX.into(), number: 1.into(), ..good },
         Header { number: u32::MAX.into(), ..good },
@@ -275,6 +278,13 @@ fn a_header_that_lies_is_refused_though_its_checksum_is_right() {
         disk.0.borrow_mut()[..PAGE_BYTES].copy_from_slice(&*lie.sealed().to_page());
         assert_eq!(Snapshot::open(&disk), Err(OpenError::Contents("header")), "{lie:?}");
     }
+}
+
+#[test]
+fn what_does_not_fit_into_memory_is_refused() {
+    let refused = room_for::<u64, u8>(usize::MAX / 16, "page map").expect_err("nobody has that");
+    assert_eq!(refused, OpenError::TooLarge("page map"));
+    assert_eq!(refused.to_string(), "there is no memory for its page map");
 }
 
 #[test]

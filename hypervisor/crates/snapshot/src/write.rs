@@ -110,7 +110,8 @@ impl<S: Sink> Writer<S> {
         Self { out, memory, base: None, first: 0, map, stored: 0, sums: empty_page() }
     }
 
-    /// One that builds on another, behind which it lies.
+    /// One that builds on another, behind which it lies. The file is the other one's, also where a part has failed when its header
+    /// was on the way, or there: that names what is written over from now on.
     ///
     /// # Errors
     /// The sink's.
@@ -118,6 +119,8 @@ impl<S: Sink> Writer<S> {
         let mut this = Self::new(out, base.memory.get());
         this.first = base.end();
         this.base = Some((*base, PageMap::empty(this.memory)));
+        this.out.write(0, &base.to_page())?;
+        this.out.flush()?;
         this.out.write(this.first, &base.to_page())?;
         Ok(this)
     }

@@ -10,6 +10,10 @@ use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+/// Most merged pages that one page is compared with. Only those have room and the same checksum that somebody has made so, and each
+/// costs a flush.
+const MOST_COMPARED: usize = 4;
+
 /// A frame that was made a merged page, and the reverse map that it had then.
 pub(crate) struct Merged<H: Host> {
     pub(crate) frame: Pfn,
@@ -54,12 +58,11 @@ impl<H: Host> Stable<H> {
     pub(super) fn find(&self, mm: &Mm<H>, checksum: u32, mut suits: impl FnMut(&Merged<H>) -> bool) -> bool {
         let found = self.by_checksum.get(&checksum);
         // The newest first: those before it have as many sharers as they may.
-        found.into_iter().flat_map(|all| all.iter().rev()).any(|merged| {
-            let held = merged.rmap.has_room(MOST_SHARERS) && merged.hold(mm);
-            let suited = held && suits(merged);
-            if held {
-                mm.put(merged.frame);
-            }
+        let newest = found.into_iter().flat_map(|all| all.iter().rev());
+        let held = newest.filter(|merged| merged.rmap.has_room(MOST_SHARERS) && merged.hold(mm));
+        held.take(MOST_COMPARED).any(|merged| {
+            let suited = suits(merged);
+            mm.put(merged.frame);
             suited
         })
     }

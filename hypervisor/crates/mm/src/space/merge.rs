@@ -158,10 +158,11 @@ impl<H: Host> AddressSpace<H> {
     fn protect_merged(&self, place: &Place<'_, H>) -> Option<Arc<Rmap<H>>> {
         let merged = self.mm.rmaps().create(Rank::Rmap);
         merged.set_sharer(Arc::clone(place.rmap), place.index);
-        let meta = self.host().frames().meta(place.frame);
         let turn = PageTurn::take();
         let tables = self.tables.lock();
         let (found, _lock) = self.sole_entry(&turn, &tables, place)?;
+        // It has metadata: a page of an execute-in-place file may have none.
+        let meta = self.host().frames().meta(place.frame);
         let old = self.clear_flush_notify(PageSite::MergeProtect, &tables, place.address, &found);
         let leaf = old.leaf().filter(|_| is_sole(meta));
         let Some(leaf) = leaf else {

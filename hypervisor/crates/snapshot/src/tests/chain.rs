@@ -95,8 +95,8 @@ fn the_newest_instant_is_read() {
     assert!(chain.wanted().is_some_and(|wanted| wanted.count() == 0));
 }
 
-/// A disk that fails with the write of this number.
-struct Failing<'a>(&'a Disk, u32);
+/// A disk that fails with the write of this number, or the flush of that.
+struct Failing<'a>(&'a Disk, u32, u32);
 
 impl Sink for Failing<'_> {
     type Error = Beyond;
@@ -107,6 +107,7 @@ impl Sink for Failing<'_> {
     }
 
     fn flush(&mut self) -> Result<(), Beyond> {
+        self.2 = self.2.checked_sub(1).ok_or(Beyond(0))?;
         Ok(())
     }
 }
@@ -122,7 +123,7 @@ fn a_part_that_fails_at_any_write_leaves_the_instant_before() {
     let [first, second, third] = three();
     for writes in 0.. {
         let (disk, mut chain) = begun(&first);
-        if add(Failing(&disk, writes), &mut chain, &second).is_ok() {
+        if add(Failing(&disk, writes, u32::MAX), &mut chain, &second).is_ok() {
             assert!(writes > 8);
             return;
         }
@@ -134,11 +135,32 @@ fn a_part_that_fails_at_any_write_leaves_the_instant_before() {
     }
 }
 
+/// Its header may be on the disk, or not: no later part may write over what that names before it is gone.
+#[test]
+fn a_part_whose_last_flush_fails_is_there_or_not_whatever_comes_of_the_next_one() {
+    let [first, second, third] = three();
+    for writes in 0.. {
+        let (disk, mut chain) = begun(&first);
+        let flushes = (0..).find(|&flushes| {
+            let failed = add(Failing(&disk, u32::MAX, flushes), &mut chain, &second).is_err();
+            chain.fail();
+            failed && Snapshot::open(&disk).is_ok_and(|snapshot| snapshot.instants() == 2)
+        });
+        assert!(flushes.is_some());
+        let parts = all_of(&[second.clone(), third.clone()]);
+        if add(Failing(&disk, writes, u32::MAX), &mut chain, &parts).is_ok() {
+            return;
+        }
+        let instants = Snapshot::open(&disk).expect("one of the two").instants();
+        has(&disk, &all_of(&three()[..instants]));
+    }
+}
+
 #[test]
 fn what_a_failed_part_was_to_have_the_next_one_has() {
     let [first, second, _] = three();
     let (disk, mut chain) = begun(&first);
-    add(Failing(&disk, 3), &mut chain, &second).expect_err("it fails");
+    add(Failing(&disk, 3, u32::MAX), &mut chain, &second).expect_err("it fails");
     chain.fail();
     assert_eq!(chain.wanted().map(crate::PageMap::count), Some(second.len() as u64));
 }
