@@ -37,7 +37,7 @@ pub(crate) struct GuestImages {
 /// # Errors
 /// One sentence that names the option; status 2.
 pub(crate) fn check(args: &RunArgs) -> Result<()> {
-    refuse_not_yet(args)?;
+    refuse_several(args.paging, args.vcpus)?;
     for (option, count, most) in [
         ("--vcpus", args.vcpus, config::MAX_VCPUS),
         ("--vms", args.vms, config::MAX_VMS as u32),
@@ -87,10 +87,16 @@ fn check_balloon(args: &RunArgs) -> Result<()> {
     Ok(())
 }
 
-fn refuse_not_yet(args: &RunArgs) -> Result<()> {
-    // Start-up code of other processors runs in real mode.
-    let several = args.vcpus > 1 && args.paging == Paging::Shadow;
-    if several { Err(not_yet("--paging shadow with several virtual processors")) } else { Ok(()) }
+/// Refuses a guest with so many virtual processors, where their start-up code, which runs in real mode, could not run.
+///
+/// # Errors
+/// What is not there yet.
+pub(crate) fn refuse_several(paging: Paging, vcpus: u32) -> Result<()> {
+    if vcpus > 1 && paging == Paging::Shadow {
+        Err(not_yet("--paging shadow with several virtual processors"))
+    } else {
+        Ok(())
+    }
 }
 
 fn at_least(option: &str, who: &str, bytes: u64, least: u64) -> Result<()> {

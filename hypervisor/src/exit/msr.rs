@@ -7,7 +7,7 @@ use abi::kvmclock::{ENABLE, TimeInfo, WallClock};
 use addr::Gpa;
 use devices::GeneralProtection;
 use vmxdefs::event::Event;
-use vmxdefs::msr::{EFER, Policy, policy};
+use vmxdefs::msr::{Policy, policy};
 use zerocopy::IntoBytes;
 
 /// The first of the x2APIC registers.
@@ -19,8 +19,10 @@ fn number(vcpu: &Vcpu) -> u32 {
 
 pub(super) fn read(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
     let msr = number(vcpu);
-    if msr == EFER && vcpu.is_shadowed() {
-        return shadow::read_efer(vcpu);
+    if vcpu.is_shadowed()
+        && let Some(flow) = shadow::read_msr(vcpu, msr)
+    {
+        return flow;
     }
     let value = match policy(msr) {
         Some(Policy::Constant(value)) => Ok(value),
@@ -40,8 +42,10 @@ pub(super) fn read(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
 
 pub(super) fn write(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
     let (msr, value) = (number(vcpu), vcpu.edx_eax());
-    if msr == EFER && vcpu.is_shadowed() {
-        return shadow::write_efer(vcpu, vm);
+    if vcpu.is_shadowed()
+        && let Some(flow) = shadow::write_msr(vcpu, vm, msr)
+    {
+        return flow;
     }
     match policy(msr) {
         Some(Policy::Constant(_) | Policy::ReadOnly) => misc::skip(vcpu),

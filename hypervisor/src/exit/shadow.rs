@@ -11,6 +11,7 @@ use mmu::{LinearAccess, LinearFault, PageFault};
 use vmxdefs::event::Event;
 use vmxdefs::exit::{CrAccess, EptViolation};
 use vmxdefs::field::Field;
+use vmxdefs::msr::{EFER, PAT, is_legal_pat};
 use vmxdefs::registers::{Refused, Registers};
 
 const CR0_PE: u64 = 1 << 0;
@@ -33,11 +34,11 @@ pub(super) fn page_fault(vcpu: &mut Vcpu, vm: &Vm, code: u32) -> Flow {
         user,
         passes_smap: explicit && vcpu.vmcs.read(Field::GuestRflags) & RFLAGS_AC != 0,
     };
-    block_nmis_again(vcpu);
     let since = tsc();
     let outcome = vm.memory.fault_linear(vcpu.processor(), &vcpu.guest_paging(), linear, access);
     match outcome {
         Ok(LinearFault::Mapped) => {
+            block_nmis_again(vcpu);
             vcpu.counters.exits.page_fault += 1;
             vcpu.counters.memory_ticks += tsc() - since;
             vm.note_fault();
@@ -53,11 +54,15 @@ pub(super) fn page_fault(vcpu: &mut Vcpu, vm: &Vm, code: u32) -> Flow {
             let LinearAccess { write, fetch, .. } = access;
             ept::device(vcpu, vm, &EptViolation { gpa, write, fetch, walking: false })
         }
-        Err(error) => ept::failed(vcpu, vm, error),
+        Err(error) => {
+            block_nmis_again(vcpu);
+            ept::failed(vcpu, vm, error)
+        }
     }
 }
 
-/// IRET unblocks NMIs and then faults: it will be executed again, and NMIs are to wait until it has been.
+/// IRET unblocks NMIs and then faults: it will be executed again, and NMIs are to wait until it has been. Where the fault is the
+/// guest's own they stay unblocked, as on a processor.
 fn block_nmis_again(vcpu: &mut Vcpu) {
     let delivers = vcpu.vmcs.read(Field::IdtVectoring) >> 31 & 1 != 0;
     if !delivers && vcpu.vmcs.read(Field::ExitInterruption) & NMI_UNBLOCKED != 0 {
@@ -83,6 +88,9 @@ pub(super) fn control_register(vcpu: &mut Vcpu, vm: &Vm, access: CrAccess) -> Op
         }
         CrAccess::Write { cr, register } => {
             let value = vcpu.general(usize::from(register));
+            // Outside 64-bit mode the operand has 32 bits, whatever was left above.
+            let is_wide = registers.is_long() && circumstances.long_code;
+            let value = if is_wide { value } else { value & 0xffff_ffff };
             let load = |at| load_pointers(vm, at);
             match cr {
                 0 if value & CR0_PE == 0 => return Some(Flow::End(End::RealMode)),
@@ -97,18 +105,33 @@ pub(super) fn control_register(vcpu: &mut Vcpu, vm: &Vm, access: CrAccess) -> Op
     Some(written_to(vcpu, vm, registers, written))
 }
 
-/// WRMSR of IA32_EFER.
-pub(super) fn write_efer(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
-    let mut registers = vcpu.guest_registers();
-    let written = registers.write_efer(vcpu.edx_eax());
-    written_to(vcpu, vm, registers, written)
+/// WRMSR of what the guest does not have the processor's of; `None`: it is another one.
+pub(super) fn write_msr(vcpu: &mut Vcpu, vm: &Vm, msr: u32) -> Option<Flow> {
+    let value = vcpu.edx_eax();
+    match msr {
+        EFER => {
+            let mut registers = vcpu.guest_registers();
+            let written = registers.write_efer(value);
+            Some(written_to(vcpu, vm, registers, written))
+        }
+        PAT if is_legal_pat(value) => {
+            vcpu.set_guest_pat(value);
+            Some(misc::skip(vcpu))
+        }
+        PAT => Some(misc::refuse(vcpu, Event::GENERAL_PROTECTION)),
+        _ => None,
+    }
 }
 
-/// RDMSR of IA32_EFER.
-pub(super) fn read_efer(vcpu: &mut Vcpu) -> Flow {
-    let efer = vcpu.guest_registers().efer;
-    vcpu.set_edx_eax(efer);
-    misc::skip(vcpu)
+/// RDMSR of the same.
+pub(super) fn read_msr(vcpu: &mut Vcpu, msr: u32) -> Option<Flow> {
+    let value = match msr {
+        EFER => vcpu.guest_registers().efer,
+        PAT => vcpu.guest_pat(),
+        _ => return None,
+    };
+    vcpu.set_edx_eax(value);
+    Some(misc::skip(vcpu))
 }
 
 fn written_to(vcpu: &mut Vcpu, vm: &Vm, registers: Registers, written: Result<(), Refused>) -> Flow {

@@ -16,7 +16,7 @@ const EFER_LME_LMA: u64 = 1 << 8 | 1 << 10;
 /// Access rights of a segment that cannot be used.
 const UNUSABLE: u64 = 1 << 16;
 /// IA32_PAT after reset (SDM vol. 3A table 12-12).
-const PAT: u64 = 0x0007_0406_0007_0406;
+pub(super) const PAT: u64 = 0x0007_0406_0007_0406;
 /// DR7 after reset.
 const DR7: u64 = 0x400;
 /// RFLAGS: bit 1 is always 1.
@@ -142,6 +142,7 @@ impl Vcpu {
         ] {
             self.vmcs.write(field, value);
         }
+        self.keep_pat();
         for (field, value) in Segment::Ldtr.fields().into_iter().zip([0, 0, 0, UNUSABLE]) {
             self.vmcs.write(field, value);
         }

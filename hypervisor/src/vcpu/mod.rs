@@ -157,7 +157,7 @@ impl Vcpu {
         match start {
             Start::Entry(entry) => vcpu.load(&entry),
             Start::Reset => vcpu.reset(),
-            Start::Resume(state) => vcpu.resume(*state),
+            Start::Resume(state) => vcpu.resume(*state)?,
         }
         vcpu.flush_linear();
         Ok(vcpu)

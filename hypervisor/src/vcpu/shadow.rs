@@ -7,6 +7,7 @@
 //! ```
 
 use super::Vcpu;
+use super::initial::PAT;
 use crate::vmx::{CR0_OWNED, CR4_OWNED, PAGE_FAULTS, VmcsError};
 use mmu::{GuestPaging, Processor, ShadowRoots};
 use raw_cpuid::CpuId;
@@ -16,12 +17,16 @@ use vmxdefs::registers::{CR0_PASSED, CR4_KEPT, Circumstances, Registers};
 
 /// Physical addresses where CPUID does not tell (SDM vol. 3A 4.1.4).
 const PHYSICAL_BITS: u8 = 36;
+/// The type of a busy 16-bit TSS (SDM vol. 3A table 3-2).
+const BUSY_SHORT_TASK: u64 = 3;
 const POINTERS: [Field; 4] = [Field::GuestPdpte0, Field::GuestPdpte1, Field::GuestPdpte2, Field::GuestPdpte3];
 
 /// What a virtual processor under a shadow has besides.
 pub(super) struct Shadowed {
     roots: ShadowRoots,
     registers: Registers,
+    /// IA32_PAT, as the guest has written it.
+    pat: u64,
     physical_bits: u8,
     gigantic_pages: bool,
 }
@@ -38,6 +43,7 @@ impl Shadowed {
         Ok(Self {
             roots,
             registers: Registers::default(),
+            pat: PAT,
             physical_bits: sizes.map_or(PHYSICAL_BITS, |sizes| sizes.physical_address_bits()),
             gigantic_pages: crate::cpu::has_gigantic_pages(),
         })
@@ -99,6 +105,7 @@ impl Vcpu {
             Field::GuestCr4 => registers.cr4 | CR4_OWNED,
             Field::Cr4Shadow => registers.cr4,
             Field::GuestEfer => registers.efer,
+            Field::GuestPat => self.guest_pat(),
             Field::ExceptionBitmap => 0,
             field => pointer.map_or_else(|| self.vmcs.read(field), |number| registers.pdptes[number]),
         }
@@ -117,10 +124,33 @@ impl Vcpu {
         }
     }
 
+    /// IA32_PAT as the guest has it.
+    pub(crate) fn guest_pat(&self) -> u64 {
+        self.shadow.as_ref().map_or_else(|| self.vmcs.read(Field::GuestPat), |shadow| shadow.pat)
+    }
+
+    /// The guest writes IA32_PAT. A shadow maps memory by its first entry, and memory is write-back, as under an EPT, whatever the guest
+    /// wants: else it would see what other caches have yet to write back.
+    pub(crate) fn set_guest_pat(&mut self, value: u64) {
+        match &mut self.shadow {
+            Some(shadow) => shadow.pat = value,
+            None => self.vmcs.write(Field::GuestPat, value),
+        }
+    }
+
+    /// Takes the guest's IA32_PAT from the VMCS to where it is kept under a shadow.
+    pub(super) fn keep_pat(&mut self) {
+        if let Some(shadow) = &mut self.shadow {
+            shadow.pat = self.vmcs.read(Field::GuestPat);
+            self.vmcs.write(Field::GuestPat, PAT);
+        }
+    }
+
     /// What decides whether a write to one of these registers is legal.
     pub(crate) fn circumstances(&self) -> Circumstances {
         Circumstances {
             long_code: self.vmcs.read(Segment::Cs.fields()[3]) & 1 << 13 != 0,
+            short_task: self.vmcs.read(Segment::Tr.fields()[3]) & 0xf == BUSY_SHORT_TASK,
             cr4: self.vmcs.capabilities().cr4,
             physical_bits: self.shadow.as_ref().map_or(PHYSICAL_BITS, |shadow| shadow.physical_bits),
         }

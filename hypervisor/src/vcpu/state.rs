@@ -2,7 +2,7 @@
 
 use super::extended::Extended;
 use super::{Activity, Vcpu};
-use crate::vmx::GuestRegisters;
+use crate::vmx::{GuestRegisters, VmcsError};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use devices::interrupt_status;
@@ -137,10 +137,18 @@ impl Vcpu {
     }
 
     /// Goes on from a state. It has this CPU.
-    pub(super) fn resume(&mut self, state: VcpuState) {
+    ///
+    /// # Errors
+    /// [`VmcsError::RealMode`].
+    pub(super) fn resume(&mut self, state: VcpuState) -> Result<(), VmcsError> {
         let controls = self.vmcs.read(Field::EntryControls);
         fields().zip(state.fields).for_each(|(field, value)| self.vmcs.write(field, value));
-        self.load_shadow(self.written_registers());
+        let registers = self.written_registers();
+        if self.is_shadowed() && state.activity != Activity::AwaitsStartup && !registers.is_protected() {
+            return Err(VmcsError::RealMode);
+        }
+        self.load_shadow(registers);
+        self.keep_pat();
         // The mode is the guest's; the rest was negotiated with this processor, which may be another one.
         let mode = u64::from(EntryControls::IA32E_GUEST.bits());
         let mode = self.vmcs.read(Field::EntryControls) & mode;
@@ -155,5 +163,6 @@ impl Vcpu {
             self.vmcs.use_virtual_apic(true);
             self.vmcs.write(Field::GuestInterruptStatus, u64::from(status));
         }
+        Ok(())
     }
 }

@@ -19,7 +19,7 @@ use vmxdefs::capability::{Capabilities, EptVpid};
 use vmxdefs::controls::{ControlKind, EntryControls, ExitControls, Missing, Pin, Proc, Secondary};
 use vmxdefs::field::Field;
 use vmxdefs::instruction_error;
-use vmxdefs::msr::{BITMAP_BYTES, fill_bitmap, keep_efer};
+use vmxdefs::msr::{BITMAP_BYTES, fill_bitmap, keep_translation};
 use vmxdefs::registers::{CR0_PASSED, CR4_KEPT};
 
 /// CR0 bits that Herald keeps: NE must stay 1 in VMX operation (SDM vol. 3C 24.8).
@@ -136,6 +136,8 @@ pub(crate) enum VmcsError {
     Ept(EptVpid),
     /// A shadow's pointers lie where a guest outside long mode cannot have them.
     HighRoot(Pfn),
+    /// A virtual processor goes on in real mode, and is to be under a shadow.
+    RealMode,
     /// No frame.
     OutOfFrames(OutOfFrames),
     /// A VMX instruction failed.
@@ -159,6 +161,7 @@ impl fmt::Display for VmcsError {
             }
             Self::Ept(missing) => write!(f, "the processor's EPT lacks {missing:?}"),
             Self::HighRoot(frame) => write!(f, "a shadow's pointers lie in {frame}, above 4 GiB"),
+            Self::RealMode => f.write_str("the guest is in real mode, which it cannot have under a shadow"),
             Self::OutOfFrames(error) => error.fmt(f),
             Self::Instruction(error) => write!(f, "setting up the VMCS failed: {error}"),
             Self::NoVpid => write!(f, "more than {MOST_VPIDS} virtual processors"),
@@ -307,7 +310,7 @@ impl Vmcs {
         let mut bitmap = Box::new([0; BITMAP_BYTES]);
         fill_bitmap(&mut bitmap);
         if let Translation::Shadow = config.translation {
-            keep_efer(&mut bitmap);
+            keep_translation(&mut bitmap);
         }
         let mut msr_bitmap = Region::new(memory)?;
         msr_bitmap.write(0, &*bitmap);

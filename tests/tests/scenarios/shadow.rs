@@ -308,6 +308,22 @@ fn a_page_that_becomes_a_device_in_place_is_one() -> Outcome {
 }
 
 #[test]
+fn an_address_that_no_table_reaches_is_no_other_one() -> Outcome {
+    let mut guest = Guest::long()?;
+    guest.paging.physical_bits = 52;
+    numbered(&guest)?;
+    let far = Gpa::new(1 << 48 | gpage(20).as_u64());
+    guest.map(20, 20, P | W)?;
+    guest.reads(20 * 4096, 20)?;
+    guest.write(gpage(4).add(5 * 8), far.as_u64() | P | W)?;
+    assert_eq!(guest.access(0x5000, None)?, End::Device(far));
+    // Nor is a table, which reads all ones.
+    guest.write(gpage(3).add(8), 1 << 48 | gpage(4).as_u64() | P | W)?;
+    assert_eq!(guest.access(0x20_0000, None)?, End::Device(Gpa::new(((1 << 52) - 1) & !0xfff)));
+    guest.finish()
+}
+
+#[test]
 fn a_huge_entry_that_turns_into_a_table_takes_its_pages_along() -> Outcome {
     // CVE-2026-53359: the entry changes behind the shadow's back, and the frame goes.
     let guest = Guest::long()?;

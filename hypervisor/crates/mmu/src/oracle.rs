@@ -5,7 +5,6 @@ use crate::device_tlb::DeviceEntry;
 use crate::dirty_log::{LogBy, Logs};
 use crate::secondary::{Locked, SecondaryMmu};
 use crate::shadow::{Shadow, ShadowLeaf};
-use crate::tdp::resize;
 use addr::{Gfn, Hva, PageSize, Pfn};
 use alloc::vec::Vec;
 use core::fmt;
@@ -151,9 +150,8 @@ impl<H: Host> SecondaryMmu<H> {
             if !chained {
                 return Err(Incoherence::Unchained { gfn, entry });
             }
-            let ground = locked.tdp.and_then(|tdp| tdp.walk(&*self.host, gfn).leaf());
-            let leaf = ground.map(|leaf| resize(leaf, gfn, PageSize::Size4K));
-            if !leaf.is_some_and(|leaf| leaf.pfn == entry.pfn && (leaf.rights.write || !entry.write)) {
+            let ground = locked.tdp.and_then(|tdp| tdp.ground(&*self.host, gfn));
+            if !ground.is_some_and(|leaf| leaf.pfn == entry.pfn && (leaf.rights.write || !entry.write)) {
                 return Err(Incoherence::Groundless { gfn, entry, ground });
             }
             checked += 1;

@@ -23,6 +23,9 @@ pub enum AccessedDirty {
     Absent,
 }
 
+/// Entries of a table.
+const ENTRIES: u64 = 512;
+
 /// So many tables are missing on the way to a leaf.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Lacking(pub(crate) usize);
@@ -43,6 +46,14 @@ impl Tdp {
         host: &H,
     ) -> Found<EptEntry> {
         paging::walk_or_grow(host, self.root, gfn.base().as_u64(), lowest, reserve)
+    }
+
+    /// The leaf of a guest frame, wherever a guest's own tables say that it is. These tables have 48 bits of an address: behind them
+    /// nothing is mapped, not what the lower bits would find.
+    pub(crate) fn ground<H: Host>(self, host: &H, gfn: Gfn) -> Option<Leaf> {
+        let is_reached = gfn.as_u64() < (Level::ROOT.span() * ENTRIES) >> PAGE_SHIFT;
+        let leaf = is_reached.then(|| self.walk(host, gfn).leaf()).flatten();
+        leaf.map(|leaf| resize(leaf, gfn, PageSize::Size4K))
     }
 
     /// Where a walk for a guest frame ends.

@@ -81,8 +81,8 @@ impl Event {
     pub const fn then_page_fault(self, error_code: u32) -> Option<Self> {
         match (self.kind, self.vector) {
             (EventKind::Exception, 8) => None,
-            // #DE, #TS, #NP, #SS, #GP, #PF.
-            (EventKind::Exception, 0 | 10..=14) => Some(Self::DOUBLE_FAULT),
+            // Behind a contributory exception a page fault is one like any other.
+            (EventKind::Exception, PAGE_FAULT) => Some(Self::DOUBLE_FAULT),
             _ => Some(Self::page_fault(error_code)),
         }
     }
@@ -144,7 +144,7 @@ mod tests {
         assert_eq!(Event::external(14).then_page_fault(2), plain);
         assert_eq!(Event::INVALID_OPCODE.then_page_fault(2), plain);
         assert_eq!(Event::page_fault(1).then_page_fault(2), Some(Event::DOUBLE_FAULT));
-        assert_eq!(Event::GENERAL_PROTECTION.then_page_fault(2), Some(Event::DOUBLE_FAULT));
+        assert_eq!(Event::GENERAL_PROTECTION.then_page_fault(2), plain);
         assert_eq!(Event::DOUBLE_FAULT.then_page_fault(2), None);
     }
 }

@@ -71,8 +71,8 @@ const TABLE: [Row; 23] = [
     one(0x1a0, Policy::Constant(1)),
     // IA32_DEBUGCTL: no branch tracing.
     one(0x1d9, Policy::Constant(0)),
-    // IA32_PAT: in the VMCS.
-    one(0x277, Policy::Pass),
+    // IA32_PAT: in the VMCS. Under a shadow it exits.
+    one(PAT, Policy::Pass),
     // IA32_TSC_DEADLINE.
     one(0x6e0, Policy::Apic),
     // x2APIC registers.
@@ -143,9 +143,18 @@ pub fn pass_virtual_apic(bitmap: &mut [u8; BITMAP_BYTES]) {
 /// IA32_EFER.
 pub const EFER: u32 = 0xc000_0080;
 
-/// Has accesses to IA32_EFER exit, where the guest does not have the processor's.
-pub fn keep_efer(bitmap: &mut [u8; BITMAP_BYTES]) {
-    if let Some((byte, bit)) = bitmap_place(EFER) {
+/// IA32_PAT.
+pub const PAT: u32 = 0x277;
+
+/// Whether a processor takes this for IA32_PAT: eight memory types (SDM vol. 3A table 12-10).
+#[must_use]
+pub fn is_legal_pat(value: u64) -> bool {
+    value.to_le_bytes().iter().all(|kind| matches!(kind, 0 | 1 | 4..=7))
+}
+
+/// Has accesses to IA32_EFER and IA32_PAT exit, where the guest does not have the processor's.
+pub fn keep_translation(bitmap: &mut [u8; BITMAP_BYTES]) {
+    for (byte, bit) in [EFER, PAT].into_iter().filter_map(bitmap_place) {
         bitmap[byte] |= bit;
         bitmap[byte + WRITES] |= bit;
     }
@@ -166,7 +175,8 @@ const fn bitmap_place(msr: u32) -> Option<(usize, u8)> {
 #[cfg(test)]
 mod tests {
     use super::{
-        BITMAP_BYTES, EFER, Policy, TSC_AUX, fill_bitmap, is_legal, keep_efer, pass_virtual_apic, policy,
+        BITMAP_BYTES, EFER, PAT, Policy, TSC_AUX, fill_bitmap, is_legal, is_legal_pat, keep_translation,
+        pass_virtual_apic, policy,
     };
     use std::vec::Vec;
 
@@ -218,12 +228,23 @@ mod tests {
     }
 
     #[test]
-    fn efer_can_be_kept() {
+    fn what_decides_over_translations_can_be_kept() {
         let mut bitmap = [0; BITMAP_BYTES];
         fill_bitmap(&mut bitmap);
-        assert!(!exits(&bitmap, EFER, false) && !exits(&bitmap, EFER, true));
-        keep_efer(&mut bitmap);
-        assert!(exits(&bitmap, EFER, false) && exits(&bitmap, EFER, true));
+        let all = |bitmap: &[u8; BITMAP_BYTES], wanted| {
+            [EFER, PAT]
+                .iter()
+                .all(|&msr| [false, true].iter().all(|&write| exits(bitmap, msr, write) == wanted))
+        };
+        assert!(all(&bitmap, false));
+        keep_translation(&mut bitmap);
+        assert!(all(&bitmap, true));
+    }
+
+    #[test]
+    fn memory_types_that_there_are() {
+        assert!(is_legal_pat(0x0007_0406_0007_0406) && is_legal_pat(0x0001_0405_0607_0100));
+        assert!(!is_legal_pat(2) && !is_legal_pat(3 << 56) && !is_legal_pat(8));
     }
 
     #[test]

@@ -70,6 +70,8 @@ pub struct Registers {
 pub struct Circumstances {
     /// The code segment is a 64-bit one.
     pub long_code: bool,
+    /// The task register has a 16-bit TSS.
+    pub short_task: bool,
     /// Bits of CR4 that the processor has.
     pub cr4: Fixed,
     /// Bits of a physical address.
@@ -81,6 +83,12 @@ impl Registers {
     #[must_use]
     pub const fn pages(&self) -> bool {
         self.cr0 & CR0_PG != 0
+    }
+
+    /// Whether this is no real mode.
+    #[must_use]
+    pub const fn is_protected(&self) -> bool {
+        self.cr0 & CR0_PE != 0
     }
 
     /// Whether long mode is active.
@@ -134,7 +142,8 @@ impl Registers {
         let wants_long = self.efer & EFER_LME != 0;
         match (self.pages(), new.pages()) {
             (false, true) if wants_long => {
-                if self.cr4 & CR4_PAE == 0 || circumstances.long_code {
+                // A processor would not be entered with such a task, either (SDM vol. 3A 10.8.5.1, vol. 3C 27.3.1.2).
+                if self.cr4 & CR4_PAE == 0 || circumstances.long_code || circumstances.short_task {
                     return Err(Refused);
                 }
                 new.efer |= EFER_LMA;
@@ -233,7 +242,8 @@ mod tests {
     use crate::capability::Fixed;
 
     const ALL: Fixed = Fixed { ones: 0, allowed: u64::MAX };
-    const PLAIN: Circumstances = Circumstances { long_code: false, cr4: ALL, physical_bits: 40 };
+    const PLAIN: Circumstances =
+        Circumstances { long_code: false, short_task: false, cr4: ALL, physical_bits: 40 };
     const PE: u64 = 1;
     const PG: u64 = 1 << 31;
     const PAE: u64 = 1 << 5;
@@ -280,6 +290,8 @@ mod tests {
         assert_eq!(registers.write_cr0(PE, &in_long_code, none), Err(Refused));
         registers.write_cr0(PE, &PLAIN, none).expect("legal");
         assert!(!registers.is_long() && registers.efer & LME != 0);
+        let with_short_task = Circumstances { short_task: true, ..PLAIN };
+        assert_eq!(registers.write_cr0(PE | PG, &with_short_task, none), Err(Refused));
         let mut without_pae = Registers { cr4: 0, ..registers };
         assert_eq!(without_pae.write_cr0(PE | PG, &PLAIN, none), Err(Refused));
     }

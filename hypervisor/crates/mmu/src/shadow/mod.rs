@@ -26,8 +26,7 @@ pub(crate) use tables::Shadow;
 pub use walk::{GuestPaging, GuestTables, LinearAccess, PageFault, Translation, WalkEnd, Width, walk};
 
 use crate::secondary::{FaultOutcome, MmuError, SecondaryMmu};
-use crate::tdp::resize;
-use addr::{Gpa, PageSize, Pfn};
+use addr::{Gpa, Pfn};
 use mm::{Access, Host};
 use mutants::{Mutant, intact};
 use paging::{Leaf, OutOfTables};
@@ -137,7 +136,7 @@ impl<H: Host> SecondaryMmu<H> {
         // Nothing is there after a release, and the fault says so.
         let Some(tdp) = locked.tdp else { return Derived::Groundless };
         let gfn = translation.gpa.gfn();
-        let ground = tdp.walk(&*self.host, gfn).leaf().map(|leaf| resize(leaf, gfn, PageSize::Size4K));
+        let ground = tdp.ground(&*self.host, gfn);
         let Some(Leaf { pfn, rights, .. }) =
             ground.filter(|leaf| access == Access::Read || leaf.rights.write)
         else {
@@ -154,7 +153,7 @@ impl<H: Host> SecondaryMmu<H> {
     /// One more table for a shadow; where there is no memory, it has to do with those that it has.
     fn supply_shadow(&self, processor: Processor) {
         // Nothing is allocated under the lock (I4).
-        let table = Unused::new(&*self.host);
+        let table = Unused::of_plenty(&*self.host);
         let mut locked = self.locked.write();
         let shadow = &mut locked.shadows[processor.0];
         match table {

@@ -4,7 +4,6 @@
 
 use super::walk::{GuestTables, Width};
 use crate::secondary::{FaultOutcome, MmuError, SecondaryMmu};
-use crate::tdp::resize;
 use addr::{Gpa, PageSize, Pfn};
 use mm::{Access, Host};
 
@@ -22,9 +21,9 @@ impl<H: Host> Reached<'_, H> {
         let mmu = self.0;
         loop {
             let locked = mmu.locked.read();
-            let leaf = locked.tdp.and_then(|tdp| tdp.walk(&*mmu.host, at.gfn()).leaf());
+            let leaf = locked.tdp.and_then(|tdp| tdp.ground(&*mmu.host, at.gfn()));
             if let Some(leaf) = leaf.filter(|leaf| access == Access::Read || leaf.rights.write) {
-                return Ok(Some(work(&mmu.host, resize(leaf, at.gfn(), PageSize::Size4K).pfn)));
+                return Ok(Some(work(&mmu.host, leaf.pfn)));
             }
             drop(locked);
             if mmu.fault(at, access)? == FaultOutcome::NotRam {

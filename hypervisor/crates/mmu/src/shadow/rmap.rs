@@ -10,7 +10,8 @@
 use super::tables::Table;
 use addr::Gfn;
 use alloc::boxed::Box;
-use alloc::vec;
+use alloc::vec::Vec;
+use paging::OutOfTables;
 
 /// The place of a leaf: the number of its table, and its index there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,9 +56,14 @@ pub(super) struct ReverseMap {
 
 impl ReverseMap {
     /// Empty chains for about so many leaves.
-    pub(super) fn new(leaves: usize) -> Self {
-        let empty = Bucket { generation: 0, first: None };
-        Self { buckets: vec![empty; leaves.next_power_of_two()].into(), generation: 0, len: 0 }
+    ///
+    /// # Errors
+    /// [`OutOfTables`].
+    pub(super) fn new(leaves: usize) -> Result<Self, OutOfTables> {
+        let (mut buckets, count) = (Vec::new(), leaves.next_power_of_two());
+        buckets.try_reserve_exact(count).map_err(|_| OutOfTables)?;
+        buckets.resize(count, Bucket { generation: 0, first: None });
+        Ok(Self { buckets: buckets.into_boxed_slice(), generation: 0, len: 0 })
     }
 
     /// How many leaves there are.

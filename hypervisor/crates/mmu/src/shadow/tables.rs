@@ -27,6 +27,9 @@ const ROOT: u16 = 0;
 /// Tables without which a shadow cannot be: the root, and a path of three below it.
 const LEAST: usize = 4;
 
+/// Bytes of the heap that shadows do not grow into: who needs those cannot do with less.
+const LEFT_TO_OTHERS: usize = 1 << 20;
+
 /// A table, and what belongs to its entries.
 #[derive(Debug)]
 pub(super) struct Table {
@@ -49,7 +52,23 @@ impl Unused {
     /// # Errors
     /// [`OutOfTables`].
     pub(crate) fn new<H: Host>(host: &H) -> Result<Self, OutOfTables> {
-        Ok(Self { frame: host.allocate_table()?, links: Box::new([Link::None; ENTRIES]) })
+        let mut links = Vec::new();
+        links.try_reserve_exact(ENTRIES).map_err(|_| OutOfTables)?;
+        links.resize(ENTRIES, Link::None);
+        let links = links.into_boxed_slice().try_into().map_err(|_| OutOfTables)?;
+        Ok(Self { frame: host.allocate_table()?, links })
+    }
+
+    /// One more, of what is left where others have enough of the heap: a guest says how many tables its shadow wants.
+    ///
+    /// # Errors
+    /// [`OutOfTables`].
+    pub(crate) fn of_plenty<H: Host>(host: &H) -> Result<Self, OutOfTables> {
+        let mut left = Vec::<u8>::new();
+        left.try_reserve_exact(LEFT_TO_OTHERS).map_err(|_| OutOfTables)?;
+        // Nobody looks at it, and it has to be there all the same.
+        core::hint::black_box(&mut left);
+        Self::new(host)
     }
 }
 
@@ -97,7 +116,7 @@ impl Shadow {
             free: Vec::with_capacity(most),
             pages: VecDeque::with_capacity(most),
             uppers: Vec::with_capacity(most),
-            rmap: ReverseMap::new(most * ENTRIES / 8),
+            rmap: ReverseMap::new(most * ENTRIES / 8)?,
             pointers: host.allocate_table()?,
         };
         for _ in 0..LEAST {
@@ -341,11 +360,15 @@ impl Shadow {
         }
     }
 
+    /// Once along the chain, which a guest can make long.
     fn forget_frame<H: Host>(&mut self, host: &H, gfn: Gfn) {
-        loop {
-            let found = self.chain(gfn).find(|(_, mapped)| *mapped == gfn);
-            let Some((at, _)) = found else { return };
-            self.drop_leaf(host, at);
+        let mut next = self.rmap.first(gfn);
+        while let Some(at) = next {
+            let Link::Leaf { gfn: mapped, next: behind, .. } = *self.link(at) else { return };
+            if mapped == gfn {
+                self.drop_leaf(host, at);
+            }
+            next = behind;
         }
     }
 }
