@@ -148,8 +148,10 @@ pub(crate) fn image(disk: &SnapshotDisk, dir: &Path) -> std::io::Result<(PathBuf
         SnapshotDisk::Existing(path) => Ok((path.clone(), path.metadata()?.len())),
         SnapshotDisk::Longer(path, memory) => {
             let image = dir.join(DISK);
-            let bytes = std::fs::copy(path, &image)? + ROOM * most_bytes(*memory);
-            File::options().write(true).open(&image)?.set_len(bytes)?;
+            // Not with its permissions: who may not write to the one writes to the other.
+            let mut file = File::create(&image)?;
+            let bytes = std::io::copy(&mut File::open(path)?, &mut file)? + ROOM * most_bytes(*memory);
+            file.set_len(bytes)?;
             Ok((image, bytes))
         }
     }
@@ -225,6 +227,19 @@ mod tests {
         let file = dir.path().join("file");
         keep(dir.path(), &Target { path: file.clone(), instants: 0 }).expect("said");
         assert!(!file.exists());
+    }
+
+    #[test]
+    fn a_file_that_is_only_read_gets_longer_in_a_copy() {
+        let dir = RunDir::create().expect("a temporary directory");
+        let path = dir.path().join("file");
+        std::fs::write(&path, [1; 4096]).expect("written");
+        let mut permissions = path.metadata().expect("there").permissions();
+        permissions.set_readonly(true);
+        std::fs::set_permissions(&path, permissions).expect("its owner's");
+        let (copy, bytes) = image(&SnapshotDisk::Longer(path, 1 << 20), dir.path()).expect("a disk");
+        let copy = copy.metadata().expect("there");
+        assert!(copy.len() == bytes && !copy.permissions().readonly());
     }
 
     #[test]
