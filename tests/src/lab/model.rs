@@ -161,6 +161,8 @@ impl Model {
         let first = if small { Backing::Zero } else { Backing::Own };
         let used = self.resident.entry(head).or_insert(Use { backing: first, ..Use::default() });
         if access == Access::Write {
+            // A copy takes the place of the zero page, and its entry knows nothing of who has read that.
+            used.host &= used.backing == Backing::Own;
             used.backing = Backing::Own;
         }
         match who {
