@@ -491,10 +491,13 @@ impl Vmcs {
     }
 
     fn try_write(&self, field: Field, value: u64) -> Result<(), VmFail> {
-        // SAFETY: host state is `Residence`'s to write. Of the controls only the MSR bitmap, the virtual-APIC page, the
-        // log of writes and the EPT pointer name memory, and only `write_controls` and `use_virtual_apic` set them: the first three are frames of our own, the EPT root outlives the last entry (a virtual processor's thread
-        // keeps its guest); the bitmap that passes x2APIC registers is in force only with the controls that virtualise them. Any
-        // other control and any guest state is either refused at entry or concerns the guest only.
+        // SAFETY: host state is `Residence`'s to write. Of the controls only the MSR bitmap, the virtual-APIC page, the log of
+        // writes and the EPT pointer name memory, and only `write_controls` and `use_virtual_apic` set them: the first three are
+        // frames of our own, the EPT root outlives the last entry (a virtual processor's thread keeps its guest); the bitmap that
+        // passes x2APIC registers is in force only with the controls that virtualise them. Of guest state CR3 names memory where
+        // there is no EPT: the root of the virtual processor's shadow, which lives as long as that one's guest;
+        // `load_shadow` writes it whenever registers are set, and the guest's own moves to CR3 exit. Any other control and guest state is either refused at entry or concerns
+        // the guest only.
         unsafe { vmwrite(field.encoding(), value) }
     }
 

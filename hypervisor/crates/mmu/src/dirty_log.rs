@@ -384,7 +384,7 @@ impl Tdp {
             } else {
                 continue;
             }
-            locked.narrowed(host, spanned(address, found.level));
+            locked.narrowed(host, || spanned(address, found.level));
             changed += 1;
         }
         changed
@@ -408,7 +408,7 @@ impl Tdp {
             while rest != 0 {
                 let index = first + rest.trailing_zeros() as u16;
                 entry::narrow(host, EntryRef::new(table, index), seen, &mut locked.in_progress);
-                locked.narrowed(host, spanned(block.add(u64::from(index)).base().as_u64(), Level::Pt));
+                locked.narrowed(host, || spanned(block.add(u64::from(index)).base().as_u64(), Level::Pt));
                 rest &= rest - 1;
                 looked_at += 1;
             }

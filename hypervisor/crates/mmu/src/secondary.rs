@@ -43,10 +43,10 @@ impl Locked {
         self.shadows.iter_mut().for_each(|shadow| shadow.forget(host, gfns));
     }
 
-    /// The same, where the dirty log took rights from leaves.
-    pub(crate) fn narrowed<H: Host>(&mut self, host: &H, gfns: GfnRange) {
+    /// The same, where the dirty log took rights from leaves. Which ones is worked out for shadows only: a harvest has many.
+    pub(crate) fn narrowed<H: Host>(&mut self, host: &H, gfns: impl Fn() -> GfnRange) {
         if intact(Mutant::LogLeavesShadow) {
-            self.forget(host, gfns);
+            self.shadows.iter_mut().for_each(|shadow| shadow.forget(host, gfns()));
         }
     }
 }
