@@ -12,7 +12,7 @@ use addr::{Hpa, HpaRange, PAGE_SIZE, PageSize, Pfn, PfnRange};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use mm::Host;
-use mm::frames::{FrameMeta, Frames, MAX_FRAMES};
+use mm::frames::{FrameMeta, Frames, MAX_FRAMES, METADATA_BYTES};
 use startup::memory::{self, Limits, Request};
 use talc::{ErrOnOom, Span, Talc, Talck};
 
@@ -45,7 +45,7 @@ fn limits() -> Limits {
         reached: REACHED,
         direct_map: layout::DIRECT_MAP_BYTES,
         frames: MAX_FRAMES,
-        frame_meta: size_of::<FrameMeta>() as u64,
+        frame_meta: METADATA_BYTES,
         other_tables: OTHER_TABLES,
         largest_page: if crate::cpu::has_gigantic_pages() { PageSize::Size1G } else { PageSize::Size2M },
     }

@@ -75,9 +75,11 @@ fn build(features: &[&str], target: &str) -> Result<PathBuf> {
     Ok(target.join("release/costs"))
 }
 
+/// To the nearest instruction.
 fn per_page(program: &Path, operation: &str, pages: u64, variant: &[&str]) -> Result<u64> {
     let count = |part: &str| instructions(program, operation, pages, part, variant);
-    Ok(count("whole")?.saturating_sub(count("prepare")?) / pages)
+    let all = count("whole")?.saturating_sub(count("prepare")?);
+    Ok((all + pages / 2) / pages)
 }
 
 fn instructions(program: &Path, operation: &str, pages: u64, part: &str, variant: &[&str]) -> Result<u64> {

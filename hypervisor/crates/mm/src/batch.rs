@@ -63,7 +63,7 @@ impl<H: Host> Mm<H> {
         }
         for &(address, frame) in pages {
             let meta = self.host().frames().meta(frame);
-            if young.contains(address) && meta.generation() == now {
+            if young.contains(address) && self.host().frames().generation_of(frame) == now {
                 tell(frame, Err(Spared::Young));
                 continue;
             }

@@ -164,7 +164,9 @@ impl<H: Host> Mm<H> {
             let now = self.host().frames().generation();
             let (slotless, patience) = (shrunk.swap_is_full, self.patience(age));
             let wanted = Wanted { age, now, slotless, patience };
-            let Some((address, frame)) = space.first_old(range, |meta| wanted.is(meta)) else {
+            let Some((address, frame)) =
+                space.first_old(range, |frame| wanted.is(self.host().frames(), frame))
+            else {
                 return;
             };
             let place = self.rmap_of(frame);

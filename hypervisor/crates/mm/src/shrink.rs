@@ -15,7 +15,7 @@
 //! swap as they are in memory. A page of a file goes alone: dropped if it is clean, else written back before.
 
 use crate::batch::{CLUSTER, Few, Neighbours};
-use crate::frames::{FrameMeta, PageFlags};
+use crate::frames::{FrameMeta, Frames, PageFlags};
 use crate::host::Host;
 use crate::limits::Shares;
 use crate::mm::Mm;
@@ -25,6 +25,7 @@ use crate::swap::{Probe, SwapDevice};
 use addr::{Hva, HvaRange, PAGE_SIZE, Pfn};
 use alloc::sync::Arc;
 use core::ops::{ControlFlow, Range};
+use mutants::{Mutant, intact};
 
 /// Ages that are told apart; the oldest go first.
 pub(crate) const AGES: u32 = 2;
@@ -60,8 +61,9 @@ pub struct Shrunk {
 
 impl Shrunk {
     /// Whether it is enough. What needs no swap is long to search for, and swap may have room again before that ends.
-    const fn suffices(&self, goal: u64) -> bool {
-        self.reclaimed >= goal || self.swap_has_no_room && self.reclaimed > 0
+    fn suffices(&self, goal: u64) -> bool {
+        let stops = self.swap_has_no_room && intact(Mutant::SearchesOnWithoutRoom);
+        self.reclaimed >= goal || stops && self.reclaimed > 0
     }
 }
 
@@ -79,9 +81,10 @@ pub(crate) struct Wanted {
 
 impl Wanted {
     /// Whether reclaim may think of the frame.
-    pub(crate) fn is(&self, meta: &FrameMeta) -> bool {
+    pub(crate) fn is(&self, frames: &Frames, frame: Pfn) -> bool {
+        let meta = frames.meta(frame);
         let least = self.age + if meta.has(PageFlags::REFUSED) { self.patience } else { 0 };
-        let is_old = self.now.wrapping_sub(meta.generation()) >= least;
+        let is_old = self.now.wrapping_sub(frames.generation_of(frame)) >= least;
         is_old && is_candidate(meta) && !(self.slotless && needs_slot(meta))
     }
 }
@@ -223,7 +226,7 @@ impl<H: Host> Mm<H> {
         let frames = self.host().frames();
         let now = frames.generation();
         let wanted = Wanted { age, now, slotless: shrunk.swap_is_full, patience };
-        if !frames.is_used(frame) || !wanted.is(frames.meta(frame)) {
+        if !frames.is_used(frame) || !wanted.is(frames, frame) {
             return;
         }
         if is_stranded(frames.meta(frame)) {
@@ -259,7 +262,7 @@ impl<H: Host> Mm<H> {
         let mut pages: Few<(Hva, Pfn)> = Few::new();
         place.space.old_frames(
             place.cluster,
-            |meta| wanted.is(meta),
+            |frame| wanted.is(self.host().frames(), frame),
             |address, frame| {
                 let _ = pages.push((address, frame));
                 if pages.is_full() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -301,7 +304,7 @@ impl<H: Host> Mm<H> {
                 if spared == Spared::Refused {
                     meta.set(PageFlags::REFUSED);
                 }
-                meta.set_generation(frames.generation());
+                frames.set_generation(frame, frames.generation());
             }
         }
     }

@@ -142,7 +142,7 @@ impl Tdp {
         while next < end {
             let first = next & !(Level::Pd.span() - 1);
             let until = end.min(first + Level::Pd.span());
-            let note = |frame| uses.note(frame);
+            let note = move |frame| uses.note(frame);
             let found = paging::walk_to::<EptEntry, H>(host, self.root, next, Level::Pd);
             let bits = paging::collect_young(host, &found, (next, until), note);
             used(Gfn::new(first >> PAGE_SHIFT), &bits);

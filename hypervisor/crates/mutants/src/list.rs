@@ -321,6 +321,8 @@ mutants! {
     LimitIgnored,
     /// a space at its limit makes room wherever there is something old
     LimitTakesFromOthers,
+    /// reclaim searches all frames for what needs no swap while swap has no room
+    SearchesOnWithoutRoom,
 
     // Races with caches.
     /// a page read from swap is cached although its slot has changed hands

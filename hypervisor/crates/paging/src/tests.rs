@@ -4,9 +4,9 @@ extern crate std;
 
 use crate::{
     Cursor, EachAlone, EntryRef, EptEntry, Found, HostEntry, Leaf, Level, Note, OutOfTables, Rights,
-    TableEntry, TableMemory, TableReserve, View, prune, split, walk, walk_or_grow,
+    TableEntry, TableMemory, TableReserve, View, collect_young, prune, split, walk, walk_or_grow, walk_to,
 };
-use addr::{PageSize, Pfn};
+use addr::{PAGE_SHIFT, PageSize, Pfn};
 use std::boxed::Box;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -231,4 +231,30 @@ fn a_reserve_gives_back_what_was_not_used() {
     assert_eq!(reserve.top_up(3), Err(OutOfTables));
     drop(reserve);
     assert!(memory.tables.borrow().is_empty());
+}
+
+/// Entries of which all were used, none, and some, in one group and in a whole table: the answer, the frames that are told, and A of
+/// each entry agree.
+#[test]
+fn which_pages_were_used_is_told_for_each_and_all_lose_a() {
+    for pattern in [0, u64::MAX, 0b1000_1111, 0x00f0_f0ff_1234_8001, !1, 1 << 63] {
+        let memory = Memory::default();
+        let root = memory.allocate_table().expect("root");
+        let was_used = |page: u64| pattern >> (page % 64) & 1 != 0;
+        for page in 0..512 {
+            let leaf = Leaf { accessed: was_used(page), ..small(1000 + page, Rights::ALL) };
+            install::<EptEntry>(&memory, root, page << PAGE_SHIFT, leaf);
+        }
+        let table = walk_to::<EptEntry, _>(&memory, root, 0, Level::Pd).at;
+        memory.store(table, memory.load(table) | EptEntry::ACCESSED);
+        let found = walk_to::<EptEntry, _>(&memory, root, 0, Level::Pd);
+        let told = RefCell::new(Vec::new());
+        let bits =
+            collect_young(&memory, &found, (0, Level::Pd.span()), |frame| told.borrow_mut().push(frame));
+        assert_eq!(bits, [pattern; 8]);
+        let expected: Vec<u64> = (0..512).filter(|page| was_used(*page)).map(|page| 1000 + page).collect();
+        assert_eq!(told.into_inner(), expected);
+        let leaves = Cursor::<_, EptEntry>::new(&memory, root, 0, Level::Pd.span());
+        assert!(leaves.filter_map(|visit| visit.found.leaf()).all(|leaf| !leaf.accessed));
+    }
 }

@@ -20,8 +20,6 @@ pub type BlockBits = [u64; 8];
 
 /// Entries that are looked at together: as many as there are registers for.
 const TOGETHER: usize = 4;
-/// Their bits, where a word of the answer gets its next ones.
-const ALL: u64 = !(u64::MAX >> TOGETHER);
 
 /// Which pages in `start..end` were used: tests and clears the A bit of each leaf there, and calls `used` with the numbers of their
 /// frames. The range lies in one span of [`Level::Pd`], and `found` is where a walk to that level has ended; where the range is less
@@ -31,7 +29,7 @@ pub fn collect_young<E: TableEntry, M: TableMemory>(
     memory: &M,
     found: &Found<E>,
     (start, end): (u64, u64),
-    mut used: impl FnMut(u64),
+    used: impl Fn(u64) + Copy,
 ) -> BlockBits {
     let pages = Level::Pt.index(start)..=Level::Pt.index(end - 1);
     let whole = end - start == Level::Pd.span();
@@ -47,8 +45,7 @@ pub fn collect_young<E: TableEntry, M: TableMemory>(
                 true if take_accessed(memory, found) => collect_table::<E, M>(entries, used),
                 true => [0; 8],
                 false => {
-                    let take =
-                        |index: &u16| take_entry::<E, M>(entries, *index, entries.load(*index), &mut used);
+                    let take = |index: &u16| take_entry::<E, M>(entries, *index, entries.load(*index), used);
                     bits_of(pages.filter(take))
                 }
             }
@@ -63,35 +60,53 @@ fn bits_of(pages: impl Iterator<Item = u16>) -> BlockBits {
     bits
 }
 
-/// The same in all entries of a page table. Where one was used its neighbours are likely to have been: then A is looked for once in
-/// several together.
+/// The same in all entries of a page table; two groups a turn, which leaves less for the loop itself.
 fn collect_table<E: TableEntry, M: TableMemory>(
     entries: M::Entries<'_>,
-    mut used: impl FnMut(u64),
+    used: impl Fn(u64) + Copy,
 ) -> BlockBits {
-    let mut bits = [0_u64; 8];
+    let mut bits = [u64::MAX; 8];
     for word in 0..8_u16 {
-        let mut found = 0;
-        for group in 0..64 / TOGETHER as u16 {
-            let first = word * 64 + group * TOGETHER as u16;
-            let seen: [u64; TOGETHER] = array::from_fn(|page| entries.load(first + page as u16));
-            found >>= TOGETHER;
-            if seen.iter().fold(E::ACCESSED, BitAnd::bitand) != 0 {
-                for (index, entry) in (first..).zip(seen) {
-                    entries.clear(index, E::ACCESSED);
-                    used(E::frame_number(entry));
-                }
-                found |= ALL;
-            } else {
-                for (page, entry) in seen.into_iter().enumerate() {
-                    let was_used = take_entry::<E, M>(entries, first + page as u16, entry, &mut used);
-                    found |= u64::from(was_used) << (64 - TOGETHER + page);
-                }
-            }
+        for pair in 0..32 / TOGETHER as u16 {
+            let first = word * 64 + pair * 2 * TOGETHER as u16;
+            collect_group::<E, M>(entries, first, &mut bits[usize::from(word)], used);
+            collect_group::<E, M>(entries, first + TOGETHER as u16, &mut bits[usize::from(word)], used);
         }
-        bits[usize::from(word)] = found;
     }
     bits
+}
+
+/// The same in [`TOGETHER`] entries; those that were not used are taken from `bits`, the word of the answer that they are in. Where
+/// one was used its neighbours are likely to have been: A is looked for in all at once.
+#[inline(always)]
+fn collect_group<E: TableEntry, M: TableMemory>(
+    entries: M::Entries<'_>,
+    first: u16,
+    bits: &mut u64,
+    used: impl Fn(u64) + Copy,
+) {
+    let seen: [u64; TOGETHER] = array::from_fn(|page| entries.load(first + page as u16));
+    if seen.into_iter().fold(u64::MAX, BitAnd::bitand) & E::ACCESSED != 0 {
+        for (index, entry) in (first..).zip(seen) {
+            entries.clear(index, E::ACCESSED);
+            used(E::frame_number(entry));
+        }
+        return;
+    }
+    *bits &= !collect_mixed::<E, M>(entries, first, used);
+}
+
+/// The same where not all were used: those that were not. Apart, so that the loop over the others has their work alone.
+#[cold]
+fn collect_mixed<E: TableEntry, M: TableMemory>(
+    entries: M::Entries<'_>,
+    first: u16,
+    used: impl Fn(u64) + Copy,
+) -> u64 {
+    (first..first + TOGETHER as u16).fold(0, |unused, index| {
+        let was_used = take_entry::<E, M>(entries, index, entries.load(index), used);
+        unused | u64::from(!was_used) << (index % 64)
+    })
 }
 
 /// The same in one entry.
@@ -99,7 +114,7 @@ fn take_entry<E: TableEntry, M: TableMemory>(
     entries: M::Entries<'_>,
     index: u16,
     seen: u64,
-    used: &mut impl FnMut(u64),
+    used: impl Fn(u64) + Copy,
 ) -> bool {
     let was_used = seen & E::ACCESSED != 0;
     if was_used {

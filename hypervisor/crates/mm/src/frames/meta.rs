@@ -7,7 +7,7 @@
 //! | `owner`, `index` | which reverse map finds those entries, and the page's place in it |
 //! | `slot` | the swap slot with the same contents, while the frame is in the swap cache |
 //! | flags | what is true of the frame; above them the order of a free block, or of a frame in use a checksum |
-//! | links | the buddy's, while the frame heads a free block; of a frame in use, `next` is the generation that it was used in, `previous` the first one in which use counts |
+//! | links | the buddy's, while the frame heads a free block; of a frame in use, `previous` is the first generation in which use counts (`generations.rs`) |
 //!
 //! A secondary entry owns nothing and is not counted (I6). Whoever raises `map_count` holds the page-table lock of
 //! the entry. The frames of a huge page are counted one by one: a split changes no metadata.
@@ -15,7 +15,6 @@
 use crate::rmap::RmapId;
 use addr::Pfn;
 use bitflags::bitflags;
-use mutants::{Mutant, intact};
 use sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use sync::{Held, Rank};
 
@@ -31,8 +30,6 @@ const INDEX_BITS: u32 = 36;
 /// Most swap slots: what is left of a word has room for their numbers, and for none.
 pub(crate) const MOST_SLOTS: u64 = (1 << (u64::BITS - INDEX_BITS)) - 1;
 const INDEX: u64 = (1 << INDEX_BITS) - 1;
-/// Generations after that of a late comeback in which use begins to count.
-const LATE: u32 = 2;
 
 bitflags! {
     /// What is true of a frame in use.
@@ -130,9 +127,8 @@ impl FrameMeta {
         reserved
     }
 
-    /// Free → used, one owner; used in this generation.
-    pub(super) fn take(&self, generation: u32) {
-        self.set_generation(generation);
+    /// Free → used, one owner.
+    pub(super) fn take(&self) {
         self.owner.store(0, Ordering::Relaxed);
         self.place.store(0, Ordering::Relaxed);
         // Pairs with `try_get`: who gets a reference sees that the frame has no owner any more.
@@ -178,37 +174,13 @@ impl FrameMeta {
         self.next.store(next, Ordering::Relaxed);
     }
 
-    /// The last generation of aging in which the page was used; of a frame that is in use. As long as no use has counted, it is
-    /// the one before that in which the page came back.
-    #[must_use]
-    pub(crate) fn generation(&self) -> u32 {
-        let (used, counts_from) = self.uses();
-        let counts = used.wrapping_sub(counts_from) <= u32::MAX / 2;
-        if counts { used } else { counts_from.wrapping_sub(LATE + 1) }
+    /// The generation from which on use counts; of a frame in use.
+    pub(super) fn counts_from(&self) -> u32 {
+        self.previous.load(Ordering::Relaxed)
     }
 
-    fn uses(&self) -> (u32, u32) {
-        (self.next.load(Ordering::Relaxed), self.previous.load(Ordering::Relaxed))
-    }
-
-    /// The page was found used in this generation: one store, whatever is known of it (`generation` decides what it counts).
-    #[inline]
-    pub(crate) fn note_use(&self, generation: u32) {
-        self.next.store(generation, Ordering::Relaxed);
-    }
-
-    /// The page comes back long after it went, in an older generation than the present one, and has to be used twice to get
-    /// younger: the access that brings it in is found in this generation or by the next pass, and does not count.
-    pub(crate) fn come_back_late(&self, generation: u32) {
-        let waits = if intact(Mutant::LateComebackIsUse) { LATE } else { 0 };
-        self.previous.store(generation.wrapping_add(waits), Ordering::Relaxed);
-        self.next.store(generation, Ordering::Relaxed);
-    }
-
-    /// The page is as young as if it had been used in this generation.
-    pub(crate) fn set_generation(&self, generation: u32) {
+    pub(super) fn set_counts_from(&self, generation: u32) {
         self.previous.store(generation, Ordering::Relaxed);
-        self.next.store(generation, Ordering::Relaxed);
     }
 
     /// Whether that is what the last look at the contents has made of them, as the next one will find it; of a frame in use.

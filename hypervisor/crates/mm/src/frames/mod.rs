@@ -13,6 +13,7 @@
 
 mod buddy;
 mod cache;
+mod generations;
 mod meta;
 
 use crate::host::{CpuIndex, OutOfFrames};
@@ -21,33 +22,17 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use buddy::Buddy;
 use cache::FrameCache;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
+use generations::Generations;
 use meta::State;
 use sync::{Mutex, Rank};
 
+pub use generations::{METADATA_BYTES, Uses};
 pub use meta::{FrameMeta, PageFlags};
 pub(crate) use meta::{MOST_SLOTS, PageTurn, TriedLock};
 
 /// Frames that can be numbered: 16 TiB. A link of a free list is 32 bits, and one number means none.
 pub const MAX_FRAMES: u64 = meta::NIL as u64;
-
-/// Where aging notes what it finds: the frames, and the generation. By value, so that a loop over a table keeps it in registers.
-#[derive(Clone, Copy, Debug)]
-pub struct Uses<'f> {
-    meta: &'f [FrameMeta],
-    generation: u32,
-}
-
-impl Uses<'_> {
-    /// The page in this frame was used. The caller has an entry that maps it, and keeps that from going. The zero page, and frames
-    /// that nobody reclaims, may well have a generation; frames without metadata have none.
-    #[inline]
-    pub fn note(self, frame: u64) {
-        if let Some(meta) = self.meta.get(frame as usize) {
-            meta.note_use(self.generation);
-        }
-    }
-}
 
 /// All frames of a machine.
 #[derive(Debug)]
@@ -59,8 +44,7 @@ pub struct Frames {
     free: AtomicU64,
     /// Frames that only reclaim may take.
     reserve: AtomicU64,
-    /// Passes of aging so far.
-    generation: AtomicU32,
+    generations: Generations,
 }
 
 impl Frames {
@@ -73,6 +57,7 @@ impl Frames {
         assert!(meta.len() as u64 <= MAX_FRAMES, "{} frames are more than can be numbered", meta.len());
         let caches: Vec<_> =
             (0..cpus.max(1)).map(|_| Mutex::new(Rank::FrameCache, FrameCache::new())).collect();
+        let generations = Generations::new(meta.len());
         Self {
             meta,
             buddy: Mutex::new(Rank::Buddy, Buddy::new()),
@@ -80,7 +65,7 @@ impl Frames {
             total: AtomicU64::new(0),
             free: AtomicU64::new(0),
             reserve: AtomicU64::new(0),
-            generation: AtomicU32::new(0),
+            generations,
         }
     }
 
@@ -121,12 +106,6 @@ impl Frames {
         &self.meta[frame.as_u64() as usize]
     }
 
-    /// For whoever finds pages used: notes it in this generation.
-    #[must_use]
-    pub fn uses(&self, generation: u32) -> Uses<'_> {
-        Uses { meta: &self.meta, generation }
-    }
-
     /// Whether the frame has metadata.
     #[must_use]
     pub fn knows(&self, frame: Pfn) -> bool {
@@ -162,17 +141,6 @@ impl Frames {
         self.free_count().saturating_sub(self.reserve.load(Ordering::Relaxed))
     }
 
-    /// The present generation of aging.
-    #[must_use]
-    pub fn generation(&self) -> u32 {
-        self.generation.load(Ordering::Relaxed)
-    }
-
-    /// Begins the next generation.
-    pub(crate) fn next_generation(&self) -> u32 {
-        self.generation.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
-    }
-
     /// A frame of this size, naturally aligned, contents unspecified, with one reference. The reserve stays.
     ///
     /// # Errors
@@ -196,7 +164,8 @@ impl Frames {
         let frame = frame.ok_or(OutOfFrames { size })?;
         let generation = self.generation();
         for index in 0..size.base_pages() {
-            self.meta(frame.add(index)).take(generation);
+            self.set_generation(frame.add(index), generation);
+            self.meta(frame.add(index)).take();
         }
         self.free.fetch_sub(size.base_pages(), Ordering::Relaxed);
         Ok(frame)

@@ -58,7 +58,7 @@ impl<H: Host> AddressSpace<H> {
             return young;
         }
         let uses = self.host().frames().uses(generation);
-        let note = |frame| uses.note(frame);
+        let note = move |frame| uses.note(frame);
         let own = paging::collect_young(&**self.host(), &found, (start, end), note);
         young.add_noted(block.start().align_down(PageSize::Size2M), &own);
         self.chain.collect_young(&mut young);
@@ -75,14 +75,14 @@ impl<H: Host> AddressSpace<H> {
     pub(crate) fn old_frames(
         &self,
         bounds: HvaRange,
-        is_old: impl Fn(&crate::frames::FrameMeta) -> bool,
+        is_old: impl Fn(Pfn) -> bool,
         mut take: impl FnMut(Hva, Pfn) -> ControlFlow<()>,
     ) {
         let _tables = self.tables.lock();
         for visit in self.cursor(bounds) {
             let leaf = visit.found.leaf().filter(|leaf| leaf.size == PageSize::Size4K);
             let Some(frame) = leaf.map(|leaf| leaf.pfn) else { continue };
-            let Some(meta) = self.mm.counted(frame).filter(|meta| is_old(meta)) else { continue };
+            let Some(meta) = self.mm.counted(frame).filter(|_| is_old(frame)) else { continue };
             meta.get();
             if take(Hva::new(visit.address), frame).is_break() {
                 return;
@@ -93,11 +93,7 @@ impl<H: Host> AddressSpace<H> {
 
 impl<H: Host> AddressSpace<H> {
     /// The first base page in `bounds` whose frame `is_old`, with a reference for the caller. Takes the page-table lock.
-    pub(crate) fn first_old(
-        &self,
-        bounds: HvaRange,
-        is_old: impl Fn(&crate::frames::FrameMeta) -> bool,
-    ) -> Option<(Hva, Pfn)> {
+    pub(crate) fn first_old(&self, bounds: HvaRange, is_old: impl Fn(Pfn) -> bool) -> Option<(Hva, Pfn)> {
         let mut first = None;
         self.old_frames(bounds, is_old, |address, frame| {
             first = Some((address, frame));

@@ -80,7 +80,7 @@ impl<H: Host> Mm<H> {
         let in_use = frames.total() - frames.free_count();
         if let Some(comeback) = self.swap().cache(slot, frame, generation, in_use) {
             if comeback == Comeback::Late {
-                meta.come_back_late(frames.generation());
+                frames.come_back_late(frame);
             }
             return Ok(Some(SwappedIn { mm: self, slot, frame }));
         }
