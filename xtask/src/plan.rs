@@ -17,7 +17,7 @@ const LEAST_GUEST_MEMORY: u64 = 4 << 20;
 const LEAST_HOST_MEMORY: u64 = 64 << 20;
 /// Most processors of the machine: what the emulators and Herald agree on.
 const MAX_HOST_CPUS: u32 = 8;
-/// One of so many requests to the swap disk fails, where that is asked for.
+/// One of so many blocks of the swap disk, or of requests to write to it, fails, where that is asked for.
 const FAULT_EVERY: u32 = 8;
 const PAGE: u64 = 4096;
 const MIB: u64 = 1 << 20;

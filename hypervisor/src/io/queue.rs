@@ -70,8 +70,8 @@ struct Lines {
     writes: VecDeque<Arc<Request>>,
     /// Reads since the last write.
     reads_served: u32,
-    /// Requests so far, for faults that are injected.
-    count: [u32; 2],
+    /// Requests to write so far, for faults that are injected.
+    writes_served: u32,
 }
 
 /// A disk, or a part of one.
@@ -193,13 +193,22 @@ impl DiskQueue {
         }
     }
 
-    /// Whether no fault is to be injected.
+    /// Whether no fault is to be injected. A block that cannot be read cannot be read again, alone or with others.
     fn is_spared(&self, request: &Request) -> bool {
-        let writes = request.work != Work::Read;
-        let every = if writes { self.faults.write_every } else { self.faults.read_every };
-        let count = &mut self.lines.lock().count[usize::from(writes)];
-        *count += u32::from(!request.frames.is_empty());
-        every == 0 || !count.is_multiple_of(every)
+        let SwapFaults { read_every, write_every } = self.faults;
+        let blocks = request.block..request.block + request.frames.len() as u64;
+        match request.work {
+            Work::Read => {
+                read_every == 0
+                    || !blocks.into_iter().any(|block| (block + 1).is_multiple_of(read_every.into()))
+            }
+            Work::Write => {
+                let mut lines = self.lines.lock();
+                lines.writes_served += 1;
+                write_every == 0 || !lines.writes_served.is_multiple_of(write_every)
+            }
+            Work::Wait | Work::Flush => true,
+        }
     }
 }
 

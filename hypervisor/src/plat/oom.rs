@@ -3,6 +3,7 @@
 //! ```text
 //!   a fault finds no frame, and nothing can be reclaimed
 //!     └─► is a guest on its way out? ── yes ──► try again: its memory comes
+//!         has one left since it was last told so? ── yes ──► try again: the fault may have looked before
 //!            └─ no: is a guest being written out? ── yes ──► its copy goes, and the snapshot with it; try again
 //!                └─ no: who has most pages? ─── who asks ──► ends
 //!                                           └── another ──► is ended; try again
@@ -19,6 +20,8 @@ use spin::Mutex;
 static GUESTS: Mutex<Vec<Weak<Vm>>> = Mutex::new(Vec::new());
 /// Guests that have ended, and whose memory is not free yet.
 static LEAVING: AtomicUsize = AtomicUsize::new(0);
+/// Guests and copies that have left, and whose memory is free.
+static LEFT: AtomicUsize = AtomicUsize::new(0);
 
 /// Copies of guests that are being written out. None is more than a snapshot, which can be taken again.
 static COPIES: Mutex<Vec<Weak<Copy>>> = Mutex::new(Vec::new());
@@ -52,6 +55,18 @@ pub(crate) enum Verdict {
     TriesAgain,
 }
 
+/// Departures that a guest has been told of: one that ended between its fault and the verdict has left memory.
+#[derive(Debug, Default)]
+pub(super) struct Told(AtomicUsize);
+
+impl Told {
+    /// Whether somebody has left since this was last asked.
+    fn is_news(&self) -> bool {
+        let left = LEFT.load(Ordering::SeqCst);
+        self.0.swap(left, Ordering::SeqCst) != left
+    }
+}
+
 /// A guest has memory from now on.
 pub(super) fn add(vm: &Arc<Vm>) {
     let mut guests = GUESTS.lock();
@@ -75,6 +90,8 @@ impl Departure {
 impl Drop for Departure {
     fn drop(&mut self) {
         if *self.0.get_mut() {
+            // In this order: who finds nobody leaving hears of who has left.
+            LEFT.fetch_add(1, Ordering::SeqCst);
             LEAVING.fetch_sub(1, Ordering::SeqCst);
         }
     }
@@ -83,7 +100,7 @@ impl Drop for Departure {
 /// Decides for `asker`, which would end so, and ends whoever has to go. No lock is held.
 pub(crate) fn judge(asker: &Vm, end: End) -> Verdict {
     let known = GUESTS.lock();
-    if LEAVING.load(Ordering::SeqCst) != 0 {
+    if LEAVING.load(Ordering::SeqCst) != 0 || asker.told.is_news() {
         return Verdict::TriesAgain;
     }
     let copy = COPIES.lock().iter().find_map(Weak::upgrade);

@@ -9,7 +9,7 @@ use super::end::End;
 use super::hostops::{HostOperationError, HostOperations};
 use super::input;
 use super::memory::{Memory, NotRam, Notifiers, SetupError};
-use super::oom::{self, Departure};
+use super::oom::{self, Departure, Told};
 use super::part::Snapshots;
 use super::pause::Pauses;
 use super::run::{HostMemory, Machine};
@@ -104,6 +104,7 @@ pub(crate) struct Vm {
     pub(super) wants_states: AtomicBool,
     ended: AtomicBool,
     end: spin::Mutex<Option<Result<End, RunError>>>,
+    pub(super) told: Told,
     /// Dropped last.
     departure: Departure,
 }
@@ -219,6 +220,7 @@ impl Vm {
             wants_states: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             end: spin::Mutex::new(None),
+            told: Told::default(),
             departure: Departure::default(),
             machine,
             host: host.clone(),

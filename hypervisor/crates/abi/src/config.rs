@@ -68,12 +68,12 @@ pub struct Inject {
     pub storm: u64,
 }
 
-/// Which requests to the swap disk fail; 0: none.
+/// What of the swap disk fails; 0: nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct SwapFaults {
-    /// Every so manyeth read.
+    /// Reads of every so manyeth block, alone or with others.
     pub read_every: u32,
-    /// Every so manyeth write.
+    /// Every so manyeth request to write.
     pub write_every: u32,
 }
 

@@ -8,8 +8,8 @@ use crate::spans::Spans;
 use alloc::vec::Vec;
 use mm::{Host, SwapCounts};
 
-/// Requests that fail before nothing is written to the disk any more.
-const MOST_FAILURES: u64 = 16;
+/// Requests that fail one after the other before nothing is written to the disk any more.
+const MOST_FAILURES: u32 = 16;
 /// Slots that are looked at under one hold of the lock.
 const STEP: usize = 4096;
 
@@ -19,6 +19,8 @@ pub(crate) struct State<H: Host> {
     pub(crate) blocks: Blocks,
     pub(crate) ahead: Ahead,
     pub(crate) counts: SwapCounts,
+    /// Writes that have failed since one was good.
+    failures: u32,
     /// Pages in memory as they are.
     raw: u64,
     /// Slots are looked at in turn: they were written in about this order.
@@ -36,7 +38,7 @@ impl<H: Host> State<H> {
         entries.try_reserve_exact(slots as usize).map_err(|_| NewError::NoTable { slots })?;
         entries.resize(slots as usize, Entry::Nothing);
         let counts = SwapCounts::default();
-        Ok(Self { entries, spans, blocks, ahead, counts, raw: 0, hand: 0, behind: u64::MAX })
+        Ok(Self { entries, spans, blocks, ahead, counts, failures: 0, raw: 0, hand: 0, behind: u64::MAX })
     }
 
     pub(crate) const fn slots(&self) -> u64 {
@@ -85,7 +87,7 @@ impl<H: Host> State<H> {
 
     /// Whether a page can go down.
     fn takes_pages(&self) -> bool {
-        self.blocks.free_count() > 0 && self.counts.write_errors < MOST_FAILURES
+        self.blocks.free_count() > 0 && self.failures < MOST_FAILURES
     }
 
     /// Whether a page that does not compress can be kept until it goes down.
@@ -137,6 +139,7 @@ impl<H: Host> State<H> {
         self.note_request(run);
         self.counts.writes += if written { run.len } else { 0 };
         self.counts.write_errors += u64::from(!written);
+        self.failures = if written { 0 } else { self.failures + 1 };
         for (&slot, block) in batch.iter().zip(run.first..) {
             match self.entry(slot) {
                 Entry::Leaving(_, sent) if u64::from(sent) == block && written => {
