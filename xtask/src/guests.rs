@@ -52,7 +52,6 @@ pub(crate) fn of(args: &RunArgs, binaries: &Binaries) -> Result<Guests> {
         let dir = path.parent().unwrap_or(Path::new(""));
         let all: Vec<_> =
             file.vms.iter().map(|vm| from_file(vm, path, dir, args.host_memory)).collect::<Result<_>>()?;
-        all.iter().try_for_each(|guest| plan::refuse_several(args.paging, guest.vcpus))?;
         return Ok(Guests { all, settings: Some(file), backing_given, merge_share_given });
     }
     if let Some(path) = &args.restore {

@@ -421,7 +421,8 @@ impl Machine {
                 }
                 Paging::Shadow => Translation::Shadow,
             },
-            virtual_apic: self.config.apic_virtualisation,
+            // What the interpreter delivers comes from the model.
+            virtual_apic: self.config.apic_virtualisation && self.config.paging == Paging::Ept,
             pause_exits: vm.is_clone()
                 || self.config.vms.iter().map(|vm| vm.vcpus as usize).sum::<usize>() > sched::online(),
             tsc_offset: vm.clock.tsc_offset,

@@ -136,8 +136,6 @@ pub(crate) enum VmcsError {
     Ept(EptVpid),
     /// A shadow's pointers lie where a guest outside long mode cannot have them.
     HighRoot(Pfn),
-    /// A virtual processor goes on in real mode, and is to be under a shadow.
-    RealMode,
     /// No frame.
     OutOfFrames(OutOfFrames),
     /// A VMX instruction failed.
@@ -161,7 +159,6 @@ impl fmt::Display for VmcsError {
             }
             Self::Ept(missing) => write!(f, "the processor's EPT lacks {missing:?}"),
             Self::HighRoot(frame) => write!(f, "a shadow's pointers lie in {frame}, above 4 GiB"),
-            Self::RealMode => f.write_str("the guest is in real mode, which it cannot have under a shadow"),
             Self::OutOfFrames(error) => error.fmt(f),
             Self::Instruction(error) => write!(f, "setting up the VMCS failed: {error}"),
             Self::NoVpid => write!(f, "more than {MOST_VPIDS} virtual processors"),
@@ -433,6 +430,12 @@ impl Vmcs {
     /// Exit as soon as the guest can take an interrupt, or not.
     pub(crate) fn set_interrupt_window(&mut self, wanted: bool) {
         self.set_proc(Proc::INTERRUPT_WINDOW, wanted);
+    }
+
+    /// Whether an interrupt or an NMI waits until the guest can take it.
+    #[must_use]
+    pub(crate) fn awaits_window(&self) -> bool {
+        self.controls.proc & (Proc::INTERRUPT_WINDOW | Proc::NMI_WINDOW).bits() != 0
     }
 
     /// Exit as soon as the guest can take an NMI, or not; without virtual NMIs there is no such exit.

@@ -194,6 +194,7 @@ impl<M: Machine> Cpu<'_, M> {
         self.require_same_privilege(selector)?;
         self.load_code(selector, target)?;
         self.load_flags(flags, width);
+        self.state.nmis_blocked = false;
         Ok(())
     }
 

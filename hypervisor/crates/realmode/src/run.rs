@@ -5,6 +5,7 @@ use crate::event::Delivered;
 use crate::flags::{RF, TF};
 use crate::machine::{Access, Fault, Machine};
 use crate::state::{Blocking, Segment, SegmentName, State};
+use core::convert::Infallible;
 use core::fmt;
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Mnemonic};
 
@@ -52,6 +53,22 @@ pub enum Trouble<E> {
     },
 }
 
+impl<E> Trouble<E> {
+    /// What the machine has ended it with.
+    ///
+    /// # Errors
+    /// What is not emulated.
+    pub fn ended(self) -> Result<E, Trouble<Infallible>> {
+        match self {
+            Self::End(end) => Ok(end),
+            Self::Unknown { selector, rip, bytes, len } => {
+                Err(Trouble::Unknown { selector, rip, bytes, len })
+            }
+            Self::Undeliverable { vector, rip } => Err(Trouble::Undeliverable { vector, rip }),
+        }
+    }
+}
+
 impl<E: fmt::Display> fmt::Display for Trouble<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -86,8 +103,8 @@ pub fn run<M: Machine>(state: &mut State, machine: &mut M, steps: u32) -> Result
     Ok(if state.obstacle().is_none() { Outcome::Enterable } else { Outcome::Spent })
 }
 
-/// Delivers an interrupt from outside, or an NMI, before the next instruction. Whether the guest accepts one is the
-/// caller's to know. `false`: a triple fault.
+/// Delivers an interrupt from outside, an NMI, or an exception that was on its way, before the next instruction. Whether the
+/// guest accepts one is the caller's to know. `false`: a triple fault.
 ///
 /// # Errors
 /// [`Trouble`]; the state is as before.
@@ -95,9 +112,10 @@ pub fn interrupt<M: Machine>(
     state: &mut State,
     machine: &mut M,
     vector: u8,
+    error_code: Option<u16>,
 ) -> Result<bool, Trouble<M::End>> {
     let before = *state;
-    let trouble = match Cpu::new(state, machine).interrupt(vector) {
+    let trouble = match Cpu::new(state, machine).interrupt(vector, error_code) {
         Delivered::Handler => return Ok(true),
         Delivered::Shutdown => return Ok(false),
         Delivered::Unknown => Trouble::Undeliverable { vector, rip: before.rip },

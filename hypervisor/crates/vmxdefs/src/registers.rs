@@ -16,6 +16,7 @@ const CR0_PE: u64 = 1 << 0;
 const CR0_MP: u64 = 1 << 1;
 const CR0_EM: u64 = 1 << 2;
 const CR0_TS: u64 = 1 << 3;
+const CR0_ET: u64 = 1 << 4;
 const CR0_NE: u64 = 1 << 5;
 const CR0_WP: u64 = 1 << 16;
 const CR0_AM: u64 = 1 << 18;
@@ -138,7 +139,8 @@ impl Registers {
         if illegal {
             return Err(Refused);
         }
-        let mut new = Self { cr0: value, ..*self };
+        // ET is 1 whatever is written (SDM vol. 3A 2.5).
+        let mut new = Self { cr0: value | CR0_ET, ..*self };
         let wants_long = self.efer & EFER_LME != 0;
         match (self.pages(), new.pages()) {
             (false, true) if wants_long => {

@@ -96,10 +96,10 @@ fn interrupts_go_through_the_table_and_come_back() {
     steps(&mut state, &mut computer, 1);
     assert_eq!((state.rip, state.rflags, state.general[4]), (3, 0x202, 0x7000));
     // From outside.
-    assert_eq!(interrupt(&mut state, &mut computer, 0x20), Ok(true));
+    assert_eq!(interrupt(&mut state, &mut computer, 0x20, None), Ok(true));
     assert_fault(&state, &computer, 0x20, 3);
     state.idtr.limit = 0;
-    assert_eq!(interrupt(&mut state, &mut computer, 0x20), Ok(false), "a triple fault");
+    assert_eq!(interrupt(&mut state, &mut computer, 0x20, None), Ok(false), "a triple fault");
 }
 
 #[test]
