@@ -119,6 +119,7 @@ pub(crate) fn boot_config(args: &RunArgs, tsc_hz: u64) -> config::BootConfig<'st
     config::BootConfig {
         vms: heapless::Vec::new(),
         paging: match args.paging {
+            Paging::Auto => config::Paging::Auto,
             Paging::Ept => config::Paging::Ept,
             Paging::Shadow => config::Paging::Shadow,
         },

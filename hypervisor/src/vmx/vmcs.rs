@@ -108,9 +108,7 @@ impl Translation {
     /// [`VmcsError::Ept`]: what the processor lacks.
     fn check(&self, capabilities: &Capabilities) -> Result<(), VmcsError> {
         let needed = match self {
-            Self::Ept { .. } => {
-                EptVpid::WALK_4 | EptVpid::WRITE_BACK | EptVpid::INVEPT | EptVpid::INVEPT_SINGLE
-            }
+            Self::Ept { .. } => Capabilities::EPT,
             Self::Shadow => EptVpid::empty(),
         };
         let missing = needed.difference(capabilities.ept_vpid);

@@ -468,7 +468,7 @@ const HERALD_FAILS: [Scenario; 5] = [
     },
     Scenario {
         name: "no-ept",
-        args: &["--kernel", "{testguest}", "--append", "hello", "--cpu", "penryn"],
+        args: &["--kernel", "{testguest}", "--append", "hello", "--cpu", "penryn", "--paging", "ept"],
         status: 4,
         stderr: &["EPT"],
         ..PLAIN
