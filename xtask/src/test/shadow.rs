@@ -4,8 +4,30 @@ use super::scenario::{Bound, Console, Scenario};
 use super::smp::COUNT;
 use super::table::PLAIN;
 
+/// The test guest with a second virtual processor that stays in real mode.
+macro_rules! real_mode {
+    ($name:literal, $append:literal, $paging:literal) => {
+        Scenario {
+            name: $name,
+            args: &[
+                "--kernel",
+                "{testguest}",
+                "--append",
+                $append,
+                "--memory",
+                "16M",
+                "--vcpus",
+                "2",
+                "--paging",
+                $paging,
+            ],
+            ..PLAIN
+        }
+    };
+}
+
 /// All of them.
-pub(super) const SHADOW: [Scenario; 5] = [
+pub(super) const SHADOW: [Scenario; 8] = [
     // In protected mode without paging, and through swap; the coherence oracle looks after each disturbance.
     Scenario {
         name: "shadow-sweep-oracle",
@@ -91,5 +113,17 @@ pub(super) const SHADOW: [Scenario; 5] = [
         telemetry: &[Bound::AtLeast("/exits/interpreted", 3), Bound::AtMost("/invvpid", 0)],
         timeout: 400,
         ..PLAIN
+    },
+    // The processor's real mode and the interpreter's are the same.
+    Scenario { stdout: &["realmode: ok"], ..real_mode!("real-mode-of-the-processor", "realmode", "ept") },
+    Scenario {
+        stdout: &["realmode: ok"],
+        telemetry: &[Bound::AtLeast("/exits/interpreted", 5)],
+        ..real_mode!("shadow-real-mode", "realmode", "shadow")
+    },
+    Scenario {
+        status: 5,
+        stderr: &["no emulation of the instruction at 0900:", "[db, e3]"],
+        ..real_mode!("shadow-unknown-instruction", "realmode unknown=1", "shadow")
     },
 ];
