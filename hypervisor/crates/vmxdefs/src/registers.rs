@@ -307,6 +307,7 @@ mod tests {
         for value in [1 << 13, 1 << 17, 1 << 12] {
             assert_eq!(registers.write_cr4(value, &PLAIN, none), Err(Refused), "CR4 {value:#x}");
         }
+        assert_eq!(registers.write_cr0(PE, &PLAIN, none).map(|()| registers.cr0), Ok(PE | 1 << 4), "ET");
         assert_eq!(registers.write_cr3(1 << 40, &PLAIN, none), Err(Refused));
         assert_eq!(registers.write_efer(1 << 12), Err(Refused));
         assert_eq!(registers, protected());
