@@ -48,7 +48,7 @@ fn combine(first: Fault, second: Fault) -> Option<Fault> {
     }
 }
 
-impl<M: Machine> Cpu<'_, M> {
+impl<M: Machine + ?Sized> Cpu<'_, M> {
     /// Delivers an exception.
     pub(crate) fn raise(&mut self, fault: Fault) -> Delivered<M::End> {
         let mut fault = fault;

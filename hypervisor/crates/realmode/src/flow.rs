@@ -6,7 +6,7 @@ use crate::machine::{Fault, Machine};
 use crate::state::{Blocking, RCX, SegmentName};
 use iced_x86::{Code, ConditionCode, Mnemonic, OpKind};
 
-impl<M: Machine> Cpu<'_, M> {
+impl<M: Machine + ?Sized> Cpu<'_, M> {
     /// Whether it is one.
     pub(crate) fn flow(&mut self) -> Step<bool, M> {
         match self.instruction.mnemonic() {

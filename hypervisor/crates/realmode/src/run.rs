@@ -4,6 +4,7 @@ use crate::cpu::{Break, Cpu, Step};
 use crate::event::Delivered;
 use crate::flags::{RF, TF};
 use crate::machine::{Access, Fault, Machine};
+use crate::seam::{Any, Seam};
 use crate::state::{Blocking, Segment, SegmentName, State};
 use core::convert::Infallible;
 use core::fmt;
@@ -84,11 +85,27 @@ impl<E: fmt::Display> fmt::Display for Trouble<E> {
     }
 }
 
+impl Trouble<Infallible> {
+    /// The same among others.
+    pub(crate) const fn widen<E>(self) -> Trouble<E> {
+        match self {
+            Self::End(never) => match never {},
+            Self::Unknown { selector, rip, bytes, len } => Trouble::Unknown { selector, rip, bytes, len },
+            Self::Undeliverable { vector, rip } => Trouble::Undeliverable { vector, rip },
+        }
+    }
+}
+
 /// Executes up to `steps` instructions, or repetitions of one, as long as the processor itself could not.
 ///
 /// # Errors
 /// [`Trouble`]; the state is that before the instruction.
 pub fn run<M: Machine>(state: &mut State, machine: &mut M, steps: u32) -> Result<Outcome, Trouble<M::End>> {
+    let mut seam = Seam::new(machine);
+    run_on(state, &mut seam, steps).map_err(|trouble| seam.trouble(trouble))
+}
+
+fn run_on(state: &mut State, machine: &mut Any<'_>, steps: u32) -> Result<Outcome, Trouble<()>> {
     for _ in 0..steps {
         if state.obstacle().is_none() {
             return Ok(Outcome::Enterable);
@@ -114,6 +131,16 @@ pub fn interrupt<M: Machine>(
     vector: u8,
     error_code: Option<u16>,
 ) -> Result<bool, Trouble<M::End>> {
+    let mut seam = Seam::new(machine);
+    interrupt_on(state, &mut seam, vector, error_code).map_err(|trouble| seam.trouble(trouble))
+}
+
+fn interrupt_on(
+    state: &mut State,
+    machine: &mut Any<'_>,
+    vector: u8,
+    error_code: Option<u16>,
+) -> Result<bool, Trouble<()>> {
     let before = *state;
     let trouble = match Cpu::new(state, machine).interrupt(vector, error_code) {
         Delivered::Handler => return Ok(true),
@@ -126,7 +153,7 @@ pub fn interrupt<M: Machine>(
 }
 
 /// One instruction, or an exception in its place.
-pub(crate) fn step<M: Machine>(
+pub(crate) fn step<M: Machine + ?Sized>(
     state: &mut State,
     machine: &mut M,
 ) -> Result<Option<Outcome>, Trouble<M::End>> {
@@ -178,7 +205,7 @@ struct Code {
     len: usize,
 }
 
-impl<M: Machine> Cpu<'_, M> {
+impl<M: Machine + ?Sized> Cpu<'_, M> {
     /// Fetches, decodes and executes; whether it was HLT.
     fn instruction(&mut self, code: &mut Code) -> Step<bool, M> {
         self.decode(code)?;
