@@ -98,8 +98,8 @@ pub(crate) struct RunArgs {
     /// Processors of the machine
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) host_cpus: u32,
-    /// Tables that translate guest memory
-    #[arg(long, value_enum, default_value_t = Paging::Ept)]
+    /// Tables that translate guest memory: an EPT where the processor has one (auto), or these
+    #[arg(long, value_enum, default_value_t = Paging::Auto)]
     pub(crate) paging: Paging,
     /// Leave EPT accessed and dirty bits off
     #[arg(long)]
@@ -392,6 +392,7 @@ pub(crate) enum Cpu {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Paging {
+    Auto,
     Ept,
     Shadow,
 }

@@ -7,7 +7,7 @@ use crate::metal::Binaries;
 use crate::plan::GuestImages;
 use crate::snapshots::{self, Restored};
 use crate::{plan, run};
-use abi::config::BootConfig;
+use abi::config::{BootConfig, Paging};
 use anyhow::Result;
 use startup::config::{ConfigFile, Vm};
 use std::path::{Path, PathBuf};
@@ -52,7 +52,6 @@ pub(crate) fn of(args: &RunArgs, binaries: &Binaries) -> Result<Guests> {
         let dir = path.parent().unwrap_or(Path::new(""));
         let all: Vec<_> =
             file.vms.iter().map(|vm| from_file(vm, path, dir, args.host_memory)).collect::<Result<_>>()?;
-        all.iter().try_for_each(|guest| plan::refuse_several(args.paging, guest.vcpus))?;
         return Ok(Guests { all, settings: Some(file), backing_given, merge_share_given });
     }
     if let Some(path) = &args.restore {
@@ -92,7 +91,9 @@ impl Guests {
     /// What a file says for the whole machine. Its log level is an image's: here `--log` decides.
     pub(crate) fn apply_settings(&self, config: &mut BootConfig<'_>) {
         let Some(file) = &self.settings else { return };
-        config.paging = file.paging;
+        if file.paging != Paging::Auto {
+            config.paging = file.paging;
+        }
         config.ept_ad &= file.ept_ad;
         config.apic_virtualisation |= file.apic_virtualisation;
         if !self.backing_given {

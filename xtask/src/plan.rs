@@ -4,7 +4,7 @@
 //! start from is refused here.
 
 use crate::cli::{Backing, GuestArgs, Inject, LogLevel, Paging, RunArgs};
-use crate::error::{not_yet, usage};
+use crate::error::usage;
 use crate::size::show_size;
 use crate::snapshots;
 use abi::config;
@@ -37,7 +37,6 @@ pub(crate) struct GuestImages {
 /// # Errors
 /// One sentence that names the option; status 2.
 pub(crate) fn check(args: &RunArgs) -> Result<()> {
-    refuse_several(args.paging, args.vcpus)?;
     for (option, count, most) in [
         ("--vcpus", args.vcpus, config::MAX_VCPUS),
         ("--vms", args.vms, config::MAX_VMS as u32),
@@ -87,18 +86,6 @@ fn check_balloon(args: &RunArgs) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a guest with so many virtual processors, where their start-up code, which runs in real mode, could not run.
-///
-/// # Errors
-/// What is not there yet.
-pub(crate) fn refuse_several(paging: Paging, vcpus: u32) -> Result<()> {
-    if vcpus > 1 && paging == Paging::Shadow {
-        Err(not_yet("--paging shadow with several virtual processors"))
-    } else {
-        Ok(())
-    }
-}
-
 fn at_least(option: &str, who: &str, bytes: u64, least: u64) -> Result<()> {
     if bytes >= least {
         return Ok(());
@@ -132,6 +119,7 @@ pub(crate) fn boot_config(args: &RunArgs, tsc_hz: u64) -> config::BootConfig<'st
     config::BootConfig {
         vms: heapless::Vec::new(),
         paging: match args.paging {
+            Paging::Auto => config::Paging::Auto,
             Paging::Ept => config::Paging::Ept,
             Paging::Shadow => config::Paging::Shadow,
         },
@@ -216,12 +204,6 @@ mod tests {
     #[test]
     fn too_little_memory_names_value_and_minimum() {
         assert_eq!(refusal(&["--memory", "3"]), "--memory: 3 bytes is too little, a guest needs at least 4M");
-    }
-
-    #[test]
-    fn what_is_not_there_yet_says_so() {
-        assert!(refusal(&["--paging", "shadow", "--vcpus", "2"]).ends_with("not yet"));
-        check(&args(&["--paging", "shadow"])).expect("accepted");
     }
 
     #[test]

@@ -14,6 +14,18 @@ const CR4_OSXSAVE: u64 = 1 << 18;
 pub(super) fn handle(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
     let leaf = vcpu.registers.general[register::RAX] as u32;
     let subleaf = vcpu.registers.general[register::RCX] as u32;
+    let Registers { eax, ebx, ecx, edx } = answer_to(vcpu, vm, leaf, subleaf);
+    for (number, value) in
+        [(register::RAX, eax), (register::RBX, ebx), (register::RCX, ecx), (register::RDX, edx)]
+    {
+        vcpu.registers.general[number] = u64::from(value);
+    }
+    vcpu.skip_instruction();
+    Flow::Resume
+}
+
+/// What a virtual processor sees.
+pub(super) fn answer_to(vcpu: &Vcpu, vm: &Vm, leaf: u32, subleaf: u32) -> Registers {
     let controls = vcpu.vmcs.controls();
     let facts = Facts {
         apic_id: vcpu.id.0,
@@ -23,14 +35,7 @@ pub(super) fn handle(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
         invpcid: controls.has(Secondary::INVPCID),
         pcid: !vcpu.is_shadowed(),
     };
-    let Registers { eax, ebx, ecx, edx } = answer(leaf, subleaf, &facts, host);
-    for (number, value) in
-        [(register::RAX, eax), (register::RBX, ebx), (register::RCX, ecx), (register::RDX, edx)]
-    {
-        vcpu.registers.general[number] = u64::from(value);
-    }
-    vcpu.skip_instruction();
-    Flow::Resume
+    answer(leaf, subleaf, &facts, host)
 }
 
 /// The features that guests see here, whatever virtual processor asks.

@@ -127,10 +127,11 @@ fn code_size(vcpu: &Vcpu) -> CodeSize {
 }
 
 /// The board as a bus. What nobody answers reads all ones.
-struct DeviceBus<'a> {
-    vm: &'a Vm,
-    vcpu: VcpuId,
-    effect: Effect,
+pub(super) struct DeviceBus<'a> {
+    pub(super) vm: &'a Vm,
+    pub(super) vcpu: VcpuId,
+    /// What the last store has led to.
+    pub(super) effect: Effect,
 }
 
 impl emulate::Bus for DeviceBus<'_> {

@@ -5,7 +5,7 @@ use super::{Flow, ept, misc};
 use crate::plat::Vm;
 use crate::vcpu::{Vcpu, register};
 use addr::Gva;
-use devices::Ticks;
+use devices::VcpuId;
 use vmxdefs::event::Event;
 use vmxdefs::exit::{Direction, IoAccess};
 use vmxdefs::field::Field;
@@ -16,16 +16,15 @@ pub(super) fn handle(vcpu: &mut Vcpu, vm: &Vm, access: IoAccess) -> Flow {
     if access.string {
         return string(vcpu, vm, access);
     }
-    let now = vm.clock.now();
     let rax = vcpu.registers.general[register::RAX];
     let all = u64::MAX >> (64 - u32::from(access.width) * 8);
     match access.direction {
         Direction::Out => {
             vcpu.skip_instruction();
-            write(vcpu, vm, access, (rax & all) as u32, now)
+            write(vcpu.id, vm, (access.port, access.width), (rax & all) as u32)
         }
         Direction::In => {
-            let value = u64::from(read(vcpu, vm, access, now)) & all;
+            let value = u64::from(read(vcpu.id, vm, (access.port, access.width))) & all;
             // A 32-bit result clears the upper half, narrower ones keep the rest.
             let kept = if access.width == 4 { 0 } else { rax & !all };
             vcpu.registers.general[register::RAX] = kept | value;
@@ -67,35 +66,38 @@ fn string(vcpu: &mut Vcpu, vm: &Vm, access: IoAccess) -> Flow {
     flow
 }
 
-fn read(vcpu: &Vcpu, vm: &Vm, access: IoAccess, now: Ticks) -> u32 {
-    let value = vm.with_board(vcpu.id, |board| board.port_read(access.port, access.width, now));
+/// IN from a port, of so many bytes.
+pub(super) fn read(vcpu: VcpuId, vm: &Vm, (port, width): (u16, u8)) -> u32 {
+    let now = vm.clock.now();
+    let value = vm.with_board(vcpu, |board| board.port_read(port, width, now));
     // A guest that has read its UART has room for more.
     vm.let_input_come();
     value
 }
 
-fn write(vcpu: &Vcpu, vm: &Vm, access: IoAccess, value: u32, now: Ticks) -> Flow {
-    let effect = vm.port_write(vcpu.id, access.port, access.width, value, now);
-    vm.apply(vcpu.id, effect)
+/// OUT to a port, of so many bytes.
+pub(super) fn write(vcpu: VcpuId, vm: &Vm, (port, width): (u16, u8), value: u32) -> Flow {
+    let effect = vm.port_write(vcpu, port, width, value, vm.clock.now());
+    vm.apply(vcpu, effect)
 }
 
 /// Moves one element between the port and memory.
 fn element(vcpu: &mut Vcpu, vm: &Vm, access: IoAccess, linear: Gva) -> Option<Flow> {
-    let now = vm.clock.now();
+    let port = (access.port, access.width);
     let width = usize::from(access.width);
     let mut bytes = [0; 4];
     match access.direction {
         Direction::In => {
             // Where it goes is looked up first: a byte taken from a device cannot be put back.
             let gpa = ept::translate(vcpu, vm, linear)?;
-            bytes = read(vcpu, vm, access, now).to_le_bytes();
+            bytes = read(vcpu.id, vm, port).to_le_bytes();
             let written = vm.memory.write(gpa, &bytes[..width]);
             written.inspect_err(|error| log::debug!("guest: {error}")).ok()?;
             Some(Flow::Resume)
         }
         Direction::Out => {
             ept::read_linear(vcpu, vm, linear, &mut bytes[..width]).then_some(())?;
-            Some(write(vcpu, vm, access, u32::from_le_bytes(bytes), now))
+            Some(write(vcpu.id, vm, port, u32::from_le_bytes(bytes)))
         }
     }
 }

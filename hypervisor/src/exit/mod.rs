@@ -4,6 +4,7 @@ mod cpuid;
 mod cr;
 mod ept;
 mod hypercall;
+mod interpret;
 mod io;
 mod misc;
 mod msr;
@@ -15,6 +16,7 @@ use vmxdefs::event::Event;
 use vmxdefs::exit::Exit;
 
 pub(crate) use cpuid::features;
+pub(crate) use interpret::interpret;
 
 /// What comes after an exit.
 #[must_use]

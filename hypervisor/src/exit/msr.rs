@@ -19,19 +19,7 @@ fn number(vcpu: &Vcpu) -> u32 {
 
 pub(super) fn read(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
     let msr = number(vcpu);
-    if vcpu.is_shadowed()
-        && let Some(flow) = shadow::read_msr(vcpu, msr)
-    {
-        return flow;
-    }
-    let value = match policy(msr) {
-        Some(Policy::Constant(value)) => Ok(value),
-        Some(Policy::Apic) => vm.with_board(vcpu.id, |board| board.msr_read(vcpu.id, msr, vm.clock.now())),
-        Some(Policy::KvmSystemTime | Policy::KvmWallClock) => Ok(0),
-        // Without an exit, if the bitmap has them.
-        Some(Policy::Pass | Policy::ReadOnly) | None => Err(GeneralProtection),
-    };
-    match value {
+    match value(vcpu, vm, msr) {
         Ok(value) => {
             vcpu.set_edx_eax(value);
             misc::skip(vcpu)
@@ -42,25 +30,46 @@ pub(super) fn read(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
 
 pub(super) fn write(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
     let (msr, value) = (number(vcpu), vcpu.edx_eax());
+    match set(vcpu, vm, msr, value) {
+        Ok(flow) => {
+            vcpu.skip_instruction();
+            flow
+        }
+        Err(GeneralProtection) => refuse(vcpu, msr, "WRMSR"),
+    }
+}
+
+/// What the guest reads of an MSR that it does not have the processor's of.
+pub(super) fn value(vcpu: &Vcpu, vm: &Vm, msr: u32) -> Result<u64, GeneralProtection> {
     if vcpu.is_shadowed()
-        && let Some(flow) = shadow::write_msr(vcpu, vm, msr)
+        && let Some(value) = shadow::msr(vcpu, msr)
     {
-        return flow;
+        return Ok(value);
     }
     match policy(msr) {
-        Some(Policy::Constant(_) | Policy::ReadOnly) => misc::skip(vcpu),
-        Some(Policy::Apic) => {
-            match vm.with_board(vcpu.id, |board| board.msr_write(vcpu.id, msr, value, vm.clock.now())) {
-                Ok(effect) => {
-                    vcpu.skip_instruction();
-                    vm.apply(vcpu.id, effect)
-                }
-                Err(GeneralProtection) => refuse(vcpu, msr, "WRMSR"),
-            }
-        }
-        Some(Policy::KvmSystemTime) if value & ENABLE == 0 => misc::skip(vcpu),
+        Some(Policy::Constant(value)) => Ok(value),
+        Some(Policy::Apic) => vm.with_board(vcpu.id, |board| board.msr_read(vcpu.id, msr, vm.clock.now())),
+        Some(Policy::KvmSystemTime | Policy::KvmWallClock) => Ok(0),
+        // Without an exit, if the bitmap has them.
+        Some(Policy::Pass | Policy::ReadOnly) | None => Err(GeneralProtection),
+    }
+}
+
+/// The guest writes such an MSR.
+pub(super) fn set(vcpu: &mut Vcpu, vm: &Vm, msr: u32, value: u64) -> Result<Flow, GeneralProtection> {
+    if vcpu.is_shadowed()
+        && let Some(done) = shadow::set_msr(vcpu, vm, msr, value)
+    {
+        return done.map(|()| Flow::Resume);
+    }
+    match policy(msr) {
+        Some(Policy::Constant(_) | Policy::ReadOnly) => Ok(Flow::Resume),
+        Some(Policy::Apic) => vm
+            .with_board(vcpu.id, |board| board.msr_write(vcpu.id, msr, value, vm.clock.now()))
+            .map(|effect| vm.apply(vcpu.id, effect)),
+        Some(Policy::KvmSystemTime) if value & ENABLE == 0 => Ok(Flow::Resume),
         Some(Policy::KvmSystemTime) => {
-            publish(vcpu, vm, value & !ENABLE, TimeInfo::new(vm.clock.tsc_hz).as_bytes())
+            publish(vm, value & !ENABLE, TimeInfo::new(vm.clock.tsc_hz).as_bytes())
         }
         Some(Policy::KvmWallClock) => {
             let clock = WallClock {
@@ -68,9 +77,9 @@ pub(super) fn write(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
                 seconds: (vm.clock.boot_seconds as u32).into(),
                 nanoseconds: 0.into(),
             };
-            publish(vcpu, vm, value, clock.as_bytes())
+            publish(vm, value, clock.as_bytes())
         }
-        Some(Policy::Pass) | None => refuse(vcpu, msr, "WRMSR"),
+        Some(Policy::Pass) | None => Err(GeneralProtection),
     }
 }
 
@@ -91,15 +100,12 @@ pub(super) fn apic_written(vcpu: &Vcpu, vm: &Vm, register: u8) -> Flow {
 }
 
 /// Writes a clock where the guest wants it.
-fn publish(vcpu: &mut Vcpu, vm: &Vm, address: u64, bytes: &[u8]) -> Flow {
-    match Gpa::try_new(address).map(|gpa| vm.memory.write(gpa, bytes)) {
-        Some(Ok(())) => misc::skip(vcpu),
-        Some(Err(error)) => {
-            log::debug!("guest: {error}");
-            refuse(vcpu, number(vcpu), "WRMSR")
-        }
-        None => refuse(vcpu, number(vcpu), "WRMSR"),
-    }
+fn publish(vm: &Vm, address: u64, bytes: &[u8]) -> Result<Flow, GeneralProtection> {
+    let gpa = Gpa::try_new(address).ok_or(GeneralProtection)?;
+    vm.memory.write(gpa, bytes).map(|()| Flow::Resume).map_err(|error| {
+        log::debug!("guest: {error}");
+        GeneralProtection
+    })
 }
 
 fn refuse(vcpu: &mut Vcpu, msr: u32, what: &str) -> Flow {

@@ -3,9 +3,10 @@
 
 use super::{Flow, ept, misc};
 use crate::cpu::tsc;
-use crate::plat::{End, Vm};
+use crate::plat::Vm;
 use crate::vcpu::Vcpu;
 use addr::Gpa;
+use devices::GeneralProtection;
 use emulate::GuestMemory;
 use mmu::{LinearAccess, LinearFault, PageFault};
 use vmxdefs::event::Event;
@@ -14,7 +15,6 @@ use vmxdefs::field::Field;
 use vmxdefs::msr::{EFER, PAT, is_legal_pat};
 use vmxdefs::registers::{Refused, Registers};
 
-const CR0_PE: u64 = 1 << 0;
 const RFLAGS_AC: u64 = 1 << 18;
 /// Of interruption information: IRET had unblocked NMIs (SDM vol. 3C 28.2.3).
 const NMI_UNBLOCKED: u64 = 1 << 12;
@@ -79,70 +79,74 @@ pub(super) fn invalidate(vcpu: &mut Vcpu, vm: &Vm, linear: u64) -> Flow {
 
 /// An access to CR0, CR3 or CR4; `None`: it is no matter of paging.
 pub(super) fn control_register(vcpu: &mut Vcpu, vm: &Vm, access: CrAccess) -> Option<Flow> {
-    let mut registers = vcpu.guest_registers();
-    let circumstances = vcpu.circumstances();
-    let written = match access {
+    match access {
         CrAccess::Read { cr: 3, register } => {
-            vcpu.set_general(usize::from(register), registers.cr3);
-            return Some(misc::skip(vcpu));
+            let value = vcpu.guest_registers().cr3;
+            vcpu.set_general(usize::from(register), value);
+            Some(misc::skip(vcpu))
         }
-        CrAccess::Write { cr, register } => {
+        CrAccess::Write { cr: cr @ (0 | 3 | 4), register } => {
             let value = vcpu.general(usize::from(register));
             // Outside 64-bit mode the operand has 32 bits, whatever was left above.
-            let is_wide = registers.is_long() && circumstances.long_code;
+            let is_wide = vcpu.guest_registers().is_long() && vcpu.circumstances().long_code;
             let value = if is_wide { value } else { value & 0xffff_ffff };
-            let load = |at| load_pointers(vm, at);
-            match cr {
-                0 if value & CR0_PE == 0 => return Some(Flow::End(End::RealMode)),
-                0 => registers.write_cr0(value, &circumstances, load),
-                3 => registers.write_cr3(value, &circumstances, load),
-                4 => registers.write_cr4(value, &circumstances, load),
-                _ => return None,
-            }
+            Some(match set_control(vcpu, vm, cr, value) {
+                Ok(()) => misc::skip(vcpu),
+                Err(Refused) => misc::refuse(vcpu, Event::GENERAL_PROTECTION),
+            })
         }
-        CrAccess::Read { .. } | CrAccess::Clts | CrAccess::Lmsw(_) => return None,
-    };
-    Some(written_to(vcpu, vm, registers, written))
+        CrAccess::Write { .. } | CrAccess::Read { .. } | CrAccess::Clts | CrAccess::Lmsw(_) => None,
+    }
 }
 
-/// WRMSR of what the guest does not have the processor's of; `None`: it is another one.
-pub(super) fn write_msr(vcpu: &mut Vcpu, vm: &Vm, msr: u32) -> Option<Flow> {
-    let value = vcpu.edx_eax();
-    match msr {
+/// The guest writes CR0, CR3 or CR4.
+pub(super) fn set_control(vcpu: &mut Vcpu, vm: &Vm, cr: u8, value: u64) -> Result<(), Refused> {
+    let (mut registers, circumstances) = (vcpu.guest_registers(), vcpu.circumstances());
+    let load = |at| load_pointers(vm, at);
+    match cr {
+        0 => registers.write_cr0(value, &circumstances, load),
+        3 => registers.write_cr3(value, &circumstances, load),
+        _ => registers.write_cr4(value, &circumstances, load),
+    }?;
+    written(vcpu, vm, registers);
+    Ok(())
+}
+
+/// The guest writes an MSR that it does not have the processor's of; `None`: it is another one.
+pub(super) fn set_msr(
+    vcpu: &mut Vcpu,
+    vm: &Vm,
+    msr: u32,
+    value: u64,
+) -> Option<Result<(), GeneralProtection>> {
+    Some(match msr {
         EFER => {
             let mut registers = vcpu.guest_registers();
-            let written = registers.write_efer(value);
-            Some(written_to(vcpu, vm, registers, written))
+            let done = registers.write_efer(value).map_err(|Refused| GeneralProtection);
+            done.map(|()| written(vcpu, vm, registers))
         }
         PAT if is_legal_pat(value) => {
             vcpu.set_guest_pat(value);
-            Some(misc::skip(vcpu))
+            Ok(())
         }
-        PAT => Some(misc::refuse(vcpu, Event::GENERAL_PROTECTION)),
+        PAT => Err(GeneralProtection),
+        _ => return None,
+    })
+}
+
+/// What it reads of the same.
+pub(super) fn msr(vcpu: &Vcpu, msr: u32) -> Option<u64> {
+    match msr {
+        EFER => Some(vcpu.guest_registers().efer),
+        PAT => Some(vcpu.guest_pat()),
         _ => None,
     }
 }
 
-/// RDMSR of the same.
-pub(super) fn read_msr(vcpu: &mut Vcpu, msr: u32) -> Option<Flow> {
-    let value = match msr {
-        EFER => vcpu.guest_registers().efer,
-        PAT => vcpu.guest_pat(),
-        _ => return None,
-    };
-    vcpu.set_edx_eax(value);
-    Some(misc::skip(vcpu))
-}
-
-fn written_to(vcpu: &mut Vcpu, vm: &Vm, registers: Registers, written: Result<(), Refused>) -> Flow {
-    match written {
-        Ok(()) => {
-            vcpu.load_shadow(registers);
-            vm.memory.mmu().clear_shadow(vcpu.processor());
-            misc::skip(vcpu)
-        }
-        Err(Refused) => misc::refuse(vcpu, Event::GENERAL_PROTECTION),
-    }
+/// The registers are others now.
+fn written(vcpu: &mut Vcpu, vm: &Vm, registers: Registers) {
+    vcpu.load_shadow(registers);
+    vm.memory.mmu().clear_shadow(vcpu.processor());
 }
 
 /// PAE's four pointers, from the guest's memory.

@@ -2,9 +2,11 @@
 
 use crate::vmx::VmcsError;
 use abi::status::Status;
+use core::convert::Infallible;
 use core::fmt;
 use mm::OutOfFrames;
 use mmu::MmuError;
+use realmode::Trouble;
 
 /// Why a guest does not run any more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,8 +35,8 @@ pub(crate) enum End {
     Emulation(emulate::EmulateError),
     /// A task switch by hardware, which VMX leaves to software (SDM vol. 3C 26.4.2), and Herald does not do.
     TaskSwitch,
-    /// It cleared CR0.PE, and is under a shadow: without an unrestricted guest a processor has no real mode for it.
-    RealMode,
+    /// In a state that its processor cannot have, it came to something that is not interpreted.
+    Interpretation(Trouble<Infallible>),
 }
 
 impl End {
@@ -46,7 +48,7 @@ impl End {
             Self::Code(_) => Status::GuestCode,
             Self::TripleFault
             | Self::TaskSwitch
-            | Self::RealMode
+            | Self::Interpretation(_)
             | Self::OutOfMemory(_)
             | Self::Setup(_)
             | Self::Memory(_)
@@ -83,9 +85,7 @@ impl fmt::Display for End {
                  comes back as soon as it goes"
             ),
             Self::Emulation(error) => write!(f, "the guest ended abnormally: {error}"),
-            Self::RealMode => {
-                f.write_str("the guest ended abnormally: real mode, which it cannot have under a shadow")
-            }
+            Self::Interpretation(trouble) => write!(f, "the guest ended abnormally: {trouble}"),
             Self::TaskSwitch => {
                 f.write_str("the guest ended abnormally: a task switch, which Herald does not emulate")
             }

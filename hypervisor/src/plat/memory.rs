@@ -346,6 +346,15 @@ impl<H: Host + 'static> Memory<H> {
         self.upheavals.outlast(|| self.device_tlb.write(hva, bytes)).map_err(AccessError::Device)
     }
 
+    /// Replaces bytes if they are those that they should be, in one go as the guest's processors see it where they are of the
+    /// same eight; `None` where there is no RAM.
+    ///
+    /// # Errors
+    /// [`MmuError`]; the guest cannot go on.
+    pub fn exchange(&self, gpa: Gpa, old: &[u8], new: &[u8]) -> Result<Option<bool>, MmuError> {
+        self.upheavals.outlast(|| self.mmu.exchange(gpa, old, new))
+    }
+
     /// Resolves an EPT violation.
     ///
     /// # Errors

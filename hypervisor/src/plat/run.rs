@@ -211,6 +211,9 @@ impl Machine {
     fn run(&'static self) -> Result<Outcome, GuestError> {
         input::start(self.config.vms.iter().map(|vm| vm.name))?;
         let before = self.frames_accounted_for();
+        if self.has_shadows() && self.config.paging == Paging::Auto {
+            log::info!("the processor has no EPT as guests need it: they are under shadows");
+        }
         let faults = (self.clock.tsc_hz, self.config.inject.swap_faults);
         let swap = SwapSystem::start(self.host, self.config.swap, self.disks, faults)?;
         self.serve_snapshot_disk()?;
@@ -415,13 +418,12 @@ impl Machine {
         // Before it looks at anything: whoever finds no thread has said what there is to say before that.
         vm.control(id).set_thread(sched::current());
         let config = VmcsConfig {
-            translation: match self.config.paging {
-                Paging::Ept => {
-                    Translation::Ept { root: vm.secondary_root(), accessed_dirty: self.config.ept_ad }
-                }
-                Paging::Shadow => Translation::Shadow,
+            translation: match self.has_shadows() {
+                true => Translation::Shadow,
+                false => Translation::Ept { root: vm.secondary_root(), accessed_dirty: self.config.ept_ad },
             },
-            virtual_apic: self.config.apic_virtualisation,
+            // What the interpreter delivers comes from the model.
+            virtual_apic: self.config.apic_virtualisation && !self.has_shadows(),
             pause_exits: vm.is_clone()
                 || self.config.vms.iter().map(|vm| vm.vcpus as usize).sum::<usize>() > sched::online(),
             tsc_offset: vm.clock.tsc_offset,
@@ -471,15 +473,24 @@ impl Machine {
         })
     }
 
-    /// Whether the processor has a secondary control.
+    /// Whether guests are under shadows.
+    fn has_shadows(&self) -> bool {
+        match self.config.paging {
+            Paging::Ept => false,
+            Paging::Shadow => true,
+            Paging::Auto => !self.vmx.capabilities.has_ept(),
+        }
+    }
+
+    /// Whether guests have a secondary control.
     pub(super) fn offers(&self, control: Secondary) -> bool {
-        let wanted = self.config.paging == Paging::Ept || !OF_EPT.intersects(control);
+        let wanted = !self.has_shadows() || !OF_EPT.intersects(control);
         wanted && self.vmx.capabilities.secondary.offers(control.bits())
     }
 
     /// How the addresses of a guest with so many virtual processors are translated. Shadows have no A bits, and map base pages.
     pub(super) fn paging_features(&self, vcpus: u32) -> PagingFeatures {
-        if self.config.paging == Paging::Shadow {
+        if self.has_shadows() {
             return PagingFeatures {
                 accessed_dirty: AccessedDirty::Absent,
                 largest_page: PageSize::Size1G,

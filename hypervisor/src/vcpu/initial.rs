@@ -59,13 +59,14 @@ impl Vcpu {
         self.set_general(register::RAX, entry.rax);
         self.set_general(register::RBX, entry.rbx);
         self.set_general(register::RSI, entry.rsi);
+        self.look_for_obstacle();
     }
 
     /// The state after reset or INIT: waits for a start-up message (SDM vol. 3A 9.4.2). Herald's guests have no firmware
     /// that could start without one.
     pub(super) fn reset(&mut self) {
         self.start_at(0);
-        self.registers.general = [0; 16];
+        (self.registers.general, self.registers.cr2) = ([0; 16], 0);
         (self.pending, self.nmi_waits) = (None, false);
         self.activity = Activity::AwaitsStartup;
     }
@@ -121,6 +122,7 @@ impl Vcpu {
         self.load_segment(Segment::Cs, &cs);
         self.load_segment(Segment::Tr, &task);
         self.flush_linear();
+        self.look_for_obstacle();
     }
 
     /// What is the same after every start.

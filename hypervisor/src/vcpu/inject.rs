@@ -77,6 +77,17 @@ impl Vcpu {
         self.vmcs.read(Field::EntryInterruption) >> 31 & 1 != 0
     }
 
+    /// What was chosen for the next entry.
+    pub(crate) fn chosen(&self) -> Option<Event> {
+        let information = self.vmcs.read(Field::EntryInterruption) as u32;
+        Event::decode(information, self.vmcs.read(Field::EntryErrorCode) as u32)
+    }
+
+    /// That was delivered without an entry.
+    pub(crate) fn note_delivered(&mut self) {
+        self.vmcs.write(Field::EntryInterruption, 0);
+    }
+
     fn inject_nmi(&mut self) {
         let blocking = self.vmcs.read(Field::GuestInterruptibility);
         self.nmi_waits = blocking & (BLOCKED_BY_NMI | BLOCKED_BRIEFLY) != 0;

@@ -11,6 +11,7 @@ mod apic;
 mod extended;
 mod initial;
 mod inject;
+mod interpreted;
 mod place;
 mod run;
 mod shadow;
@@ -157,7 +158,7 @@ impl Vcpu {
         match start {
             Start::Entry(entry) => vcpu.load(&entry),
             Start::Reset => vcpu.reset(),
-            Start::Resume(state) => vcpu.resume(*state)?,
+            Start::Resume(state) => vcpu.resume(*state),
         }
         vcpu.flush_linear();
         Ok(vcpu)

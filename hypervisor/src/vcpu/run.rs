@@ -93,6 +93,10 @@ fn step(vcpu: &mut Vcpu, vm: &Vm) -> Result<(), Result<End, RunError>> {
         vcpu.sleep(vm);
         return Ok(());
     }
+    if vcpu.has_obstacle() {
+        let flow = exit::interpret(vcpu, vm);
+        return vcpu.follow(vm, control, flow).map_err(Ok);
+    }
     vcpu.set_timer(vm);
     if !vcpu.enter(vm, control).map_err(|error| Err(RunError::Refused(error)))? {
         return Ok(());
@@ -100,20 +104,24 @@ fn step(vcpu: &mut Vcpu, vm: &Vm) -> Result<(), Result<End, RunError>> {
     vcpu.save_interrupted_event();
     let exit = Exit::decode(|field| vcpu.vmcs.read(field));
     vcpu.counters.exits.total += 1;
-    match exit::handle(vcpu, vm, exit).map_err(Err)? {
-        flow @ (Flow::Resume | Flow::Serve) => {
-            vcpu.serves = flow == Flow::Serve;
-            vm.after_exit(vcpu.id);
-            if control.is_asked() {
-                control.publish(&vcpu.counters, &vcpu.ticks);
-            }
-            Ok(())
-        }
-        Flow::End(end) => Err(Ok(end)),
-    }
+    let flow = exit::handle(vcpu, vm, exit).map_err(Err)?;
+    vcpu.follow(vm, control, flow).map_err(Ok)
 }
 
 impl Vcpu {
+    /// Does what comes after an exit.
+    fn follow(&mut self, vm: &Vm, control: &Control, flow: Flow) -> Result<(), End> {
+        if let Flow::End(end) = flow {
+            return Err(end);
+        }
+        self.serves = flow == Flow::Serve;
+        vm.after_exit(self.id);
+        if control.is_asked() {
+            control.publish(&self.counters, &self.ticks);
+        }
+        Ok(())
+    }
+
     /// Looks at the board, if there is news or a timer is due; chooses what the next entry delivers.
     fn look(&mut self, vm: &Vm, control: &Control) -> Result<(), End> {
         let now = vm.clock.now();
@@ -139,10 +147,9 @@ impl Vcpu {
         match startup {
             // The first processor begins where firmware would: the machine is reset.
             Some(Startup::Init) if id == FIRST => return Err(End::Reset),
-            // It would begin in real mode.
-            Some(Startup::StartUp { .. }) if self.is_shadowed() => return Err(End::RealMode),
             Some(startup) => {
                 self.obey(startup);
+                vm.memory.mmu().clear_shadow(self.processor());
                 // There may be more.
                 control.note_own_news();
             }

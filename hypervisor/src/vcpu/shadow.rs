@@ -29,6 +29,8 @@ pub(super) struct Shadowed {
     pat: u64,
     physical_bits: u8,
     gigantic_pages: bool,
+    /// The processor cannot have the state that it is in.
+    pub(super) has_obstacle: bool,
 }
 
 impl Shadowed {
@@ -46,6 +48,7 @@ impl Shadowed {
             pat: PAT,
             physical_bits: sizes.map_or(PHYSICAL_BITS, |sizes| sizes.physical_address_bits()),
             gigantic_pages: crate::cpu::has_gigantic_pages(),
+            has_obstacle: false,
         })
     }
 }
@@ -160,6 +163,8 @@ impl Vcpu {
     pub(crate) fn load_shadow(&mut self, registers: Registers) {
         let Some(shadow) = &mut self.shadow else { return };
         shadow.registers = registers;
+        // What else there can be, only who loads segments knows: `look_for_obstacle`.
+        shadow.has_obstacle |= !registers.is_protected();
         let root = if registers.is_long() { shadow.roots.long } else { shadow.roots.legacy };
         let capabilities = *self.vmcs.capabilities();
         let long = u64::from(EntryControls::IA32E_GUEST.bits());

@@ -2,7 +2,7 @@
 
 use super::extended::Extended;
 use super::{Activity, Vcpu};
-use crate::vmx::{GuestRegisters, VmcsError};
+use crate::vmx::GuestRegisters;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use devices::interrupt_status;
@@ -137,17 +137,10 @@ impl Vcpu {
     }
 
     /// Goes on from a state. It has this CPU.
-    ///
-    /// # Errors
-    /// [`VmcsError::RealMode`].
-    pub(super) fn resume(&mut self, state: VcpuState) -> Result<(), VmcsError> {
+    pub(super) fn resume(&mut self, state: VcpuState) {
         let controls = self.vmcs.read(Field::EntryControls);
         fields().zip(state.fields).for_each(|(field, value)| self.vmcs.write(field, value));
-        let registers = self.written_registers();
-        if self.is_shadowed() && state.activity != Activity::AwaitsStartup && !registers.is_protected() {
-            return Err(VmcsError::RealMode);
-        }
-        self.load_shadow(registers);
+        self.load_shadow(self.written_registers());
         self.keep_pat();
         // The mode is the guest's; the rest was negotiated with this processor, which may be another one.
         let mode = u64::from(EntryControls::IA32E_GUEST.bits());
@@ -163,6 +156,6 @@ impl Vcpu {
             self.vmcs.use_virtual_apic(true);
             self.vmcs.write(Field::GuestInterruptStatus, u64::from(status));
         }
-        Ok(())
+        self.look_for_obstacle();
     }
 }

@@ -1,6 +1,7 @@
 //! Where a VM exit lands: the host-state area, filled from what this CPU has loaded (SDM vol. 3C 25.5).
 
 use super::enter::exit_point;
+use super::kept::Extent;
 use vmxdefs::field::Field;
 use x86::controlregs::{cr0, cr3, cr4};
 use x86::dtables::{DescriptorTablePointer, sgdt, sidt};
@@ -9,7 +10,7 @@ use x86::segmentation::{cs, ds, es, fs, gs, ss};
 use x86::task::tr;
 
 /// Host-state fields and values. RSP is written at each entry, CR3 whenever the address space changes.
-pub(super) fn fields() -> [(Field, u64); 21] {
+pub(super) fn fields(extent: Extent) -> impl Iterator<Item = (Field, u64)> {
     let (mut gdtr, mut idtr) = (DescriptorTablePointer::<u64>::default(), DescriptorTablePointer::default());
     // SAFETY: both store into the variables that they are given.
     unsafe {
@@ -46,6 +47,8 @@ pub(super) fn fields() -> [(Field, u64); 21] {
         (Field::HostEfer, efer),
         (Field::HostRip, exit_point),
     ]
+    .into_iter()
+    .filter(move |(field, _)| extent.has(*field))
 }
 
 const FS_BASE: u32 = 0xc000_0100;

@@ -4,6 +4,7 @@
 mod enter;
 mod host_state;
 mod instructions;
+mod kept;
 mod region;
 mod residence;
 mod startup;

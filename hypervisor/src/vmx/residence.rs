@@ -11,6 +11,7 @@
 
 use super::host_state;
 use super::instructions::{VmFail, invvpid_single, vmclear, vmptrld, vmwrite};
+use super::kept::Extent;
 use super::vpid::Vpid;
 use crate::cpu::{self, local::MAX_CPUS};
 use addr::Hpa;
@@ -31,6 +32,8 @@ pub(crate) struct Residence {
     active_on: Cell<Option<usize>>,
     /// The CPU that its host state describes.
     host: Cell<Option<usize>>,
+    /// The fields of that which there are.
+    extent: Extent,
 }
 
 impl Residence {
@@ -38,12 +41,12 @@ impl Residence {
     ///
     /// # Errors
     /// [`VmFail`].
-    pub(super) fn new(region: Hpa, vpid: Option<Vpid>) -> Result<Self, VmFail> {
+    pub(super) fn new(region: Hpa, vpid: Option<Vpid>, extent: Extent) -> Result<Self, VmFail> {
         let address = region.as_u64();
         // SAFETY: a frame of the caller's own with the revision in it.
         unsafe { vmclear(address)? };
         let (active_on, host) = (Cell::new(None), Cell::new(None));
-        Ok(Self { address, vpid, launched: Cell::new(false), active_on, host })
+        Ok(Self { address, vpid, launched: Cell::new(false), active_on, host, extent })
     }
 
     /// The tag of its linear translations.
@@ -79,7 +82,7 @@ impl Residence {
         CURRENT[cpu].store(self.address, Ordering::Relaxed);
         self.active_on.set(Some(cpu));
         self.host.replace(Some(cpu)) != Some(cpu) && {
-            host_state::fields().into_iter().for_each(|(field, value)| {
+            host_state::fields(self.extent).for_each(|(field, value)| {
                 // SAFETY: host state comes from `host_state` alone, which describes this CPU.
                 if let Err(error) = unsafe { vmwrite(field.encoding(), value) } {
                     panic!("VMWRITE of {field:?} failed: {error}");

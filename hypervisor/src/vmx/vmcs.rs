@@ -2,6 +2,7 @@
 
 use super::enter::{GuestRegisters, enter_guest};
 use super::instructions::{VmFail, invept_single, vmread, vmwrite};
+use super::kept::{Extent, Kept};
 use super::region::Region;
 use super::residence::Residence;
 use super::startup::Vmx;
@@ -64,6 +65,8 @@ struct TranslationControls {
     proc: Proc,
     secondary: Secondary,
     optional: Secondary,
+    /// IA32_PAT and IA32_EFER have to be switched.
+    switches: bool,
 }
 
 impl Translation {
@@ -84,6 +87,8 @@ impl Translation {
                 proc: Proc::INVLPG | Proc::CR3_LOAD | Proc::CR3_STORE,
                 secondary,
                 optional,
+                // `kept` does without.
+                switches: false,
             };
         }
         let mut optional = Secondary::RDTSCP | Secondary::INVPCID;
@@ -96,16 +101,14 @@ impl Translation {
             optional |= Secondary::PAGE_MODIFICATION_LOG;
         }
         let secondary = Secondary::EPT | Secondary::UNRESTRICTED;
-        TranslationControls { proc: Proc::empty(), secondary, optional }
+        TranslationControls { proc: Proc::empty(), secondary, optional, switches: true }
     }
 
     /// # Errors
     /// [`VmcsError::Ept`]: what the processor lacks.
     fn check(&self, capabilities: &Capabilities) -> Result<(), VmcsError> {
         let needed = match self {
-            Self::Ept { .. } => {
-                EptVpid::WALK_4 | EptVpid::WRITE_BACK | EptVpid::INVEPT | EptVpid::INVEPT_SINGLE
-            }
+            Self::Ept { .. } => Capabilities::EPT,
             Self::Shadow => EptVpid::empty(),
         };
         let missing = needed.difference(capabilities.ept_vpid);
@@ -136,8 +139,6 @@ pub(crate) enum VmcsError {
     Ept(EptVpid),
     /// A shadow's pointers lie where a guest outside long mode cannot have them.
     HighRoot(Pfn),
-    /// A virtual processor goes on in real mode, and is to be under a shadow.
-    RealMode,
     /// No frame.
     OutOfFrames(OutOfFrames),
     /// A VMX instruction failed.
@@ -161,7 +162,6 @@ impl fmt::Display for VmcsError {
             }
             Self::Ept(missing) => write!(f, "the processor's EPT lacks {missing:?}"),
             Self::HighRoot(frame) => write!(f, "a shadow's pointers lie in {frame}, above 4 GiB"),
-            Self::RealMode => f.write_str("the guest is in real mode, which it cannot have under a shadow"),
             Self::OutOfFrames(error) => error.fmt(f),
             Self::Instruction(error) => write!(f, "setting up the VMCS failed: {error}"),
             Self::NoVpid => write!(f, "more than {MOST_VPIDS} virtual processors"),
@@ -237,30 +237,36 @@ impl Controls {
             | Proc::CR8_LOAD
             | Proc::CR8_STORE
             | Proc::UNCONDITIONAL_IO
-            | Proc::MSR_BITMAPS
-            | Proc::SECONDARY;
-        let mut secondary_optional = translation.optional;
-        if config.pause_exits {
+            | Proc::MSR_BITMAPS;
+        let (mut proc_optional, mut secondary_optional) = (Proc::SECONDARY, translation.optional);
+        if config.pause_exits && capabilities.secondary.offers(Secondary::PAUSE_LOOP.bits()) {
             secondary_optional |= Secondary::PAUSE_LOOP;
+        } else if config.pause_exits {
+            // Each PAUSE, where the processor does not know a loop of them.
+            proc_optional |= Proc::PAUSE;
         }
-        let exit = ExitControls::HOST_64
-            | ExitControls::SAVE_DEBUG
-            | ExitControls::SAVE_PAT
+        let mut exit = ExitControls::HOST_64 | ExitControls::SAVE_DEBUG;
+        let mut exit_optional = ExitControls::SAVE_PAT
             | ExitControls::LOAD_PAT
             | ExitControls::SAVE_EFER
             | ExitControls::LOAD_EFER;
-        let entry = EntryControls::LOAD_DEBUG | EntryControls::LOAD_PAT | EntryControls::LOAD_EFER;
+        let mut entry = EntryControls::LOAD_DEBUG;
+        let mut entry_optional = EntryControls::LOAD_PAT | EntryControls::LOAD_EFER;
+        if translation.switches {
+            exit |= core::mem::replace(&mut exit_optional, ExitControls::empty());
+            entry |= core::mem::replace(&mut entry_optional, EntryControls::empty());
+        }
         use ControlKind as K;
         Ok(Self {
             pin: capabilities.pin.negotiate(K::Pin, pin.bits(), pin_optional.bits())?,
-            proc: capabilities.proc.negotiate(K::Proc, proc.bits(), 0)?,
+            proc: capabilities.proc.negotiate(K::Proc, proc.bits(), proc_optional.bits())?,
             secondary: capabilities.secondary.negotiate(
                 K::Secondary,
                 translation.secondary.bits(),
                 secondary_optional.bits(),
             )?,
-            exit: capabilities.exit.negotiate(K::Exit, exit.bits(), 0)?,
-            entry: capabilities.entry.negotiate(K::Entry, entry.bits(), 0)?,
+            exit: capabilities.exit.negotiate(K::Exit, exit.bits(), exit_optional.bits())?,
+            entry: capabilities.entry.negotiate(K::Entry, entry.bits(), entry_optional.bits())?,
         })
     }
 
@@ -285,6 +291,8 @@ pub(crate) struct Vmcs {
     sets_dirty: bool,
     /// Which CPU has it.
     residence: Rc<Residence>,
+    /// Fields that the processor lacks.
+    kept: Kept,
     _region: Region,
     msr_bitmap: Region,
     virtual_apic: Option<VirtualApic>,
@@ -319,7 +327,8 @@ impl Vmcs {
             false => None,
         };
         let tag = controls.has(Secondary::VPID).then_some(vpid);
-        let residence = Rc::new(Residence::new(region.address(), tag)?);
+        let extent = Extent::of(&capabilities);
+        let residence = Rc::new(Residence::new(region.address(), tag, extent)?);
         let has_log = controls.has(Secondary::PAGE_MODIFICATION_LOG);
         let write_log = has_log.then(|| WriteLog::new(memory)).transpose()?;
         let vmcs = Self {
@@ -328,6 +337,7 @@ impl Vmcs {
             translation: config.translation,
             sets_dirty: config.translation.sets_dirty(&capabilities),
             residence,
+            kept: Kept::new(extent),
             _region: region,
             msr_bitmap,
             virtual_apic,
@@ -343,7 +353,6 @@ impl Vmcs {
         let fields = [
             (Field::PinControls, u64::from(controls.pin)),
             (Field::ProcControls, u64::from(controls.proc)),
-            (Field::SecondaryControls, u64::from(controls.secondary)),
             (Field::ExitControls, u64::from(controls.exit)),
             (Field::EntryControls, u64::from(controls.entry)),
             (Field::PageFaultMask, 0),
@@ -361,6 +370,9 @@ impl Vmcs {
         }
         if let Some(pointer) = self.ept_pointer() {
             self.try_write(Field::EptPointer, pointer)?;
+        }
+        if controls.proc & Proc::SECONDARY.bits() != 0 {
+            self.try_write(Field::SecondaryControls, u64::from(controls.secondary))?;
         }
         if controls.has(Secondary::PAUSE_LOOP) {
             self.try_write(Field::PleGap, PLE_GAP)?;
@@ -420,6 +432,9 @@ impl Vmcs {
     /// Reads a field.
     #[must_use]
     pub(crate) fn read(&self, field: Field) -> u64 {
+        if let Some(kept) = self.kept.place(field) {
+            return kept.get();
+        }
         vmread(field.encoding()).unwrap_or_else(|error| panic!("VMREAD of {field:?} failed: {error}"))
     }
 
@@ -433,6 +448,12 @@ impl Vmcs {
     /// Exit as soon as the guest can take an interrupt, or not.
     pub(crate) fn set_interrupt_window(&mut self, wanted: bool) {
         self.set_proc(Proc::INTERRUPT_WINDOW, wanted);
+    }
+
+    /// Whether an interrupt or an NMI waits until the guest can take it.
+    #[must_use]
+    pub(crate) fn awaits_window(&self) -> bool {
+        self.controls.proc & (Proc::INTERRUPT_WINDOW | Proc::NMI_WINDOW).bits() != 0
     }
 
     /// Exit as soon as the guest can take an NMI, or not; without virtual NMIs there is no such exit.
@@ -491,6 +512,10 @@ impl Vmcs {
     }
 
     fn try_write(&self, field: Field, value: u64) -> Result<(), VmFail> {
+        if let Some(kept) = self.kept.place(field) {
+            kept.set(value);
+            return Ok(());
+        }
         // SAFETY: host state is `Residence`'s to write. Of the controls only the MSR bitmap, the virtual-APIC page, the log of
         // writes and the EPT pointer name memory, and only `write_controls` and `use_virtual_apic` set them: the first three are
         // frames of our own, the EPT root outlives the last entry (a virtual processor's thread keeps its guest); the bitmap that
@@ -506,6 +531,7 @@ impl Vmcs {
     /// # Errors
     /// [`EntryError`] where the processor refused the controls or the host state.
     pub(crate) fn enter(&mut self, registers: &mut GuestRegisters) -> Result<(), EntryError> {
+        self.kept.load();
         // SAFETY: this VMCS is current (`Residence::load`) and complete; its host state is this CPU's.
         let failed = unsafe { enter_guest(registers, u64::from(self.residence.is_launched())) };
         if failed != 0 {

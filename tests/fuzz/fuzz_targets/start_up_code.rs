@@ -211,7 +211,7 @@ fuzz_target!(|input: Input<'_>| {
     let (mut state, mut computer) = (input.state(), input.computer());
     if let Some(vector) = input.interrupt {
         let before = state;
-        if interrupt(&mut state, &mut computer, vector).is_err() {
+        if interrupt(&mut state, &mut computer, vector, None).is_err() {
             assert_eq!(state, before, "trouble changes nothing");
             return;
         }

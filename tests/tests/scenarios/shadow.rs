@@ -290,6 +290,22 @@ fn what_the_host_takes_away_leaves_the_shadow() -> Outcome {
 }
 
 #[test]
+fn bytes_are_exchanged_where_they_are_as_expected() -> Outcome {
+    let guest = Guest::long()?;
+    guest.write(gpage(40), 0x1122_3344_5566_7788)?;
+    let mmu = &guest.lab.guest(GUEST).mmu;
+    let at = gpage(40).add(2);
+    assert_eq!(mmu.begin_log(Gfn::ZERO, LogBy::WriteFault), Ok(()));
+    assert_eq!(mmu.exchange(at, &[0x66, 0x55], &[1, 2]), Ok(Some(true)));
+    assert_eq!(mmu.exchange(at, &[0x66, 0x55], &[3, 4]), Ok(Some(false)));
+    assert_eq!(guest.word(gpage(40)), 0x1122_3344_0201_7788);
+    assert_eq!(mmu.harvest(GfnRange::new(Gfn::ZERO, Gfn::new(RAM))).iter().next(), Some(Gfn::new(40)));
+    assert_eq!(mmu.exchange(gpage(RAM + 8), &[0], &[1]), Ok(None), "a hole");
+    guest.lab.check()?;
+    guest.finish()
+}
+
+#[test]
 fn a_page_that_becomes_a_device_in_place_is_one() -> Outcome {
     let guest = Guest::long()?;
     numbered(&guest)?;

@@ -1,10 +1,33 @@
-//! Scenarios of guests under shadows, on a processor that has an EPT.
+//! Scenarios of guests under shadows, on a processor that has an EPT and on one that has none.
 
 use super::scenario::{Bound, Console, Scenario};
+use super::smp::COUNT;
 use super::table::PLAIN;
 
+/// The test guest with a second virtual processor that stays in real mode.
+macro_rules! real_mode {
+    ($name:literal, $append:literal, $paging:literal) => {
+        Scenario {
+            name: $name,
+            args: &[
+                "--kernel",
+                "{testguest}",
+                "--append",
+                $append,
+                "--memory",
+                "16M",
+                "--vcpus",
+                "2",
+                "--paging",
+                $paging,
+            ],
+            ..PLAIN
+        }
+    };
+}
+
 /// All of them.
-pub(super) const SHADOW: [Scenario; 2] = [
+pub(super) const SHADOW: [Scenario; 8] = [
     // In protected mode without paging, and through swap; the coherence oracle looks after each disturbance.
     Scenario {
         name: "shadow-sweep-oracle",
@@ -48,5 +71,59 @@ pub(super) const SHADOW: [Scenario; 2] = [
         ],
         timeout: 400,
         ..PLAIN
+    },
+    // Their start-up code is in real mode, which is interpreted; IPIs and flushes between them.
+    Scenario {
+        name: "shadow-smp",
+        args: &[
+            "--paging",
+            "shadow",
+            "--kernel",
+            "{testguest}",
+            "--append",
+            "smp cpus=4",
+            "--memory",
+            "16M",
+            "--vcpus",
+            "4",
+            "--host-cpus",
+            "2",
+            "--oracle",
+        ],
+        stdout: &["smp: ok"],
+        telemetry: &[Bound::AtLeast("/exits/interpreted", 3), Bound::AtMost("/ept_violations", 0)],
+        ..PLAIN
+    },
+    Scenario {
+        name: "shadow-tiny-4-vcpus",
+        args: &["--paging", "shadow", "--memory", "64M", "--vcpus", "4", "--host-cpus", "2"],
+        console: COUNT,
+        stdout: &["cpus: 4"],
+        telemetry: &[Bound::AtLeast("/exits/interpreted", 3), Bound::AtMost("/ept_violations", 0)],
+        timeout: 400,
+        ..PLAIN
+    },
+    // It has neither an EPT nor a VPID, unrestricted guests, the preemption timer, switches for IA32_PAT and IA32_EFER.
+    Scenario {
+        name: "penryn-tiny-4-vcpus",
+        args: &["--cpu", "penryn", "--memory", "64M", "--vcpus", "4", "--log", "info"],
+        console: COUNT,
+        stdout: &["cpus: 4"],
+        stderr: &["the processor has no EPT"],
+        telemetry: &[Bound::AtLeast("/exits/interpreted", 3), Bound::AtMost("/invvpid", 0)],
+        timeout: 400,
+        ..PLAIN
+    },
+    // The processor's real mode and the interpreter's are the same.
+    Scenario { stdout: &["realmode: ok"], ..real_mode!("real-mode-of-the-processor", "realmode", "ept") },
+    Scenario {
+        stdout: &["realmode: ok"],
+        telemetry: &[Bound::AtLeast("/exits/interpreted", 5)],
+        ..real_mode!("shadow-real-mode", "realmode", "shadow")
+    },
+    Scenario {
+        status: 5,
+        stderr: &["no emulation of the instruction at 0900:", "[db, e3]"],
+        ..real_mode!("shadow-unknown-instruction", "realmode unknown=1", "shadow")
     },
 ];

@@ -4,7 +4,7 @@ use super::scenario::{Console, Scenario};
 use super::table::PLAIN;
 
 /// Says how many processors there are, and ends.
-const COUNT: Console = Console::Pipe("echo cpus: $(nproc)\npoweroff -f\n");
+pub(super) const COUNT: Console = Console::Pipe("echo cpus: $(nproc)\npoweroff -f\n");
 /// The test guest with four virtual processors, which says that it is content.
 macro_rules! on_cpus {
     ($name:literal, $cpus:literal, $append:literal, $says:literal $(, $argument:literal)*) => {

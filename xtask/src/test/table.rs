@@ -468,7 +468,7 @@ const HERALD_FAILS: [Scenario; 5] = [
     },
     Scenario {
         name: "no-ept",
-        args: &["--kernel", "{testguest}", "--append", "hello", "--cpu", "penryn"],
+        args: &["--kernel", "{testguest}", "--append", "hello", "--cpu", "penryn", "--paging", "ept"],
         status: 4,
         stderr: &["EPT"],
         ..PLAIN
@@ -575,7 +575,7 @@ const DISKS: [Scenario; 10] = [
     },
 ];
 
-const BAD_INPUT: [Scenario; 9] = [
+const BAD_INPUT: [Scenario; 8] = [
     Scenario { name: "truncated-bzimage", args: &["--kernel", "{truncated}"], status: 2, ..PLAIN },
     Scenario { name: "no-kernel", args: &["--kernel", "{text}"], status: 2, ..PLAIN },
     Scenario {
@@ -607,13 +607,6 @@ const BAD_INPUT: [Scenario; 9] = [
         ..PLAIN
     },
     Scenario { name: "unknown-option", args: &["--no-such-option"], status: 2, ..PLAIN },
-    Scenario {
-        name: "not-yet",
-        args: &["--paging", "shadow", "--vcpus", "2"],
-        status: 2,
-        stderr: &["not yet"],
-        ..PLAIN
-    },
     Scenario {
         name: "kernel-larger-than-guest",
         args: &["--kernel", "{bzimage}", "--memory", "4M"],

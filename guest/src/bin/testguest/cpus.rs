@@ -108,9 +108,14 @@ fn start(number: u64, stack: u64) -> Result<(), Failure> {
     STACK.store(stack, Ordering::Relaxed);
     NUMBER.store(number, Ordering::Release);
     let before = CAME.load(Ordering::Acquire);
-    send(number as u32, INIT);
-    send(number as u32, START_UP | PAGE);
+    start_at(number as u32, PAGE);
     wait("a CPU to start", || CAME.load(Ordering::Acquire) > before)
+}
+
+/// Has the CPU with this APIC id begin anew, in real mode at the start of a page.
+pub(crate) fn start_at(id: u32, page: u32) {
+    send(id, INIT);
+    send(id, START_UP | page);
 }
 
 /// Sends a message to the CPU with this APIC id.

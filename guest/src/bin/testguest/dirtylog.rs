@@ -95,8 +95,7 @@ pub(crate) fn run(guest: &mut Guest) -> Result<(), Failure> {
     (0..count.div_ceil(WORDS)).for_each(|page| changed.fill(page, |_| 0));
     let mut logged = Logged { model: Model::new(guest, count)?, changed, harvested: 0 };
     if logged.ask(Op::CountYoung, 0, 1) == UNKNOWN {
-        println!("dirtylog: the host answers no such calls (--host-operations)");
-        return Err(Failure::NoHerald);
+        return Err(Failure::NoHostOperations);
     }
     (0..count).for_each(|page| logged.model.write(page));
     same("answer to BeginLog", 0, 0, logged.ask(Op::BeginLog, 0, 1))?;

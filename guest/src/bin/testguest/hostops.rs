@@ -100,8 +100,7 @@ pub(crate) fn run(guest: &mut Guest) -> Result<(), Failure> {
     let count = guest.argument("pages").unwrap_or(1536).max(64);
     let mut hosted = Hosted { model: Model::new(guest, count)?, shared, refused: 0 };
     if hosted.ask(Op::CountYoung, 0, 1) == UNKNOWN {
-        println!("hostops: the host answers no such calls (--host-operations)");
-        return Err(Failure::NoHerald);
+        return Err(Failure::NoHostOperations);
     }
     (0..count).for_each(|page| hosted.model.write(page));
     aging_sees_touches(&mut hosted)?;

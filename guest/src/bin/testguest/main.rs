@@ -26,6 +26,7 @@ mod model;
 mod notifier;
 mod once;
 mod ports;
+mod realmode;
 mod report;
 mod smp;
 mod snapshot;
@@ -68,7 +69,7 @@ impl Guest {
 
 type Test = fn(&mut Guest) -> Result<(), Failure>;
 
-const TESTS: [(&str, Test); 22] = [
+const TESTS: [(&str, Test); 23] = [
     ("hello", hello::run),
     ("notifier", notifier::run),
     ("costs", costs::run),
@@ -85,6 +86,7 @@ const TESTS: [(&str, Test); 22] = [
     ("fpu", fpu::run),
     ("bigmem", bigmem::run),
     ("smp", smp::run),
+    ("realmode", realmode::run),
     ("spin", spin::run),
     ("storm", storm::run),
     ("sweep", sweep::run),

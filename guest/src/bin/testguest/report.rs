@@ -37,6 +37,8 @@ pub(crate) enum Failure {
     },
     /// The test needs Herald, and CPUID does not show it.
     NoHerald,
+    /// The test needs host operations, and Herald was not told to do them.
+    NoHostOperations,
     /// The test needs more memory.
     Memory(MemoryError),
 }
@@ -52,6 +54,7 @@ impl fmt::Display for Failure {
             }
             Self::TimeOut { what, ticks } => write!(f, "{what}: not within {ticks} ticks"),
             Self::NoHerald => write!(f, "CPUID does not show Herald"),
+            Self::NoHostOperations => write!(f, "the host answers no such calls (--host-operations)"),
             Self::Memory(error) => write!(f, "{error}"),
         }
     }

@@ -20,6 +20,8 @@ pub enum Paging {
     Ept,
     /// Shadow page tables.
     Shadow,
+    /// Extended ones where the processor has them, else shadows.
+    Auto,
 }
 
 /// Most verbose level that Herald's log prints.

@@ -35,6 +35,8 @@ pub struct Exits {
     pub guest_fault: u64,
     /// INVLPG.
     pub invlpg: u64,
+    /// No exits, but turns of what interprets real mode.
+    pub interpreted: u64,
     /// VMX preemption timer.
     pub preemption_timer: u64,
     /// Everything else.
@@ -60,6 +62,7 @@ impl Exits {
             page_fault,
             guest_fault,
             invlpg,
+            interpreted,
             preemption_timer,
             other: rest,
         } = self;
@@ -78,6 +81,7 @@ impl Exits {
         *page_fault += other.page_fault;
         *guest_fault += other.guest_fault;
         *invlpg += other.invlpg;
+        *interpreted += other.interpreted;
         *preemption_timer += other.preemption_timer;
         *rest += other.other;
     }

@@ -40,7 +40,7 @@ const fn logical(value: u64, width: u8) -> Result {
     Result { value: value & mask(width), flags: of_result(value, width) }
 }
 
-impl<M: Machine> Cpu<'_, M> {
+impl<M: Machine + ?Sized> Cpu<'_, M> {
     /// Replaces those status flags that `which` has.
     pub(crate) fn set_flags(&mut self, which: u64, flags: u64) {
         self.state.rflags = self.state.rflags & !which | flags & which;

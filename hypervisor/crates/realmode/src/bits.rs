@@ -5,7 +5,7 @@ use crate::flags::{CF, STATUS, ZF, of_result, signed, when};
 use crate::machine::Machine;
 use iced_x86::{Mnemonic, OpKind};
 
-impl<M: Machine> Cpu<'_, M> {
+impl<M: Machine + ?Sized> Cpu<'_, M> {
     /// Whether it is one.
     pub(crate) fn bit(&mut self) -> Step<bool, M> {
         match self.instruction.mnemonic() {

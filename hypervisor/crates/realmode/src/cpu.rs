@@ -43,7 +43,7 @@ pub(crate) struct Locked {
 }
 
 /// One instruction on its way. RIP is behind it already; whoever calls has a copy of the state before, should it break.
-pub(crate) struct Cpu<'a, M: Machine> {
+pub(crate) struct Cpu<'a, M: Machine + ?Sized> {
     pub state: &'a mut State,
     pub machine: &'a mut M,
     pub instruction: Instruction,
@@ -52,7 +52,7 @@ pub(crate) struct Cpu<'a, M: Machine> {
     pub locked: Option<Locked>,
 }
 
-impl<'a, M: Machine> Cpu<'a, M> {
+impl<'a, M: Machine + ?Sized> Cpu<'a, M> {
     pub(crate) fn new(state: &'a mut State, machine: &'a mut M) -> Self {
         let start = state.rip;
         Self { state, machine, instruction: Instruction::default(), start, locked: None }

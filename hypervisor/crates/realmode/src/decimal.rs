@@ -6,7 +6,7 @@ use crate::machine::{Fault, Machine};
 use crate::state::RAX;
 use iced_x86::Mnemonic;
 
-impl<M: Machine> Cpu<'_, M> {
+impl<M: Machine + ?Sized> Cpu<'_, M> {
     /// Whether it is one.
     pub(crate) fn decimal(&mut self) -> Step<bool, M> {
         match self.instruction.mnemonic() {

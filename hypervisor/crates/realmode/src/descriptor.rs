@@ -36,7 +36,7 @@ const fn is_null(selector: u16) -> bool {
     selector & !3 == 0
 }
 
-impl<M: Machine> Cpu<'_, M> {
+impl<M: Machine + ?Sized> Cpu<'_, M> {
     /// MOV or POP to a segment register.
     pub(crate) fn load_segment(&mut self, name: SegmentName, selector: u16) -> Step<(), M> {
         if name == SegmentName::Cs {

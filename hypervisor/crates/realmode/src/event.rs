@@ -48,7 +48,7 @@ fn combine(first: Fault, second: Fault) -> Option<Fault> {
     }
 }
 
-impl<M: Machine> Cpu<'_, M> {
+impl<M: Machine + ?Sized> Cpu<'_, M> {
     /// Delivers an exception.
     pub(crate) fn raise(&mut self, fault: Fault) -> Delivered<M::End> {
         let mut fault = fault;
@@ -70,8 +70,8 @@ impl<M: Machine> Cpu<'_, M> {
     }
 
     /// Delivers an interrupt; it may become an exception.
-    pub(crate) fn interrupt(&mut self, vector: u8) -> Delivered<M::End> {
-        match self.deliver(vector, None) {
+    pub(crate) fn interrupt(&mut self, vector: u8, error_code: Option<u16>) -> Delivered<M::End> {
+        match self.deliver(vector, error_code) {
             Ok(()) => Delivered::Handler,
             Err(Break::End(end)) => Delivered::End(end),
             Err(Break::Unknown | Break::Retry) => Delivered::Unknown,

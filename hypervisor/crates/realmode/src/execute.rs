@@ -6,7 +6,7 @@ use crate::machine::{Fault, Machine};
 use crate::state::{RAX, RDX, SegmentName};
 use iced_x86::{ConditionCode, Mnemonic, OpKind};
 
-impl<M: Machine> Cpu<'_, M> {
+impl<M: Machine + ?Sized> Cpu<'_, M> {
     /// Executes what was decoded.
     pub(crate) fn execute(&mut self) -> Step<(), M> {
         let families = [

@@ -6,7 +6,7 @@ use crate::machine::{Fault, Machine};
 use crate::state::{Blocking, RCX, SegmentName};
 use iced_x86::{Code, ConditionCode, Mnemonic, OpKind};
 
-impl<M: Machine> Cpu<'_, M> {
+impl<M: Machine + ?Sized> Cpu<'_, M> {
     /// Whether it is one.
     pub(crate) fn flow(&mut self) -> Step<bool, M> {
         match self.instruction.mnemonic() {
@@ -194,6 +194,7 @@ impl<M: Machine> Cpu<'_, M> {
         self.require_same_privilege(selector)?;
         self.load_code(selector, target)?;
         self.load_flags(flags, width);
+        self.state.nmis_blocked = false;
         Ok(())
     }
 

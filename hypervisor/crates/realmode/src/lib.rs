@@ -37,6 +37,7 @@ mod memory;
 mod multiply;
 mod operand;
 mod run;
+mod seam;
 mod shift;
 mod stack;
 mod state;

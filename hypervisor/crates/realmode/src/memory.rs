@@ -13,7 +13,7 @@ use iced_x86::Register;
 const PAGE: u64 = 4096;
 const LINEAR: u64 = 0xffff_ffff;
 
-impl<M: Machine> Cpu<'_, M> {
+impl<M: Machine + ?Sized> Cpu<'_, M> {
     /// The offset that the memory operand names.
     pub(crate) fn effective(&self) -> Step<u64, M> {
         let instruction = &self.instruction;

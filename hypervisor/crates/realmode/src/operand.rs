@@ -6,7 +6,7 @@ use crate::machine::Machine;
 use crate::state::SegmentName;
 use iced_x86::{Mnemonic, OpKind};
 
-impl<M: Machine> Cpu<'_, M> {
+impl<M: Machine + ?Sized> Cpu<'_, M> {
     /// Bytes of an operand that is a register or memory.
     pub(crate) fn width(&self, operand: u32) -> Step<u8, M> {
         let width = match self.instruction.op_kind(operand) {

@@ -4,7 +4,9 @@ use crate::cpu::{Break, Cpu, Step};
 use crate::event::Delivered;
 use crate::flags::{RF, TF};
 use crate::machine::{Access, Fault, Machine};
+use crate::seam::{Any, Seam};
 use crate::state::{Blocking, Segment, SegmentName, State};
+use core::convert::Infallible;
 use core::fmt;
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Mnemonic};
 
@@ -52,6 +54,22 @@ pub enum Trouble<E> {
     },
 }
 
+impl<E> Trouble<E> {
+    /// What the machine has ended it with.
+    ///
+    /// # Errors
+    /// What is not emulated.
+    pub fn ended(self) -> Result<E, Trouble<Infallible>> {
+        match self {
+            Self::End(end) => Ok(end),
+            Self::Unknown { selector, rip, bytes, len } => {
+                Err(Trouble::Unknown { selector, rip, bytes, len })
+            }
+            Self::Undeliverable { vector, rip } => Err(Trouble::Undeliverable { vector, rip }),
+        }
+    }
+}
+
 impl<E: fmt::Display> fmt::Display for Trouble<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -67,11 +85,27 @@ impl<E: fmt::Display> fmt::Display for Trouble<E> {
     }
 }
 
+impl Trouble<Infallible> {
+    /// The same among others.
+    pub(crate) const fn widen<E>(self) -> Trouble<E> {
+        match self {
+            Self::End(never) => match never {},
+            Self::Unknown { selector, rip, bytes, len } => Trouble::Unknown { selector, rip, bytes, len },
+            Self::Undeliverable { vector, rip } => Trouble::Undeliverable { vector, rip },
+        }
+    }
+}
+
 /// Executes up to `steps` instructions, or repetitions of one, as long as the processor itself could not.
 ///
 /// # Errors
 /// [`Trouble`]; the state is that before the instruction.
 pub fn run<M: Machine>(state: &mut State, machine: &mut M, steps: u32) -> Result<Outcome, Trouble<M::End>> {
+    let mut seam = Seam::new(machine);
+    run_on(state, &mut seam, steps).map_err(|trouble| seam.trouble(trouble))
+}
+
+fn run_on(state: &mut State, machine: &mut Any<'_>, steps: u32) -> Result<Outcome, Trouble<()>> {
     for _ in 0..steps {
         if state.obstacle().is_none() {
             return Ok(Outcome::Enterable);
@@ -86,8 +120,8 @@ pub fn run<M: Machine>(state: &mut State, machine: &mut M, steps: u32) -> Result
     Ok(if state.obstacle().is_none() { Outcome::Enterable } else { Outcome::Spent })
 }
 
-/// Delivers an interrupt from outside, or an NMI, before the next instruction. Whether the guest accepts one is the
-/// caller's to know. `false`: a triple fault.
+/// Delivers an interrupt from outside, an NMI, or an exception that was on its way, before the next instruction. Whether the
+/// guest accepts one is the caller's to know. `false`: a triple fault.
 ///
 /// # Errors
 /// [`Trouble`]; the state is as before.
@@ -95,9 +129,20 @@ pub fn interrupt<M: Machine>(
     state: &mut State,
     machine: &mut M,
     vector: u8,
+    error_code: Option<u16>,
 ) -> Result<bool, Trouble<M::End>> {
+    let mut seam = Seam::new(machine);
+    interrupt_on(state, &mut seam, vector, error_code).map_err(|trouble| seam.trouble(trouble))
+}
+
+fn interrupt_on(
+    state: &mut State,
+    machine: &mut Any<'_>,
+    vector: u8,
+    error_code: Option<u16>,
+) -> Result<bool, Trouble<()>> {
     let before = *state;
-    let trouble = match Cpu::new(state, machine).interrupt(vector) {
+    let trouble = match Cpu::new(state, machine).interrupt(vector, error_code) {
         Delivered::Handler => return Ok(true),
         Delivered::Shutdown => return Ok(false),
         Delivered::Unknown => Trouble::Undeliverable { vector, rip: before.rip },
@@ -108,7 +153,7 @@ pub fn interrupt<M: Machine>(
 }
 
 /// One instruction, or an exception in its place.
-pub(crate) fn step<M: Machine>(
+pub(crate) fn step<M: Machine + ?Sized>(
     state: &mut State,
     machine: &mut M,
 ) -> Result<Option<Outcome>, Trouble<M::End>> {
@@ -160,7 +205,7 @@ struct Code {
     len: usize,
 }
 
-impl<M: Machine> Cpu<'_, M> {
+impl<M: Machine + ?Sized> Cpu<'_, M> {
     /// Fetches, decodes and executes; whether it was HLT.
     fn instruction(&mut self, code: &mut Code) -> Step<bool, M> {
         self.decode(code)?;

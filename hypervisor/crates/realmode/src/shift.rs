@@ -10,7 +10,7 @@ use iced_x86::Mnemonic;
 /// Shifts count modulo 32.
 const COUNT: u64 = 31;
 
-impl<M: Machine> Cpu<'_, M> {
+impl<M: Machine + ?Sized> Cpu<'_, M> {
     /// Whether it is one.
     pub(crate) fn shift(&mut self) -> Step<bool, M> {
         match self.instruction.mnemonic() {

@@ -6,7 +6,7 @@ use crate::machine::{Fault, Machine};
 use crate::state::{RBP, RSP, SegmentName};
 use iced_x86::{Code, Mnemonic, OpKind};
 
-impl<M: Machine> Cpu<'_, M> {
+impl<M: Machine + ?Sized> Cpu<'_, M> {
     /// Whether it is one.
     pub(crate) fn stack(&mut self) -> Step<bool, M> {
         match self.instruction.mnemonic() {

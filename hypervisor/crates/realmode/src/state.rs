@@ -178,6 +178,8 @@ pub struct State {
     pub idtr: Table,
     /// What waits for one more instruction.
     pub blocking: Blocking,
+    /// NMIs wait for the next IRET.
+    pub nmis_blocked: bool,
 }
 
 impl State {

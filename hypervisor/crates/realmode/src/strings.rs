@@ -46,7 +46,7 @@ fn kind(mnemonic: Mnemonic) -> Option<(Kind, u8)> {
     })
 }
 
-impl<M: Machine> Cpu<'_, M> {
+impl<M: Machine + ?Sized> Cpu<'_, M> {
     /// Whether it is one.
     pub(crate) fn string(&mut self) -> Step<bool, M> {
         let Some((kind, width)) = kind(self.instruction.mnemonic()) else { return Ok(false) };

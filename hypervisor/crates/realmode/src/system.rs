@@ -13,7 +13,7 @@ const CR0_TS: u64 = 1 << 3;
 /// The part of CR0 that LMSW sets.
 const STATUS_WORD: u64 = 0xf;
 
-impl<M: Machine> Cpu<'_, M> {
+impl<M: Machine + ?Sized> Cpu<'_, M> {
     /// Whether it is one.
     pub(crate) fn system(&mut self) -> Step<bool, M> {
         match self.instruction.mnemonic() {

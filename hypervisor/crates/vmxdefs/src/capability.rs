@@ -169,6 +169,18 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
+    /// Of EPTs, what guests need.
+    pub const EPT: EptVpid =
+        EptVpid::WALK_4.union(EptVpid::WRITE_BACK).union(EptVpid::INVEPT).union(EptVpid::INVEPT_SINGLE);
+
+    /// Whether guests can have EPTs, and with them real mode as it is.
+    #[must_use]
+    pub const fn has_ept(&self) -> bool {
+        use crate::controls::Secondary;
+        let controls = Secondary::EPT.union(Secondary::UNRESTRICTED);
+        self.secondary.offers(controls.bits()) && self.ept_vpid.contains(Self::EPT)
+    }
+
     /// Reads what exists: an MSR is asked for only where another has said that it is there.
     pub fn read(mut rdmsr: impl FnMut(u32) -> u64) -> Self {
         use crate::controls::{Proc, Secondary};
@@ -230,6 +242,7 @@ pub const fn feature_control(value: u64) -> Result<Option<u64>, NoVmx> {
 #[cfg(test)]
 mod tests {
     use super::{Capabilities, EptVpid, Fixed, NoVmx, feature_control, number};
+    use crate::controls::{Allowed, Secondary};
 
     #[test]
     fn feature_control_in_all_its_states() {
@@ -250,6 +263,20 @@ mod tests {
         assert_eq!(capabilities.ept_vpid, EptVpid::empty());
         assert_eq!(capabilities.basic.revision(), 1);
         assert_eq!(capabilities.basic.region_bytes(), 4096);
+    }
+
+    #[test]
+    fn an_ept_is_one_with_real_mode_and_flushes() {
+        let with = |controls: Secondary, ept_vpid| Capabilities {
+            secondary: Allowed::from_msr(u64::from(controls.bits()) << 32),
+            ept_vpid,
+            ..Capabilities::default()
+        };
+        let both = Secondary::EPT | Secondary::UNRESTRICTED;
+        assert!(with(both | Secondary::VPID, Capabilities::EPT | EptVpid::PAGES_2M).has_ept());
+        assert!(!Capabilities::default().has_ept());
+        assert!(!with(Secondary::EPT, Capabilities::EPT).has_ept());
+        assert!(!with(both, Capabilities::EPT - EptVpid::INVEPT_SINGLE).has_ept());
     }
 
     #[test]

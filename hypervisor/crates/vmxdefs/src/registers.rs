@@ -16,6 +16,7 @@ const CR0_PE: u64 = 1 << 0;
 const CR0_MP: u64 = 1 << 1;
 const CR0_EM: u64 = 1 << 2;
 const CR0_TS: u64 = 1 << 3;
+const CR0_ET: u64 = 1 << 4;
 const CR0_NE: u64 = 1 << 5;
 const CR0_WP: u64 = 1 << 16;
 const CR0_AM: u64 = 1 << 18;
@@ -138,7 +139,8 @@ impl Registers {
         if illegal {
             return Err(Refused);
         }
-        let mut new = Self { cr0: value, ..*self };
+        // ET is 1 whatever is written (SDM vol. 3A 2.5).
+        let mut new = Self { cr0: value | CR0_ET, ..*self };
         let wants_long = self.efer & EFER_LME != 0;
         match (self.pages(), new.pages()) {
             (false, true) if wants_long => {
@@ -305,6 +307,7 @@ mod tests {
         for value in [1 << 13, 1 << 17, 1 << 12] {
             assert_eq!(registers.write_cr4(value, &PLAIN, none), Err(Refused), "CR4 {value:#x}");
         }
+        assert_eq!(registers.write_cr0(PE, &PLAIN, none).map(|()| registers.cr0), Ok(PE | 1 << 4), "ET");
         assert_eq!(registers.write_cr3(1 << 40, &PLAIN, none), Err(Refused));
         assert_eq!(registers.write_efer(1 << 12), Err(Refused));
         assert_eq!(registers, protected());

@@ -33,6 +33,34 @@ impl<H: Host> Reached<'_, H> {
     }
 }
 
+impl<H: Host> SecondaryMmu<H> {
+    /// Compares bytes of RAM and, if they are those, replaces them, in one go as the guest's processors see it, if all are of
+    /// the same eight; `None` where there is no RAM.
+    ///
+    /// # Errors
+    /// [`MmuError`]; the guest cannot go on.
+    pub fn exchange(&self, at: Gpa, old: &[u8], new: &[u8]) -> Result<Option<bool>, MmuError> {
+        let (word, shift) = place(at);
+        let start = (shift / 8) as usize;
+        let number = |bytes: &[u8], rest: &[u8; 8]| {
+            let mut all = *rest;
+            all.iter_mut().skip(start).zip(bytes).for_each(|(byte, new)| *byte = *new);
+            u64::from_le_bytes(all)
+        };
+        Reached(self).on_frame(at, Access::Write, |host, frame| {
+            let mut now = host.load_word(frame, word);
+            while number(old, &now.to_le_bytes()) == now {
+                match host.exchange_word(frame, word, now, number(new, &now.to_le_bytes())) {
+                    Ok(()) => return true,
+                    // Perhaps other bytes.
+                    Err(other) => now = other,
+                }
+            }
+            false
+        })
+    }
+}
+
 /// Where an aligned entry is in its page: the word, and how far to shift that.
 const fn place(at: Gpa) -> (u16, u32) {
     let offset = at.offset_in(PageSize::Size4K);

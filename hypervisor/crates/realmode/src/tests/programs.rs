@@ -96,10 +96,38 @@ fn interrupts_go_through_the_table_and_come_back() {
     steps(&mut state, &mut computer, 1);
     assert_eq!((state.rip, state.rflags, state.general[4]), (3, 0x202, 0x7000));
     // From outside.
-    assert_eq!(interrupt(&mut state, &mut computer, 0x20), Ok(true));
+    assert_eq!(interrupt(&mut state, &mut computer, 0x20, None), Ok(true));
     assert_fault(&state, &computer, 0x20, 3);
     state.idtr.limit = 0;
-    assert_eq!(interrupt(&mut state, &mut computer, 0x20), Ok(false), "a triple fault");
+    assert_eq!(interrupt(&mut state, &mut computer, 0x20, None), Ok(false), "a triple fault");
+}
+
+#[test]
+fn nmis_wait_for_an_iret() {
+    // NOP; and a handler: NOP; IRET
+    let (mut computer, mut state) = begin(&[0x90]);
+    computer.put(0x702, &[0x90, 0xcf]);
+    assert_eq!(interrupt(&mut state, &mut computer, 2, None), Ok(true));
+    state.nmis_blocked = true;
+    steps(&mut state, &mut computer, 1);
+    assert!(state.nmis_blocked, "{state:x?}");
+    steps(&mut state, &mut computer, 1);
+    assert!(!state.nmis_blocked && state.rip == 0, "{state:x?}");
+}
+
+#[test]
+fn exceptions_on_their_way_bring_their_error_codes() {
+    let (mut computer, mut state) = begin(&[]);
+    assert_eq!(interrupt(&mut state, &mut computer, 13, Some(0x50)), Ok(true));
+    assert_eq!(state.general[4], 0x6ffa, "none in real mode");
+    // Flat code, and an interrupt gate of 32 bits for #GP.
+    computer.put(0x5008, &0x00cf_9b00_0000_ffff_u64.to_le_bytes());
+    computer.put(0x4000 + 13 * 8, &0x0000_8e00_0008_0713_u64.to_le_bytes());
+    (state.gdtr, state.idtr) = (Table { base: 0x5000, limit: 15 }, Table { base: 0x4000, limit: 0x7ff });
+    state.cr0 |= 1;
+    assert_eq!(interrupt(&mut state, &mut computer, 13, Some(0x50)), Ok(true));
+    assert_eq!((state.rip, state.general[4]), (0x713, 0x6fea));
+    assert_eq!(computer.long(0x6fea), 0x50);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! ```toml
 //! log = "info"            # error, warn, info, debug, trace
-//! paging = "ept"
+//! paging = "auto"         # ept, shadow
 //! backing = "anonymous"   # huge-pages, gigantic-pages, shared
 //! ept-ad = true
 //! apic-virtualisation = false
@@ -77,7 +77,7 @@ impl Default for ConfigFile {
     fn default() -> Self {
         Self {
             log: LogLevel::Info,
-            paging: Paging::Ept,
+            paging: Paging::Auto,
             backing: Backing::Anonymous,
             ept_ad: true,
             apic_virtualisation: false,
