@@ -3,6 +3,7 @@
 mod host;
 mod machine;
 mod swap;
+mod versus;
 
 use crate::cli::BenchArgs;
 use crate::error::not_yet;
@@ -27,8 +28,8 @@ pub(crate) struct Table {
 /// # Errors
 /// What is not there yet, or something cannot be built or run.
 pub(crate) fn run(args: &BenchArgs) -> Result<u8> {
-    if args.vs.is_some() {
-        return Err(not_yet("bench --vs"));
+    if let Some(rival) = args.vs {
+        return versus::run(args, rival);
     }
     if args.profile {
         return Err(not_yet("bench --profile"));

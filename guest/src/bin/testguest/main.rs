@@ -34,6 +34,7 @@ mod storm;
 mod sweep;
 mod timer;
 mod triplefault;
+mod versus;
 
 use addr::Gpa;
 use guest::memory::Memory;
@@ -68,7 +69,7 @@ impl Guest {
 
 type Test = fn(&mut Guest) -> Result<(), Failure>;
 
-const TESTS: [(&str, Test); 22] = [
+const TESTS: [(&str, Test); 23] = [
     ("hello", hello::run),
     ("notifier", notifier::run),
     ("costs", costs::run),
@@ -91,6 +92,7 @@ const TESTS: [(&str, Test); 22] = [
     ("clone", clone::run),
     ("merge", merge::run),
     ("snapshot", snapshot::run),
+    ("versus", versus::run),
 ];
 
 unsafe extern "C" {

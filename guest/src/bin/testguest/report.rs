@@ -37,6 +37,8 @@ pub(crate) enum Failure {
     },
     /// The test needs Herald, and CPUID does not show it.
     NoHerald,
+    /// The host refused an operation, or does not know it.
+    Refused(&'static str),
     /// The test needs more memory.
     Memory(MemoryError),
 }
@@ -52,6 +54,7 @@ impl fmt::Display for Failure {
             }
             Self::TimeOut { what, ticks } => write!(f, "{what}: not within {ticks} ticks"),
             Self::NoHerald => write!(f, "CPUID does not show Herald"),
+            Self::Refused(what) => write!(f, "{what}: the host has not done it"),
             Self::Memory(error) => write!(f, "{error}"),
         }
     }
