@@ -258,8 +258,8 @@ pub(crate) struct BenchArgs {
     /// Fewer pages; with --vs: one run of each side instead of two
     #[arg(long)]
     pub(crate) quick: bool,
-    /// Say where the time goes
-    #[arg(long)]
+    /// Say in which of Herald's functions the time of each event goes, by samples of the emulated processor
+    #[arg(long, conflicts_with = "vs")]
     pub(crate) profile: bool,
     /// Write the results to a file; with --vs, without it: target/bench/vs-kvm.json
     #[arg(long, value_name = "FILE")]

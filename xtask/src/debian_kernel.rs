@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Depends on the kernel of the day.
-const PACKAGE: &str = "linux-image-cloud-amd64";
+pub(crate) const PACKAGE: &str = "linux-image-cloud-amd64";
 /// What KVM is made of, in the order in which it is loaded; below the modules' directory.
 const MODULES: [&str; 3] =
     ["kernel/virt/lib/irqbypass.ko", "kernel/arch/x86/kvm/kvm.ko", "kernel/arch/x86/kvm/kvm-intel.ko"];
@@ -36,18 +36,31 @@ impl DebianKernel {
 /// # Errors
 /// The package cannot be fetched.
 pub(crate) fn fetch() -> Result<DebianKernel> {
-    let dir = workspace::guest_cache().join("debian");
-    let place = |path: &str| dir.join(path.rsplit('/').next().unwrap_or(path));
-    let files = DebianKernel {
-        kernel: dir.join("vmlinuz"),
-        modules: MODULES.map(place),
-        swap_modules: SWAP_MODULES.map(place),
-    };
-    // The kernel is published last.
-    if !files.kernel.is_file() || files.all_modules().any(|module| !module.is_file()) {
+    let files = places();
+    if !is_here(&files) {
         download(&files)?;
     }
     Ok(files)
+}
+
+/// The kernel, if it is in the cache.
+pub(crate) fn cached() -> Option<PathBuf> {
+    Some(places()).filter(is_here).map(|files| files.kernel)
+}
+
+fn places() -> DebianKernel {
+    let dir = workspace::guest_cache().join("debian");
+    let place = |path: &str| dir.join(path.rsplit('/').next().unwrap_or(path));
+    DebianKernel {
+        kernel: dir.join("vmlinuz"),
+        modules: MODULES.map(place),
+        swap_modules: SWAP_MODULES.map(place),
+    }
+}
+
+/// The kernel is published last; an older cache may lack modules.
+fn is_here(files: &DebianKernel) -> bool {
+    files.kernel.is_file() && files.all_modules().all(|module| module.is_file())
 }
 
 fn download(files: &DebianKernel) -> Result<()> {

@@ -2,11 +2,13 @@
 
 mod host;
 mod machine;
+mod profile;
 mod swap;
 mod versus;
 
+pub(crate) use versus::MONITOR_PACKAGES;
+
 use crate::cli::BenchArgs;
-use crate::error::not_yet;
 use anyhow::{Context, Result};
 use std::io::Write;
 
@@ -32,7 +34,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<u8> {
         return versus::run(args, rival);
     }
     if args.profile {
-        return Err(not_yet("bench --profile"));
+        return profile::run(args);
     }
     let pages = if args.quick { 512 } else { 2048 };
     let tables = [

@@ -34,6 +34,8 @@ const SWAP: &str = "256M";
 const GUEST_MIB: u32 = 64;
 /// Whoever is silent for so long is dead.
 const SILENCE: Duration = Duration::from_secs(600);
+/// What links the monitor: the C library that it brings along is in the second.
+pub(crate) const MONITOR_PACKAGES: [&str; 2] = ["gcc", "libc6-dev"];
 /// The target whose C library can be linked statically.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 const END: &str = "the end";
@@ -59,6 +61,7 @@ pub(super) fn measure(guest: &Path, pages: u64) -> Result<Said> {
     setup::ensure_machine(Chosen::Bochs)?;
     setup::ensure_packages("a Linux with KVM", &grub::PACKAGES)?;
     setup::ensure_packages("a Linux with KVM", &guest_images::INITRAMFS_PACKAGES)?;
+    setup::ensure_packages("KVM's monitor", &MONITOR_PACKAGES)?;
     let monitor = build()?;
     let kernel = {
         let _lock = guest_images::lock()?;

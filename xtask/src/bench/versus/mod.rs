@@ -16,13 +16,16 @@ mod page;
 mod report;
 mod rows;
 
+pub(crate) use kvm::MONITOR_PACKAGES;
+pub(super) use rows::Variant;
+
 use crate::cli::{BenchArgs, Rival};
 use crate::run::RunDir;
 use crate::{elf32, metal, setup, workspace};
 use anyhow::{Context, Result};
 use compare::{differences, pairs};
 use report::Report;
-use rows::{Figures, Variant};
+use rows::Figures;
 use std::process::Command;
 
 const PAGES: u64 = 4096;

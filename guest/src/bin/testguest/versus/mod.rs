@@ -2,11 +2,11 @@
 //! (`cargo xtask bench --vs kvm`). Arguments: `pages=N` (4096), `huge=1`: in pages of 2 MiB where the host makes such.
 //!
 //! ```text
-//!   for each event:   flushes, exits ─► TSC ─► touches, or one call ─► TSC ─► exits, flushes ─► a line
+//!   for each event:   its name ─► flushes, exits ─► TSC ─► touches, or one call ─► TSC ─► exits, flushes ─► a line
 //!                     then every page is compared with what was written there last
 //! ```
 //!
-//! A line is `row: NAME ticks=T pages=N exits=E flushes=F`: ticks of all pages together. Of a call, what a call of nothing costs
+//! A line is `row: NAME ticks=T pages=N exits=E flushes=F`: ticks of all pages together; `now: NAME` comes before the event. Of a call, what a call of nothing costs
 //! and what the host says went into its own books are taken off.
 
 mod events;
@@ -45,6 +45,7 @@ impl Bench {
 
     /// What a call of nothing costs.
     fn measure_call(&mut self) -> Result<(), Failure> {
+        println!("now: call");
         let mut least = u64::MAX;
         for _ in 0..TRIES {
             let since = cpu::rdtsc();
@@ -59,6 +60,7 @@ impl Bench {
 
     /// Prints what `event` costs; it answers which of its ticks are not to count, and how many pages it was about.
     fn row(&self, name: &str, event: impl FnOnce() -> Result<(u64, u64), Failure>) -> Result<(), Failure> {
+        println!("now: {name}");
         let (flushes, exits) = (self.counter(Op::Flushes), self.counter(Op::Exits));
         let since = cpu::rdtsc();
         let (aside, pages) = event()?;
