@@ -7,15 +7,20 @@ use abi::hypercall::{
 use core::arch::asm;
 use core::arch::x86_64::__cpuid;
 
-/// Whether Herald runs this machine. On a CPU without such a leaf CPUID answers something else.
-#[must_use]
-pub fn present() -> bool {
+/// What the leaf says. On a CPU without such a leaf CPUID answers something else.
+pub(crate) fn signature() -> [u8; 12] {
     let leaf = __cpuid(CPUID_LEAF);
     let mut found = [0u8; 12];
     found[..4].copy_from_slice(&leaf.ebx.to_le_bytes());
     found[4..8].copy_from_slice(&leaf.ecx.to_le_bytes());
     found[8..].copy_from_slice(&leaf.edx.to_le_bytes());
-    found == SIGNATURE
+    found
+}
+
+/// Whether Herald runs this machine.
+#[must_use]
+pub fn present() -> bool {
+    signature() == SIGNATURE
 }
 
 /// Tells Herald that /init has started; nothing where Herald is not. Any privilege level.

@@ -4,6 +4,7 @@
 
 pub mod apic;
 pub mod cpu;
+pub mod host;
 pub mod hypercall;
 pub mod memory;
 pub mod multiboot;

@@ -106,6 +106,17 @@ impl Memory {
         Ok(Pages { range })
     }
 
+    /// The same, from a boundary of 2 MiB on.
+    ///
+    /// # Errors
+    /// As for [`Self::take`].
+    pub fn take_aligned(&mut self, pages: u64) -> Result<Pages, MemoryError> {
+        let error = MemoryError::OutOfMemory(pages);
+        let start = self.low.start().align_up(PageSize::Size2M).ok_or(error)?;
+        self.low = GpaRange::try_new(start, self.low.end()).ok_or(error)?;
+        self.take(pages)
+    }
+
     /// All that is left, in ranges of whole pages.
     pub fn take_all(&mut self) -> impl Iterator<Item = Pages> + use<> {
         let low = core::mem::replace(&mut self.low, GpaRange::new(Gpa::ZERO, Gpa::ZERO));

@@ -28,11 +28,31 @@ const fn model(cpu: Cpu) -> &'static str {
     }
 }
 
+/// How its debugger runs the machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Pace {
+    /// To the end.
+    Free,
+    /// In so many steps of so many ticks; after each it prints the next instruction and its address. The machine
+    /// does not notice.
+    Steps { count: usize, ticks: u64 },
+}
+
+impl Pace {
+    /// The debugger in Debian's build stops before the first instruction and waits for commands.
+    fn commands(self) -> String {
+        match self {
+            Self::Free => "c\n".to_owned(),
+            Self::Steps { count, ticks } => format!("s {ticks}\n").repeat(count) + "c\n",
+        }
+    }
+}
+
 /// Starts Bochs by the loader's boot sector, with all its files in `dir`.
 ///
 /// # Errors
 /// A file cannot be written, or Bochs not started.
-pub(crate) fn start(hardware: &Hardware, images: &Images, dir: &Path) -> Result<Running> {
+pub(crate) fn start(hardware: &Hardware, images: &Images, pace: Pace, dir: &Path) -> Result<Running> {
     let loader = std::fs::read(&images.loader).with_context(|| images.loader.display().to_string())?;
     let disk = Disk::new(&loader, &images.package)?;
     std::fs::write(dir.join("disk"), &disk.bytes).context("cannot write the machine's disk")?;
@@ -55,6 +75,7 @@ pub(crate) fn start(hardware: &Hardware, images: &Images, dir: &Path) -> Result<
         ),
         boot: "disk",
         debug_console: true,
+        pace,
     };
     machine.start(dir)
 }
@@ -95,6 +116,7 @@ pub(crate) fn start_medium(medium: &Medium, ips: u64, dir: &Path) -> Result<Runn
         },
         boot: if medium.is_cd { "cdrom" } else { "disk" },
         debug_console: false,
+        pace: Pace::Free,
     };
     machine.start(dir)
 }
@@ -107,14 +129,14 @@ struct Machine {
     drive: String,
     boot: &'static str,
     debug_console: bool,
+    pace: Pace,
 }
 
 impl Machine {
     fn start(&self, dir: &Path) -> Result<Running> {
         let (serial, address) = serial_listener()?;
         std::fs::write(dir.join("bochsrc"), self.config(address.port()))?;
-        // The debugger in this build stops before the first instruction; `c` lets it go on.
-        std::fs::write(dir.join("commands"), "c\n")?;
+        std::fs::write(dir.join("commands"), self.pace.commands())?;
         let mut command = tied_command("bochs");
         command.args(["-q", "-f", "bochsrc", "-rc", "commands"]).current_dir(dir);
         // A group of its own: Ctrl-C in the terminal is for this program, which then ends Bochs.

@@ -252,18 +252,21 @@ pub(crate) struct FuzzArgs {
 
 #[derive(Args)]
 pub(crate) struct BenchArgs {
-    /// Compare with another hypervisor
+    /// Compare with another hypervisor: the same guest on both, under Bochs
     #[arg(long, value_enum)]
     pub(crate) vs: Option<Rival>,
-    /// Fewer repetitions
+    /// Fewer pages; with --vs: one run of each side instead of two
     #[arg(long)]
     pub(crate) quick: bool,
-    /// Say where the time goes
-    #[arg(long)]
+    /// Say in which of Herald's functions the time of each event goes, by samples of the emulated processor
+    #[arg(long, conflicts_with = "vs")]
     pub(crate) profile: bool,
-    /// Write the results to a file
+    /// Write the results to a file; with --vs, without it: target/bench/vs-kvm.json
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+    /// With --vs: write the page with bars to this file; without it: target/bench/vs-kvm.html
+    #[arg(long, value_name = "FILE", requires = "vs")]
+    pub(crate) html: Option<PathBuf>,
 }
 
 /// A stress program.
@@ -436,6 +439,7 @@ pub(crate) enum Suite {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Rival {
+    /// Linux' KVM, in Debian's kernel
     Kvm,
 }
 

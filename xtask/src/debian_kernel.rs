@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Depends on the kernel of the day.
-const PACKAGE: &str = "linux-image-cloud-amd64";
+pub(crate) const PACKAGE: &str = "linux-image-cloud-amd64";
 /// What KVM is made of, in the order in which it is loaded; below the modules' directory.
 const MODULES: [&str; 3] =
     ["kernel/virt/lib/irqbypass.ko", "kernel/arch/x86/kvm/kvm.ko", "kernel/arch/x86/kvm/kvm-intel.ko"];
+/// The same of swap in compressed memory.
+const SWAP_MODULES: [&str; 3] =
+    ["kernel/mm/zsmalloc.ko", "kernel/crypto/lzo-rle.ko", "kernel/drivers/block/zram/zram.ko"];
 
 /// The files.
 pub(crate) struct DebianKernel {
@@ -18,6 +21,14 @@ pub(crate) struct DebianKernel {
     pub(crate) kernel: PathBuf,
     /// The modules of KVM, in the order in which they are loaded.
     pub(crate) modules: [PathBuf; 3],
+    /// The same of swap in compressed memory.
+    pub(crate) swap_modules: [PathBuf; 3],
+}
+
+impl DebianKernel {
+    fn all_modules(&self) -> impl Iterator<Item = &PathBuf> {
+        self.modules.iter().chain(&self.swap_modules)
+    }
 }
 
 /// The kernel in the cache, fetched if it is not there. The caller holds [`crate::guest_images::lock`].
@@ -25,16 +36,31 @@ pub(crate) struct DebianKernel {
 /// # Errors
 /// The package cannot be fetched.
 pub(crate) fn fetch() -> Result<DebianKernel> {
-    let dir = workspace::guest_cache().join("debian");
-    let files = DebianKernel {
-        kernel: dir.join("vmlinuz"),
-        modules: MODULES.map(|path| dir.join(path.rsplit('/').next().unwrap_or(path))),
-    };
-    // The kernel is published last.
-    if !files.kernel.is_file() || files.modules.iter().any(|module| !module.is_file()) {
+    let files = places();
+    if !is_here(&files) {
         download(&files)?;
     }
     Ok(files)
+}
+
+/// The kernel, if it is in the cache.
+pub(crate) fn cached() -> Option<PathBuf> {
+    Some(places()).filter(is_here).map(|files| files.kernel)
+}
+
+fn places() -> DebianKernel {
+    let dir = workspace::guest_cache().join("debian");
+    let place = |path: &str| dir.join(path.rsplit('/').next().unwrap_or(path));
+    DebianKernel {
+        kernel: dir.join("vmlinuz"),
+        modules: MODULES.map(place),
+        swap_modules: SWAP_MODULES.map(place),
+    }
+}
+
+/// The kernel is published last; an older cache may lack modules.
+fn is_here(files: &DebianKernel) -> bool {
+    files.kernel.is_file() && files.all_modules().all(|module| module.is_file())
 }
 
 fn download(files: &DebianKernel) -> Result<()> {
@@ -52,7 +78,7 @@ fn download(files: &DebianKernel) -> Result<()> {
     extract.arg("-x").arg(package).arg(&unpacked);
     progress::run(&format!("unpacking {image}"), &mut extract)?;
     let modules = find(&unpacked.join("lib/modules"), |_| true)?;
-    for (path, module) in MODULES.iter().zip(&files.modules) {
+    for (path, module) in MODULES.iter().chain(&SWAP_MODULES).zip(files.all_modules()) {
         publish(&modules.join(path), module)?;
     }
     publish(&find(&unpacked.join("boot"), |name| name.starts_with("vmlinuz-"))?, &files.kernel)?;

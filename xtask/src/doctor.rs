@@ -2,7 +2,7 @@
 
 use crate::cli::MachineKind;
 use crate::machine::{self, Chosen};
-use crate::{fuzz, grub, guest_images, setup, toolchain};
+use crate::{bench, debian_kernel, fuzz, grub, guest_images, setup, toolchain};
 use anyhow::Result;
 
 /// Prints the report; nothing is changed.
@@ -26,9 +26,17 @@ pub(crate) fn run() -> Result<u8> {
     report_packages("initramfs", &guest_images::INITRAMFS_PACKAGES);
     report_packages("fuzzing", &fuzz::PACKAGES);
     report_packages("images", &grub::PACKAGES);
+    report_packages("KVM's side", &bench::MONITOR_PACKAGES);
     match guest_images::cached_tiny() {
         Some(path) => println!("tiny Linux    built: {}", path.display()),
         None => println!("tiny Linux    not built yet; the first run builds it"),
+    }
+    match debian_kernel::cached() {
+        Some(path) => println!("Linux for KVM here: {}", path.display()),
+        None => println!(
+            "Linux for KVM not fetched yet (bench --vs kvm, test nested): {}",
+            debian_kernel::PACKAGE
+        ),
     }
     Ok(0)
 }

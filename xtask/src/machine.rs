@@ -1,5 +1,6 @@
 //! The machine that Herald runs on: which one, and what all of them offer to a session.
 
+use crate::bochs::Pace;
 use crate::cli::{Chipset, Cpu, Disk, MachineKind};
 use crate::snapshots::SnapshotDisk;
 use crate::toolchain::find_program;
@@ -156,7 +157,7 @@ pub(crate) fn tsc_hz(kind: Chosen) -> u64 {
 /// A file cannot be written, or the program not started.
 pub(crate) fn start(kind: Chosen, hardware: &Hardware, images: &Images, dir: &Path) -> Result<Running> {
     match kind {
-        Chosen::Bochs => bochs::start(hardware, images, dir),
+        Chosen::Bochs => bochs::start(hardware, images, Pace::Free, dir),
         Chosen::Kvm => qemu::start(&qemu::NESTED, hardware, images, dir),
         Chosen::Tcg => qemu::start(&qemu::EMULATED, hardware, images, dir),
     }

@@ -40,6 +40,7 @@ mod terminal;
 mod test;
 mod tidy;
 mod toolchain;
+mod tree;
 mod virtio_disk;
 mod workspace;
 

@@ -1,9 +1,10 @@
 //! `run`: builds, packs, starts a machine and follows it.
 
+use crate::bochs::{self, Pace};
 use crate::cli::{Guest, GuestArgs, MachineKind, RunArgs};
 use crate::error::usage;
 use crate::guests::{self, Guests};
-use crate::machine::{self, Chosen, Hardware};
+use crate::machine::{self, Chosen, Hardware, Running};
 use crate::metal::{self, Binaries};
 use crate::package::{Package, strip};
 use crate::plan::{self, GuestImages};
@@ -112,6 +113,16 @@ impl Prepared {
             snapshots::keep(&dir.0, target)?;
         }
         Ok(status)
+    }
+}
+
+impl Prepared {
+    /// Starts Bochs in steps; nobody follows what the guests say.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(crate) fn start_in_steps(&self, steps: Pace, dir: &RunDir) -> Result<Running> {
+        bochs::start(&self.hardware, &self.images, steps, &dir.0)
     }
 }
 

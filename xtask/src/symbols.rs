@@ -1,5 +1,5 @@
 //! Herald's function symbols, for the back-trace of a panic: [`abi::package::Symbol`] records sorted by
-//! address, then the demangled names.
+//! address, then the demangled names. And for the profile of `bench`.
 
 use abi::package::Symbol;
 use anyhow::{Context, Result};
@@ -11,6 +11,14 @@ use zerocopy::IntoBytes;
 /// # Errors
 /// It is no ELF file.
 pub(crate) fn payload(elf: &[u8]) -> Result<Vec<u8>> {
+    functions(elf).map(|functions| encode(&functions))
+}
+
+/// Address, size and name of each function, by address.
+///
+/// # Errors
+/// It is no ELF file.
+pub(crate) fn functions(elf: &[u8]) -> Result<Vec<(u64, u64, String)>> {
     let file = object::File::parse(elf).context("Herald's image")?;
     let mut functions: Vec<(u64, u64, String)> = file
         .symbols()
@@ -19,7 +27,7 @@ pub(crate) fn payload(elf: &[u8]) -> Result<Vec<u8>> {
         .collect();
     functions.sort();
     functions.dedup_by_key(|function| function.0);
-    Ok(encode(&functions))
+    Ok(functions)
 }
 
 /// Without the hash that tells apart two instances of one generic function.

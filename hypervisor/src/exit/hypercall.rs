@@ -28,7 +28,11 @@ pub(super) fn handle(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
         PROTECT => on_memory(first, |gpa| vm.protect(vcpu.id, gpa, len)),
         HOST_OPERATION => {
             let operation = vcpu.registers.general[register::RDX];
-            host_operation(vcpu.id, vm, operation, first, len)
+            match (HostOperation::from_u64(operation), vm.may_ask()) {
+                (Some(HostOperation::Exits), true) => vcpu.counters.exits.total,
+                (Some(HostOperation::Flushes), true) => vcpu.counters.invept + vcpu.counters.invvpid,
+                _ => host_operation(vcpu.id, vm, operation, first, len),
+            }
         }
         STORM => storm(vm, first, len),
         CLONE => {

@@ -123,7 +123,11 @@ impl<H: Host + 'static> HostOperations<H> {
                 return Ok(memory.harvest(gfns).count());
             }
             Op::EndLog if core::mem::take(&mut self.logs) => memory.end_log(),
-            Op::Harvest | Op::EndLog => {}
+            Op::ReadOnly => space.mprotect(start, len, Protection::Read)?,
+            Op::Writable => space.mprotect(start, len, Protection::ReadWrite)?,
+            Op::AgeAll => space.mm().age_all(),
+            // Counters are the virtual processor's (`exit::hypercall`).
+            Op::Harvest | Op::EndLog | Op::Nothing | Op::Exits | Op::Flushes => {}
         }
         Ok(0)
     }

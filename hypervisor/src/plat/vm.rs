@@ -381,6 +381,11 @@ impl Vm {
         Ok(())
     }
 
+    /// Whether the guest may ask for host operations.
+    pub(crate) fn may_ask(&self) -> bool {
+        self.host_operations.is_some()
+    }
+
     /// A host operation on guest memory that the guest asks for; `None` where it may not ask.
     pub(crate) fn host_operation(
         &self,

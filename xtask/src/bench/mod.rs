@@ -2,10 +2,13 @@
 
 mod host;
 mod machine;
+mod profile;
 mod swap;
+mod versus;
+
+pub(crate) use versus::MONITOR_PACKAGES;
 
 use crate::cli::BenchArgs;
-use crate::error::not_yet;
 use anyhow::{Context, Result};
 use std::io::Write;
 
@@ -27,11 +30,11 @@ pub(crate) struct Table {
 /// # Errors
 /// What is not there yet, or something cannot be built or run.
 pub(crate) fn run(args: &BenchArgs) -> Result<u8> {
-    if args.vs.is_some() {
-        return Err(not_yet("bench --vs"));
+    if let Some(rival) = args.vs {
+        return versus::run(args, rival);
     }
     if args.profile {
-        return Err(not_yet("bench --profile"));
+        return profile::run(args);
     }
     let pages = if args.quick { 512 } else { 2048 };
     let tables = [

@@ -18,11 +18,11 @@ mod live;
 mod matrix;
 mod merge;
 mod overcommit;
-mod page;
+pub(crate) mod page;
 mod plan;
 mod report;
 mod storm;
-mod svg;
+pub(crate) mod svg;
 mod swapstorm;
 
 use crate::cli::{Stress, StressArgs};

@@ -5,7 +5,8 @@ use super::plan::Judgement;
 use super::svg::{self, escape};
 use std::fmt::Write;
 
-const STYLE: &str = "
+/// How pages look.
+pub(crate) const STYLE: &str = "
 :root { color-scheme: light dark; --ground: #fff; --ink: #222; --faint: #667; --rule: #ddd; --well: #080; --bad: #c00 }
 @media (prefers-color-scheme: dark) {
   :root { --ground: #181a1e; --ink: #ddd; --faint: #99a; --rule: #3a3d44; --well: #6c6; --bad: #f66 }

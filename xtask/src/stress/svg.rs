@@ -114,7 +114,7 @@ pub(super) fn number(value: f64) -> String {
 }
 
 /// Text as HTML and SVG have it.
-pub(super) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

@@ -35,6 +35,7 @@ mod storm;
 mod sweep;
 mod timer;
 mod triplefault;
+mod versus;
 
 use addr::Gpa;
 use guest::memory::Memory;
@@ -93,6 +94,7 @@ const TESTS: [(&str, Test); 23] = [
     ("clone", clone::run),
     ("merge", merge::run),
     ("snapshot", snapshot::run),
+    ("versus", versus::run),
 ];
 
 unsafe extern "C" {

@@ -39,6 +39,8 @@ pub(crate) enum Failure {
     NoHerald,
     /// The test needs host operations, and Herald was not told to do them.
     NoHostOperations,
+    /// The host refused an operation, or does not know it.
+    Refused(&'static str),
     /// The test needs more memory.
     Memory(MemoryError),
 }
@@ -55,6 +57,7 @@ impl fmt::Display for Failure {
             Self::TimeOut { what, ticks } => write!(f, "{what}: not within {ticks} ticks"),
             Self::NoHerald => write!(f, "CPUID does not show Herald"),
             Self::NoHostOperations => write!(f, "the host answers no such calls (--host-operations)"),
+            Self::Refused(what) => write!(f, "{what}: the host has not done it"),
             Self::Memory(error) => write!(f, "{error}"),
         }
     }

@@ -6,6 +6,11 @@
 pub const CPUID_LEAF: u32 = 0x4000_0100;
 /// EBX, ECX, EDX of that leaf.
 pub const SIGNATURE: [u8; 12] = *b"HeraldHerald";
+/// The same where another hypervisor's monitor answers the calls, which takes no VMCALL: OUT of the number in EAX to
+/// [`BY_PORT`] instead, all else as for VMCALL, and in RDX the ticks that the monitor has spent on its own books.
+pub const BY_PORT_SIGNATURE: [u8; 12] = *b"HeraldByPort";
+/// The port of that monitor.
+pub const BY_PORT: u8 = 0xe8;
 
 /// RAX of the call that marks the start of /init. No arguments; RAX returns 0.
 pub const MARK_INIT: u64 = 0x4845_0001;
@@ -105,4 +110,16 @@ host_operations! {
     Merge = 21,
     /// Counts pages that merging has made: one for several, or the zero page.
     CountMerged = 22,
+    /// mprotect(READ).
+    ReadOnly = 23,
+    /// mprotect(READ or WRITE).
+    Writable = 24,
+    /// A pass of aging over all address spaces.
+    AgeAll = 25,
+    /// Nothing: what a call costs.
+    Nothing = 26,
+    /// The caller's exits so far.
+    Exits = 27,
+    /// The flushes of its translations so far, on its CPU.
+    Flushes = 28,
 }

@@ -4,16 +4,16 @@ use super::super::Tally;
 use super::super::fixtures::Fixtures;
 use super::super::medium::write_image;
 use crate::bochs;
-use crate::cpio::{Archive, Owner};
 use crate::debian_kernel::{self, DebianKernel};
 use crate::machine::{Chosen, Medium};
 use crate::metal::Binaries;
 use crate::run::RunDir;
+use crate::tree::Tree;
 use crate::{grub, guest_images, package, qemu, setup};
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -128,7 +128,7 @@ fn initramfs(
     // The script makes it as long as it was.
     let used = disk.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
     tree.file(&format!("{PREBUILT}/{DISK}"), disk[..used].to_vec())?;
-    Ok(tree.archive.finish())
+    Ok(tree.finish())
 }
 
 fn name_of(path: &Path) -> String {
@@ -171,33 +171,6 @@ fn libraries(programs: &[&Path]) -> Result<BTreeSet<String>> {
     let paths = text.lines().filter(|line| line.starts_with(char::is_whitespace));
     let paths = paths.filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
     Ok(paths.map(str::to_owned).collect())
-}
-
-/// Files with the directories that they lie in.
-#[derive(Default)]
-struct Tree {
-    archive: Archive,
-    directories: BTreeSet<PathBuf>,
-}
-
-impl Tree {
-    fn copy(&mut self, name: &str, source: &Path) -> Result<()> {
-        let bytes = std::fs::read(source).with_context(|| source.display().to_string())?;
-        self.file(name, bytes)
-    }
-
-    fn file(&mut self, name: &str, bytes: Vec<u8>) -> Result<()> {
-        let owner = Owner { mode: 0o755, uid: 0, gid: 0 };
-        let mut parents: Vec<&Path> = Path::new(name).ancestors().skip(1).collect();
-        parents.pop();
-        for parent in parents.into_iter().rev() {
-            if self.directories.insert(parent.to_owned()) {
-                self.archive.directory(parent.to_str().context("a name that is no text")?, owner);
-            }
-        }
-        self.archive.file(name, owner, &bytes);
-        Ok(())
-    }
 }
 
 #[cfg(test)]

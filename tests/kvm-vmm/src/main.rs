@@ -1,0 +1,80 @@
+//! A small monitor for Linux' KVM: the other side of `cargo xtask bench --vs kvm`. It runs one multiboot kernel on one
+//! virtual processor and answers the calls that Herald's test guests make, by the system calls that do the same.
+//!
+//! ```text
+//!   guest ── OUT 0xe8: call, range ──► KVM ──► this program ──► madvise, mprotect, fork, KVM_GET_DIRTY_LOG, ksmd, lru_gen
+//!         ── OUT 0x3f8 ──► what it says, kept until the end: a console would interrupt what is measured
+//!         ── OUT 0xf4 ──► the end, with that status
+//! ```
+//!
+//! Usage: `kvm-vmm KERNEL MIB COMMAND-LINE`. The kernel is an ELF32 file with a multiboot-1 entry (`abi::hypercall` has the calls).
+
+mod books;
+mod calls;
+mod kernel;
+mod memory;
+mod vcpu;
+
+use anyhow::{Context, Result, bail};
+use calls::Calls;
+use kvm_ioctls::{Kvm, VcpuExit};
+use memory::Memory;
+use std::io::Write;
+use std::process::ExitCode;
+
+const CONSOLE: u16 = 0x3f8;
+const LINE_STATUS: u16 = CONSOLE + 5;
+/// Line status: the transmitter is empty.
+const READY: u8 = 0x60;
+/// Where Intel's processors of old want a task-state segment of KVM's own: below the BIOS, outside RAM.
+const TASK_STATE: usize = 0xfffb_d000;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("kvm-vmm: {error:#}");
+            ExitCode::from(4)
+        }
+    }
+}
+
+fn run() -> Result<u8> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [file, mib, command_line] = &arguments[..] else { bail!("usage: kvm-vmm KERNEL MIB COMMAND-LINE") };
+    let mib: usize = mib.parse().with_context(|| format!("`{mib}` MiB"))?;
+    let kvm = Kvm::new().context("/dev/kvm")?;
+    let vm = kvm.create_vm().context("KVM_CREATE_VM")?;
+    vm.set_tss_address(TASK_STATE).context("KVM_SET_TSS_ADDR")?;
+    let mut memory = Memory::new(mib << 20)?;
+    let elf = std::fs::read(file).with_context(|| file.clone())?;
+    let entry = kernel::load(&elf, command_line, &mut memory)?;
+    let mut calls = Calls::new(&vm, memory)?;
+    let mut vcpu = vcpu::create(&kvm, &vm, &entry)?;
+    let mut said = Vec::new();
+    loop {
+        match vcpu.run().context("KVM_RUN")? {
+            VcpuExit::IoOut(port, _) if port == u16::from(abi::hypercall::BY_PORT) => {
+                let since = books::ticks();
+                let mut registers = vcpu.get_regs().context("KVM_GET_REGS")?;
+                let answer = calls.answer(&registers);
+                registers.rax = answer.value;
+                registers.rdx = books::ticks() - since - answer.ticks;
+                vcpu.set_regs(&registers).context("KVM_SET_REGS")?;
+            }
+            VcpuExit::IoOut(CONSOLE, data) => said.extend_from_slice(data),
+            VcpuExit::IoOut(abi::testdev::EXIT, data) => {
+                std::io::stdout().write_all(&said)?;
+                return Ok(data.first().copied().unwrap_or_default());
+            }
+            VcpuExit::IoIn(LINE_STATUS, data) => data.fill(READY),
+            VcpuExit::IoIn(_, data) => data.fill(u8::MAX),
+            VcpuExit::IoOut(..) | VcpuExit::Intr => {}
+            other => {
+                let reason = format!("{other:?}");
+                std::io::stdout().write_all(&said)?;
+                bail!("the guest ended by {reason}");
+            }
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! `bench --vs kvm`: one guest program on Herald and on Linux' KVM, on the same emulated processor.
+//!
+//! ```text
+//!                 ┌─► Bochs ─► Herald ───────────────────► the guest ─► row: ...  ┐
+//!   testguest ────┤                                                               ├─► compare ─► text, JSON, page
+//!                 └─► Bochs ─► Linux, KVM ─► kvm-vmm ────► the guest ─► row: ...  ┘
+//! ```
+//!
+//! Each side runs twice (`--quick`: once); where two runs of it are more than a hundredth apart, the report says so.
+
+mod compare;
+mod events;
+mod herald;
+mod kvm;
+mod page;
+mod report;
+mod rows;
+
+pub(crate) use kvm::MONITOR_PACKAGES;
+pub(super) use rows::Variant;
+
+use crate::cli::{BenchArgs, Rival};
+use crate::run::RunDir;
+use crate::{elf32, metal, setup, workspace};
+use anyhow::{Context, Result};
+use compare::{differences, pairs};
+use report::Report;
+use rows::Figures;
+use std::process::Command;
+
+const PAGES: u64 = 4096;
+const FEW_PAGES: u64 = 2048;
+
+/// What one side has said, each time.
+struct Runs {
+    first: Figures,
+    second: Option<Figures>,
+}
+
+impl Runs {
+    fn differences(&self, side: &'static str) -> Vec<compare::Difference> {
+        self.second.as_ref().map(|second| differences(side, &self.first, second)).unwrap_or_default()
+    }
+}
+
+/// Measures both, prints, and writes JSON and the page.
+///
+/// # Errors
+/// Something is missing and cannot be installed, something cannot be built, or a guest fails.
+pub(super) fn run(args: &BenchArgs, rival: Rival) -> Result<u8> {
+    let Rival::Kvm = rival;
+    let pages = if args.quick { FEW_PAGES } else { PAGES };
+    let dir = RunDir::create()?;
+    let guest = dir.path().join("testguest");
+    let elf = std::fs::read(metal::build()?.testguest).context("the test guest")?;
+    std::fs::write(&guest, elf32::from_elf64(&elf, 0)?)?;
+    let herald = Runs {
+        first: herald::measure(&guest, pages)?,
+        second: (!args.quick).then(|| herald::measure(&guest, pages)).transpose()?,
+    };
+    let kvm = kvm::measure(&guest, pages)?;
+    let again = (!args.quick).then(|| kvm::measure(&guest, pages)).transpose()?;
+    let kvm_runs = Runs { first: kvm.figures, second: again.map(|said| said.figures) };
+    let variants = Variant::ALL.map(|variant| (variant, pairs(&kvm_runs.first, &herald.first, variant)));
+    let report = Report {
+        versions: versions(&kvm.kernel)?,
+        command: command(args),
+        pages,
+        linux: kvm.contents,
+        variants: variants.into(),
+        differences: (!args.quick)
+            .then(|| [kvm_runs.differences("KVM"), herald.differences("Herald")].concat()),
+    };
+    print!("{}", report.text());
+    let place = |file: &str| workspace::target().join("bench").join(file);
+    let json = args.json.clone().unwrap_or_else(|| place("vs-kvm.json"));
+    let html = args.html.clone().unwrap_or_else(|| place("vs-kvm.html"));
+    report.write(&json, &html)?;
+    println!("{} and {}", json.display(), html.display());
+    Ok(0)
+}
+
+/// The day, and who took part.
+fn versions(linux: &str) -> Result<Vec<(&'static str, String)>> {
+    let day = Command::new("date").arg("+%F").output().context("date")?;
+    let commit = Command::new("git")
+        .args(["describe", "--always", "--dirty"])
+        .current_dir(workspace::root())
+        .output()
+        .ok()
+        .filter(|output| output.status.success());
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    let commit = commit.map(|output| format!(" ({})", text(&output.stdout))).unwrap_or_default();
+    Ok(vec![
+        ("date", text(&day.stdout)),
+        ("Herald", format!("{}{commit}", env!("CARGO_PKG_VERSION"))),
+        ("Linux", format!("{linux}: {}", kvm::LINUX)),
+        ("Bochs", setup::version_of("bochs").unwrap_or_else(|| "of another origin".to_owned())),
+    ])
+}
+
+fn command(args: &BenchArgs) -> String {
+    let quick = if args.quick { " --quick" } else { "" };
+    format!("cargo xtask bench --vs kvm{quick}")
+}
