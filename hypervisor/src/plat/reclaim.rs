@@ -17,7 +17,7 @@ use crate::physmem::PhysicalMemory;
 use crate::sched::{self, Group, JoinHandle, Turn};
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, Ordering};
-use mm::{Host, Mm, OutOfFrames};
+use mm::{Host, Mm, OutOfFrames, Progress};
 use spin::Once;
 
 /// Frames that only reclaim may take: spans of compressed pages, and what lies in the caches of CPUs.
@@ -158,7 +158,7 @@ impl Reclaimer {
                 self.writer.iter().for_each(|writer| writer.look());
                 shrunk
             });
-            if !progress {
+            if progress == Progress::Nothing {
                 return Some(tsc() + self.pace.tsc_hz / PAUSE);
             }
             if sched::turn() == Turn::Over {

@@ -33,7 +33,7 @@ use core::fmt;
 use core::sync::atomic::AtomicBool;
 use devices::VcpuId;
 use firmware::{Guest, Ram};
-use mm::{Host, Mm, NewError, OutOfFrames, SwapDevice};
+use mm::{Attempts, Host, Mm, NewError, OutOfFrames, SwapDevice};
 use mmu::{AccessedDirty, LogBy, Processor};
 use spin::Mutex;
 use vmxdefs::capability::EptVpid;
@@ -156,7 +156,7 @@ pub(crate) struct Family {
 impl HostMemory {
     /// Frames for what a guest needs before its first fault, which makes room itself.
     pub(super) fn make_room(&self) {
-        while self.mm.host().frames().spare() < SETUP_FRAMES && self.mm.make_room() {}
+        while self.mm.host().frames().spare() < SETUP_FRAMES && self.mm.make_room(&mut Attempts::default()) {}
     }
 }
 

@@ -22,6 +22,8 @@ pub(crate) struct Platter {
     pub(crate) keeps: AtomicBool,
     /// As a swap device it has no room for now, once so many pages were written.
     pub(crate) room: AtomicU64,
+    /// As a swap device: how often what is moved on makes no room yet, in pieces as it is.
+    pub(crate) crowded: AtomicU64,
     /// As the store of a file: pages that it has, by bits; all others are said to hold zeros.
     pub(crate) holds: AtomicU64,
     reads: AtomicU64,
@@ -60,6 +62,7 @@ impl Platter {
             waits: AtomicBool::new(false),
             keeps: AtomicBool::new(false),
             room: AtomicU64::new(u64::MAX),
+            crowded: AtomicU64::new(0),
             holds: AtomicU64::new(u64::MAX),
             reads: AtomicU64::new(0),
             writes: AtomicU64::new(0),
@@ -146,6 +149,10 @@ impl SwapDevice for Swap {
     }
 
     fn make_room(&self) -> bool {
+        let fewer = |crowded: u64| crowded.checked_sub(1);
+        if self.0.crowded.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer).is_ok() {
+            return true;
+        }
         let more = |room| (room < u64::MAX).then(|| self.0.writes() + 1);
         self.0.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }

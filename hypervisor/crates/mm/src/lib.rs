@@ -40,7 +40,7 @@ pub use host::{CpuIndex, FrameMemory, Host, OutOfFrames};
 pub use merge::{MOST_SHARERS, MergeCounts, Pass};
 pub use mm::{Mm, NewError};
 pub use reclaim::Spared;
-pub use shrink::{ATTEMPTS, Shrunk};
+pub use shrink::{Attempts, Progress, Shrunk};
 pub use space::{
     AddressSpace, Advice, Change, FaultError, MapError, MapRequest, Mapping, MigrateError, Placement, Remap,
     SwappedPages, USER_END,

@@ -14,7 +14,7 @@
 use crate::batch::Neighbours;
 use crate::host::Host;
 use crate::mm::Mm;
-use crate::shrink::{AGES, ATTEMPTS, Clock, DIRECT, Shrunk, Wanted, cluster_at};
+use crate::shrink::{AGES, Attempts, Clock, DIRECT, Shrunk, Wanted, cluster_at};
 use crate::space::{AddressSpace, FaultError};
 use crate::vma::Access;
 use addr::{Hva, HvaRange, PageSize, Pfn};
@@ -94,11 +94,12 @@ impl<H: Host> AddressSpace<H> {
     /// [`FaultError::OverLimit`]: nothing of it can go, and the page is not there.
     pub(crate) fn stay_below_limit(&self, address: Hva, access: Access) -> Result<(), FaultError> {
         let limit = self.allowance().limit.load(Ordering::Relaxed);
-        for _ in 0..ATTEMPTS {
+        let mut attempts = Attempts::default();
+        loop {
             if self.resident_frames().saturating_add(DIRECT) <= limit || !intact(Mutant::LimitIgnored) {
                 return Ok(());
             }
-            if !self.makes_progress() {
+            if !self.makes_progress(&mut attempts) {
                 break;
             }
         }
@@ -108,9 +109,10 @@ impl<H: Host> AddressSpace<H> {
         Err(FaultError::OverLimit { frames: limit })
     }
 
-    fn makes_progress(&self) -> bool {
+    fn makes_progress(&self, attempts: &mut Attempts) -> bool {
         let (mm, own) = (self.mm(), intact(Mutant::LimitTakesFromOthers));
-        mm.make_progress(|| if own { self.make_room(DIRECT) } else { mm.shrink(DIRECT) })
+        attempts
+            .try_again(|| mm.make_progress(|| if own { self.make_room(DIRECT) } else { mm.shrink(DIRECT) }))
     }
 
     /// Reclaims `goal` pages of this space, the oldest first, if it can. The caller holds no lock of rank `Reclaim` or later.

@@ -37,8 +37,43 @@ const PATIENCE: u32 = 32;
 /// Frames that a fault makes free which finds none.
 pub(crate) const DIRECT: u64 = 32;
 
-/// How often a fault that finds no frame makes room and tries again, before it gives up: others may be faster each time.
-pub const ATTEMPTS: usize = 64;
+/// How often a fault that finds no frame tries again when others have been made free: others may be faster each time.
+pub(crate) const ATTEMPTS: usize = 64;
+
+/// A fault's patience. What makes room in swap does not wear it out: many small pages have to move on before a span of memory is
+/// free that a large one fits in, and then none is left that could.
+#[derive(Debug)]
+pub struct Attempts(usize);
+
+impl Default for Attempts {
+    fn default() -> Self {
+        Self(ATTEMPTS)
+    }
+}
+
+impl Attempts {
+    /// Makes one, unless there were enough; whether the fault is to be tried again.
+    pub(crate) fn try_again(&mut self, make: impl FnOnce() -> Progress) -> bool {
+        if self.0 == 0 {
+            return false;
+        }
+        let progress = make();
+        let counts = progress == Progress::Frames || !intact(Mutant::RoomWearsPatience);
+        self.0 -= usize::from(counts);
+        progress != Progress::Nothing
+    }
+}
+
+/// What came of an attempt to make frames free, and room in swap for that.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Progress {
+    /// Nothing could go.
+    Nothing,
+    /// There is more room in swap.
+    Room,
+    /// There are free frames.
+    Frames,
+}
 
 /// The hand, and how far it has got.
 #[derive(Debug, Default)]
@@ -158,28 +193,31 @@ impl<H: Host> Mm<H> {
 
     /// For a fault that has found no frame, or no table: whether to try again. The caller holds no lock; a device that is
     /// full may take its time to have room again.
-    pub fn make_room(&self) -> bool {
+    pub fn make_room(&self, attempts: &mut Attempts) -> bool {
         if self.swap().device().is_none() {
             return false;
         }
-        if self.host().frames().spare() >= DIRECT {
-            return true;
-        }
-        self.make_progress(|| self.shrink(DIRECT))
+        attempts.try_again(|| match self.host().frames().spare() {
+            DIRECT.. => Progress::Frames,
+            _ => self.make_progress(|| self.shrink(DIRECT)),
+        })
     }
 
-    /// Makes frames free by `shrink`, or, first where there is none, room in swap for that; whether there is more now. The caller
-    /// holds no lock.
-    pub fn make_progress(&self, shrink: impl FnOnce() -> Shrunk) -> bool {
+    /// Makes frames free by `shrink`, or, first where there is none, room in swap for that. The caller holds no lock.
+    pub fn make_progress(&self, shrink: impl FnOnce() -> Shrunk) -> Progress {
         let was_full = !self.swap_has_room();
         if was_full && self.make_room_in_swap() {
-            return true;
+            return Progress::Room;
         }
         let shrunk = shrink();
         // The few pages that could go may be those that a fault has just brought in: with them alone it gets nowhere.
         let is_stuck = shrunk.reclaimed == 0 || shrunk.swap_is_full;
         let has_more_room = is_stuck && !was_full && self.make_room_in_swap();
-        shrunk.reclaimed > 0 || has_more_room
+        match shrunk.reclaimed {
+            0 if has_more_room => Progress::Room,
+            0 => Progress::Nothing,
+            _ => Progress::Frames,
+        }
     }
 
     /// `true` also where there is no device.

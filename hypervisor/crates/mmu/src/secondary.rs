@@ -232,7 +232,7 @@ impl<H: Host> SecondaryMmu<H> {
     /// Apart, so that a write that only the log has stopped does not pay for it.
     #[inline(never)]
     fn resolve_fault(&self, gfn: Gfn, access: Access) -> Result<FaultOutcome, MmuError> {
-        let mut attempts = 0..mm::ATTEMPTS;
+        let mut attempts = mm::Attempts::default();
         let mut reserve = TableReserve::new(&*self.host);
         loop {
             // Before the slot is looked up, too: removing it raises the sequence (I2).
@@ -242,7 +242,7 @@ impl<H: Host> SecondaryMmu<H> {
             let mut attempt = self.install(&resolved, &mut reserve)?;
             if let Attempt::Lacking(Lacking(tables)) = attempt {
                 if let Err(error) = supply(&*self.host, &mut reserve, tables, || self.take_spare()) {
-                    if attempts.next().is_some() && self.space.mm().make_room() {
+                    if self.space.mm().make_room(&mut attempts) {
                         continue;
                     }
                     return Err(error.into());

@@ -323,6 +323,8 @@ mutants! {
     LimitTakesFromOthers,
     /// reclaim searches all frames for what needs no swap while swap has no room
     SearchesOnWithoutRoom,
+    /// a fault that waits for room in swap gives up after so many batches that went down
+    RoomWearsPatience,
 
     // Races with caches.
     /// a page read from swap is cached although its slot has changed hands

@@ -17,7 +17,7 @@ use super::swapin::SwappedIn;
 use super::{AddressSpace, FaultError, Mapping};
 use crate::file::File;
 use crate::host::Host;
-use crate::shrink::ATTEMPTS;
+use crate::shrink::Attempts;
 use crate::vma::{Access, Vma, VmaKind, VmaTree};
 use addr::{Hva, PageSize};
 use alloc::sync::Arc;
@@ -97,7 +97,7 @@ impl<H: Host> AddressSpace<H> {
         first: Result<Attempt<H>, FaultError>,
     ) -> Result<Mapping, FaultError> {
         let (mut attempt, mut _read) = (first, None);
-        let mut attempts = 0..ATTEMPTS;
+        let mut attempts = Attempts::default();
         loop {
             // No lock is held: a device may read, and what goes for this page's sake may be of this address space.
             let outcome = match attempt {
@@ -114,7 +114,7 @@ impl<H: Host> AddressSpace<H> {
             };
             let swapped = match outcome {
                 Ok(page) => page,
-                Err(error) if is_short(error) && attempts.next().is_some() && self.mm.make_room() => None,
+                Err(error) if is_short(error) && self.mm.make_room(&mut attempts) => None,
                 Err(error) => return Err(error),
             };
             attempt = self.try_fault_in(address, access, swapped);
