@@ -43,7 +43,7 @@ pub(super) fn read(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
 pub(super) fn write(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
     let (msr, value) = (number(vcpu), vcpu.edx_eax());
     if vcpu.is_shadowed()
-        && let Some(flow) = shadow::write_msr(vcpu, vm, msr)
+        && let Some(flow) = shadow::write_msr(vcpu, msr)
     {
         return flow;
     }

@@ -1,5 +1,5 @@
 //! Exits of a guest under a shadow that one under an EPT does not have: its page faults, INVLPG, all writes to the registers that decide
-//! over its paging. What a processor drops translations for drops the shadow (SDM vol. 3A 4.10.4.1); more goes than has to.
+//! over its paging. Where a processor drops translations (SDM vol. 3A 4.10.4.1), the shadow is brought up to what the guest's tables say.
 
 use super::{Flow, ept, misc};
 use crate::cpu::tsc;
@@ -95,24 +95,33 @@ pub(super) fn control_register(vcpu: &mut Vcpu, vm: &Vm, access: CrAccess) -> Op
             match cr {
                 0 if value & CR0_PE == 0 => return Some(Flow::End(End::RealMode)),
                 0 => registers.write_cr0(value, &circumstances, load),
-                3 => registers.write_cr3(value, &circumstances, load),
+                3 => {
+                    let written = registers.write_cr3(value, &circumstances, load);
+                    return Some(match written {
+                        Ok(()) => {
+                            vcpu.load_cr3(registers);
+                            misc::skip(vcpu)
+                        }
+                        Err(Refused) => misc::refuse(vcpu, Event::GENERAL_PROTECTION),
+                    });
+                }
                 4 => registers.write_cr4(value, &circumstances, load),
                 _ => return None,
             }
         }
         CrAccess::Read { .. } | CrAccess::Clts | CrAccess::Lmsw(_) => return None,
     };
-    Some(written_to(vcpu, vm, registers, written))
+    Some(written_to(vcpu, registers, written))
 }
 
 /// WRMSR of what the guest does not have the processor's of; `None`: it is another one.
-pub(super) fn write_msr(vcpu: &mut Vcpu, vm: &Vm, msr: u32) -> Option<Flow> {
+pub(super) fn write_msr(vcpu: &mut Vcpu, msr: u32) -> Option<Flow> {
     let value = vcpu.edx_eax();
     match msr {
         EFER => {
             let mut registers = vcpu.guest_registers();
             let written = registers.write_efer(value);
-            Some(written_to(vcpu, vm, registers, written))
+            Some(written_to(vcpu, registers, written))
         }
         PAT if is_legal_pat(value) => {
             vcpu.set_guest_pat(value);
@@ -134,11 +143,10 @@ pub(super) fn read_msr(vcpu: &mut Vcpu, msr: u32) -> Option<Flow> {
     Some(misc::skip(vcpu))
 }
 
-fn written_to(vcpu: &mut Vcpu, vm: &Vm, registers: Registers, written: Result<(), Refused>) -> Flow {
+fn written_to(vcpu: &mut Vcpu, registers: Registers, written: Result<(), Refused>) -> Flow {
     match written {
         Ok(()) => {
             vcpu.load_shadow(registers);
-            vm.memory.mmu().clear_shadow(vcpu.processor());
             misc::skip(vcpu)
         }
         Err(Refused) => misc::refuse(vcpu, Event::GENERAL_PROTECTION),

@@ -93,6 +93,7 @@ fn step(vcpu: &mut Vcpu, vm: &Vm) -> Result<(), Result<End, RunError>> {
         vcpu.sleep(vm);
         return Ok(());
     }
+    vcpu.load_root(vm);
     vcpu.set_timer(vm);
     if !vcpu.enter(vm, control).map_err(|error| Err(RunError::Refused(error)))? {
         return Ok(());
