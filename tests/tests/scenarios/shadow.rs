@@ -6,8 +6,9 @@ use crate::{CPU0, CPU1, GUEST, Outcome, lab_with};
 use addr::{Gfn, GfnRange, Gpa, PageSize};
 use mmu::{AccessedDirty, GuestPaging, LinearAccess, LinearFault, LogBy, PageFault, Processor};
 use paging::{Level, OutOfTables};
+use std::sync::Arc;
 use tests::lab::{DeviceId, Lab, Verdict, gpage, page, pages};
-use tests::machine::{Failing, Options, Paging};
+use tests::machine::{Event, Failing, Options, Paging};
 use tests::paging::load_root;
 
 /// Pages of RAM: the tables lie in the first ones.
@@ -616,6 +617,28 @@ fn another_processor_that_may_write_a_table_is_flushed_before_it_is_compared() -
         guest.lab.check()?;
         guest.reads(0x5000, to)?;
     }
+    guest.finish()
+}
+
+#[test]
+fn what_another_processor_writes_until_its_flush_is_seen() -> Outcome {
+    let guest = Guest::long()?;
+    numbered(&guest)?;
+    guest.map(5, 20, P | W | A | D)?;
+    guest.reads(0x5000, 20)?;
+    let entry = gpage(21).as_u64() | P | W | A | D;
+    // The flush has been asked for, and CPU 1 does not know of it yet.
+    let (machine, mut late) = (Arc::downgrade(&guest.lab.machine), Some(entry));
+    guest.lab.machine.set_hook(move |event| {
+        if let (Event::Wait, Some(machine)) = (event, machine.upgrade())
+            && let Some(entry) = late.take()
+        {
+            machine.guest_store(CPU1, gpage(4).add(5 * 8), entry).expect("it has that cached");
+        }
+    });
+    guest.loads_cr3();
+    assert_eq!(guest.word(gpage(4).add(5 * 8)), entry);
+    guest.reads(0x5000, 21)?;
     guest.finish()
 }
 

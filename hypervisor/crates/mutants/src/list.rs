@@ -181,6 +181,8 @@ mutants! {
     ShadowTableUnprotected,
     /// shadow: what another processor may write by what it has cached is not flushed before a table is compared
     ShadowProtectUnflushed,
+    /// shadow: what another processor writes to a table until its flush is not looked at
+    ShadowComparedOnce,
     /// shadow: a store to a table that is kept goes unnoticed
     ShadowTableWrittenUnseen,
     /// shadow: what devices write to tables goes unnoticed

@@ -124,14 +124,15 @@ impl<H: Host> SecondaryMmu<H> {
         linear: u64,
         access: LinearAccess,
     ) -> Result<LinearFault, MmuError> {
+        let (found, path) = match walk::trace(&Reached(self), paging, linear, access) {
+            Ok(found) => found,
+            Err(WalkEnd::Fault(fault)) => return Ok(LinearFault::Guest(fault)),
+            Err(WalkEnd::Failed(error)) => return Err(error),
+        };
+        let way = Way::new(paging, linear, &found, &path);
+        let kind = if access.write { Access::Write } else { Access::Read };
+        // However long it takes: it is what the processor could have cached, which flushes nothing meanwhile.
         loop {
-            let (found, path) = match walk::trace(&Reached(self), paging, linear, access) {
-                Ok(found) => found,
-                Err(WalkEnd::Fault(fault)) => return Ok(LinearFault::Guest(fault)),
-                Err(WalkEnd::Failed(error)) => return Err(error),
-            };
-            let way = Way::new(paging, linear, &found, &path);
-            let kind = if access.write { Access::Write } else { Access::Read };
             match self.derive(processor, &way, found.gpa.gfn(), kind) {
                 Derived::Done => return Ok(LinearFault::Mapped),
                 Derived::Wanting => self.supply_shadow(processor),

@@ -5,12 +5,13 @@
 //!   ┌──────┐ ─────────────────────────────────────────────────────────────────────────────────────────────► ┌──────┐
 //!   │ Kept │                                                                                                │ Lost │ ◄── a new table
 //!   └──────┘ ◄───────────────────────────────────────────────────────────────────────────────────────────── └──────┘
-//!              the guest flushes: 1. no leaf of any shadow may be written any more that maps the guest's table
-//!                                 2. processors that may have cached one that could are flushed
-//!                                 3. each entry is compared with what it was derived from: those that have changed go
+//!              the guest flushes: 1. each entry is compared with what it was derived from: those that have changed go
+//!                                 2. where something is left, no leaf of any shadow may be written any more that maps the guest's table
+//!                                 3. where another processor could: it is flushed, and 1 once more
 //! ```
 //!
-//! 1 and 2 come before 3: what another processor writes before them is seen by 3, and what it writes later faults, and loses the table again.
+//! The processor that flushes does not run, so that nobody else can have written what 1 has seen: what others write before they are flushed is
+//! seen by 3, and what they write later faults, and loses the table again.
 //! Until its flush a guest has what a TLB could have (SDM vol. 3A 4.10.2.3, 4.10.4).
 
 use super::format;
@@ -21,6 +22,7 @@ use super::tables::Shadow;
 use crate::entry;
 use crate::tdp::Tdp;
 use addr::{Gfn, GfnRange};
+use alloc::vec::Vec;
 use mm::Host;
 use mutants::{Mutant, intact};
 use paging::Level;
@@ -58,6 +60,12 @@ impl Shadow {
                 self.lose(number);
             }
         }
+    }
+
+    /// The list of lost tables is empty again. Nothing is allocated under the lock (I4).
+    fn take_back(&mut self, mut lost: Vec<u16>) {
+        lost.clear();
+        self.lost = lost;
     }
 
     /// Whether some table says what the guest's in this frame says.
@@ -125,7 +133,7 @@ impl Shadow {
     /// Drops all entries of a table that the guest's does not say any more: all where that is nowhere by now.
     fn compare_all<H: Host>(&mut self, host: &H, number: u16, ground: Option<Tdp>) {
         let table = self.table(number);
-        let Some(origin) = table.origin.filter(Origin::is_table) else { return };
+        let Some(origin) = table.origin.filter(|_| intact(Mutant::ShadowTableKeptUnseen)) else { return };
         let frame = ground.and_then(|tdp| tdp.ground(host, origin.gfn)).map(|leaf| leaf.pfn);
         for index in table.present() {
             let now = frame.map(|frame| origin.guest_entry(host, frame, index));
@@ -135,19 +143,17 @@ impl Shadow {
         }
     }
 
-    /// Compares a table, which no leaf lets a processor write. It goes where nothing is left of it, or where it is written again and again
-    /// and not used: it may be none any more.
-    fn keep<H: Host>(&mut self, host: &H, number: u16, ground: Option<Tdp>) {
-        if intact(Mutant::ShadowTableKeptUnseen) {
-            self.compare_all(host, number, ground);
-        }
+    /// Compares a lost table. It goes where nothing is left of it, or where it is written again and again and not used: it may be none any
+    /// more. The guest's table, if it stays.
+    fn look_at<H: Host>(&mut self, host: &H, number: u16, ground: Option<Tdp>) -> Option<Gfn> {
+        self.compare_all(host, number, ground);
         let table = self.table_mut(number);
-        table.sync = Sync::Kept;
         table.floods = if core::mem::take(&mut table.used) { 0 } else { table.floods + 1 };
         if table.is_empty() || table.floods >= FLOOD {
             self.drop_root(host, number);
             self.unname(host, number);
         }
+        self.table(number).guest_table()
     }
 
     /// The guest's INVLPG: what has been read of tables above the page tables, and the entry for the address.
@@ -174,20 +180,23 @@ pub(super) fn keep_all<H: Host>(
     flush: impl FnOnce(),
 ) {
     let Some(shadow) = shadows.get_mut(number) else { return };
-    let mut lost = core::mem::take(&mut shadow.lost);
+    let lost = core::mem::take(&mut shadow.lost);
     let mut others_may_have_it = false;
     for &table in &lost {
-        let Some(gfn) = shadows[number].table(table).guest_table() else { continue };
+        let Some(gfn) = shadows[number].look_at(host, table, ground) else { continue };
+        shadows[number].table_mut(table).sync = Sync::Kept;
         for (other, shadow) in shadows.iter().enumerate().filter(|_| intact(Mutant::ShadowTableUnprotected)) {
             others_may_have_it |= shadow.protect(host, gfn) && other != number;
         }
     }
-    if others_may_have_it && intact(Mutant::ShadowProtectUnflushed) {
-        flush();
+    if others_may_have_it {
+        if intact(Mutant::ShadowProtectUnflushed) {
+            flush();
+        }
+        // They may have written until now.
+        for &table in lost.iter().filter(|_| intact(Mutant::ShadowComparedOnce)) {
+            shadows[number].compare_all(host, table, ground);
+        }
     }
-    for &table in &lost {
-        shadows[number].keep(host, table, ground);
-    }
-    lost.clear();
-    shadows[number].lost = lost;
+    shadows[number].take_back(lost);
 }
