@@ -2,6 +2,8 @@
 //!
 //! The guest's first processor, on CPU 0, uses the tables that its second one, on CPU 1, writes without paging.
 
+mod random;
+
 use crate::{CPU0, CPU1, GUEST, Outcome, lab_with};
 use addr::{Gfn, GfnRange, Gpa, PageSize};
 use mmu::{AccessedDirty, GuestPaging, LinearAccess, LinearFault, LogBy, PageFault, Processor};
