@@ -756,3 +756,18 @@ fn more_roots_than_there_are_tables() -> Outcome {
     }
     guest.finish()
 }
+
+#[test]
+fn a_shadow_full_of_upper_tables_begins_anew() -> Outcome {
+    let guest = Guest::long()?;
+    numbered(&guest)?;
+    guest.map(5, 20, P | W | A | D)?;
+    for round in 0..2 {
+        for index in 1..30 {
+            guest.write(gpage(1).add(index * 8), gpage(32 + index).as_u64() | P | W | U)?;
+            guest.write(gpage(32 + index), gpage(3).as_u64() | P | W | U)?;
+            guest.writes(index << 39 | 0x5000, 100 * round + index)?;
+        }
+    }
+    guest.finish()
+}

@@ -42,7 +42,7 @@ use origin::{Root, Way};
 use paging::{Leaf, OutOfTables};
 use reach::Reached;
 use table::Unused;
-use tables::{Part, Wanting};
+use tables::{Lack, Part};
 
 /// A virtual processor of the guest, by number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,7 +63,7 @@ pub enum LinearFault {
 enum Derived {
     Done,
     /// A table is missing.
-    Wanting,
+    Lacking(Lack),
     /// What it would stand on is not there.
     Groundless,
 }
@@ -103,12 +103,15 @@ impl<H: Host> SecondaryMmu<H> {
         let flush = || tdp.iter().for_each(|tdp| self.flush(*tdp));
         synced::keep_all(&*self.host, (shadows, processor.0), *tdp, flush);
         loop {
-            if let Ok(frame) = locked.shadows.get_mut(processor.0)?.load(&*self.host, &root) {
-                return Some(frame);
+            match locked.shadows.get_mut(processor.0)?.load(&*self.host, &root) {
+                Ok(frame) => return Some(frame),
+                Err(Lack::Cleared) => {}
+                Err(Lack::Wanting) => {
+                    drop(locked);
+                    self.supply_shadow(processor);
+                    locked = self.locked.write();
+                }
             }
-            drop(locked);
-            self.supply_shadow(processor);
-            locked = self.locked.write();
         }
     }
 
@@ -135,7 +138,8 @@ impl<H: Host> SecondaryMmu<H> {
         loop {
             match self.derive(processor, &way, found.gpa.gfn(), kind) {
                 Derived::Done => return Ok(LinearFault::Mapped),
-                Derived::Wanting => self.supply_shadow(processor),
+                Derived::Lacking(Lack::Wanting) => self.supply_shadow(processor),
+                Derived::Lacking(Lack::Cleared) => {}
                 Derived::Groundless => {
                     if self.fault(found.gpa, kind)? == FaultOutcome::NotRam {
                         return Ok(LinearFault::NotRam(found.gpa));
@@ -161,7 +165,7 @@ impl<H: Host> SecondaryMmu<H> {
         leaf.write &= locked.may_write(gfn, access);
         let part = Part { way, gfn, leaf };
         let installed = locked.shadows[processor.0].install(&*self.host, &part);
-        installed.map_or_else(|Wanting| Derived::Wanting, |()| Derived::Done)
+        installed.map_or_else(Derived::Lacking, |()| Derived::Done)
     }
 
     /// One more table for a shadow; where there is no memory, it has to do with those that it has.

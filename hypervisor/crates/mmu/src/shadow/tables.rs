@@ -31,9 +31,14 @@ pub(super) const POINTERS: u16 = 0;
 /// Tables without which a shadow cannot be: the pointers, a root, and a path of three below it.
 const LEAST: usize = 5;
 
-/// A table is missing, and there may be one more.
+/// A table is missing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Wanting;
+pub(super) enum Lack {
+    /// There may be one more.
+    Wanting,
+    /// All that the processor begins with has gone for it, the way down to where it is missing, too: begin anew.
+    Cleared,
+}
 
 /// What is installed.
 #[derive(Clone, Copy, Debug)]
@@ -155,8 +160,9 @@ impl Shadow {
     /// The processor begins with these tables from now on; what its CR3 has to be.
     ///
     /// # Errors
-    /// [`Wanting`].
-    pub(super) fn load<H: Host>(&mut self, host: &H, root: &Root) -> Result<Pfn, Wanting> {
+    /// [`Lack`].
+    pub(super) fn load<H: Host>(&mut self, host: &H, root: &Root) -> Result<Pfn, Lack> {
+        (0..4).for_each(|index| self.remove(host, Place::new(POINTERS, index)));
         match root {
             Root::Long(origin) => {
                 let table = match self.index.find(&self.tables, *origin) {
@@ -169,10 +175,8 @@ impl Shadow {
             Root::Legacy(quarters) => {
                 self.current = POINTERS;
                 for (quarter, index) in quarters.iter().zip(0..) {
-                    let at = Place::new(POINTERS, index);
-                    self.remove(host, at);
                     if let Some(table) = quarter.and_then(|origin| self.index.find(&self.tables, origin)) {
-                        self.point(host, at, table);
+                        self.point(host, Place::new(POINTERS, index), table);
                     }
                 }
             }
@@ -191,8 +195,8 @@ impl Shadow {
     /// Makes the shadow map a page, whatever it had there.
     ///
     /// # Errors
-    /// [`Wanting`].
-    pub(super) fn install<H: Host>(&mut self, host: &H, part: &Part<'_>) -> Result<(), Wanting> {
+    /// [`Lack`].
+    pub(super) fn install<H: Host>(&mut self, host: &H, part: &Part<'_>) -> Result<(), Lack> {
         let mut steps = part.way.steps();
         let Some(mut step) = steps.next() else { return Ok(()) };
         let mut table = match part.way.pointer {
@@ -214,7 +218,7 @@ impl Shadow {
     }
 
     /// The table that a pointer has to name.
-    fn step_to<H: Host>(&mut self, host: &H, at: Place, step: &Step) -> Result<u16, Wanting> {
+    fn step_to<H: Host>(&mut self, host: &H, at: Place, step: &Step) -> Result<u16, Lack> {
         let named = self.child(at).filter(|&table| self.table(table).origin == Some(step.origin));
         if let Some(table) = named {
             return Ok(table);
@@ -240,7 +244,7 @@ impl Shadow {
         host: &H,
         (table, step): (u16, &Step),
         below: Origin,
-    ) -> Result<u16, Wanting> {
+    ) -> Result<u16, Lack> {
         let at = Place::new(table, step.index);
         let rights = if intact(Mutant::ShadowTableAllowsAll) { step.rights } else { Rights::ALL };
         if let Some(child) = self.child(at).filter(|&child| self.table(child).origin == Some(below)) {
@@ -260,9 +264,10 @@ impl Shadow {
     }
 
     /// A table that stands for this from now on. The guest may write what it stands for.
-    fn take_for<H: Host>(&mut self, host: &H, origin: Origin) -> Result<u16, Wanting> {
+    fn take_for<H: Host>(&mut self, host: &H, origin: Origin) -> Result<u16, Lack> {
         let number = self.take(host)?;
         let table = self.table_mut(number);
+        debug_assert!(table.is_empty(), "an unused table has entries");
         (table.origin, table.used, table.floods) = (Some(origin), true, 0);
         self.index.insert(&mut self.tables, number, origin.gfn);
         if origin.is_table() {
@@ -272,16 +277,17 @@ impl Shadow {
     }
 
     /// A table: an unused one, a new one, one that others have to do without.
-    fn take<H: Host>(&mut self, host: &H) -> Result<u16, Wanting> {
+    fn take<H: Host>(&mut self, host: &H) -> Result<u16, Lack> {
         loop {
             if let Some(table) = self.free.pop() {
                 return Ok(table);
             }
             if self.tables.len() < self.most {
-                return Err(Wanting);
+                return Err(Lack::Wanting);
             }
             if !self.drop_oldest_root(host) && !self.drop_page_table(host) {
                 self.clear(host);
+                return Err(Lack::Cleared);
             }
         }
     }
