@@ -92,7 +92,7 @@ fn entry(random: &mut Random) -> u64 {
 fn linear(guest: &Guest, random: &mut Random) -> u64 {
     let levels = [Level::Pml4, Level::Pdpt, Level::Pd, Level::Pt];
     let address = levels.into_iter().fold(0, |all, level| all | random.below(USED) << level.shift());
-    let address = address | random.below(USED) * 8;
+    let address = address + random.below(USED) * 8;
     if guest.paging.is_long() { address } else { address & 0xffff_ffff }
 }
 
