@@ -46,12 +46,24 @@ pub fn secondary(
     }
     let processors = machine.cpus().count();
     let mmu = mmu.with_shadows(processors, SHADOW_TABLES)?;
-    let shadows = (0..processors).filter_map(|number| mmu.shadow_roots(Processor(number)));
-    let shadows =
-        shadows.map(|roots| ShadowRoot { root: roots.long, pointers: roots.legacy, mode: GuestMode::Off });
-    let shadows = shadows.collect();
+    let roots = (0..processors).filter_map(|number| mmu.load_root(Processor(number), &OFF));
+    let shadows = roots.map(|root| ShadowRoot { root, mode: GuestMode::Off }).collect();
     machine.set_shadows(mmu.root().unwrap_or(Pfn::ZERO), shadows);
     Ok(mmu)
+}
+
+/// What the exit handler does where a virtual processor has loaded CR3, or changed its paging. The CPU is in root mode.
+///
+/// # Panics
+/// If it has no shadow.
+pub fn load_root(machine: &Machine, mmu: &SecondaryMmu<Machine>, cpu: CpuIndex, paging: &GuestPaging) {
+    let mode = match (paging.is_off(), paging.is_long()) {
+        (true, _) => GuestMode::Off,
+        (false, true) => GuestMode::Long,
+        (false, false) => GuestMode::Legacy,
+    };
+    let root = mmu.load_root(Processor(cpu.0), paging).expect("it has a shadow");
+    machine.set_shadow(mmu.root().unwrap_or(Pfn::ZERO), cpu, ShadowRoot { root, mode });
 }
 
 /// What the exit handler does where a guest without paging could not make an access. The CPU is in root mode.

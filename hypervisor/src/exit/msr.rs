@@ -58,7 +58,7 @@ pub(super) fn value(vcpu: &Vcpu, vm: &Vm, msr: u32) -> Result<u64, GeneralProtec
 /// The guest writes such an MSR.
 pub(super) fn set(vcpu: &mut Vcpu, vm: &Vm, msr: u32, value: u64) -> Result<Flow, GeneralProtection> {
     if vcpu.is_shadowed()
-        && let Some(done) = shadow::set_msr(vcpu, vm, msr, value)
+        && let Some(done) = shadow::set_msr(vcpu, msr, value)
     {
         return done.map(|()| Flow::Resume);
     }

@@ -1,5 +1,5 @@
 //! Exits of a guest under a shadow that one under an EPT does not have: its page faults, INVLPG, all writes to the registers that decide
-//! over its paging. What a processor drops translations for drops the shadow (SDM vol. 3A 4.10.4.1); more goes than has to.
+//! over its paging. Where a processor drops translations (SDM vol. 3A 4.10.4.1), the shadow is brought up to what the guest's tables say.
 
 use super::{Flow, ept, misc};
 use crate::cpu::tsc;
@@ -13,7 +13,7 @@ use vmxdefs::event::Event;
 use vmxdefs::exit::{CrAccess, EptViolation};
 use vmxdefs::field::Field;
 use vmxdefs::msr::{EFER, PAT, is_legal_pat};
-use vmxdefs::registers::{Refused, Registers};
+use vmxdefs::registers::Refused;
 
 const RFLAGS_AC: u64 = 1 << 18;
 /// Of interruption information: IRET had unblocked NMIs (SDM vol. 3C 28.2.3).
@@ -108,22 +108,20 @@ pub(super) fn set_control(vcpu: &mut Vcpu, vm: &Vm, cr: u8, value: u64) -> Resul
         3 => registers.write_cr3(value, &circumstances, load),
         _ => registers.write_cr4(value, &circumstances, load),
     }?;
-    written(vcpu, vm, registers);
+    match cr {
+        3 => vcpu.load_cr3(registers),
+        _ => vcpu.load_shadow(registers),
+    }
     Ok(())
 }
 
 /// The guest writes an MSR that it does not have the processor's of; `None`: it is another one.
-pub(super) fn set_msr(
-    vcpu: &mut Vcpu,
-    vm: &Vm,
-    msr: u32,
-    value: u64,
-) -> Option<Result<(), GeneralProtection>> {
+pub(super) fn set_msr(vcpu: &mut Vcpu, msr: u32, value: u64) -> Option<Result<(), GeneralProtection>> {
     Some(match msr {
         EFER => {
             let mut registers = vcpu.guest_registers();
             let done = registers.write_efer(value).map_err(|Refused| GeneralProtection);
-            done.map(|()| written(vcpu, vm, registers))
+            done.map(|()| vcpu.load_shadow(registers))
         }
         PAT if is_legal_pat(value) => {
             vcpu.set_guest_pat(value);
@@ -141,12 +139,6 @@ pub(super) fn msr(vcpu: &Vcpu, msr: u32) -> Option<u64> {
         PAT => Some(vcpu.guest_pat()),
         _ => None,
     }
-}
-
-/// The registers are others now.
-fn written(vcpu: &mut Vcpu, vm: &Vm, registers: Registers) {
-    vcpu.load_shadow(registers);
-    vm.memory.mmu().clear_shadow(vcpu.processor());
 }
 
 /// PAE's four pointers, from the guest's memory.

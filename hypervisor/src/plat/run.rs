@@ -429,8 +429,8 @@ impl Machine {
             tsc_offset: vm.clock.tsc_offset,
             fail_entry: self.config.inject.fail_entry,
         };
-        let shadow = vm.memory.mmu().shadow_roots(Processor(id.0 as usize));
-        match Vcpu::new(id, self.vmx, self.host, &config, shadow, start) {
+        let pointers = vm.memory.mmu().shadow_pointers(Processor(id.0 as usize));
+        match Vcpu::new(id, self.vmx, self.host, &config, pointers, start) {
             Ok(vcpu) => vcpu::run(&mut Box::new(vcpu), vm),
             // The guest wants more than there is: its own end, and nobody else's.
             Err(error) if error.is_short() => vm.finish_with(Ok(End::Setup(error))),

@@ -21,11 +21,11 @@ use crate::physmem::PhysicalMemory;
 use crate::plat::Ticks;
 use crate::vmx::{GuestRegisters, Vmcs, VmcsConfig, VmcsError, Vmx};
 use abi::telemetry::Exits;
+use addr::Pfn;
 use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::sync::Arc;
 use devices::VcpuId;
-use mmu::ShadowRoots;
 use place::Place;
 use shadow::Shadowed;
 use vmxdefs::event::Event;
@@ -123,7 +123,7 @@ pub(crate) enum Activity {
 }
 
 impl Vcpu {
-    /// A virtual processor on this CPU, under a shadow with these roots, or under an EPT.
+    /// A virtual processor on this CPU, under a shadow whose pointers are there, or under an EPT.
     ///
     /// # Errors
     /// [`VmcsError`].
@@ -132,10 +132,10 @@ impl Vcpu {
         vmx: &Vmx,
         memory: &Arc<PhysicalMemory>,
         config: &VmcsConfig,
-        shadow: Option<ShadowRoots>,
+        pointers: Option<Pfn>,
         start: Start,
     ) -> Result<Self, VmcsError> {
-        let shadow = shadow.map(Shadowed::new).transpose()?;
+        let shadow = pointers.map(Shadowed::new).transpose()?;
         let vmcs = Vmcs::new(vmx, memory, config)?;
         let place = Rc::new(Place::new(Rc::clone(vmcs.residence())));
         let mut vcpu = Self {

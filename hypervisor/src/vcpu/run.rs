@@ -97,6 +97,7 @@ fn step(vcpu: &mut Vcpu, vm: &Vm) -> Result<(), Result<End, RunError>> {
         let flow = exit::interpret(vcpu, vm);
         return vcpu.follow(vm, control, flow).map_err(Ok);
     }
+    vcpu.load_root(vm);
     vcpu.set_timer(vm);
     if !vcpu.enter(vm, control).map_err(|error| Err(RunError::Refused(error)))? {
         return Ok(());
@@ -149,7 +150,6 @@ impl Vcpu {
             Some(Startup::Init) if id == FIRST => return Err(End::Reset),
             Some(startup) => {
                 self.obey(startup);
-                vm.memory.mmu().clear_shadow(self.processor());
                 // There may be more.
                 control.note_own_news();
             }

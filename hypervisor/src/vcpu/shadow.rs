@@ -2,14 +2,17 @@
 //! processor has what the shadow needs (`vmxdefs::registers`).
 //!
 //! ```text
-//!   guest: MOV to CR0, CR3, CR4, WRMSR of EFER ─► exit ─► Registers ─► load_shadow: CR0, CR3, CR4, EFER, entry control of the VMCS
+//!   guest: MOV to CR0, CR3, CR4, WRMSR of EFER ─► exit ─► Registers ─► load_shadow: CR0, CR4, EFER, entry control of the VMCS
+//!                                                                   └─► load_root, before the next entry: CR3 of the VMCS
 //!   guest: CLTS, MOV to CR4 of what is passed  ─► the processor ─► guest_registers: brought together
 //! ```
 
 use super::Vcpu;
 use super::initial::PAT;
+use crate::plat::Vm;
 use crate::vmx::{CR0_OWNED, CR4_OWNED, PAGE_FAULTS, VmcsError};
-use mmu::{GuestPaging, Processor, ShadowRoots};
+use addr::Pfn;
+use mmu::{GuestPaging, Processor};
 use raw_cpuid::CpuId;
 use vmxdefs::controls::EntryControls;
 use vmxdefs::field::{Field, Segment};
@@ -23,8 +26,9 @@ const POINTERS: [Field; 4] = [Field::GuestPdpte0, Field::GuestPdpte1, Field::Gue
 
 /// What a virtual processor under a shadow has besides.
 pub(super) struct Shadowed {
-    roots: ShadowRoots,
     registers: Registers,
+    /// What it had cached is to be dropped before it enters its guest, and CR3 of the VMCS is not that of its registers yet.
+    is_stale: bool,
     /// IA32_PAT, as the guest has written it.
     pat: u64,
     physical_bits: u8,
@@ -36,15 +40,15 @@ pub(super) struct Shadowed {
 impl Shadowed {
     /// # Errors
     /// [`VmcsError::HighRoot`].
-    pub(super) fn new(roots: ShadowRoots) -> Result<Self, VmcsError> {
+    pub(super) fn new(pointers: Pfn) -> Result<Self, VmcsError> {
         // CR3 has 32 bits outside long mode.
-        if roots.legacy.base().as_u64() >> 32 != 0 {
-            return Err(VmcsError::HighRoot(roots.legacy));
+        if pointers.base().as_u64() >> 32 != 0 {
+            return Err(VmcsError::HighRoot(pointers));
         }
         let sizes = CpuId::new().get_processor_capacity_feature_info();
         Ok(Self {
-            roots,
             registers: Registers::default(),
+            is_stale: true,
             pat: PAT,
             physical_bits: sizes.map_or(PHYSICAL_BITS, |sizes| sizes.physical_address_bits()),
             gigantic_pages: crate::cpu::has_gigantic_pages(),
@@ -159,20 +163,20 @@ impl Vcpu {
         }
     }
 
-    /// Gives the processor what it has to have where the guest has these registers. Under an EPT nothing happens.
+    /// Gives the processor what it has to have where the guest has these registers, but for CR3, which `load_root` brings before the
+    /// next entry. Under an EPT nothing happens.
     pub(crate) fn load_shadow(&mut self, registers: Registers) {
         let Some(shadow) = &mut self.shadow else { return };
         shadow.registers = registers;
         // What else there can be, only who loads segments knows: `look_for_obstacle`.
         shadow.has_obstacle |= !registers.is_protected();
-        let root = if registers.is_long() { shadow.roots.long } else { shadow.roots.legacy };
+        shadow.is_stale = true;
         let capabilities = *self.vmcs.capabilities();
         let long = u64::from(EntryControls::IA32E_GUEST.bits());
         let entry = self.vmcs.read(Field::EntryControls) & !long;
         for (field, value) in [
             (Field::GuestCr0, registers.real_cr0(capabilities.cr0)),
             (Field::Cr0Shadow, registers.cr0),
-            (Field::GuestCr3, root.base().as_u64()),
             (Field::GuestCr4, registers.real_cr4(capabilities.cr4)),
             (Field::Cr4Shadow, registers.cr4),
             (Field::GuestEfer, registers.real_efer()),
@@ -180,6 +184,22 @@ impl Vcpu {
             (Field::EntryControls, if registers.is_long() { entry | long } else { entry }),
         ] {
             self.vmcs.write(field, value);
+        }
+    }
+
+    /// MOV to CR3 under a shadow: nothing else changes.
+    pub(crate) fn load_cr3(&mut self, registers: Registers) {
+        if let Some(shadow) = &mut self.shadow {
+            (shadow.registers.cr3, shadow.registers.pdptes) = (registers.cr3, registers.pdptes);
+            shadow.is_stale = true;
+        }
+    }
+
+    /// Drops what a processor would have dropped since the last entry, and begins with the guest's tables of now.
+    pub(super) fn load_root(&mut self, vm: &Vm) {
+        let stale = self.shadow.as_mut().is_some_and(|shadow| core::mem::take(&mut shadow.is_stale));
+        if stale && let Some(root) = vm.memory.mmu().load_root(self.processor(), &self.guest_paging()) {
+            self.vmcs.write(Field::GuestCr3, root.base().as_u64());
         }
     }
 }

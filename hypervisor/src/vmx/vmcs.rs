@@ -520,8 +520,9 @@ impl Vmcs {
         // writes and the EPT pointer name memory, and only `write_controls` and `use_virtual_apic` set them: the first three are
         // frames of our own, the EPT root outlives the last entry (a virtual processor's thread keeps its guest); the bitmap that
         // passes x2APIC registers is in force only with the controls that virtualise them. Of guest state CR3 names memory where
-        // there is no EPT: the root of the virtual processor's shadow, which lives as long as that one's guest;
-        // `load_shadow` writes it whenever registers are set, and the guest's own moves to CR3 exit. Any other control and guest state is either refused at entry or concerns
+        // there is no EPT: a root of the virtual processor's shadow, whose frames live as long as that one's guest, and which is none
+        // but a root until another is loaded; `load_root` writes it before the next entry whenever registers are set, and the guest's
+        // own moves to CR3 exit. Any other control and guest state is either refused at entry or concerns
         // the guest only.
         unsafe { vmwrite(field.encoding(), value) }
     }

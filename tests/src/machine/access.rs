@@ -254,7 +254,7 @@ impl Walk<'_> {
         let Some(shadow) = cpu.shadow.filter(legacy) else {
             return from(4, self.root);
         };
-        let pointer = self.machine.memory.load(shadow.pointers, (self.address >> 30 & 3) as u16);
+        let pointer = self.machine.memory.load(shadow.root, (self.address >> 30 & 3) as u16);
         match Format::pointer(pointer) {
             Raw::Table(directory, _) => from(2, directory),
             Raw::NotPresent | Raw::Leaf(_) => None,

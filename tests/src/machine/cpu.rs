@@ -22,10 +22,8 @@ use paging::FlushScope;
 /// Where a CPU begins to walk a shadow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ShadowRoot {
-    /// In long mode.
+    /// The root in long mode; where PAE's four pointers are, in any other.
     pub root: Pfn,
-    /// Where PAE's four pointers are, for any other mode.
-    pub pointers: Pfn,
     /// The guest's own paging.
     pub mode: GuestMode,
 }

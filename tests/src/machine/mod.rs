@@ -245,6 +245,13 @@ impl Machine {
         lock(&self.shadows).insert(root, shadows);
     }
 
+    /// From its next entry on, a virtual processor of the guest of a root begins there.
+    pub fn set_shadow(&self, root: Pfn, cpu: CpuIndex, shadow: ShadowRoot) {
+        if let Some(shadows) = lock(&self.shadows).get_mut(&root) {
+            shadows[cpu.0] = shadow;
+        }
+    }
+
     /// The shadows of the guest of a root.
     pub fn shadow_roots(&self, root: Pfn) -> Vec<ShadowRoot> {
         lock(&self.shadows).get(&root).cloned().unwrap_or_default()
@@ -272,6 +279,11 @@ impl Machine {
     /// Accesses answered from a cached translation.
     pub fn hits(&self) -> u64 {
         self.counters.hits.load(Ordering::Relaxed)
+    }
+
+    /// Accesses that faulted.
+    pub fn faults(&self) -> u64 {
+        self.counters.faults.load(Ordering::Relaxed)
     }
 
     /// Table walks.
@@ -359,7 +371,7 @@ impl Machine {
             let state = self.cpu(cpu);
             let mut structures = state.live_structures();
             let named = structures.any(|(_, key, named)| named.table == table || key.tag.root == table);
-            let shadow = state.shadow.is_some_and(|shadow| [shadow.root, shadow.pointers].contains(&table));
+            let shadow = state.shadow.is_some_and(|shadow| shadow.root == table);
             let current = state.space == Some(table) || state.ept == Some(table) || shadow;
             let tagged = state.live().any(|(_, key, _)| key.tag.root == table);
             if named || current || tagged {

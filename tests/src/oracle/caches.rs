@@ -77,6 +77,10 @@ fn allows(leaf: &crate::machine::RawLeaf, cached: &Cached) -> bool {
     (leaf.write || !cached.write) && (leaf.dirty || !cached.dirty)
 }
 
+fn is_at(tables: &Tables, table: Pfn, place: (u8, u64)) -> bool {
+    tables.tables.get(&table).is_some_and(|places| places.contains(&place))
+}
+
 fn check_structures(
     machine: &Machine,
     cpu: usize,
@@ -89,7 +93,7 @@ fn check_structures(
         if let Some(through) = through {
             let at = through.gpa.map_or(0, Gpa::as_u64);
             check_page(machine, cpu, tables, (kind, key.prefix << shift(level + 1)), (at, through))?;
-        } else if tables.tables.get(&table) != Some(&(level, key.prefix << shift(level + 1)))
+        } else if !is_at(tables, table, (level, key.prefix << shift(level + 1)))
             || write && tables.shared_at(key.prefix << shift(level + 1)).is_some() && level == 1
         {
             return Err(Violation::StaleStructure { cpu, kind, root, level, table });

@@ -19,7 +19,7 @@ mod secondary;
 mod walk;
 
 use crate::Violation;
-use crate::machine::{Format, GuestMode, Kind, Machine, ShadowRoot};
+use crate::machine::{Format, GuestMode, Kind, Machine};
 use addr::{PAGE_SHIFT, Pfn};
 use mm::{AddressSpace, File, Host, Mm};
 use mmu::{DeviceTlb, SecondaryMmu};
@@ -94,11 +94,11 @@ pub fn check(machine: &Machine, subjects: Subjects<'_>) -> Result<Census, Violat
             secondary::check(machine, &secondary.mmu, &tables, primary)?;
         }
         all.push((Kind::GuestPhysical, tables));
-        for ShadowRoot { root, mode, .. } in machine.shadow_roots(secondary.root) {
-            let tables = walk::walk(machine, machine.format(Kind::Shadow), root)?;
+        for shadow in machine.shadow_roots(secondary.root) {
+            let tables = walk::walk_shadow(machine, &shadow)?;
             // Without paging of its own, a guest's linear addresses are guest-physical ones.
             let primary = all.iter().find(|(kind, tables)| *kind == Kind::Linear && tables.root == of);
-            if let (Some((_, primary)), GuestMode::Off) = (primary, mode) {
+            if let (Some((_, primary)), GuestMode::Off) = (primary, shadow.mode) {
                 secondary::check(machine, &secondary.mmu, &tables, primary)?;
             }
             all.push((Kind::Shadow, tables));
@@ -115,7 +115,7 @@ pub fn check(machine: &Machine, subjects: Subjects<'_>) -> Result<Census, Violat
         tlb.check_coherence().map_err(Violation::Incoherent)?;
     }
     let spare = subjects.secondaries.iter().flat_map(|secondary| secondary.mmu.spare_tables());
-    // Of the frames of shadows, those that are in none now, and what holds PAE's pointers.
+    // Of the frames of shadows, those that no processor can walk now.
     let walked = |frame: &Pfn| all.iter().any(|(_, tables)| tables.tables.contains_key(frame));
     let shadow = subjects.secondaries.iter().flat_map(|secondary| secondary.mmu.shadow_frames());
     let spare = spare.chain(shadow.filter(|frame| !walked(frame))).collect();

@@ -1,9 +1,9 @@
 //! A walk over whole tables, entry by entry, in the hardware's reading.
 
 use crate::Violation;
-use crate::machine::{COUNTED, Format, Machine, Raw, RawLeaf, SHARED, shift};
+use crate::machine::{COUNTED, Format, GuestMode, Kind, Machine, Raw, RawLeaf, SHARED, ShadowRoot, shift};
 use addr::{PAGE_SHIFT, PageSize, Pfn};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Bit 9 of a host entry: holds a frame although not present (PROT_NONE).
 const HELD: u64 = 1 << 9;
@@ -38,8 +38,8 @@ impl Leaf {
 #[derive(Debug)]
 pub(super) struct Tables {
     pub(super) root: Pfn,
-    /// Level and first address of each table.
-    pub(super) tables: BTreeMap<Pfn, (u8, u64)>,
+    /// Level and first address of each table; a shadow may have one at several places.
+    pub(super) tables: BTreeMap<Pfn, BTreeSet<(u8, u64)>>,
     /// Leaves, by the first address that they map.
     pub(super) leaves: BTreeMap<u64, Leaf>,
     /// Notes, with their addresses.
@@ -74,14 +74,42 @@ impl Tables {
     }
 }
 
+impl Tables {
+    const fn new(root: Pfn) -> Self {
+        Self {
+            root,
+            tables: BTreeMap::new(),
+            leaves: BTreeMap::new(),
+            notes: Vec::new(),
+            shared: BTreeMap::new(),
+        }
+    }
+}
+
+/// A shadow: four levels, or PAE's pointers and what is below them.
+pub(super) fn walk_shadow(machine: &Machine, shadow: &ShadowRoot) -> Result<Tables, Violation> {
+    let (format, root) = (machine.format(Kind::Shadow), shadow.root);
+    if shadow.mode == GuestMode::Long {
+        return walk(machine, format, root);
+    }
+    let mut tables = Tables::new(root);
+    tables.tables.insert(root, BTreeSet::from([(3, 0)]));
+    for (index, bits) in machine.memory.nonzero(root) {
+        let address = u64::from(index) << shift(3);
+        match Format::pointer(bits) {
+            Raw::Table(directory, _) => {
+                descend(machine, format, &mut tables, (directory, true), (2, address))?;
+            }
+            Raw::NotPresent | Raw::Leaf(_) | Raw::Malformed(_) => {
+                return Err(Violation::BadEntry { root, address, bits });
+            }
+        }
+    }
+    Ok(tables)
+}
+
 pub(super) fn walk(machine: &Machine, format: Format, root: Pfn) -> Result<Tables, Violation> {
-    let mut tables = Tables {
-        root,
-        tables: BTreeMap::new(),
-        leaves: BTreeMap::new(),
-        notes: Vec::new(),
-        shared: BTreeMap::new(),
-    };
+    let mut tables = Tables::new(root);
     descend(machine, format, &mut tables, (root, true), (4, 0))?;
     Ok(tables)
 }
@@ -97,7 +125,8 @@ fn descend(
     if !machine.is_live_table(table) {
         return Err(Violation::TableDead { root, table });
     }
-    if tables.tables.insert(table, (level, first)).is_some() {
+    let places = tables.tables.entry(table).or_default();
+    if !places.insert((level, first)) || places.len() > 1 && format != Format::Guest {
         return Err(Violation::TableShared { table });
     }
     for (index, bits) in machine.memory.nonzero(table) {

@@ -70,7 +70,7 @@ impl Guest {
 
 type Test = fn(&mut Guest) -> Result<(), Failure>;
 
-const TESTS: [(&str, Test); 23] = [
+const TESTS: [(&str, Test); 24] = [
     ("hello", hello::run),
     ("notifier", notifier::run),
     ("costs", costs::run),

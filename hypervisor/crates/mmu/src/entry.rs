@@ -13,7 +13,7 @@
 //! `install` and `age` need the mmu lock's shared side only: CPUs that do so at the same time exchange what they have
 //! seen, and look again where it has changed. `clear` needs the exclusive side, so a leaf never goes under their hands.
 
-use crate::shadow::ShadowLeaf;
+use crate::shadow;
 use mutants::{Mutant, intact};
 use paging::{Entries, EntryRef, EptEntry, Found, Leaf, TableEntry, TableMemory, View};
 use sync::InProgress;
@@ -110,14 +110,25 @@ pub(crate) fn age<M: TableMemory>(memory: &M, found: &Found<EptEntry>) -> bool {
     (Found { entry, ..*found }).leaf().is_some_and(|leaf| leaf.accessed)
 }
 
-/// Lets an empty entry of a shadow map what is mapped by a leaf that is there. The mmu lock is held exclusively, and the virtual
-/// processor whose shadow it is does not run.
+/// Lets an empty entry of a shadow map what is mapped by a leaf that is there, or name a table. The mmu lock is held exclusively,
+/// and the virtual processor whose shadow it is does not run.
 ///
 /// # Panics
 /// If the entry is not empty (I5).
-pub(crate) fn derive<M: TableMemory>(memory: &M, at: EntryRef, leaf: ShadowLeaf) {
-    assert_eq!(memory.load(at), 0, "shadow entry {at:?} would come to map {leaf:?} while present (I5)");
-    memory.store(at, leaf.encode());
+pub(crate) fn derive<M: TableMemory>(memory: &M, at: EntryRef, bits: u64) {
+    assert_eq!(memory.load(at), 0, "shadow entry {at:?} would come to be {bits:#x} while present (I5)");
+    memory.store(at, bits);
+}
+
+/// Gives an entry of a shadow that names a table the rights that the guest's entry has by now. As above.
+pub(crate) fn rename<M: TableMemory>(memory: &M, at: EntryRef, bits: u64) {
+    memory.store(at, bits);
+}
+
+/// Takes the right to write from a leaf of a shadow. The mmu lock is held exclusively, and no processor writes entries of shadows, so that
+/// it still is what was seen. The caller owes a flush, unless it acts for the virtual processor, which does not run.
+pub(crate) fn protect<M: TableMemory>(memory: &M, at: EntryRef, seen: u64) {
+    memory.store(at, shadow::protected(seen));
 }
 
 /// Empties an entry of a shadow. The mmu lock is held exclusively; the caller owes a flush, unless it acts for the virtual

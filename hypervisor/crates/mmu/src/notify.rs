@@ -162,6 +162,9 @@ impl<H: Host> MmuNotifier for SecondaryMmu<H> {
     }
 
     fn contents_changed(&self, range: HvaRange) {
+        if self.is_shadowed {
+            self.note_written(self.slots.read().gfns_of(range));
+        }
         self.logs.read().mark(range);
     }
 }

@@ -4,7 +4,7 @@
 use crate::device_tlb::DeviceEntry;
 use crate::dirty_log::{LogBy, Logs};
 use crate::secondary::{Locked, SecondaryMmu};
-use crate::shadow::{Shadow, ShadowLeaf};
+use crate::shadow::{self, Shadow, ShadowLeaf};
 use addr::{Gfn, Hva, PageSize, Pfn};
 use alloc::vec::Vec;
 use core::fmt;
@@ -69,6 +69,20 @@ pub enum Incoherence {
         /// What the shadow maps.
         entry: ShadowLeaf,
     },
+    /// A table of a shadow has something that the guest's table does not say, or not any more, and nothing tells the shadow.
+    Unfaithful {
+        /// Where the guest's table lies.
+        gfn: Gfn,
+        /// The entry of the shadow's.
+        index: u16,
+        /// What the guest's says there; `None`: it is nowhere.
+        entry: Option<u64>,
+    },
+    /// A processor may write a guest's table, and its shadow would not hear of it.
+    Unprotected {
+        /// Where the guest's table lies.
+        gfn: Gfn,
+    },
     /// A device TLB's entry maps what the primary tables do not, or allows more than they do.
     DeviceDiffers {
         /// The entry.
@@ -103,6 +117,12 @@ impl fmt::Display for Incoherence {
             }
             Self::Unchained { gfn, entry } => {
                 write!(f, "a shadow maps {entry:?} for {gfn}, which its reverse map does not know")
+            }
+            Self::Unfaithful { gfn, index, entry } => {
+                write!(f, "a shadow has entry {index} of the table in {gfn}, which says {entry:x?}")
+            }
+            Self::Unprotected { gfn } => {
+                write!(f, "the table in {gfn} may be written, and a shadow relies on it")
             }
             Self::DeviceDiffers { entry, primary } => {
                 write!(
@@ -143,7 +163,8 @@ impl<H: Host> SecondaryMmu<H> {
         Ok(checked)
     }
 
-    /// Every leaf of a shadow stands on a leaf, with the same frame and no more rights, and is found by its guest frame.
+    /// Every leaf of a shadow stands on a leaf, with the same frame and no more rights, and is found by its guest frame. What a shadow keeps
+    /// of a guest's table is what that says.
     fn check_shadows(&self, locked: &Locked) -> Result<u64, Incoherence> {
         let mut checked = 0;
         for (gfn, entry, chained) in locked.shadows.iter().flat_map(|shadow| shadow.leaves(&*self.host)) {
@@ -156,7 +177,14 @@ impl<H: Host> SecondaryMmu<H> {
             }
             checked += 1;
         }
-        Ok(checked)
+        if let Some(gfn) = shadow::unprotected(&*self.host, &locked.shadows) {
+            return Err(Incoherence::Unprotected { gfn });
+        }
+        let ground = |gfn| Some(locked.tdp?.ground(&*self.host, gfn)?.pfn);
+        match shadow::unfaithful(&*self.host, &locked.shadows, ground) {
+            Some((gfn, index, entry)) => Err(Incoherence::Unfaithful { gfn, index, entry }),
+            None => Ok(checked),
+        }
     }
 
     fn check_leaf(&self, gfn: Gfn, hva: Hva, entry: Leaf) -> Result<(), Incoherence> {

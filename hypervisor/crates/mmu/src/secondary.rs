@@ -58,6 +58,8 @@ pub struct SecondaryMmu<H: Host> {
     pub(crate) accessed_dirty: AccessedDirty,
     /// Largest leaf that the CPU's EPT can have.
     largest: PageSize,
+    /// Whether there are shadows, so that nobody takes a lock to see that there are none.
+    pub(crate) is_shadowed: bool,
     pub(crate) slots: RwLock<Slots>,
     pub(crate) sequence: InvalidationSequence,
     pub(crate) locked: RwLock<Locked>,
@@ -139,6 +141,7 @@ impl<H: Host> SecondaryMmu<H> {
             space,
             accessed_dirty,
             largest: PageSize::Size1G,
+            is_shadowed: false,
             slots: RwLock::new(Rank::Slots, Slots::new()),
             sequence: InvalidationSequence::new(),
             locked: RwLock::new(

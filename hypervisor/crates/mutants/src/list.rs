@@ -173,6 +173,22 @@ mutants! {
     LogLeavesShadow,
     /// shadow: a leaf that the guest's tables let it write may be written, whatever it stands on
     ShadowAllowsMore,
+    /// shadow: an entry that names a table allows everything, whatever the guest's forbids
+    ShadowTableAllowsAll,
+    /// shadow: a flush does not look at tables that were written
+    ShadowTableKeptUnseen,
+    /// shadow: a table that is known to say what the guest's says may be written by the guest
+    ShadowTableUnprotected,
+    /// shadow: what another processor may write by what it has cached is not flushed before a table is compared
+    ShadowProtectUnflushed,
+    /// shadow: what another processor writes to a table until its flush is not looked at
+    ShadowComparedOnce,
+    /// shadow: a store to a table that is kept goes unnoticed
+    ShadowTableWrittenUnseen,
+    /// shadow: what devices write to tables goes unnoticed
+    ShadowTableDeafToDevices,
+    /// shadow: a table is kept where the host has taken away what it lies in
+    ShadowTableOutlivesGround,
     /// EPT without A bits: aging does not zap
     AgingWithoutBitsZapsNothing,
     /// device TLB: begin zaps nothing

@@ -6,8 +6,7 @@
 //!  XD   (0)         frame                    0     0  .  D  A  0  0  US RW  P      write-back by PAT's first entry
 //! ```
 //!
-//! Rights are those of the leaf: entries that name tables allow everything. A and D are set from the start, so that the
-//! processor never writes an entry.
+//! A and D are set from the start, so that the processor never writes an entry.
 
 use addr::Pfn;
 
@@ -18,6 +17,42 @@ const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
 const NO_EXECUTE: u64 = 1 << 63;
 const FRAME: u64 = 0x000f_ffff_ffff_f000;
+
+/// What an entry allows by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Rights {
+    pub(super) write: bool,
+    pub(super) user: bool,
+    pub(super) execute: bool,
+}
+
+impl Rights {
+    pub(super) const ALL: Self = Self { write: true, user: true, execute: true };
+
+    const fn encode(self) -> u64 {
+        let mut bits = 0;
+        if self.write {
+            bits |= WRITABLE;
+        }
+        if self.user {
+            bits |= USER;
+        }
+        if !self.execute {
+            bits |= NO_EXECUTE;
+        }
+        bits
+    }
+
+    const fn decode(bits: u64) -> Self {
+        Self { write: bits & WRITABLE != 0, user: bits & USER != 0, execute: bits & NO_EXECUTE == 0 }
+    }
+
+    /// Whether an entry with these bits allows no more.
+    pub(super) const fn covers(self, bits: u64) -> bool {
+        let Self { write, user, execute } = Self::decode(bits);
+        (self.write || !write) && (self.user || !user) && (self.execute || !execute)
+    }
+}
 
 /// What a leaf of a shadow maps: a base page, whatever the guest's is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,40 +68,40 @@ pub struct ShadowLeaf {
 }
 
 impl ShadowLeaf {
+    pub(super) const fn new(pfn: Pfn, Rights { write, user, execute }: Rights) -> Self {
+        Self { pfn, write, user, execute }
+    }
+
     pub(crate) const fn encode(self) -> u64 {
-        let mut bits = self.pfn.base().as_u64() | PRESENT | ACCESSED | DIRTY;
-        if self.write {
-            bits |= WRITABLE;
-        }
-        if self.user {
-            bits |= USER;
-        }
-        if !self.execute {
-            bits |= NO_EXECUTE;
-        }
-        bits
+        let Self { pfn, write, user, execute } = self;
+        pfn.base().as_u64() | PRESENT | ACCESSED | DIRTY | Rights { write, user, execute }.encode()
     }
 
     pub(crate) const fn decode(bits: u64) -> Option<Self> {
         if bits & PRESENT == 0 {
             return None;
         }
-        Some(Self {
-            pfn: Pfn::new((bits & FRAME) >> addr::PAGE_SHIFT),
-            write: bits & WRITABLE != 0,
-            user: bits & USER != 0,
-            execute: bits & NO_EXECUTE == 0,
-        })
+        Some(Self::new(Pfn::new((bits & FRAME) >> addr::PAGE_SHIFT), Rights::decode(bits)))
     }
 }
 
+/// Whether a leaf lets a processor write.
+pub(super) const fn is_writable(bits: u64) -> bool {
+    bits & WRITABLE != 0
+}
+
+/// A leaf without the right to write.
+pub(crate) const fn protected(bits: u64) -> u64 {
+    bits & !WRITABLE
+}
+
 /// An entry that names a table.
-pub(crate) const fn table(table: Pfn) -> u64 {
-    table.base().as_u64() | PRESENT | WRITABLE | USER | ACCESSED
+pub(super) const fn table(table: Pfn, rights: Rights) -> u64 {
+    table.base().as_u64() | PRESENT | ACCESSED | rights.encode()
 }
 
 /// One of PAE's four pointers: it has no rights, and no A.
-pub(crate) const fn pointer(directory: Pfn) -> u64 {
+pub(super) const fn pointer(directory: Pfn) -> u64 {
     directory.base().as_u64() | PRESENT
 }
 

@@ -11,40 +11,42 @@
 //! sequence, zaps, aging and the dirty log are the same. A shadow is what such a processor caches of both translations
 //! together (SDM vol. 3C 28.4.2, combined mappings), and the rule is its rule: a leaf of a shadow stands on a leaf of those tables,
 //! with the same frame and no more rights. Whoever takes that away or narrows it drops what stands on it ([`Locked::forget`]).
+//!
+//! What was derived stays over the guest's flushes, as long as its tables say the same: who writes them is noticed (`synced.rs`).
 
+mod check;
 mod format;
+mod index;
+mod origin;
 mod reach;
 mod rmap;
+mod synced;
+mod table;
 mod tables;
 mod walk;
 
 #[cfg(test)]
 mod tests;
 
+pub(crate) use check::{unfaithful, unprotected};
 pub use format::ShadowLeaf;
+pub(crate) use format::protected;
 pub(crate) use tables::Shadow;
 pub use walk::{GuestPaging, GuestTables, LinearAccess, PageFault, Translation, WalkEnd, Width, walk};
 
-use crate::secondary::{FaultOutcome, MmuError, SecondaryMmu};
-use addr::{Gpa, Pfn};
+use crate::secondary::{FaultOutcome, Locked, MmuError, SecondaryMmu};
+use addr::{Gfn, GfnRange, Gpa, Pfn};
 use mm::{Access, Host};
 use mutants::{Mutant, intact};
+use origin::{Root, Way};
 use paging::{Leaf, OutOfTables};
 use reach::Reached;
-use tables::{Part, Unused, Wanting};
+use table::Unused;
+use tables::{Lack, Part};
 
 /// A virtual processor of the guest, by number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Processor(pub usize);
-
-/// What CR3 of the processor has to be while it runs a virtual one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ShadowRoots {
-    /// Of a guest in long mode: the root.
-    pub long: Pfn,
-    /// Of any other: where PAE's four pointers are. CR3 has 32 bits there.
-    pub legacy: Pfn,
-}
 
 /// What a page fault turned out to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,7 +63,7 @@ pub enum LinearFault {
 enum Derived {
     Done,
     /// A table is missing.
-    Wanting,
+    Lacking(Lack),
     /// What it would stand on is not there.
     Groundless,
 }
@@ -71,7 +73,7 @@ impl<H: Host> SecondaryMmu<H> {
     ///
     /// # Errors
     /// [`OutOfTables`].
-    pub fn with_shadows(self, processors: usize, tables: usize) -> Result<Self, OutOfTables> {
+    pub fn with_shadows(mut self, processors: usize, tables: usize) -> Result<Self, OutOfTables> {
         let mut shadows = alloc::vec::Vec::with_capacity(processors);
         for _ in 0..processors {
             match Shadow::new(&*self.host, tables) {
@@ -82,19 +84,39 @@ impl<H: Host> SecondaryMmu<H> {
                 }
             }
         }
+        self.is_shadowed = !shadows.is_empty();
         self.locked.write().shadows = shadows;
         Ok(self)
     }
 
-    /// Where a virtual processor's shadow begins, if it has one.
-    pub fn shadow_roots(&self, processor: Processor) -> Option<ShadowRoots> {
-        let locked = self.locked.read();
-        let shadow = locked.shadows.get(processor.0)?;
-        Some(ShadowRoots { long: shadow.root(), legacy: shadow.pointers() })
+    /// Where PAE's four pointers are for a virtual processor, if it has a shadow: CR3 has 32 bits outside long mode.
+    pub fn shadow_pointers(&self, processor: Processor) -> Option<Pfn> {
+        self.locked.read().shadows.get(processor.0).map(Shadow::pointers)
     }
 
-    /// Resolves a page fault of a virtual processor, which does not run meanwhile. Call it with no memory-manager lock held; it
-    /// may wait for such locks.
+    /// A virtual processor, which does not run, has loaded CR3, or done anything else that drops all that it has cached. What CR3 of the
+    /// processor has to be while it runs it; `None`: it has no shadow.
+    pub fn load_root(&self, processor: Processor, paging: &GuestPaging) -> Option<Pfn> {
+        let root = Root::of(paging);
+        let mut locked = self.locked.write();
+        let Locked { tdp, shadows, .. } = &mut *locked;
+        let flush = || tdp.iter().for_each(|tdp| self.flush(*tdp));
+        synced::keep_all(&*self.host, (shadows, processor.0), *tdp, flush);
+        loop {
+            match locked.shadows.get_mut(processor.0)?.load(&*self.host, &root) {
+                Ok(frame) => return Some(frame),
+                Err(Lack::Cleared) => {}
+                Err(Lack::Wanting) => {
+                    drop(locked);
+                    self.supply_shadow(processor);
+                    locked = self.locked.write();
+                }
+            }
+        }
+    }
+
+    /// Resolves a page fault of a virtual processor, which does not run meanwhile, and whose root was loaded. Call it with no
+    /// memory-manager lock held; it may wait for such locks.
     ///
     /// # Errors
     /// [`MmuError`]; the guest cannot go on.
@@ -105,49 +127,45 @@ impl<H: Host> SecondaryMmu<H> {
         linear: u64,
         access: LinearAccess,
     ) -> Result<LinearFault, MmuError> {
+        let (found, path) = match walk::trace(&Reached(self), paging, linear, access) {
+            Ok(found) => found,
+            Err(WalkEnd::Fault(fault)) => return Ok(LinearFault::Guest(fault)),
+            Err(WalkEnd::Failed(error)) => return Err(error),
+        };
+        let way = Way::new(paging, linear, &found, &path);
+        let kind = if access.write { Access::Write } else { Access::Read };
+        // However long it takes: it is what the processor could have cached, which flushes nothing meanwhile.
         loop {
-            let translation = match walk(&Reached(self), paging, linear, access) {
-                Ok(translation) => translation,
-                Err(WalkEnd::Fault(fault)) => return Ok(LinearFault::Guest(fault)),
-                Err(WalkEnd::Failed(error)) => return Err(error),
-            };
-            let kind = if access.write { Access::Write } else { Access::Read };
-            match self.derive(processor, linear, &translation, kind) {
+            match self.derive(processor, &way, found.gpa.gfn(), kind) {
                 Derived::Done => return Ok(LinearFault::Mapped),
-                Derived::Wanting => self.supply_shadow(processor),
+                Derived::Lacking(Lack::Wanting) => self.supply_shadow(processor),
+                Derived::Lacking(Lack::Cleared) => {}
                 Derived::Groundless => {
-                    if self.fault(translation.gpa, kind)? == FaultOutcome::NotRam {
-                        return Ok(LinearFault::NotRam(translation.gpa));
+                    if self.fault(found.gpa, kind)? == FaultOutcome::NotRam {
+                        return Ok(LinearFault::NotRam(found.gpa));
                     }
                 }
             }
         }
     }
 
-    /// Lets a leaf stand on what is mapped at the translation's end.
-    fn derive(
-        &self,
-        processor: Processor,
-        linear: u64,
-        translation: &Translation,
-        access: Access,
-    ) -> Derived {
+    /// Lets a leaf stand on what is mapped at the way's end.
+    fn derive(&self, processor: Processor, way: &Way, gfn: Gfn, access: Access) -> Derived {
         let mut locked = self.locked.write();
         // Nothing is there after a release, and the fault says so.
         let Some(tdp) = locked.tdp else { return Derived::Groundless };
-        let gfn = translation.gpa.gfn();
         let ground = tdp.ground(&*self.host, gfn);
         let Some(Leaf { pfn, rights, .. }) =
             ground.filter(|leaf| access == Access::Read || leaf.rights.write)
         else {
             return Derived::Groundless;
         };
-        let Translation { write, user, execute, .. } = *translation;
-        let write = write && (rights.write || !intact(Mutant::ShadowAllowsMore));
-        let leaf = ShadowLeaf { pfn, write, user, execute };
-        let part = Part { linear, shift: translation.shift, gfn, leaf };
+        let mut leaf = ShadowLeaf::new(pfn, way.rights);
+        leaf.write &= rights.write || !intact(Mutant::ShadowAllowsMore);
+        leaf.write &= locked.may_write(gfn, access);
+        let part = Part { way, gfn, leaf };
         let installed = locked.shadows[processor.0].install(&*self.host, &part);
-        installed.map_or_else(|Wanting| Derived::Wanting, |()| Derived::Done)
+        installed.map_or_else(Derived::Lacking, |()| Derived::Done)
     }
 
     /// One more table for a shadow; where there is no memory, it has to do with those that it has.
@@ -155,7 +173,7 @@ impl<H: Host> SecondaryMmu<H> {
         // Nothing is allocated under the lock (I4).
         let table = Unused::of_plenty(&*self.host);
         let mut locked = self.locked.write();
-        let shadow = &mut locked.shadows[processor.0];
+        let Some(shadow) = locked.shadows.get_mut(processor.0) else { return };
         match table {
             Ok(table) => shadow.supply(table),
             Err(OutOfTables) => shadow.stop_growing(),
@@ -165,16 +183,32 @@ impl<H: Host> SecondaryMmu<H> {
     /// INVLPG by a virtual processor.
     pub fn invalidate_linear(&self, processor: Processor, linear: u64) {
         let mut locked = self.locked.write();
+        let tdp = locked.tdp;
         if let Some(shadow) = locked.shadows.get_mut(processor.0) {
-            shadow.invalidate(&*self.host, linear);
+            shadow.invalidate(&*self.host, linear, tdp);
         }
     }
 
-    /// MOV to CR3 by a virtual processor, or anything else that drops all that it has cached.
-    pub fn clear_shadow(&self, processor: Processor) {
+    /// What lies in guest frames was written, and not by a leaf of a shadow: tables may lie there.
+    pub(crate) fn note_written(&self, gfns: impl Iterator<Item = GfnRange>) {
         let mut locked = self.locked.write();
-        if let Some(shadow) = locked.shadows.get_mut(processor.0) {
-            shadow.clear(&*self.host);
+        for run in gfns.filter(|_| intact(Mutant::ShadowTableDeafToDevices)) {
+            locked.shadows.iter_mut().for_each(|shadow| shadow.lose_frames(run));
         }
+    }
+}
+
+impl Locked {
+    /// Whether a leaf for a guest frame may be written. A store may, and tables that lie there are not known any more; a load does not
+    /// bring that about.
+    fn may_write(&mut self, gfn: Gfn, access: Access) -> bool {
+        let is_kept = self.shadows.iter().any(|shadow| shadow.keeps(gfn));
+        if is_kept && access == Access::Read {
+            return false;
+        }
+        if is_kept && intact(Mutant::ShadowTableWrittenUnseen) {
+            self.shadows.iter_mut().for_each(|shadow| shadow.lose_frame(gfn));
+        }
+        true
     }
 }

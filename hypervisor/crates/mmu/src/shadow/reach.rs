@@ -4,7 +4,7 @@
 
 use super::walk::{GuestTables, Width};
 use crate::secondary::{FaultOutcome, MmuError, SecondaryMmu};
-use addr::{Gpa, PageSize, Pfn};
+use addr::{GfnRange, Gpa, PageSize, Pfn};
 use mm::{Access, Host};
 
 /// The memory of a guest.
@@ -35,7 +35,7 @@ impl<H: Host> Reached<'_, H> {
 
 impl<H: Host> SecondaryMmu<H> {
     /// Compares bytes of RAM and, if they are those, replaces them, in one go as the guest's processors see it, if all are of
-    /// the same eight; `None` where there is no RAM.
+    /// the same eight; `None` where there is no RAM. No shadow has let it, so it tells of it as a device would. No lock is held.
     ///
     /// # Errors
     /// [`MmuError`]; the guest cannot go on.
@@ -47,7 +47,7 @@ impl<H: Host> SecondaryMmu<H> {
             all.iter_mut().skip(start).zip(bytes).for_each(|(byte, new)| *byte = *new);
             u64::from_le_bytes(all)
         };
-        Reached(self).on_frame(at, Access::Write, |host, frame| {
+        let done = Reached(self).on_frame(at, Access::Write, |host, frame| {
             let mut now = host.load_word(frame, word);
             while number(old, &now.to_le_bytes()) == now {
                 match host.exchange_word(frame, word, now, number(new, &now.to_le_bytes())) {
@@ -57,7 +57,11 @@ impl<H: Host> SecondaryMmu<H> {
                 }
             }
             false
-        })
+        })?;
+        if done == Some(true) {
+            self.note_written(core::iter::once(GfnRange::new(at.gfn(), at.gfn().add(1))));
+        }
+        Ok(done)
     }
 }
 

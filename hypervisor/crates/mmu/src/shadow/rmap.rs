@@ -1,57 +1,68 @@
-//! Which leaves of a shadow map a guest frame.
+//! Which entries of a shadow name a guest frame, or one of its tables.
 //!
 //! ```text
-//!   gfn ─► bucket ─► leaf ─► leaf ─► ...        doubly linked through the links of the tables that they are in
+//!   gfn ─► bucket ─► leaf ─► leaf ─► ...                doubly linked through the links of the tables that they are in
+//!          table  ─► entry ─► entry ─► ...
 //! ```
 //!
-//! All there is was allocated with the tables: nothing is under the mmu lock (I4). To forget everything, the buckets get a new
-//! generation.
+//! All there is was allocated with the tables: nothing is under the mmu lock (I4).
 
-use super::tables::Table;
+use super::table::Table;
 use addr::Gfn;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::num::NonZeroU32;
 use paging::OutOfTables;
 
-/// The place of a leaf: the number of its table, and its index there.
+/// log2 of the entries of a table.
+const BITS: u32 = 9;
+
+/// The place of an entry: the number of its table, and its index there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Place {
-    pub(super) table: u16,
-    pub(super) index: u16,
+pub(super) struct Place(NonZeroU32);
+
+impl Place {
+    pub(super) const fn new(table: u16, index: u16) -> Self {
+        Self(NonZeroU32::MIN.saturating_add((table as u32) << BITS | index as u32))
+    }
+
+    pub(super) const fn table(self) -> u16 {
+        ((self.0.get() - 1) >> BITS) as u16
+    }
+
+    pub(super) const fn index(self) -> u16 {
+        ((self.0.get() - 1) & ((1 << BITS) - 1)) as u16
+    }
 }
 
-/// What belongs to an entry: for a leaf, the frame that it maps and its neighbours in the chain; for an entry that names a
-/// table, that table's number.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) enum Link {
-    /// The entry is empty.
+/// What an entry names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Named {
+    /// Nothing: it is empty.
     #[default]
-    None,
-    /// A table.
+    Nothing,
+    /// A table, by number.
     Table(u16),
-    /// A leaf.
-    Leaf {
-        /// The guest frame.
-        gfn: Gfn,
-        /// The next in the chain.
-        next: Option<Place>,
-        /// The one before; `None`: the bucket.
-        previous: Option<Place>,
-    },
+    /// A guest frame.
+    Frame(Gfn),
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Bucket {
-    generation: u32,
-    first: Option<Place>,
+/// What belongs to an entry: what it names, the guest's entry that it was derived from, and its neighbours in the chain.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Link {
+    pub(super) named: Named,
+    /// With A and D as they were by then. Of no meaning in parts of a large page.
+    pub(super) from: u64,
+    pub(super) next: Option<Place>,
+    /// `None`: it is the first.
+    previous: Option<Place>,
 }
 
-/// The chains.
+/// The chains of leaves; those of tables begin at the tables.
 #[derive(Debug)]
 pub(super) struct ReverseMap {
-    buckets: Box<[Bucket]>,
-    generation: u32,
-    len: u64,
+    buckets: Box<[Option<Place>]>,
+    leaves: u64,
 }
 
 impl ReverseMap {
@@ -62,72 +73,84 @@ impl ReverseMap {
     pub(super) fn new(leaves: usize) -> Result<Self, OutOfTables> {
         let (mut buckets, count) = (Vec::new(), leaves.next_power_of_two());
         buckets.try_reserve_exact(count).map_err(|_| OutOfTables)?;
-        buckets.resize(count, Bucket { generation: 0, first: None });
-        Ok(Self { buckets: buckets.into_boxed_slice(), generation: 0, len: 0 })
+        buckets.resize(count, None);
+        Ok(Self { buckets: buckets.into_boxed_slice(), leaves: 0 })
     }
 
     /// How many leaves there are.
-    pub(super) const fn len(&self) -> u64 {
-        self.len
+    pub(super) const fn leaves(&self) -> u64 {
+        self.leaves
     }
 
     fn bucket(&self, gfn: Gfn) -> usize {
         gfn.as_u64() as usize & (self.buckets.len() - 1)
     }
 
-    /// The first leaf in the chain of a frame; others of the chain may map other frames.
-    pub(super) fn first(&self, gfn: Gfn) -> Option<Place> {
-        let bucket = self.buckets[self.bucket(gfn)];
-        bucket.first.filter(|_| bucket.generation == self.generation)
+    /// The first leaf in the bucket of a frame.
+    pub(super) fn first_leaf(&self, gfn: Gfn) -> Option<Place> {
+        self.buckets[self.bucket(gfn)]
     }
 
-    /// A leaf is about to appear.
-    pub(super) fn insert(&mut self, tables: &mut [Table], at: Place, gfn: Gfn) {
-        let (first, bucket) = (self.first(gfn), self.bucket(gfn));
-        if let Some(first) = first {
-            set_previous(tables, first, Some(at));
+    /// Where the chain of what is named begins.
+    fn first<'a>(&'a mut self, tables: &'a mut [Table], named: Named) -> Option<&'a mut Option<Place>> {
+        match named {
+            Named::Nothing => None,
+            Named::Table(table) => Some(&mut tables[usize::from(table)].parents),
+            Named::Frame(gfn) => {
+                let bucket = self.bucket(gfn);
+                Some(&mut self.buckets[bucket])
+            }
         }
-        *link(tables, at) = Link::Leaf { gfn, next: first, previous: None };
-        self.buckets[bucket] = Bucket { generation: self.generation, first: Some(at) };
-        self.len += 1;
     }
 
-    /// A leaf has gone.
-    pub(super) fn remove(&mut self, tables: &mut [Table], at: Place) {
-        let Link::Leaf { gfn, next, previous } = core::mem::take(link(tables, at)) else { return };
+    /// An entry is about to name something.
+    pub(super) fn insert(&mut self, tables: &mut [Table], at: Place, (named, from): (Named, u64)) {
+        let next = self.first(tables, named).and_then(|first| first.replace(at));
         if let Some(next) = next {
-            set_previous(tables, next, previous);
+            link(tables, next).previous = Some(at);
+        }
+        *link(tables, at) = Link { named, from, next, previous: None };
+        self.leaves += u64::from(matches!(named, Named::Frame(_)));
+    }
+
+    /// An entry has become empty; what it named.
+    pub(super) fn remove(&mut self, tables: &mut [Table], at: Place) -> Named {
+        let Link { named, next, previous, .. } = core::mem::take(link(tables, at));
+        if let Some(next) = next {
+            link(tables, next).previous = previous;
         }
         match previous {
-            Some(before) => {
-                if let Link::Leaf { next: its, .. } = link(tables, before) {
-                    *its = next;
+            Some(before) => link(tables, before).next = next,
+            None => {
+                if let Some(first) = self.first(tables, named) {
+                    *first = next;
                 }
             }
-            None => {
-                let bucket = self.bucket(gfn);
-                self.buckets[bucket].first = next;
-            }
         }
-        self.len -= 1;
+        self.leaves -= u64::from(matches!(named, Named::Frame(_)));
+        named
     }
 
-    /// All leaves have gone. Their links are of no meaning any more.
-    pub(super) fn clear(&mut self) {
-        self.generation = self.generation.wrapping_add(1);
-        self.len = 0;
-        if self.generation == 0 {
-            self.buckets.fill(Bucket { generation: 0, first: None });
-        }
+    /// The leaves that map a guest frame. Others may be in its chain.
+    pub(super) fn leaves_of<'a>(
+        &self,
+        tables: &'a [Table],
+        gfn: Gfn,
+    ) -> impl Iterator<Item = Place> + use<'a> {
+        let mut at = self.first_leaf(gfn);
+        core::iter::from_fn(move || {
+            loop {
+                let place = at?;
+                let Link { named, next, .. } = tables[usize::from(place.table())].link(place.index());
+                at = next;
+                if named == Named::Frame(gfn) {
+                    return Some(place);
+                }
+            }
+        })
     }
 }
 
 fn link(tables: &mut [Table], at: Place) -> &mut Link {
-    &mut tables[usize::from(at.table)].links[usize::from(at.index)]
-}
-
-fn set_previous(tables: &mut [Table], of: Place, to: Option<Place>) {
-    if let Link::Leaf { previous, .. } = link(tables, of) {
-        *previous = to;
-    }
+    tables[usize::from(at.table())].link_mut(at.index())
 }

@@ -1,106 +1,71 @@
-//! The shadow of one virtual processor: the tables that the real processor walks for it.
+//! The shadow of one virtual processor: the tables that the real processor walks for it, and those that it may need again.
 //!
 //! ```text
-//!                     ┌── pointers: PAE's four, where the guest is not in long mode ──┐
-//!   root (PML4) ──► PDPT ──► PD ◄─────────────────────────────────────────────────────┘
-//!                             └──► page table ──► frame         at most `most` tables; then the oldest page table goes
+//!   current ──► PML4 ────┐                       pointers: PAE's four, for a guest that is not in long mode
+//!   roots:      PML4 ──┬─┼─► PDPT ──► PD ──► page table ──► frame
+//!               PML4 ──┘ └─► PDPT ──► PD ──┘              shared, as the guest's are: found by what they stand for
+//!
+//!   take: an unused table ── or a new one ── or what the oldest root alone has ── or any page table, by turns
 //! ```
 //!
-//! It is a TLB: entries appear at faults, and go by the guest's own flushes, by notifiers, and to make room. Everything but
-//! [`Shadow::forget`] is done by or for the virtual processor itself, outside of its guest, and what has gone is not cached
-//! any more where it enters next: there is no VPID. So its tables are used again without a flush. Notifiers take leaves away
-//! while the processor runs, and flush; a table they leave where it is (I11).
+//! A table is there as long as something names it, or it is a root. Everything but what notifiers and other processors take away
+//! ([`Shadow::forget`], [`Shadow::protect`]) is done by or for the virtual processor itself, outside of its guest, and what has gone is not cached
+//! any more where it enters next: there is no VPID. So its tables are used again without a flush. Those two only change leaves, and
+//! leave tables where they are (I11).
 
-use super::format::{self, ShadowLeaf};
-use super::rmap::{Link, Place, ReverseMap};
+use super::format::{self, Rights, ShadowLeaf};
+use super::index::Index;
+use super::origin::{Origin, Root, Step, Way};
+use super::rmap::{Named, Place, ReverseMap};
+use super::table::{ENTRIES, Sync, Table, Unused};
 use crate::entry;
-use addr::{Gfn, GfnRange, PAGE_SHIFT, PageSize, Pfn};
-use alloc::boxed::Box;
+use addr::{Gfn, Pfn};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use mm::Host;
+use mutants::{Mutant, intact};
 use paging::{EntryRef, Level, OutOfTables};
 
-const ENTRIES: usize = 512;
-/// The root's number.
-const ROOT: u16 = 0;
-/// Tables without which a shadow cannot be: the root, and a path of three below it.
-const LEAST: usize = 4;
+/// The number of the table that holds PAE's pointers.
+pub(super) const POINTERS: u16 = 0;
+/// Tables without which a shadow cannot be: the pointers, a root, and a path of three below it.
+const LEAST: usize = 5;
 
-/// Bytes of the heap that shadows do not grow into: who needs those cannot do with less.
-const LEFT_TO_OTHERS: usize = 1 << 20;
-
-/// A table, and what belongs to its entries.
-#[derive(Debug)]
-pub(super) struct Table {
-    pub(super) frame: Pfn,
-    /// The table that names it, and where.
-    parent: Option<Place>,
-    /// log2 of the largest guest page that a leaf in it, or below it, is a part of.
-    largest: u32,
-    pub(super) links: Box<[Link; ENTRIES]>,
-}
-
-/// A table that is in no shadow.
-#[derive(Debug)]
-pub(crate) struct Unused {
-    frame: Pfn,
-    links: Box<[Link; ENTRIES]>,
-}
-
-impl Unused {
-    /// # Errors
-    /// [`OutOfTables`].
-    pub(crate) fn new<H: Host>(host: &H) -> Result<Self, OutOfTables> {
-        let mut links = Vec::new();
-        links.try_reserve_exact(ENTRIES).map_err(|_| OutOfTables)?;
-        links.resize(ENTRIES, Link::None);
-        let links = links.into_boxed_slice().try_into().map_err(|_| OutOfTables)?;
-        Ok(Self { frame: host.allocate_table()?, links })
-    }
-
-    /// One more, of what is left where others have enough of the heap: a guest says how many tables its shadow wants.
-    ///
-    /// # Errors
-    /// [`OutOfTables`].
-    pub(crate) fn of_plenty<H: Host>(host: &H) -> Result<Self, OutOfTables> {
-        let mut left = Vec::<u8>::new();
-        left.try_reserve_exact(LEFT_TO_OTHERS).map_err(|_| OutOfTables)?;
-        // Nobody looks at it, and it has to be there all the same.
-        core::hint::black_box(&mut left);
-        Self::new(host)
-    }
-}
-
-/// A table is missing, and there may be one more.
+/// A table is missing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Wanting;
+pub(super) enum Lack {
+    /// There may be one more.
+    Wanting,
+    /// All that the processor begins with has gone for it, the way down to where it is missing, too: begin anew.
+    Cleared,
+}
 
 /// What is installed.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Part {
-    /// The linear address.
-    pub(crate) linear: u64,
-    /// log2 of the bytes of the guest's page there.
-    pub(crate) shift: u32,
+pub(super) struct Part<'w> {
+    pub(super) way: &'w Way,
     /// The guest frame.
-    pub(crate) gfn: Gfn,
+    pub(super) gfn: Gfn,
     /// What is mapped.
-    pub(crate) leaf: ShadowLeaf,
+    pub(super) leaf: ShadowLeaf,
 }
 
 /// The tables.
 #[derive(Debug)]
 pub(crate) struct Shadow {
-    tables: Vec<Table>,
+    pub(super) tables: Vec<Table>,
     most: usize,
     free: Vec<u16>,
-    /// Page tables, oldest first.
-    pages: VecDeque<u16>,
-    /// Tables above them, but for the root.
-    uppers: Vec<u16>,
-    rmap: ReverseMap,
-    pointers: Pfn,
+    /// What the processor begins with: a PML4, or the pointers.
+    current: u16,
+    /// Tables that were loaded as roots, or named by the pointers, the one that was longest ago first.
+    roots: VecDeque<u16>,
+    /// Tables that the guest's may differ from.
+    pub(super) lost: Vec<u16>,
+    /// Whose turn it is to go.
+    hand: u16,
+    pub(super) index: Index,
+    pub(super) rmap: ReverseMap,
 }
 
 impl Shadow {
@@ -114,10 +79,12 @@ impl Shadow {
             tables: Vec::with_capacity(most),
             most,
             free: Vec::with_capacity(most),
-            pages: VecDeque::with_capacity(most),
-            uppers: Vec::with_capacity(most),
+            current: POINTERS,
+            roots: VecDeque::with_capacity(most),
+            lost: Vec::with_capacity(most),
+            hand: POINTERS,
+            index: Index::new(most)?,
             rmap: ReverseMap::new(most * ENTRIES / 8)?,
-            pointers: host.allocate_table()?,
         };
         for _ in 0..LEAST {
             match Unused::new(host) {
@@ -128,14 +95,14 @@ impl Shadow {
                 }
             }
         }
-        shadow.free.retain(|&table| table != ROOT);
+        shadow.free.retain(|&table| table != POINTERS);
         Ok(shadow)
     }
 
     /// One more table.
-    pub(crate) fn supply(&mut self, Unused { frame, links }: Unused) {
+    pub(crate) fn supply(&mut self, table: Unused) {
         self.free.push(self.tables.len() as u16);
-        self.tables.push(Table { frame, parent: None, largest: PAGE_SHIFT, links });
+        self.tables.push(Table::new(table));
     }
 
     /// There is no memory for more tables.
@@ -143,235 +110,269 @@ impl Shadow {
         self.most = self.tables.len();
     }
 
-    /// Its root for long mode.
-    pub(crate) fn root(&self) -> Pfn {
-        self.tables[usize::from(ROOT)].frame
-    }
-
     /// Where PAE's four pointers are.
-    pub(crate) const fn pointers(&self) -> Pfn {
-        self.pointers
+    pub(crate) fn pointers(&self) -> Pfn {
+        self.table(POINTERS).frame
     }
 
     /// All frames that it is made of.
     pub(crate) fn frames(&self) -> impl Iterator<Item = Pfn> + '_ {
-        self.tables.iter().map(|table| table.frame).chain([self.pointers])
+        self.tables.iter().map(|table| table.frame)
     }
 
-    /// All leaves: where they are, the guest frames that they map, and whether the chain of that frame has them.
-    pub(crate) fn leaves<H: Host>(&self, host: &H) -> impl Iterator<Item = (Gfn, ShadowLeaf, bool)> {
-        self.pages.iter().flat_map(move |&table| {
-            (0..ENTRIES as u16).filter_map(move |index| {
-                let at = Place { table, index };
-                let leaf = ShadowLeaf::decode(host.load(self.entry(at)))?;
-                let Link::Leaf { gfn, .. } = *self.link(at) else {
-                    return Some((Gfn::ZERO, leaf, false));
-                };
-                Some((gfn, leaf, self.chain(gfn).any(|(other, _)| other == at)))
-            })
-        })
+    pub(super) fn table(&self, table: u16) -> &Table {
+        &self.tables[usize::from(table)]
     }
 
-    fn entry(&self, Place { table, index }: Place) -> EntryRef {
-        EntryRef::new(self.tables[usize::from(table)].frame, index)
+    pub(super) fn table_mut(&mut self, table: u16) -> &mut Table {
+        &mut self.tables[usize::from(table)]
     }
 
-    fn link(&self, Place { table, index }: Place) -> &Link {
-        &self.tables[usize::from(table)].links[usize::from(index)]
+    pub(super) fn entry(&self, at: Place) -> EntryRef {
+        EntryRef::new(self.table(at.table()).frame, at.index())
     }
 
-    /// The leaves in the chain of a guest frame, with the frames that they map.
-    fn chain(&self, gfn: Gfn) -> impl Iterator<Item = (Place, Gfn)> + '_ {
-        let mut at = self.rmap.first(gfn);
-        core::iter::from_fn(move || {
-            let place = at?;
-            let Link::Leaf { gfn, next, .. } = *self.link(place) else { return None };
-            at = next;
-            Some((place, gfn))
-        })
+    fn named(&self, at: Place) -> Named {
+        self.table(at.table()).link(at.index()).named
     }
 
-    /// The table below an entry.
-    fn child(&self, at: Place) -> Option<u16> {
-        match *self.link(at) {
-            Link::Table(child) => Some(child),
-            Link::None | Link::Leaf { .. } => None,
+    /// The table that an entry names.
+    pub(super) fn child(&self, at: Place) -> Option<u16> {
+        match self.named(at) {
+            Named::Table(child) => Some(child),
+            Named::Nothing | Named::Frame(_) => None,
         }
     }
 
-    /// The table of level `lowest` for a linear address.
-    fn find(&self, linear: u64, lowest: Level) -> Option<u16> {
-        let (mut table, mut level) = (ROOT, Level::ROOT);
-        while level > lowest {
-            table = self.child(Place { table, index: level.index(linear) })?;
-            level = level.below()?;
+    /// The page table for a linear address, below what the processor begins with.
+    pub(super) fn find(&self, linear: u64) -> Option<u16> {
+        let (mut table, levels) = if self.current == POINTERS {
+            (self.child(Place::new(POINTERS, (linear >> 30 & 3) as u16))?, &[Level::Pd][..])
+        } else {
+            (self.current, &[Level::Pml4, Level::Pdpt, Level::Pd][..])
+        };
+        for level in levels {
+            table = self.child(Place::new(table, level.index(linear)))?;
         }
         Some(table)
+    }
+
+    /// The processor begins with these tables from now on; what its CR3 has to be.
+    ///
+    /// # Errors
+    /// [`Lack`].
+    pub(super) fn load<H: Host>(&mut self, host: &H, root: &Root) -> Result<Pfn, Lack> {
+        (0..4).for_each(|index| self.remove(host, Place::new(POINTERS, index)));
+        match root {
+            Root::Long(origin) => {
+                let table = match self.index.find(&self.tables, *origin) {
+                    Some(table) => table,
+                    None => self.take_for(host, *origin)?,
+                };
+                self.keep_root(table);
+                self.current = table;
+            }
+            Root::Legacy(quarters) => {
+                self.current = POINTERS;
+                for (quarter, index) in quarters.iter().zip(0..) {
+                    if let Some(table) = quarter.and_then(|origin| self.index.find(&self.tables, origin)) {
+                        self.point(host, Place::new(POINTERS, index), table);
+                    }
+                }
+            }
+        }
+        Ok(self.table(self.current).frame)
+    }
+
+    fn keep_root(&mut self, table: u16) {
+        if core::mem::replace(&mut self.table_mut(table).is_root, true) {
+            self.roots.retain(|&other| other != table);
+        }
+        self.table_mut(table).used = true;
+        self.roots.push_back(table);
     }
 
     /// Makes the shadow map a page, whatever it had there.
     ///
     /// # Errors
-    /// [`Wanting`].
-    pub(crate) fn install<H: Host>(&mut self, host: &H, part: &Part) -> Result<(), Wanting> {
-        let (mut table, mut level) = (ROOT, Level::ROOT);
-        while let Some(below) = level.below() {
-            let known = &mut self.tables[usize::from(table)].largest;
-            *known = part.shift.max(*known);
-            let at = Place { table, index: level.index(part.linear) };
-            table = match self.child(at) {
-                Some(child) => child,
-                None => match self.take(below)? {
-                    Some(child) => {
-                        self.link_table(host, (at, level), child);
-                        child
-                    }
-                    // All that there was has gone, the way down to here, too.
-                    None => {
-                        self.clear(host);
-                        return self.install(host, part);
-                    }
-                },
-            };
-            level = below;
+    /// [`Lack`].
+    pub(super) fn install<H: Host>(&mut self, host: &H, part: &Part<'_>) -> Result<(), Lack> {
+        let mut steps = part.way.steps();
+        let Some(mut step) = steps.next() else { return Ok(()) };
+        let mut table = match part.way.pointer {
+            None => self.current,
+            Some(index) => self.step_to(host, Place::new(POINTERS, index), &step)?,
+        };
+        assert_eq!(self.table(table).origin, Some(step.origin), "the guest's root was not loaded");
+        for next in steps {
+            self.table_mut(table).used = true;
+            table = self.step_down(host, (table, &step), next.origin)?;
+            step = next;
         }
-        let known = &mut self.tables[usize::from(table)].largest;
-        *known = part.shift.max(*known);
-        let at = Place { table, index: level.index(part.linear) };
-        self.drop_leaf(host, at);
-        self.rmap.insert(&mut self.tables, at, part.gfn);
-        entry::derive(host, self.entry(at), part.leaf);
+        self.table_mut(table).used = true;
+        let at = Place::new(table, step.index);
+        self.remove(host, at);
+        self.note(at, (Named::Frame(part.gfn), step.from));
+        entry::derive(host, self.entry(at), part.leaf.encode());
         Ok(())
     }
 
-    /// A table for this level: an unused one, a new one, the oldest page table. `None`: there is no page table that could go.
-    fn take(&mut self, level: Level) -> Result<Option<u16>, Wanting> {
-        let table = match self.free.pop() {
+    /// The table that a pointer has to name.
+    fn step_to<H: Host>(&mut self, host: &H, at: Place, step: &Step) -> Result<u16, Lack> {
+        let named = self.child(at).filter(|&table| self.table(table).origin == Some(step.origin));
+        if let Some(table) = named {
+            return Ok(table);
+        }
+        self.remove(host, at);
+        let table = match self.index.find(&self.tables, step.origin) {
             Some(table) => table,
-            None if self.tables.len() < self.most => return Err(Wanting),
-            None => match self.pages.pop_front() {
-                Some(oldest) => oldest,
-                None => return Ok(None),
-            },
+            None => self.take_for(host, step.origin)?,
         };
-        match level {
-            Level::Pt => self.pages.push_back(table),
-            Level::Pd | Level::Pdpt | Level::Pml4 => self.uppers.push(table),
+        self.point(host, at, table);
+        Ok(table)
+    }
+
+    fn point<H: Host>(&mut self, host: &H, at: Place, table: u16) {
+        self.keep_root(table);
+        self.note(at, (Named::Table(table), 0));
+        entry::derive(host, self.entry(at), format::pointer(self.table(table).frame));
+    }
+
+    /// The table that an entry has to name, and the entry with the rights of the guest's, whatever it was.
+    fn step_down<H: Host>(
+        &mut self,
+        host: &H,
+        (table, step): (u16, &Step),
+        below: Origin,
+    ) -> Result<u16, Lack> {
+        let at = Place::new(table, step.index);
+        let rights = if intact(Mutant::ShadowTableAllowsAll) { step.rights } else { Rights::ALL };
+        if let Some(child) = self.child(at).filter(|&child| self.table(child).origin == Some(below)) {
+            let bits = format::table(self.table(child).frame, rights);
+            self.table_mut(table).link_mut(step.index).from = step.from;
+            entry::rename(host, self.entry(at), bits);
+            return Ok(child);
         }
-        Ok(Some(table))
+        self.remove(host, at);
+        let child = match self.index.find(&self.tables, below) {
+            Some(child) => child,
+            None => self.take_for(host, below)?,
+        };
+        self.note(at, (Named::Table(child), step.from));
+        entry::derive(host, self.entry(at), format::table(self.table(child).frame, rights));
+        Ok(child)
     }
 
-    /// Empties a table, takes it from where it is, and links it to `at`.
-    fn link_table<H: Host>(&mut self, host: &H, (at, level): (Place, Level), table: u16) {
-        if let Some(parent) = self.tables[usize::from(table)].parent.replace(at) {
-            self.empty(host, table);
-            self.unlink(host, parent);
+    /// A table that stands for this from now on. The guest may write what it stands for.
+    fn take_for<H: Host>(&mut self, host: &H, origin: Origin) -> Result<u16, Lack> {
+        let number = self.take(host)?;
+        let table = self.table_mut(number);
+        debug_assert!(table.is_empty(), "an unused table has entries");
+        (table.origin, table.used, table.floods) = (Some(origin), true, 0);
+        self.index.insert(&mut self.tables, number, origin.gfn);
+        if origin.is_table() {
+            self.lose(number);
         }
-        let Table { frame, largest, .. } = &mut self.tables[usize::from(table)];
-        *largest = PAGE_SHIFT;
-        let frame = *frame;
-        self.tables[usize::from(at.table)].links[usize::from(at.index)] = Link::Table(table);
-        host.store(self.entry(at), format::table(frame));
-        if level == Level::Pdpt && self.tables[usize::from(at.table)].parent == Some(FIRST) && at.index < 4 {
-            host.store(EntryRef::new(self.pointers, at.index), format::pointer(frame));
-        }
+        Ok(number)
     }
 
-    /// Empties the entry that names a table.
-    fn unlink<H: Host>(&mut self, host: &H, at: Place) {
-        self.tables[usize::from(at.table)].links[usize::from(at.index)] = Link::None;
-        host.store(self.entry(at), 0);
-    }
-
-    /// Drops the leaf at a place, if there is one.
-    fn drop_leaf<H: Host>(&mut self, host: &H, at: Place) {
-        if let Link::Leaf { .. } = self.link(at) {
-            entry::forget(host, self.entry(at));
-            self.rmap.remove(&mut self.tables, at);
-        }
-    }
-
-    /// Drops all leaves of a page table.
-    fn empty<H: Host>(&mut self, host: &H, table: u16) {
-        (0..ENTRIES as u16).for_each(|index| self.drop_leaf(host, Place { table, index }));
-    }
-
-    /// The guest's INVLPG: what maps the page around the address goes, however large it is.
-    pub(crate) fn invalidate<H: Host>(&mut self, host: &H, linear: u64) {
-        const GIGANTIC: u32 = Level::Pdpt.shift();
-        /// A 4 MiB page has two page tables.
-        const PAIR: u32 = Level::Pd.shift() + 1;
-        const HUGE: u32 = Level::Pd.shift();
-        let Some(directory) = self.find(linear, Level::Pd) else { return };
-        let largest = |shadow: &Self, table: u16| shadow.tables[usize::from(table)].largest;
-        if largest(self, directory) >= GIGANTIC {
-            for index in 0..ENTRIES as u16 {
-                if let Some(table) = self.child(Place { table: directory, index }) {
-                    self.empty(host, table);
-                }
+    /// A table: an unused one, a new one, one that others have to do without.
+    fn take<H: Host>(&mut self, host: &H) -> Result<u16, Lack> {
+        loop {
+            if let Some(table) = self.free.pop() {
+                return Ok(table);
             }
+            if self.tables.len() < self.most {
+                return Err(Lack::Wanting);
+            }
+            if !self.drop_oldest_root(host) && !self.drop_page_table(host) {
+                self.clear(host);
+                return Err(Lack::Cleared);
+            }
+        }
+    }
+
+    /// The root that was loaded longest ago goes, but not what the processor begins with.
+    fn drop_oldest_root<H: Host>(&mut self, host: &H) -> bool {
+        let is_idle = |&table: &u16| table != self.current && self.table(table).parents.is_none();
+        let Some(oldest) = self.roots.iter().position(is_idle) else { return false };
+        let Some(root) = self.roots.remove(oldest) else { return false };
+        self.table_mut(root).is_root = false;
+        self.release(host, root);
+        true
+    }
+
+    /// A page table goes, each in its turn.
+    fn drop_page_table<H: Host>(&mut self, host: &H) -> bool {
+        let count = self.tables.len() as u16;
+        let turns = (1..=count).map(|turn| (self.hand + turn) % count);
+        let is_page_table = |origin: Origin| origin.level == Level::Pt;
+        let mut candidates = turns.filter(|&table| self.table(table).origin.is_some_and(is_page_table));
+        let Some(table) = candidates.next() else { return false };
+        drop(candidates);
+        self.hand = table;
+        self.unname(host, table);
+        true
+    }
+
+    /// All that the processor begins with goes.
+    fn clear<H: Host>(&mut self, host: &H) {
+        for index in self.table(self.current).present() {
+            self.remove(host, Place::new(self.current, index));
+        }
+    }
+
+    /// Nothing names a table any more: it is unused then, unless it is a root.
+    pub(super) fn unname<H: Host>(&mut self, host: &H, table: u16) {
+        while let Some(at) = self.table(table).parents {
+            self.remove(host, at);
+        }
+    }
+
+    /// An entry is about to be there.
+    fn note(&mut self, at: Place, (named, from): (Named, u64)) {
+        self.table_mut(at.table()).note_present(at.index());
+        self.rmap.insert(&mut self.tables, at, (named, from));
+    }
+
+    /// Empties an entry, if it is not empty.
+    pub(super) fn remove<H: Host>(&mut self, host: &H, at: Place) {
+        if self.named(at) == Named::Nothing {
             return;
         }
-        if let Some(other) = self.find(linear ^ Level::Pd.span(), Level::Pt)
-            && largest(self, other) >= PAIR
+        entry::forget(host, self.entry(at));
+        self.table_mut(at.table()).note_empty(at.index());
+        if let Named::Table(child) = self.rmap.remove(&mut self.tables, at)
+            && self.table(child).parents.is_none()
+            && !self.table(child).is_root
         {
-            self.empty(host, other);
-        }
-        let Some(table) = self.find(linear, Level::Pt) else { return };
-        if largest(self, table) >= HUGE {
-            self.empty(host, table);
-        } else {
-            self.drop_leaf(host, Place { table, index: Level::Pt.index(linear) });
+            self.release(host, child);
         }
     }
 
-    /// The guest's MOV to CR3 and whatever else drops all translations.
-    pub(crate) fn clear<H: Host>(&mut self, host: &H) {
-        for table in self.pages.drain(..).chain(self.uppers.drain(..)) {
-            let Table { frame, parent, largest, links } = &mut self.tables[usize::from(table)];
-            (*parent, *largest) = (None, PAGE_SHIFT);
-            links.fill(Link::None);
-            host.zero(*frame, PageSize::Size4K);
-            self.free.push(table);
+    /// A table that nothing names is unused, and with it what only it has named.
+    fn release<H: Host>(&mut self, host: &H, number: u16) {
+        for index in self.table(number).present() {
+            self.remove(host, Place::new(number, index));
         }
-        let Table { frame, largest, links, .. } = &mut self.tables[usize::from(ROOT)];
-        *largest = PAGE_SHIFT;
-        links.fill(Link::None);
-        host.zero(*frame, PageSize::Size4K);
-        host.zero(self.pointers, PageSize::Size4K);
-        self.rmap.clear();
+        let table = self.table_mut(number);
+        let sync = core::mem::replace(&mut table.sync, Sync::Kept);
+        if let Some(origin) = table.origin.take() {
+            self.index.remove(&mut self.tables, number, origin.gfn);
+        }
+        if sync == Sync::Lost {
+            self.lost.retain(|&other| other != number);
+        }
+        self.free.push(number);
     }
 
-    /// What guest frames translate to has changed, or is about to: no leaf maps them any more. The caller flushes.
-    pub(crate) fn forget<H: Host>(&mut self, host: &H, gfns: GfnRange) {
-        if gfns.len() <= self.rmap.len() {
-            gfns.iter().for_each(|gfn| self.forget_frame(host, gfn));
-            return;
-        }
-        for number in 0..self.pages.len() {
-            let table = self.pages[number];
-            for at in (0..ENTRIES as u16).map(|index| Place { table, index }) {
-                if let Link::Leaf { gfn, .. } = *self.link(at)
-                    && gfns.contains(gfn)
-                {
-                    self.drop_leaf(host, at);
-                }
+    /// A root that is of no use goes, unless the processor begins with it.
+    pub(super) fn drop_root<H: Host>(&mut self, host: &H, table: u16) {
+        if table != self.current && core::mem::take(&mut self.table_mut(table).is_root) {
+            self.roots.retain(|&other| other != table);
+            if self.table(table).parents.is_none() {
+                self.release(host, table);
             }
-        }
-    }
-
-    /// Once along the chain, which a guest can make long.
-    fn forget_frame<H: Host>(&mut self, host: &H, gfn: Gfn) {
-        let mut next = self.rmap.first(gfn);
-        while let Some(at) = next {
-            let Link::Leaf { gfn: mapped, next: behind, .. } = *self.link(at) else { return };
-            if mapped == gfn {
-                self.drop_leaf(host, at);
-            }
-            next = behind;
         }
     }
 }
-
-/// The entry of the root below which legacy modes are.
-const FIRST: Place = Place { table: ROOT, index: 0 };

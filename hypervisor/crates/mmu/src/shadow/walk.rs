@@ -45,12 +45,12 @@ impl GuestPaging {
         self.cr4 & bit != 0
     }
 
-    const fn protects_supervisor(&self) -> bool {
+    pub(super) const fn protects_supervisor(&self) -> bool {
         self.cr0 & CR0_WP != 0
     }
 
     /// Whether XD means anything (SDM vol. 3A 4.1.1): with 32-bit entries there is none.
-    const fn has_no_execute(&self) -> bool {
+    pub(super) const fn has_no_execute(&self) -> bool {
         self.has_cr4(CR4_PAE) && self.efer & EFER_NXE != 0
     }
 
@@ -66,8 +66,17 @@ impl GuestPaging {
         !self.is_off() && self.efer & EFER_LMA != 0
     }
 
-    const fn is_legacy_32(&self) -> bool {
+    /// Whether entries have 32 bits, if there is paging.
+    pub(super) const fn is_legacy_32(&self) -> bool {
         !self.has_cr4(CR4_PAE)
+    }
+
+    pub(super) const fn has_large_pages(&self) -> bool {
+        self.has_cr4(CR4_PSE)
+    }
+
+    pub(super) const fn has_smep(&self) -> bool {
+        self.has_cr4(CR4_SMEP)
     }
 }
 
@@ -105,7 +114,7 @@ impl PageFault {
 
     const fn new(paging: &GuestPaging, access: LinearAccess, why: u32) -> Self {
         // Fetches are told apart only where something could forbid them (SDM vol. 3A 4.7).
-        let tells_fetches = paging.has_no_execute() || paging.has_cr4(CR4_SMEP);
+        let tells_fetches = paging.has_no_execute() || paging.has_smep();
         let mut code = why;
         if access.write {
             code |= Self::WRITE;
@@ -187,12 +196,12 @@ impl<E> From<E> for WalkEnd<E> {
 }
 
 const PRESENT: u64 = 1 << 0;
-const WRITABLE: u64 = 1 << 1;
-const USER: u64 = 1 << 2;
+pub(super) const WRITABLE: u64 = 1 << 1;
+pub(super) const USER: u64 = 1 << 2;
 const ACCESSED: u64 = 1 << 5;
-const DIRTY: u64 = 1 << 6;
+pub(super) const DIRTY: u64 = 1 << 6;
 const LARGE: u64 = 1 << 7;
-const NO_EXECUTE: u64 = 1 << 63;
+pub(super) const NO_EXECUTE: u64 = 1 << 63;
 const FRAME: u64 = 0x000f_ffff_ffff_f000;
 /// Bits of a linear address outside long mode.
 const LEGACY: u64 = 0xffff_ffff;
@@ -212,21 +221,28 @@ const FOUR_LEVELS: [Step; 4] = [
 ];
 const TWO_LEVELS: [Step; 2] = [Step { shift: 22, bits: 10 }, Step { shift: 12, bits: 10 }];
 
-/// An entry that was used.
-#[derive(Clone, Copy)]
-struct Used {
-    at: Gpa,
-    entry: u64,
+/// An entry that was used, with A and D as they are by then.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Used {
+    pub(super) at: Gpa,
+    pub(super) entry: u64,
 }
 
 /// What all levels together say.
-struct Path {
-    used: [Option<Used>; 4],
+pub(super) struct Path {
+    /// From the root on.
+    pub(super) used: [Option<Used>; 4],
     leaf: u64,
     shift: u32,
     write: bool,
     user: bool,
     execute: bool,
+}
+
+impl Path {
+    /// Without an entry.
+    const NONE: Self =
+        Self { used: [None; 4], leaf: 0, shift: PAGE_SHIFT, write: true, user: true, execute: true };
 }
 
 /// Translates an access as the guest's processor would.
@@ -239,24 +255,40 @@ pub fn walk<T: GuestTables>(
     linear: u64,
     access: LinearAccess,
 ) -> Result<Translation, WalkEnd<T::Error>> {
+    trace(tables, paging, linear, access).map(|(found, _)| found)
+}
+
+/// The same, with the entries that it has used.
+pub(super) fn trace<T: GuestTables>(
+    tables: &T,
+    paging: &GuestPaging,
+    linear: u64,
+    access: LinearAccess,
+) -> Result<(Translation, Path), WalkEnd<T::Error>> {
     if paging.is_off() {
-        let gpa = Gpa::new(linear & LEGACY);
-        return Ok(Translation { gpa, shift: PAGE_SHIFT, write: true, user: true, execute: true });
+        let found = Translation {
+            gpa: Gpa::new(linear & LEGACY),
+            shift: PAGE_SHIFT,
+            write: true,
+            user: true,
+            execute: true,
+        };
+        return Ok((found, Path::NONE));
     }
     let linear = if paging.is_long() { linear } else { linear & LEGACY };
     loop {
-        let path = descend(tables, paging, linear, access)?;
+        let mut path = descend(tables, paging, linear, access)?;
         let rights = allow(paging, access, &path).map_err(WalkEnd::Fault)?;
-        let Some(dirty) = note_use(tables, paging, access, &path)? else { continue };
+        let Some(dirty) = note_use(tables, paging, access, &mut path)? else { continue };
         let offset = linear & ((1 << path.shift) - 1);
         // Until D is set, a store has to be seen.
         let write = rights.write && dirty;
-        return Ok(Translation { gpa: gpa_of(path.leaf | offset), write, ..rights });
+        return Ok((Translation { gpa: gpa_of(path.leaf | offset), write, ..rights }, path));
     }
 }
 
 /// Masked values only: at most 52 bits.
-const fn gpa_of(bits: u64) -> Gpa {
+pub(super) const fn gpa_of(bits: u64) -> Gpa {
     Gpa::new(bits & (FRAME | ((1 << PAGE_SHIFT) - 1)))
 }
 
@@ -280,8 +312,7 @@ fn descend<T: GuestTables>(
         }
         (pointer & FRAME, &FOUR_LEVELS[2..], Width::Bits64)
     };
-    let mut path =
-        Path { used: [None; 4], leaf: 0, shift: PAGE_SHIFT, write: true, user: true, execute: true };
+    let mut path = Path::NONE;
     for (step, used) in steps.iter().zip(&mut path.used) {
         let index = linear >> step.shift & ((1 << step.bits) - 1);
         let at = gpa_of(table + index * width.bytes());
@@ -310,7 +341,7 @@ fn descend<T: GuestTables>(
 const fn may_be_large(paging: &GuestPaging, step: Step) -> bool {
     match step.shift {
         21 => true,
-        22 => paging.has_cr4(CR4_PSE),
+        22 => paging.has_large_pages(),
         30 => paging.gigantic_pages,
         _ => false,
     }
@@ -353,7 +384,7 @@ const fn reserved(paging: &GuestPaging, step: Step, is_leaf: bool) -> u64 {
 
 /// What the leaf may be used for without another walk, if the access is allowed (SDM vol. 3A 4.6.1).
 fn allow(paging: &GuestPaging, access: LinearAccess, path: &Path) -> Result<Translation, PageFault> {
-    let smep = paging.has_cr4(CR4_SMEP) && path.user;
+    let smep = paging.has_smep() && path.user;
     let smap = paging.has_cr4(CR4_SMAP) && path.user && !access.passes_smap;
     let allowed = match (access.user, access.fetch) {
         (true, true) => path.user && path.execute,
@@ -379,17 +410,18 @@ fn note_use<T: GuestTables>(
     tables: &T,
     paging: &GuestPaging,
     access: LinearAccess,
-    path: &Path,
+    path: &mut Path,
 ) -> Result<Option<bool>, T::Error> {
     let width = if paging.is_legacy_32() { Width::Bits32 } else { Width::Bits64 };
     let count = path.used.iter().flatten().count();
     let mut dirty = false;
-    for (number, Used { at, entry }) in path.used.iter().flatten().enumerate() {
+    for (number, Used { at, entry }) in path.used.iter_mut().flatten().enumerate() {
         let is_leaf = number + 1 == count;
-        let wanted = entry | ACCESSED | if is_leaf && access.write { DIRTY } else { 0 };
+        let wanted = *entry | ACCESSED | if is_leaf && access.write { DIRTY } else { 0 };
         if wanted != *entry && !tables.exchange(*at, width, *entry, wanted)? {
             return Ok(None);
         }
+        *entry = wanted;
         dirty = is_leaf && wanted & DIRTY != 0;
     }
     Ok(Some(dirty))

@@ -1,0 +1,202 @@
+//! Which tables of shadows say what the guest's say, and what happens where they do not.
+//!
+//! ```text
+//!              a leaf that may be written comes to map the guest's table, in any shadow ── a device writes it ── its ground goes
+//!   ┌──────┐ ─────────────────────────────────────────────────────────────────────────────────────────────► ┌──────┐
+//!   │ Kept │                                                                                                │ Lost │ ◄── a new table
+//!   └──────┘ ◄───────────────────────────────────────────────────────────────────────────────────────────── └──────┘
+//!              the guest flushes: 1. each entry is compared with what it was derived from: those that have changed go
+//!                                 2. where something is left, no leaf of any shadow may be written any more that maps the guest's table
+//!                                 3. where another processor could: it is flushed, and 1 once more
+//! ```
+//!
+//! The processor that flushes does not run, so that nobody else can have written what 1 has seen: what others write before they are flushed is
+//! seen by 3, and what they write later faults, and loses the table again.
+//! Until its flush a guest has what a TLB could have (SDM vol. 3A 4.10.2.3, 4.10.4).
+
+use super::format;
+use super::origin::{Origin, still_says};
+use super::rmap::{Named, Place};
+use super::table::Sync;
+use super::tables::Shadow;
+use crate::entry;
+use crate::tdp::Tdp;
+use addr::{Gfn, GfnRange};
+use alloc::vec::Vec;
+use mm::Host;
+use mutants::{Mutant, intact};
+use paging::Level;
+
+/// So often in a row a table may be written without being used.
+const FLOOD: u8 = 3;
+
+impl Shadow {
+    /// The guest's table may be written from now on, or was.
+    pub(super) fn lose(&mut self, table: u16) {
+        if core::mem::replace(&mut self.table_mut(table).sync, Sync::Lost) == Sync::Kept {
+            self.lost.push(table);
+        }
+    }
+
+    /// The same for all tables that stand for one in this frame.
+    pub(super) fn lose_frame(&mut self, gfn: Gfn) {
+        let mut next = self.index.first(gfn);
+        while let Some(table) = next {
+            next = self.table(table).next;
+            if self.table(table).guest_table() == Some(gfn) {
+                self.lose(table);
+            }
+        }
+    }
+
+    /// What lies in guest frames may have been written.
+    pub(crate) fn lose_frames(&mut self, gfns: GfnRange) {
+        if gfns.len() <= self.tables.len() as u64 {
+            gfns.iter().for_each(|gfn| self.lose_frame(gfn));
+            return;
+        }
+        for number in 0..self.tables.len() as u16 {
+            if self.table(number).guest_table().is_some_and(|gfn| gfns.contains(gfn)) {
+                self.lose(number);
+            }
+        }
+    }
+
+    /// The list of lost tables is empty again. Nothing is allocated under the lock (I4).
+    fn take_back(&mut self, mut lost: Vec<u16>) {
+        lost.clear();
+        self.lost = lost;
+    }
+
+    /// Whether some table says what the guest's in this frame says.
+    pub(super) fn keeps(&self, gfn: Gfn) -> bool {
+        self.index.tables_of(&self.tables, gfn).any(|table| self.table(table).sync == Sync::Kept)
+    }
+
+    /// No leaf that maps a frame may be written any more; whether one could. The caller flushes.
+    fn protect<H: Host>(&self, host: &H, gfn: Gfn) -> bool {
+        let mut narrowed = false;
+        for at in self.rmap.leaves_of(&self.tables, gfn).map(|place| self.entry(place)) {
+            let bits = host.load(at);
+            if format::is_writable(bits) {
+                entry::protect(host, at, bits);
+                narrowed = true;
+            }
+        }
+        narrowed
+    }
+
+    /// What guest frames translate to has changed, or is about to: no leaf maps them any more, and tables that lie in them may have
+    /// changed. The caller flushes.
+    pub(crate) fn forget<H: Host>(&mut self, host: &H, gfns: GfnRange) {
+        if intact(Mutant::ShadowTableOutlivesGround) {
+            self.lose_frames(gfns);
+        }
+        if gfns.len() <= self.rmap.leaves() {
+            gfns.iter().for_each(|gfn| self.forget_frame(host, gfn));
+            return;
+        }
+        for table in 0..self.tables.len() as u16 {
+            for index in self.table(table).present() {
+                if let Named::Frame(gfn) = self.table(table).link(index).named
+                    && gfns.contains(gfn)
+                {
+                    self.remove(host, Place::new(table, index));
+                }
+            }
+        }
+    }
+
+    /// Once along the chain, which a guest can make long.
+    fn forget_frame<H: Host>(&mut self, host: &H, gfn: Gfn) {
+        let mut next = self.rmap.first_leaf(gfn);
+        while let Some(at) = next {
+            let link = self.table(at.table()).link(at.index());
+            next = link.next;
+            if link.named == Named::Frame(gfn) {
+                self.remove(host, at);
+            }
+        }
+    }
+
+    /// Drops what an entry names, unless the guest's still says so.
+    fn compare<H: Host>(&mut self, host: &H, at: Place, ground: Option<Tdp>) {
+        let table = self.table(at.table());
+        let Some(origin) = table.origin.filter(Origin::is_table) else { return };
+        let frame = ground.and_then(|tdp| tdp.ground(host, origin.gfn)).map(|leaf| leaf.pfn);
+        let now = frame.map(|frame| origin.guest_entry(host, frame, at.index()));
+        if !now.is_some_and(|now| still_says(now, table.link(at.index()).from)) {
+            self.remove(host, at);
+        }
+    }
+
+    /// Drops all entries of a table that the guest's does not say any more: all where that is nowhere by now.
+    fn compare_all<H: Host>(&mut self, host: &H, number: u16, ground: Option<Tdp>) {
+        let table = self.table(number);
+        let Some(origin) = table.origin.filter(|_| intact(Mutant::ShadowTableKeptUnseen)) else { return };
+        let frame = ground.and_then(|tdp| tdp.ground(host, origin.gfn)).map(|leaf| leaf.pfn);
+        for index in table.present() {
+            let now = frame.map(|frame| origin.guest_entry(host, frame, index));
+            if !now.is_some_and(|now| still_says(now, self.table(number).link(index).from)) {
+                self.remove(host, Place::new(number, index));
+            }
+        }
+    }
+
+    /// Compares a lost table. It goes where nothing is left of it, or where it is written again and again and not used: it may be none any
+    /// more. The guest's table, if it stays.
+    fn look_at<H: Host>(&mut self, host: &H, number: u16, ground: Option<Tdp>) -> Option<Gfn> {
+        self.compare_all(host, number, ground);
+        let table = self.table_mut(number);
+        table.floods = if core::mem::take(&mut table.used) { 0 } else { table.floods + 1 };
+        if table.is_empty() || table.floods >= FLOOD {
+            self.drop_root(host, number);
+            self.unname(host, number);
+        }
+        self.table(number).guest_table()
+    }
+
+    /// The guest's INVLPG: what has been read of tables above the page tables, and the entry for the address.
+    pub(crate) fn invalidate<H: Host>(&mut self, host: &H, linear: u64, ground: Option<Tdp>) {
+        let mut lost = core::mem::take(&mut self.lost);
+        for &table in &lost {
+            if self.table(table).origin.is_some_and(|origin| origin.level > Level::Pt) {
+                self.compare_all(host, table, ground);
+            }
+        }
+        lost.retain(|&table| self.table(table).sync == Sync::Lost);
+        self.lost = lost;
+        if let Some(table) = self.find(linear).filter(|&table| self.table(table).sync == Sync::Lost) {
+            self.compare(host, Place::new(table, Level::Pt.index(linear)), ground);
+        }
+    }
+}
+
+/// All tables of one processor's shadow say what the guest's say, which is flushed.
+pub(super) fn keep_all<H: Host>(
+    host: &H,
+    (shadows, number): (&mut [Shadow], usize),
+    ground: Option<Tdp>,
+    flush: impl FnOnce(),
+) {
+    let Some(shadow) = shadows.get_mut(number) else { return };
+    let lost = core::mem::take(&mut shadow.lost);
+    let mut others_may_have_it = false;
+    for &table in &lost {
+        let Some(gfn) = shadows[number].look_at(host, table, ground) else { continue };
+        shadows[number].table_mut(table).sync = Sync::Kept;
+        for (other, shadow) in shadows.iter().enumerate().filter(|_| intact(Mutant::ShadowTableUnprotected)) {
+            others_may_have_it |= shadow.protect(host, gfn) && other != number;
+        }
+    }
+    if others_may_have_it {
+        if intact(Mutant::ShadowProtectUnflushed) {
+            flush();
+        }
+        // They may have written until now.
+        for &table in lost.iter().filter(|_| intact(Mutant::ShadowComparedOnce)) {
+            shadows[number].compare_all(host, table, ground);
+        }
+    }
+    shadows[number].take_back(lost);
+}

@@ -1,0 +1,194 @@
+//! A guest's tables written at random, by itself, by another processor, by a device, and moved and discarded by the host. After each flush
+//! what the guest finds is what its tables say.
+//!
+//! ```text
+//!   entry anywhere in ten tables ── accesses by what may be stale: anything but harm ── flush ── the same as a walk made anew
+//! ```
+//!
+//! Tables name one another at every level, themselves too, and ways of all rights lead to the same ones.
+
+use super::{A, CPU0, D, End, GUEST, Guest, LONG, P, PROCESSOR, PS, RAM, READ, U, W, WRITE};
+use crate::Outcome;
+use addr::{Gpa, PAGE_SIZE};
+use mm::Access;
+use mmu::{GuestPaging, GuestTables, LinearAccess, PageFault, WalkEnd, Width, walk};
+use paging::Level;
+use std::convert::Infallible;
+use tests::lab::{DeviceId, gpage, page, pages};
+use tests::random::Random;
+
+const XD: u64 = 1 << 63;
+/// Pages 1 to 10 are tables, those from here on are what they map.
+const TABLES: u64 = 10;
+const DATA: u64 = 16;
+/// Entries of each table that are used.
+const USED: u64 = 3;
+/// Tables that are loaded as roots.
+const ROOTS: [u64; 3] = [1, 2, 3];
+
+/// A guest's memory as it is now, read past all that anybody has cached.
+struct Now<'g>(&'g Guest);
+
+impl GuestTables for Now<'_> {
+    type Error = Infallible;
+
+    fn load(&self, at: Gpa, width: Width) -> Result<u64, Infallible> {
+        let word = self.0.now(Gpa::new(at.as_u64() & !7));
+        Ok(match width {
+            Width::Bits64 => word,
+            Width::Bits32 => word >> (at.as_u64() % 8 * 8) & 0xffff_ffff,
+        })
+    }
+
+    /// A and D are the processor's to set.
+    fn exchange(&self, _: Gpa, _: Width, _: u64, _: u64) -> Result<bool, Infallible> {
+        Ok(true)
+    }
+}
+
+impl Guest {
+    fn now(&self, at: Gpa) -> u64 {
+        if at.gfn() >= gpage(RAM).gfn() {
+            return u64::MAX;
+        }
+        self.lab.guest(GUEST).mmu.fault(at, Access::Read).expect("there is memory");
+        self.word(at)
+    }
+
+    /// What an access comes to by the tables of now.
+    fn expected(&self, linear: u64, access: LinearAccess) -> Result<Gpa, u32> {
+        walk(&Now(self), &self.paging, linear, access).map(|found| found.gpa).map_err(|end| match end {
+            WalkEnd::Fault(PageFault { code }) => code,
+            WalkEnd::Failed(never) => match never {},
+        })
+    }
+
+    /// An access right after a flush.
+    fn agrees(&self, linear: u64, value: Option<u64>) -> Outcome {
+        let expected = self.expected(linear, if value.is_some() { WRITE } else { READ });
+        let found = self.access(linear, value)?;
+        match (expected, found) {
+            (Err(code), End::Fault(found)) => assert_eq!(found, code, "at {linear:#x}"),
+            (Ok(gpa), End::Device(found)) => assert_eq!((found, gpa >= gpage(RAM)), (gpa, true)),
+            (Ok(gpa), End::Value(found)) => assert_eq!(found, self.now(gpa), "at {linear:#x}"),
+            (expected, found) => panic!("{linear:#x}: {found:?} instead of {expected:x?}"),
+        }
+        Ok(())
+    }
+}
+
+fn entry(random: &mut Random) -> u64 {
+    let to = if random.below(3) == 0 { DATA + random.below(8) } else { 1 + random.below(TABLES) };
+    let to = if random.below(40) == 0 { 0xfee00 } else { to };
+    let flags = [W, U, W | U, A, D, A | D, W | U | A | D, XD][random.below(8) as usize];
+    match random.below(8) {
+        0 => 0,
+        1 => P | W | PS | flags,
+        2 => gpage(to).as_u64() | P | flags,
+        _ => gpage(to).as_u64() | P | W | flags,
+    }
+}
+
+fn linear(guest: &Guest, random: &mut Random) -> u64 {
+    let levels = [Level::Pml4, Level::Pdpt, Level::Pd, Level::Pt];
+    let address = levels.into_iter().fold(0, |all, level| all | random.below(USED) << level.shift());
+    let address = address + random.below(USED) * 8;
+    if guest.paging.is_long() { address } else { address & 0xffff_ffff }
+}
+
+/// The place of an entry.
+fn place(random: &mut Random) -> (u64, u64) {
+    (1 + random.below(TABLES), random.below(USED) * 8)
+}
+
+fn step(guest: &mut Guest, random: &mut Random) -> Outcome {
+    let mmu = |guest: &Guest| std::sync::Arc::clone(&guest.lab.guest(GUEST).mmu);
+    match random.below(16) {
+        0..=5 => {
+            let ((table, offset), value) = (place(random), entry(random));
+            guest.write(gpage(table).add(offset), value)?;
+        }
+        6 => {
+            let ((table, offset), value) = (place(random), entry(random));
+            guest.lab.device_store(DeviceId(0), page(table).add(offset), value)?;
+        }
+        7 | 8 => {
+            // It may lead to one of its tables, by a translation of before.
+            let value = entry(random);
+            let address = linear(guest, random);
+            guest.access(address, Some(value))?;
+        }
+        9 | 10 => {
+            guest.access(linear(guest, random), None)?;
+        }
+        11 => {
+            let address = linear(guest, random);
+            guest.lab.machine.exit(CPU0);
+            mmu(guest).invalidate_linear(PROCESSOR, address);
+            guest.agrees(address, None)?;
+        }
+        12 => {
+            guest.lab.migrate(page(1 + random.below(TABLES)))?;
+        }
+        13 if random.below(8) == 0 => {
+            let table = 1 + random.below(TABLES);
+            guest.lab.discard(pages(table, 1))?;
+            // The bench is to know that it is there again.
+            guest.write(gpage(table), entry(random))?;
+        }
+        _ => {
+            guest.paging.cr3 = ROOTS[random.below(3) as usize] * PAGE_SIZE;
+            guest.loads_cr3();
+            for _ in 0..2 {
+                guest.agrees(linear(guest, random), None)?;
+            }
+            let value = entry(random);
+            guest.agrees(linear(guest, random), Some(value))?;
+        }
+    }
+    Ok(())
+}
+
+fn storm(paging: GuestPaging, seed: u64, steps: u64) -> Outcome {
+    let mut guest = Guest::new(paging);
+    let mut random = Random(seed);
+    for number in 0..8 {
+        guest.write(gpage(DATA + number), number)?;
+    }
+    for table in 1..=TABLES {
+        for index in 0..USED {
+            let below = gpage(1 + (table + index) % TABLES).as_u64();
+            guest.write(gpage(table).add(index * 8), below | P | W | U)?;
+        }
+    }
+    for _ in 0..steps {
+        step(&mut guest, &mut random)?;
+    }
+    guest.finish()
+}
+
+#[test]
+fn tables_that_anybody_writes() -> Outcome {
+    for seed in 1..=6 {
+        storm(LONG, 0x9e37_79b9 + seed, 400)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn tables_that_anybody_writes_where_the_supervisor_may_write_everything() -> Outcome {
+    let paging = GuestPaging { cr0: LONG.cr0 & !(1 << 16), ..LONG };
+    for seed in 1..=4 {
+        storm(paging, 0x9e37_79b9 + seed, 400)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn tables_that_anybody_writes_of_32_bits() -> Outcome {
+    let paging = GuestPaging { cr4: 1 << 4, efer: 0, ..LONG };
+    for seed in 1..=4 {
+        storm(paging, 0x9e37_79b9 + seed, 400)?;
+    }
+    Ok(())
+}
