@@ -25,11 +25,6 @@ pub(crate) fn usage(message: impl Into<String>) -> anyhow::Error {
     Failure { status: USAGE, message: message.into() }.into()
 }
 
-/// A part of the command line that later versions fill in.
-pub(crate) fn not_yet(what: &str) -> anyhow::Error {
-    usage(format!("{what}: not yet"))
-}
-
 /// The status that an error ends with.
 pub(crate) fn status_of(error: &anyhow::Error) -> u8 {
     error.downcast_ref::<Failure>().map_or(Status::HeraldFailed as u8, |failure| failure.status)
