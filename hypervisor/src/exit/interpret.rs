@@ -20,6 +20,7 @@ use mmu::{FaultOutcome, LinearAccess, LinearFault, MmuError, PageFault};
 use realmode::{Access, Control, Fault, Machine, Outcome, Refusal, SegmentName, State, Trouble};
 use vmxdefs::cpuid::Registers;
 use vmxdefs::event::EventKind;
+use vmxdefs::msr::is_legal;
 use vmxdefs::registers::Refused;
 
 /// Most instructions of a turn: a small part of what a turn on a CPU lasts.
@@ -140,6 +141,7 @@ impl Machine for Surroundings<'_> {
         let (write, fetch) = (access == Access::Write, access == Access::Fetch);
         let passes_smap = state.rflags & RFLAGS_AC != 0;
         let access = LinearAccess { write, fetch, user: false, passes_smap };
+        self.vcpu.load_root(self.vm);
         let paging = self.vcpu.guest_paging();
         match self.vm.memory.fault_linear(self.vcpu.processor(), &paging, linear.as_u64(), access) {
             // Where the guest has changed its tables meanwhile: once more.
@@ -231,6 +233,9 @@ impl Machine for Surroundings<'_> {
 
     fn write_msr(&mut self, state: &mut State, number: u32, value: u64) -> Result<(), Refusal<Flow>> {
         match number {
+            FS_BASE | GS_BASE if !is_legal(number, value) => {
+                return Err(Refusal::Fault(Fault::Protection(0)));
+            }
             FS_BASE => state.segments[SegmentName::Fs].base = value,
             GS_BASE => state.segments[SegmentName::Gs].base = value,
             number if self.vcpu.set_passed_msr(number, value) => {}
@@ -263,6 +268,7 @@ impl Machine for Surroundings<'_> {
     }
 
     fn forget(&mut self, linear: Gva) {
+        self.vcpu.load_root(self.vm);
         self.vm.memory.mmu().invalidate_linear(self.vcpu.processor(), linear.as_u64());
     }
 

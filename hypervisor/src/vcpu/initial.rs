@@ -68,6 +68,7 @@ impl Vcpu {
         self.start_at(0);
         (self.registers.general, self.registers.cr2) = ([0; 16], 0);
         (self.pending, self.nmi_waits) = (None, false);
+        self.vmcs.set_nmi_window(false);
         self.activity = Activity::AwaitsStartup;
     }
 

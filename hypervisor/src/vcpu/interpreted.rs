@@ -16,6 +16,9 @@ use vmxdefs::registers::Registers;
 const BLOCKED_BY_STI: u64 = 1 << 0;
 const BLOCKED_BY_MOV_SS: u64 = 1 << 1;
 const BLOCKED_BY_NMI: u64 = 1 << 3;
+/// RFLAGS.TF, and BS of pending debug exceptions.
+const TRAP_FLAG: u64 = 1 << 8;
+const SINGLE_STEP: u64 = 1 << 14;
 
 /// In the interpreter's order.
 const SEGMENTS: [Segment; SegmentName::ALL.len()] =
@@ -85,6 +88,9 @@ impl Vcpu {
             Blocking::MovSs => BLOCKED_BY_MOV_SS,
         };
         let blocked = if state.nmis_blocked { BLOCKED_BY_NMI } else { 0 };
+        // A trap that waits for the end of the blocking (SDM vol. 3C 26.3.1.5).
+        let step = if briefly != 0 && state.rflags & TRAP_FLAG != 0 { SINGLE_STEP } else { 0 };
+        let pending = self.vmcs.read(Field::GuestPendingDebug) & !SINGLE_STEP | step;
         for (field, value) in [
             (Field::GuestRsp, state.general[register::RSP]),
             (Field::GuestRip, state.rip),
@@ -94,6 +100,7 @@ impl Vcpu {
             (Field::GuestIdtrBase, state.idtr.base),
             (Field::GuestIdtrLimit, state.idtr.limit.into()),
             (Field::GuestInterruptibility, kept | briefly | blocked),
+            (Field::GuestPendingDebug, pending),
         ] {
             self.vmcs.write(field, value);
         }
@@ -117,11 +124,14 @@ impl Vcpu {
     /// The same, written; `false`: it is another one, or the processor would refuse the value.
     #[must_use]
     pub(crate) fn set_passed_msr(&mut self, msr: u32, value: u64) -> bool {
+        if !vmxdefs::msr::is_legal(msr, value) {
+            return false;
+        }
         if let Some((_, field)) = SYSENTER.iter().find(|(number, _)| *number == msr) {
             self.vmcs.write(*field, value);
             return true;
         }
-        vmxdefs::msr::is_legal(msr, value) && self.with_msr(msr, |held| *held = value)
+        self.with_msr(msr, |held| *held = value)
     }
 
     /// Works on an MSR that is switched, while the CPU does not have it; whether it is one of them.

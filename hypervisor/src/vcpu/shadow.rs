@@ -195,8 +195,9 @@ impl Vcpu {
         }
     }
 
-    /// Drops what a processor would have dropped since the last entry, and begins with the guest's tables of now.
-    pub(super) fn load_root(&mut self, vm: &Vm) {
+    /// Drops what a processor would have dropped since its registers changed, and begins with the guest's tables of now. Before an
+    /// entry, and before its shadow is used otherwise.
+    pub(crate) fn load_root(&mut self, vm: &Vm) {
         let stale = self.shadow.as_mut().is_some_and(|shadow| core::mem::take(&mut shadow.is_stale));
         if stale && let Some(root) = vm.memory.mmu().load_root(self.processor(), &self.guest_paging()) {
             self.vmcs.write(Field::GuestCr3, root.base().as_u64());

@@ -1,8 +1,9 @@
 //! Another CPU in real mode for longer than its start takes: exceptions, messages and NMIs by its vector table, HLT, ports, CPUID, protected
-//! mode and back, and a segment that reaches all memory in real mode ("big real mode"), where its local APIC is.
+//! mode and back, a segment that reaches all memory in real mode ("big real mode"), where its local APIC is, and long mode, entered with a
+//! selector that keeps it in the interpreter.
 //!
 //! ```text
-//!   real ─► #DE, ports, CPUID ─► protected, 32 bits ─► protected, 16 bits ─► real again, FS large ─► message ─► two NMIs ─► halts
+//!   real ─► #DE, ports, CPUID ─► protected, 32 bits ─► protected, 16 bits ─► real again, FS large ─► long ─► real ─► message ─► two NMIs ─► halts
 //! ```
 //!
 //! With `unknown=1` it executes FNINIT at the end, which no interpreter of Herald's knows.
@@ -31,6 +32,7 @@ const SIGNATURE: u32 = 0xe0c;
 const FLAT: u32 = 0xe10;
 const APIC_ID: u32 = 0xe14;
 const UNKNOWN: u32 = 0xe18;
+const EFER: u32 = 0xe1c;
 
 global_asm!(
     ".pushsection .text",
@@ -100,6 +102,31 @@ global_asm!(
     "mov $0xfee00020, %ebx",
     "mov %fs:(%ebx), %eax",
     "mov %eax, {apic_id}",
+    "mov $0x13, %ax", // the level of a user, where no entry into long mode allows it
+    "mov %ax, %es",
+    "mov $0x20, %eax", // PAE
+    "mov %eax, %cr4",
+    "mov $boot_pml4, %eax",
+    "mov %eax, %cr3",
+    "mov $0xc0000080, %ecx",
+    "xor %edx, %edx",
+    "mov $0x100, %eax", // LME
+    "wrmsr",
+    "mov %cr0, %eax",
+    "or $0x80000001, %eax",
+    "mov %eax, %cr0",
+    "rdmsr", // in long mode, by the guest's tables
+    "mov %eax, {efer}",
+    "invlpg (0)",
+    "mov %cr3, %eax",
+    "mov %eax, %cr3",
+    "mov %cr0, %eax",
+    "and $0x7ffffffe, %eax",
+    "mov %eax, %cr0",
+    "xor %eax, %eax",
+    "wrmsr",
+    "mov %eax, %cr4",
+    "mov %ax, %es",
     "movw $1, {step}",
     "2: sti",
     "hlt",
@@ -145,6 +172,7 @@ global_asm!(
     flat = const FLAT,
     apic_id = const APIC_ID,
     unknown = const UNKNOWN,
+    efer = const EFER,
     options(att_syntax)
 );
 
@@ -195,6 +223,7 @@ pub(crate) fn run(guest: &mut Guest) -> Result<(), Failure> {
         ("port", 0xa55a, word(PORT)),
         ("CPUID", __cpuid(0x4000_0000).ebx.into(), long(SIGNATURE)),
         ("protected mode's store", 0x1234_5678, long(FLAT)),
+        ("EFER in long mode", 0x500, long(EFER)),
         ("APIC id", u64::from(OTHER) << 24, long(APIC_ID)),
     ] {
         same(what, 0, expected, found)?;

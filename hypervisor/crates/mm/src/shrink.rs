@@ -40,26 +40,35 @@ pub(crate) const DIRECT: u64 = 32;
 /// How often a fault that finds no frame tries again when others have been made free: others may be faster each time.
 pub(crate) const ATTEMPTS: usize = 64;
 
-/// A fault's patience. What makes room in swap does not wear it out: many small pages have to move on before a span of memory is
-/// free that a large one fits in, and then none is left that could.
+/// Beyond these, how often it waits for room in swap, which was full: many small pages have to move on before a span of memory is free
+/// that a large one fits in.
+pub(crate) const WAITS: usize = 1 << 14;
+
+/// A fault's patience.
 #[derive(Debug)]
-pub struct Attempts(usize);
+pub struct Attempts {
+    left: usize,
+    waits_left: usize,
+}
 
 impl Default for Attempts {
     fn default() -> Self {
-        Self(ATTEMPTS)
+        Self { left: ATTEMPTS, waits_left: WAITS }
     }
 }
 
 impl Attempts {
     /// Makes one, unless there were enough; whether the fault is to be tried again.
     pub(crate) fn try_again(&mut self, make: impl FnOnce() -> Progress) -> bool {
-        if self.0 == 0 {
+        if self.left == 0 || self.waits_left == 0 {
             return false;
         }
         let progress = make();
-        let counts = progress == Progress::Frames || !intact(Mutant::RoomWearsPatience);
-        self.0 -= usize::from(counts);
+        let counter = match progress {
+            Progress::Room if intact(Mutant::RoomWearsPatience) => &mut self.waits_left,
+            _ => &mut self.left,
+        };
+        *counter -= 1;
         progress != Progress::Nothing
     }
 }
@@ -69,10 +78,10 @@ impl Attempts {
 pub enum Progress {
     /// Nothing could go.
     Nothing,
-    /// There is more room in swap.
+    /// Swap was full, and has more room now: nothing was searched for yet.
     Room,
-    /// There are free frames.
-    Frames,
+    /// There are more free frames; or nothing could go, though swap had room, and it has more now.
+    Made,
 }
 
 /// The hand, and how far it has got.
@@ -198,7 +207,7 @@ impl<H: Host> Mm<H> {
             return false;
         }
         attempts.try_again(|| match self.host().frames().spare() {
-            DIRECT.. => Progress::Frames,
+            DIRECT.. => Progress::Made,
             _ => self.make_progress(|| self.shrink(DIRECT)),
         })
     }
@@ -213,11 +222,7 @@ impl<H: Host> Mm<H> {
         // The few pages that could go may be those that a fault has just brought in: with them alone it gets nowhere.
         let is_stuck = shrunk.reclaimed == 0 || shrunk.swap_is_full;
         let has_more_room = is_stuck && !was_full && self.make_room_in_swap();
-        match shrunk.reclaimed {
-            0 if has_more_room => Progress::Room,
-            0 => Progress::Nothing,
-            _ => Progress::Frames,
-        }
+        if shrunk.reclaimed > 0 || has_more_room { Progress::Made } else { Progress::Nothing }
     }
 
     /// `true` also where there is no device.

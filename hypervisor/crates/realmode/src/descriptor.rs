@@ -204,6 +204,9 @@ impl<M: Machine + ?Sized> Cpu<'_, M> {
         }
         if self.state.is_long() {
             segment.base |= self.load_linear(descriptor.linear.wrapping_add(8), 4)? << 32;
+            if (segment.base << 16).cast_signed() >> 16 != segment.base.cast_signed() {
+                return Err(Fault::Protection(named(selector)).into());
+            }
         }
         Ok((descriptor, segment))
     }

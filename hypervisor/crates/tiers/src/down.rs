@@ -15,6 +15,9 @@ use crate::{MOST_PAGES, Tiers};
 use addr::{PageSize, Pfn};
 use mm::Host;
 
+/// Batches that are tried, one after the other, until one is written.
+const TRIES: u32 = 4;
+
 /// Frames from which a batch is written.
 pub(crate) type Staging = heapless::Vec<Pfn, MOST_PAGES>;
 
@@ -39,8 +42,10 @@ impl<H: Host> Tiers<H> {
             disk.wait();
             return true;
         };
-        let sent = self.state.lock().send(all);
-        let moved = sent.is_some_and(|(batch, run)| self.write_down(&**disk, &staging, &batch, run));
+        // Elsewhere the next ones may be written.
+        let moved = (0..TRIES)
+            .map_while(|_| self.state.lock().send(all))
+            .any(|(batch, run)| self.write_down(&**disk, &staging, &batch, run));
         *self.staging.lock() = Some(staging);
         moved
     }

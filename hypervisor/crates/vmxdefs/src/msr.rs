@@ -29,7 +29,9 @@ pub const TSC_AUX: u32 = 0xc000_0103;
 #[must_use]
 pub const fn is_legal(msr: u32, value: u64) -> bool {
     match msr {
-        0xc000_0082 | 0xc000_0083 | 0xc000_0102 => (value << 16).cast_signed() >> 16 == value.cast_signed(),
+        0x175 | 0x176 | 0xc000_0082 | 0xc000_0083 | 0xc000_0100..=0xc000_0102 => {
+            (value << 16).cast_signed() >> 16 == value.cast_signed()
+        }
         0xc000_0084 | TSC_AUX => value >> 32 == 0,
         _ => true,
     }

@@ -184,8 +184,10 @@ pub(super) fn keep_all<H: Host>(
     let mut others_may_have_it = false;
     for &table in &lost {
         let Some(gfn) = shadows[number].look_at(host, table, ground) else { continue };
+        // Whose page is kept in another role has lost W everywhere: once a page, however many tables of the guest it is.
+        let protects = !shadows[number].keeps(gfn) && intact(Mutant::ShadowTableUnprotected);
         shadows[number].table_mut(table).sync = Sync::Kept;
-        for (other, shadow) in shadows.iter().enumerate().filter(|_| intact(Mutant::ShadowTableUnprotected)) {
+        for (other, shadow) in shadows.iter().enumerate().filter(|_| protects) {
             others_may_have_it |= shadow.protect(host, gfn) && other != number;
         }
     }

@@ -124,6 +124,7 @@ impl Unused {
         left.try_reserve_exact(LEFT_TO_OTHERS).map_err(|_| OutOfTables)?;
         // Nobody looks at it, and it has to be there all the same.
         core::hint::black_box(&mut left);
+        drop(left);
         Self::new(host)
     }
 }
