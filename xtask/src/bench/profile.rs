@@ -32,6 +32,8 @@ const TIME: &str = "Next at t=";
 const STEPS: usize = 400_000;
 const PAGES: u64 = 4096;
 const FEW_PAGES: u64 = 1024;
+/// What the guest says when all was measured.
+const END: &str = "versus: ok";
 /// Herald's image and its memory are above, guests and firmware below.
 const HERALD: u64 = 0xffff_8000_0000_0000;
 /// Functions of an event that are named.
@@ -110,7 +112,6 @@ fn sample_variant(
     let steps = Pace::Steps { count: STEPS, ticks: STEP };
     let mut running = Prepared::new(&run)?.start_in_steps(steps, &machine)?;
     let profiles = collect(BufReader::new(&mut running.link), functions)?;
-    ensure!(!profiles.is_empty(), "the guest has measured nothing");
     Ok(profiles)
 }
 
@@ -118,6 +119,7 @@ fn sample_variant(
 fn collect(output: impl BufRead, functions: &[(u64, u64, String)]) -> Result<Vec<Profile>> {
     let mut step = Step::new("sampling");
     let (mut profiles, mut samples, mut time) = (Vec::new(), Vec::new(), 0);
+    let mut left = STEPS;
     for line in output.split(b'\n') {
         let line = line.context("Bochs")?;
         let line = String::from_utf8_lossy(&line);
@@ -125,14 +127,18 @@ fn collect(output: impl BufRead, functions: &[(u64, u64, String)]) -> Result<Vec
             time = now;
         } else if let Some(address) = sample(&line) {
             samples.push((time, address));
+            left -= 1;
+            ensure!(left != 0, "the guest has not come to its end in {STEPS} steps of {STEP} ticks");
         } else if line.contains("now: ") {
             samples.clear();
         } else if let Some(row) = row(&line) {
             step.tick(&row.event);
             profiles.push(Profile::new(row, &samples, functions));
+        } else if line.contains(END) {
+            return Ok(profiles);
         }
     }
-    Ok(profiles)
+    bail!("the guest has not come to its end: no `{END}`")
 }
 
 /// The address of the next instruction, behind its selector.
@@ -274,7 +280,10 @@ mod tests {
             at(6000, 0xffff_ffff_8023_4000),
             "row: fork ticks=3500 pages=4999 exits=1 flushes=0\n".into(),
         ];
-        let profiles = collect(output.concat().as_bytes(), &functions()).expect("a profile");
+        let output = output.concat();
+        assert!(collect(output.as_bytes(), &functions()).is_err(), "no end");
+        let output = output + "versus: ok\n";
+        let profiles = collect(output.as_bytes(), &functions()).expect("a profile");
         assert_eq!((profiles.len(), profiles[0].guest, profiles[0].herald()), (1, 1, 3));
         assert_eq!(profiles[0].hottest(), [("a::walk", 2), ("b::lock", 1)]);
         assert!(text(&profiles[0]).contains("       2.0   66.7 %  a::walk"), "{}", text(&profiles[0]));

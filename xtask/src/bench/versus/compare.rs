@@ -41,6 +41,23 @@ pub(super) fn pairs(kvm: &Figures, herald: &Figures, variant: Variant) -> Vec<Pa
     events::of(variant).filter_map(pair).collect()
 }
 
+/// Events of a variant that only one side has measured, and which side has not.
+pub(super) fn lacking(
+    kvm: &Figures,
+    herald: &Figures,
+    variant: Variant,
+) -> Vec<(&'static str, &'static str)> {
+    let lacks = |event: Event| {
+        let has = |figures: &Figures| figures.cost(variant, event.name).is_some();
+        match (has(kvm), has(herald)) {
+            (true, false) => Some((event.title, "Herald")),
+            (false, true) => Some((event.title, "KVM")),
+            _ => None,
+        }
+    };
+    events::of(variant).filter_map(lacks).collect()
+}
+
 /// Two runs of one side that are not the same.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct Difference {
@@ -70,7 +87,7 @@ pub(super) fn differences(side: &'static str, first: &Figures, second: &Figures)
 mod tests {
     use super::super::events::Contents;
     use super::super::rows::{Figures, Variant};
-    use super::{differences, pairs};
+    use super::{differences, lacking, pairs};
 
     fn figures(lines: &[&str]) -> Figures {
         let mut figures = Figures::default();
@@ -86,6 +103,7 @@ mod tests {
             "row: merge ticks=4 pages=4 exits=1 flushes=1",
         ]);
         let found = pairs(&kvm, &herald, Variant::Ept);
+        assert_eq!(lacking(&kvm, &herald, Variant::Ept), [("merge of an equal page", "KVM")]);
         assert_eq!(found.len(), 1);
         assert!((found[0].ratio() - 0.1).abs() < 1e-9);
         assert!(found[0].without(Contents::Loops).is_none());

@@ -23,7 +23,7 @@ use crate::cli::{BenchArgs, Rival};
 use crate::run::RunDir;
 use crate::{elf32, metal, setup, workspace};
 use anyhow::{Context, Result};
-use compare::{differences, pairs};
+use compare::{differences, lacking, pairs};
 use report::Report;
 use rows::Figures;
 use std::process::Command;
@@ -61,6 +61,11 @@ pub(super) fn run(args: &BenchArgs, rival: Rival) -> Result<u8> {
     let kvm = kvm::measure(&guest, pages)?;
     let again = (!args.quick).then(|| kvm::measure(&guest, pages)).transpose()?;
     let kvm_runs = Runs { first: kvm.figures, second: again.map(|said| said.figures) };
+    for variant in Variant::ALL {
+        for (event, side) in lacking(&kvm_runs.first, &herald.first, variant) {
+            println!("not compared: {event}, {}: {side} has no figure", variant.name());
+        }
+    }
     let variants = Variant::ALL.map(|variant| (variant, pairs(&kvm_runs.first, &herald.first, variant)));
     let report = Report {
         versions: versions(&kvm.kernel)?,
