@@ -10,7 +10,7 @@
 //!
 //! What was inlined counts for the function that it was inlined into.
 
-use super::versus::Variant;
+use super::versus::{MACHINE, Variant};
 use crate::bochs::Pace;
 use crate::cli::{BenchArgs, Cli, Command};
 use crate::progress::Step;
@@ -40,21 +40,6 @@ const HERALD: u64 = 0xffff_8000_0000_0000;
 const NAMED: usize = 8;
 /// Nor are those that have less than this part of it.
 const LEAST: f64 = 0.01;
-const RUN: [&str; 13] = [
-    "xtask",
-    "run",
-    "--machine",
-    "bochs",
-    "--headless",
-    "--host-operations",
-    "--memory",
-    "64M",
-    "--host-memory",
-    "512M",
-    "--swap",
-    "ram:64M",
-    "--kernel",
-];
 
 /// Where one event was found.
 struct Profile {
@@ -104,7 +89,7 @@ fn sample_variant(
     let append = variant.command_line(pages);
     let guest = guest.to_str().context("a path that is no text")?;
     let kernel = [guest, "--append", &append];
-    let words = RUN.iter().chain(&kernel).chain(variant.herald());
+    let words = ["xtask"].iter().chain(&MACHINE).chain(&kernel).chain(variant.herald());
     let Command::Run(run) = Cli::try_parse_from(words)?.command else {
         bail!("`run` is another command");
     };

@@ -6,14 +6,12 @@ use anyhow::{Context, Result, ensure};
 use std::path::Path;
 use std::process::Command;
 
-/// The machine and the guest: as much RAM as under KVM, as much to swap to as is needed.
-const RUN: [&str; 14] = [
+/// The machine, up to the guest's file; a profile is of the same.
+pub(in super::super) const MACHINE: [&str; 12] = [
     "run",
     "--machine",
     "bochs",
     "--headless",
-    "--timeout",
-    "600",
     "--host-operations",
     "--memory",
     "64M",
@@ -23,6 +21,8 @@ const RUN: [&str; 14] = [
     "ram:64M",
     "--kernel",
 ];
+/// Wall seconds of a run.
+const TIMEOUT: [&str; 2] = ["--timeout", "600"];
 
 /// Runs all variants, with so many pages each.
 ///
@@ -32,7 +32,13 @@ pub(super) fn measure(guest: &Path, pages: u64) -> Result<Figures> {
     let mut figures = Figures::default();
     for variant in Variant::ALL {
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(RUN).arg(guest).arg("--append").arg(variant.command_line(pages)).args(variant.herald());
+        command
+            .args(MACHINE)
+            .arg(guest)
+            .args(TIMEOUT)
+            .arg("--append")
+            .arg(variant.command_line(pages))
+            .args(variant.herald());
         let label = format!("measuring Herald, {}", variant.name());
         let (status, output) = progress::follow(&label, &mut command)?;
         for line in &output {

@@ -16,6 +16,7 @@ mod page;
 mod report;
 mod rows;
 
+pub(super) use herald::MACHINE;
 pub(crate) use kvm::MONITOR_PACKAGES;
 pub(super) use rows::Variant;
 
