@@ -11,7 +11,7 @@
 //! from the seeds alone and takes the same inputs each time; one by seconds goes on where the last one ended.
 
 use crate::cli::FuzzArgs;
-use crate::test::Tally;
+use crate::test::{Job, Tally};
 use crate::toolchain::find_program;
 use crate::{progress, setup, workspace};
 use anyhow::{Context, Result, bail};
@@ -64,6 +64,7 @@ const TARGETS: [Target; 14] = [
 ];
 
 /// How far a search goes.
+#[derive(Clone, Copy)]
 struct Extent {
     seconds: Option<u64>,
     /// Of each target; `None`: as the tests.
@@ -101,23 +102,23 @@ pub(crate) fn run(args: &FuzzArgs) -> Result<u8> {
         return again(target, input);
     }
     let extent = Extent { seconds: args.seconds, runs: args.runs, seed: args.seed };
-    Ok(search_all(&targets, &extent).told())
+    let mut tally = Tally::default();
+    targets.iter().for_each(|target| tally.add(search(target, extent)));
+    Ok(tally.told())
 }
 
-/// The search that belongs to the tests: bounded, and the same each time. Without a C++ compiler it counts as failed.
+/// The searches that belong to the tests: bounded, and the same each time. Without a C++ compiler they count as one that failed.
 ///
 /// # Errors
 /// The targets cannot be built.
-pub(crate) fn bounded() -> Result<Tally> {
+pub(crate) fn bounded() -> Result<Vec<Job<'static>>> {
     if let Err(error) = ensure_compiler() {
-        println!("fuzzing: {error:#}");
-        let mut tally = Tally::default();
-        tally.count(false);
-        return Ok(tally);
+        return Ok(vec![Job::check("fuzzing", || Err(error))]);
     }
     let targets: Vec<&Target> = TARGETS.iter().collect();
     build(&targets)?;
-    Ok(search_all(&targets, &Extent { seconds: None, runs: None, seed: 1 }))
+    let extent = Extent { seconds: None, runs: None, seed: 1 };
+    Ok(TARGETS.iter().map(|target| Job::sum(target.name, move || Ok(search(target, extent)))).collect())
 }
 
 fn ensure_compiler() -> Result<()> {
@@ -147,18 +148,17 @@ fn build_dir() -> PathBuf {
     workspace::fuzz().join("build")
 }
 
-fn search_all(targets: &[&Target], extent: &Extent) -> Tally {
+/// Searches, and tells how it went.
+fn search(target: &Target, extent: Extent) -> Tally {
+    let started = Instant::now();
+    let result = target.search(&extent);
+    let seconds = started.elapsed().as_secs_f64();
+    progress::say(&match &result {
+        Ok(searched) => format!("ok      fuzz {} ({seconds:.1} s): {searched}", target.name),
+        Err(error) => format!("FAILED  fuzz {} ({seconds:.1} s): {error:#}", target.name),
+    });
     let mut tally = Tally::default();
-    for target in targets {
-        let started = Instant::now();
-        let result = target.search(extent);
-        let seconds = started.elapsed().as_secs_f64();
-        match &result {
-            Ok(searched) => println!("ok      fuzz {} ({seconds:.1} s): {searched}", target.name),
-            Err(error) => println!("FAILED  fuzz {} ({seconds:.1} s): {error:#}", target.name),
-        }
-        tally.count(result.is_ok());
-    }
+    tally.count(result.is_ok());
     tally
 }
 

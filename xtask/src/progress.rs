@@ -2,9 +2,10 @@
 //! plain lines elsewhere. What a program printed is shown when it fails.
 
 use anyhow::{Context, Result, bail};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::io::{BufRead, BufReader, IsTerminal, PipeReader};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::LazyLock;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,14 @@ const REPORT: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_millis(150);
 /// Lines of a failed program's output that are shown.
 const TAIL: usize = 60;
+
+/// The spinners of all threads, one below the other.
+static SPINNERS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
+/// Prints lines to the standard output, above the spinners.
+pub(crate) fn say(text: &str) {
+    SPINNERS.suspend(|| println!("{text}"));
+}
 
 /// One step.
 pub(crate) struct Step {
@@ -34,7 +43,7 @@ impl Step {
             return;
         }
         if std::io::stderr().is_terminal() {
-            let bar = self.bar.get_or_insert_with(|| spinner(&self.label, self.started));
+            let bar = self.bar.get_or_insert_with(|| SPINNERS.add(spinner(&self.label, self.started)));
             bar.set_message(detail.to_owned());
             bar.tick();
             return;

@@ -20,10 +20,12 @@ memory = "16M"
 name = "greedy"
 kernel = "testguest"
 append = "sweep rounds=ROUNDS every=24"
-memory = "96M"
+memory = "GREEDYM"
 "#;
-/// Of the greedy one.
+/// Of the greedy one: its rounds, and its memory in MiB.
 const ROUNDS: u64 = 2;
+const GREEDY: u64 = 96;
+const QUICK_GREEDY: u64 = 72;
 
 /// One failure, and what comes of it.
 struct Case {
@@ -82,7 +84,9 @@ impl Case {
 
     fn plan(&'static self, bench: &Bench<'_>, index: usize) -> Result<Plan> {
         let rounds = bench.args.count.unwrap_or(if bench.args.quick { 1 } else { ROUNDS });
+        let greedy = if bench.args.quick { QUICK_GREEDY } else { GREEDY };
         let guests = GUESTS.replace("MODEST", self.modest).replace("ROUNDS", &rounds.to_string());
+        let guests = guests.replace("GREEDY", &greedy.to_string());
         let config = bench.dir.path().join(format!("guests-{index}.toml"));
         std::fs::write(&config, guests).with_context(|| config.display().to_string())?;
         let mut arguments = bench.machine(HOST, 1, Some(self.swap));

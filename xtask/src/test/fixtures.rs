@@ -61,7 +61,7 @@ const ONE_LIMITED: &str = r#"
 [[vm]]
 name = "limited"
 kernel = "testguest"
-append = "sweep rounds=2"
+append = "sweep rounds=2 every=16"
 memory = "24M"
 memory_max = "12M"
 
@@ -123,7 +123,7 @@ impl Fixtures {
             ("one-hoards.toml", ONE_HOARDS.into()),
             ("one-stands-still.toml", ONE_STANDS_STILL.into()),
             ("one-limited.toml", ONE_LIMITED.into()),
-            ("one-limited-first.toml", ONE_LIMITED.replace("rounds=1", "rounds=40").into()),
+            ("one-limited-first.toml", ONE_LIMITED.replace("rounds=1", "rounds=20").into()),
             ("two-merge.toml", TWO_MERGE.replace("ARGUMENTS", "pages=1000").into()),
             ("two-merge-in-swap.toml", TWO_MERGE.replace("ARGUMENTS", "pages=1000 swap=1").into()),
             ("empty", Vec::new()),

@@ -1,51 +1,86 @@
 //! Tests of the pure crates and the tools, and models of concurrency: `cargo test` with the stable toolchain.
 
 use super::Tally;
-use crate::workspace;
+use super::pool::{self, Job};
+use crate::{progress, workspace};
 use anyhow::{Context, Result};
-use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
-/// What is run, one after the other. Models stand apart: their features change what other crates are made of.
-const RUNS: [&[&str]; 3] = [
-    &["test", "--quiet", "--no-fail-fast"],
-    &["test", "--quiet", "--no-fail-fast", "--package", "models"],
-    &["test", "--quiet", "--no-fail-fast", "--package", "sync", "--features", "loom", "--lib"],
+/// What cargo is told for each; that of all members has the rest of the line to itself. `--quiet` is a dot for a test.
+const TEST: [&str; 3] = ["test", "--quiet", "--no-fail-fast"];
+/// Which is understood by each test program.
+const THREADS: &str = "RUST_TEST_THREADS";
+
+/// Tests of one invocation of cargo.
+#[derive(Clone, Copy, Debug)]
+struct Suite {
+    name: &'static str,
+    arguments: &'static [&'static str],
+    environment: &'static [(&'static str, &'static str)],
+}
+
+/// All of them, the longest first. Models stand apart: their features change what other crates are made of. Those under shadows
+/// are scenarios once more, with all guests so (`tests/src/paging.rs`).
+const SUITES: [Suite; 4] = [
+    Suite { name: "models", arguments: &["--package", "models"], environment: &[] },
+    Suite { name: "host", arguments: &[], environment: &[] },
+    Suite {
+        name: "sites under shadows",
+        arguments: &["--package", "tests", "--test", "sites"],
+        environment: &[("HERALD_PAGING", "shadow")],
+    },
+    Suite {
+        name: "sync",
+        arguments: &["--package", "sync", "--features", "loom", "--lib"],
+        environment: &[],
+    },
 ];
 
-/// What is run once more with all guests under shadows (`tests/src/paging.rs`).
-const UNDER_SHADOWS: [&str; 6] = ["test", "--quiet", "--package", "tests", "--test", "sites"];
-
-/// Runs them, passing their output on.
+/// Compiles all of them; what is to be run then. A suite that does not compile has its messages told, and fails when it is run.
 ///
 /// # Errors
 /// Cargo cannot be started.
-pub(super) fn run() -> Result<Tally> {
-    let mut tally = Tally::default();
-    for arguments in RUNS {
-        tally.add(run_one(command(arguments))?);
+pub(super) fn build() -> Result<Vec<Job<'static>>> {
+    for suite in SUITES {
+        let label = format!("building the tests: {}", suite.name);
+        let (status, output) = progress::follow(&label, suite.cargo().arg("--no-run"))?;
+        if !status.success() {
+            progress::say(&output.join("\n"));
+        }
     }
-    let mut shadows = command(&UNDER_SHADOWS);
-    shadows.env("HERALD_PAGING", "shadow");
-    tally.add(run_one(shadows)?);
-    Ok(tally)
+    Ok(SUITES.iter().map(|suite| Job::sum(suite.name, || suite.run())).collect())
 }
 
-fn run_one(mut command: Command) -> Result<Tally> {
-    let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
-    let stdout = child.stdout.take().context("cargo has no standard output")?;
-    let mut tally = Tally::default();
-    for line in BufReader::new(stdout).lines() {
-        let line = line?;
-        tally.add(result_line(&line).unwrap_or_default());
-        println!("{line}");
+impl Suite {
+    fn cargo(&self) -> Command {
+        let mut command = command(&[&TEST[..], self.arguments].concat());
+        command.envs(self.environment.iter().copied());
+        command
     }
-    let status = child.wait()?;
-    // A crate that does not compile has no result line.
-    if !status.success() && tally.failed == 0 {
-        tally.failed = 1;
+
+    /// Runs it, telling all that it says when it ends.
+    ///
+    /// # Errors
+    /// Cargo cannot be started.
+    fn run(&self) -> Result<Tally> {
+        let started = Instant::now();
+        let mut command = self.cargo();
+        command.env(THREADS, pool::threads().to_string());
+        let (status, output) = progress::follow(&format!("testing: {}", self.name), &mut command)?;
+        let mut tally = Tally::default();
+        output.iter().filter_map(|line| result_line(line)).for_each(|result| tally.add(result));
+        // A crate that does not compile has no result line.
+        if !status.success() && tally.failed == 0 {
+            tally.failed = 1;
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        let told = output.iter().filter(|line| !line.trim().is_empty()).map(String::as_str);
+        let told = told.chain([""]).collect::<Vec<_>>().join("\n");
+        let Tally { passed, failed } = tally;
+        progress::say(&format!("{told}{}: {passed} passed, {failed} failed ({seconds:.1} s)", self.name));
+        Ok(tally)
     }
-    Ok(tally)
 }
 
 /// Runs cargo in the tree; whether it succeeded.

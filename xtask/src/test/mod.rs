@@ -12,6 +12,7 @@ mod merging;
 mod mutants;
 mod nested;
 mod overcommit;
+mod pool;
 mod random;
 mod scenario;
 mod shadow;
@@ -24,22 +25,35 @@ mod weights;
 use crate::cli::{Suite, TestArgs, TidyArgs};
 use crate::{fuzz, tidy};
 use anyhow::Result;
+use machine::Bench;
+pub(crate) use pool::Job;
 
 /// Any warning is an error.
 const DENY: [&str; 4] = ["--quiet", "--", "-D", "warnings"];
-/// Checked as if for the host, whose toolchain has the lints: nothing is linked. Apart, as they are built.
-const HERALD_CLIPPY: [&str; 4] = ["clippy", "--bins", "--package", "herald"];
-const HEAPLESS_CLIPPY: [&str; 8] =
-    ["clippy", "--bins", "--package", "loader", "--package", "guest", "--features", "loader/metal"];
-const UEFI_CLIPPY: [&str; 7] =
-    ["clippy", "--bin", "loader-uefi", "--package", "loader", "--features", "loader/uefi"];
+/// Checked as if for the host, whose toolchain has the lints: nothing is linked. Apart, as they are built, and by the profile
+/// that they are built by: they do not unwind.
+const HERALD_CLIPPY: [&str; 5] = ["clippy", "--release", "--bins", "--package", "herald"];
+const HEAPLESS_CLIPPY: [&str; 9] = [
+    "clippy",
+    "--release",
+    "--bins",
+    "--package",
+    "loader",
+    "--package",
+    "guest",
+    "--features",
+    "loader/metal",
+];
+const UEFI_CLIPPY: [&str; 8] =
+    ["clippy", "--release", "--bin", "loader-uefi", "--package", "loader", "--features", "loader/uefi"];
 
 /// The models of concurrency, and what they are made of: no default members.
 const MODEL_CLIPPY: [&str; 4] = ["clippy", "--all-targets", "--package", "models"];
 const LOOM_CLIPPY: [&str; 6] = ["clippy", "--all-targets", "--package", "sync", "--features", "loom"];
 
 /// Herald without the notifier chain.
-const UNNOTIFIED_CLIPPY: [&str; 5] = ["clippy", "--bins", "--package", "herald", "--no-default-features"];
+const UNNOTIFIED_CLIPPY: [&str; 6] =
+    ["clippy", "--release", "--bins", "--package", "herald", "--no-default-features"];
 
 /// Targets without their C++ runtime: nothing is linked.
 const FUZZ_CLIPPY: [&str; 6] = [
@@ -59,7 +73,7 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
     }
@@ -99,19 +113,30 @@ pub(crate) fn run(args: &TestArgs) -> Result<u8> {
             return mutants::run(args.only.as_deref(), list);
         }
         Suite::Nested => tally.add(nested::run(args.only.as_deref())?),
-        Suite::Host => tally.add(host::run()?),
-        Suite::Machine => tally.add(machine::run(args.only.as_deref(), machine::Lab::Without)?),
+        Suite::Host => tally.add(pool::run(host::build()?)),
+        Suite::Machine => {
+            let bench = Bench::prepare()?;
+            tally.add(pool::run(named(args.only.as_deref(), bench.jobs())));
+        }
         Suite::All => return all(args.only.as_deref()),
     }
     Ok(tally.told())
 }
 
-/// What needs no asking.
+/// What needs no asking: all is built, then all is run. `only` is for what runs on the machine.
 fn all(only: Option<&str>) -> Result<u8> {
-    let mut tally = host::run()?;
-    tally.add(fuzz::bounded()?);
-    tally.add(machine::run(only, machine::Lab::With)?);
-    Ok(tally.told())
+    let tests = host::build()?;
+    let searches = fuzz::bounded()?;
+    let bench = Bench::prepare()?;
+    let lab = named(only, vec![bench.lab()]);
+    let jobs = lab.into_iter().chain(tests).chain(searches).chain(named(only, bench.jobs()));
+    Ok(pool::run(jobs.collect()).told())
+}
+
+/// Those whose name contains `only`.
+fn named<'a>(only: Option<&str>, mut jobs: Vec<Job<'a>>) -> Vec<Job<'a>> {
+    jobs.retain(|job| only.is_none_or(|text| job.name.contains(text)));
+    jobs
 }
 
 /// Everything that must hold before a change goes in: rules, format, lints, then all tests.

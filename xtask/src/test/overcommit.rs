@@ -64,10 +64,10 @@ macro_rules! limits {
 
 /// All of them.
 pub(super) const OVERCOMMIT: [Scenario; 23] = [
-    sweep!("swap-sweep", "ram:32M", "sweep rounds=2"),
-    sweep!("swap-sweep-no-ad", "ram:32M", "sweep rounds=1", "--no-ept-ad"),
-    sweep!("swap-sweep-2-cpus", "ram:32M", "sweep rounds=1", "--host-cpus", "2"),
-    sweep!("swap-sweep-oracle", "ram:32M", "sweep rounds=1", "--stir", "50", "--oracle"),
+    sweep!("swap-sweep", "ram:32M", "sweep rounds=2 every=16"),
+    sweep!("swap-sweep-no-ad", "ram:32M", "sweep rounds=1 every=16", "--no-ept-ad"),
+    sweep!("swap-sweep-2-cpus", "ram:32M", "sweep rounds=1 every=16", "--host-cpus", "2"),
+    sweep!("swap-sweep-oracle", "ram:32M", "sweep rounds=1 every=16", "--stir", "100", "--oracle"),
     sweep!("disk-sweep", "disk:64M", "sweep rounds=2"),
     sweep!("disk-sweep-2-cpus", "disk:64M", "sweep rounds=1", "--host-cpus", "2", "--no-ept-ad"),
     sweep!("disk-sweep-oracle", "disk:64M", "sweep rounds=1", "--stir", "200", "--oracle"),

@@ -37,7 +37,7 @@ pub(super) const SHADOW: [Scenario; 8] = [
             "--kernel",
             "{testguest}",
             "--append",
-            "sweep rounds=1",
+            "sweep rounds=1 every=16",
             "--memory",
             "64M",
             "--host-memory",

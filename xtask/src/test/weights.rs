@@ -26,17 +26,17 @@ const GUESTS: &str = r#"
 [[vm]]
 name = "light"
 kernel = KERNEL
-append = "sweep rounds=4 every=24 busy=7000"
+append = "sweep rounds=2 every=24 busy=7000"
 memory = "32M"
 
 [[vm]]
 name = "heavy"
 kernel = KERNEL
-append = "sweep rounds=4 every=24 busy=7000"
+append = "sweep rounds=2 every=24 busy=7000"
 memory = "32M"
 memory_weight = 400
 "#;
-/// Pages that the light one loses at least, of some 10,000 seen.
+/// Pages that the light one loses at least, of some 5,000 seen.
 const LEAST: u64 = 2000;
 /// So many times as many as the heavy one.
 const TIMES: u64 = 4;

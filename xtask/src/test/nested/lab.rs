@@ -9,7 +9,7 @@ use crate::machine::{Chosen, Medium};
 use crate::metal::Binaries;
 use crate::run::RunDir;
 use crate::tree::Tree;
-use crate::{grub, guest_images, package, qemu, setup};
+use crate::{grub, guest_images, package, progress, qemu, setup};
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
@@ -83,7 +83,7 @@ fn follow(line: impl BufRead) -> Result<Tally> {
         if line == END {
             break;
         }
-        println!("nested: {line}");
+        progress::say(&format!("nested: {line}"));
     }
     bail!("the nested lab ended without a sum")
 }

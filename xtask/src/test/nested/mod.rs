@@ -12,8 +12,8 @@ mod rows;
 
 use super::Tally;
 use super::fixtures::Fixtures;
-use super::machine::report;
 use super::medium::NESTED_MEDIA;
+use super::pool::report;
 use crate::cli::MachineKind;
 use crate::machine::{self, Chosen};
 use crate::{metal, qemu, setup, workspace};
