@@ -375,6 +375,10 @@ impl Host for Machine {
         self.quarantine(frame, size);
     }
 
+    fn retire_pages(&self, frames: &[Pfn]) {
+        frames.iter().for_each(|&frame| self.retire(frame, PageSize::Size4K));
+    }
+
     fn allocate_zeroed(&self, size: PageSize) -> Result<Pfn, OutOfFrames> {
         self.seams.pass(Event::AllocateFrame(size));
         if self.seams.allocation_fails() {

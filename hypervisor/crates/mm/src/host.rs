@@ -84,6 +84,12 @@ pub trait Host: TableMemory + FrameMemory + Shootdown + Send + Sync {
         self.frames().free(self.current_cpu(), frame, size);
     }
 
+    /// The same for many base frames.
+    fn retire_pages(&self, frames: &[Pfn]) {
+        frames.iter().for_each(|&frame| self.poison(frame, PageSize::Size4K));
+        self.frames().free_pages(self.current_cpu(), frames);
+    }
+
     /// A zeroed frame (I15) with one reference.
     ///
     /// # Errors

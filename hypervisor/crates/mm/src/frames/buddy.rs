@@ -45,6 +45,17 @@ impl Buddy {
         self.link(meta, block, order);
     }
 
+    /// Gives a run of frames back, in blocks as large as alignment allows.
+    pub(super) fn free_run(&mut self, meta: &[FrameMeta], start: u64, end: u64) {
+        let mut next = start;
+        while next < end {
+            let aligned = if next == 0 { u64::MAX } else { 1 << next.trailing_zeros() };
+            let order = aligned.min(end - next).ilog2().min(MAX_ORDER as u32);
+            self.free(meta, Pfn::new(next), order as u8);
+            next += 1 << order;
+        }
+    }
+
     fn link(&mut self, meta: &[FrameMeta], block: u32, order: u8) {
         let head = &mut self.heads[usize::from(order)];
         if *head != NIL {

@@ -27,6 +27,10 @@ impl FrameCache {
         self.len == CAPACITY
     }
 
+    pub(super) const fn room(&self) -> usize {
+        CAPACITY - self.len
+    }
+
     pub(super) fn push(&mut self, frame: Pfn) {
         self.frames[self.len] = frame;
         self.len += 1;
@@ -37,12 +41,14 @@ impl FrameCache {
         Some(self.frames[self.len])
     }
 
-    /// Takes a batch from `source`, or what it has.
+    /// An empty one takes a batch from `source`, or what it has. What came first goes first: the buddy gives neighbours in the order of
+    /// their addresses, and what is touched in that order lies so, and is freed as runs.
     pub(super) fn refill(&mut self, mut source: impl FnMut() -> Option<Pfn>) {
         while self.len < BATCH {
-            let Some(frame) = source() else { return };
+            let Some(frame) = source() else { break };
             self.push(frame);
         }
+        self.frames[..self.len].reverse();
     }
 
     /// Gives a batch to `sink`.
