@@ -389,6 +389,17 @@ impl Host for Machine {
         Ok(frame)
     }
 
+    fn allocate_to_fill(&self) -> Result<Pfn, OutOfFrames> {
+        let size = PageSize::Size4K;
+        self.seams.pass(Event::AllocateFrame(size));
+        if self.seams.allocation_fails() {
+            return Err(OutOfFrames { size });
+        }
+        let frame = self.take(size)?;
+        self.poison(frame, size);
+        Ok(frame)
+    }
+
     fn allocate_copy(&self, of: Pfn) -> Result<Pfn, OutOfFrames> {
         let size = PageSize::Size4K;
         self.seams.pass(Event::AllocateFrame(size));
