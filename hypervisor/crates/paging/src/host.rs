@@ -210,6 +210,7 @@ impl TableEntry for HostEntry {
         Self(bits)
     }
 
+    #[inline]
     fn view(self, level: Level) -> View {
         let present = self.0 & Self::PRESENT != 0;
         let frame = Pfn::new((self.0 & Self::FRAME) >> addr::PAGE_SHIFT);

@@ -29,6 +29,14 @@ impl Buddy {
         Some(Pfn::new(u64::from(block)))
     }
 
+    /// Takes up to `most` frames in a row, from the smallest block that there is: the first one, and how many.
+    pub(super) fn allocate_run(&mut self, meta: &[FrameMeta], most: usize) -> Option<(Pfn, usize)> {
+        let found = self.heads.iter().position(|&head| head != NIL)? as u8;
+        let order = found.min(most.ilog2() as u8);
+        let first = self.allocate(meta, order)?;
+        Some((first, 1 << order))
+    }
+
     /// Gives a block of 2^order frames back.
     pub(super) fn free(&mut self, meta: &[FrameMeta], frame: Pfn, order: u8) {
         let (mut block, mut order) = (frame.as_u64() as u32, order);

@@ -103,6 +103,7 @@ impl Frames {
     ///
     /// # Panics
     /// If one lies beyond the metadata.
+    #[inline]
     #[must_use]
     pub fn metas(&self, frame: Pfn, size: PageSize) -> &[FrameMeta] {
         &self.meta[frame.as_u64() as usize..][..size.base_pages() as usize]
@@ -165,10 +166,8 @@ impl Frames {
         };
         let frame = frame.ok_or(OutOfFrames { size })?;
         let generation = self.generation();
-        for index in 0..size.base_pages() {
-            self.set_generation(frame.add(index), generation);
-            self.meta(frame.add(index)).take();
-        }
+        (0..size.base_pages()).for_each(|index| self.set_generation(frame.add(index), generation));
+        self.metas(frame, size).iter().for_each(FrameMeta::take);
         self.free.fetch_sub(size.base_pages(), Ordering::Relaxed);
         Ok(frame)
     }
@@ -177,7 +176,7 @@ impl Frames {
         let mut cache = self.caches[cpu.0].lock();
         if cache.is_empty() {
             let mut buddy = self.buddy.lock();
-            cache.refill(|| buddy.allocate(&self.meta, 0));
+            cache.refill(|most| buddy.allocate_run(&self.meta, most));
         }
         cache.pop()
     }
@@ -188,19 +187,22 @@ impl Frames {
     /// If it is free already, or still referenced: the caller's accounting is wrong, and going on would
     /// hand one frame to two owners.
     pub fn free(&self, cpu: CpuIndex, frame: Pfn, size: PageSize) {
-        for (index, meta) in self.metas(frame, size).iter().enumerate() {
-            meta.release(frame.add(index as u64));
-        }
         match size {
             PageSize::Size4K => {
+                self.meta(frame).release(frame);
                 let mut cache = self.caches[cpu.0].lock();
                 if cache.is_full() {
                     let mut buddy = self.buddy.lock();
-                    cache.spill(|frame| buddy.free(&self.meta, frame, 0));
+                    cache.spill(|frames| runs(frames, |start, end| buddy.free_run(&self.meta, start, end)));
                 }
                 cache.push(frame);
             }
-            PageSize::Size2M | PageSize::Size1G => self.buddy.lock().free(&self.meta, frame, order_of(size)),
+            PageSize::Size2M | PageSize::Size1G => {
+                for (index, meta) in (0..).zip(self.metas(frame, size)) {
+                    meta.release(frame.add(index));
+                }
+                self.buddy.lock().free(&self.meta, frame, order_of(size));
+            }
         }
         self.free.fetch_add(size.base_pages(), Ordering::Relaxed);
     }

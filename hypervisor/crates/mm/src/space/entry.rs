@@ -142,6 +142,9 @@ impl<H: Host> Mm<H> {
     /// One entry less maps these frames; whether they are counted, and the caller owes a reference on each.
     #[must_use = "the entry's references are the caller's now"]
     pub(super) fn remove_entries(&self, leaf: &Leaf) -> bool {
+        if leaf.size == PageSize::Size4K {
+            return self.remove_page(leaf.pfn);
+        }
         if self.counted(leaf.pfn).is_none() {
             return false;
         }
