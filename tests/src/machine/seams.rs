@@ -375,6 +375,10 @@ impl Host for Machine {
         self.quarantine(frame, size);
     }
 
+    fn retire_pages(&self, frames: &[Pfn]) {
+        frames.iter().for_each(|&frame| self.retire(frame, PageSize::Size4K));
+    }
+
     fn allocate_zeroed(&self, size: PageSize) -> Result<Pfn, OutOfFrames> {
         self.seams.pass(Event::AllocateFrame(size));
         if self.seams.allocation_fails() {
@@ -382,6 +386,17 @@ impl Host for Machine {
         }
         let frame = self.take(size)?;
         self.zero(frame, size);
+        Ok(frame)
+    }
+
+    fn allocate_to_fill(&self) -> Result<Pfn, OutOfFrames> {
+        let size = PageSize::Size4K;
+        self.seams.pass(Event::AllocateFrame(size));
+        if self.seams.allocation_fails() {
+            return Err(OutOfFrames { size });
+        }
+        let frame = self.take(size)?;
+        self.poison(frame, size);
         Ok(frame)
     }
 

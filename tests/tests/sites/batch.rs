@@ -70,6 +70,24 @@ fn neighbours_go_for_one_flush() -> Outcome {
     b.finish()
 }
 
+/// `MADV_PAGEOUT` takes them in the same way, and asks nobody whether they were used.
+#[test]
+fn pages_that_are_told_to_go_do_so_together_young_or_not() -> Outcome {
+    let b = filled(WIDE)?;
+    (0..PAGES).try_for_each(|index| b.both_read(0, index, 100 + index))?;
+    let space = b.space(0);
+    let before = (b.machine.flushes(), space.mmu.stats().snapshot().flushes);
+    let calls = space.log.count(Notice::InvalidatePage);
+    b.does(0, "MADV_PAGEOUT", |space| space.madvise(page(0), bytes(CLUSTER), Advice::PageOut))?;
+    let after = (b.machine.flushes(), space.mmu.stats().snapshot().flushes);
+    assert_eq!((after.0 - before.0, after.1 - before.1), (2, 1), "flushes: all, the guest's");
+    assert_eq!(space.log.count(Notice::InvalidatePage) - calls, CLUSTER as usize);
+    b.resident(|index| index >= CLUSTER)?;
+    (0..PAGES).try_for_each(|index| b.both_read(0, index, 100 + index))?;
+    drop(space);
+    b.finish()
+}
+
 /// Before the batch's flush a guest stores through what it has cached, and that is what comes back. The primary entries
 /// say nothing of it: the pages have been in swap before, and were brought back by loads.
 #[test]

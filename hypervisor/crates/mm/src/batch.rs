@@ -16,9 +16,11 @@
 use crate::frames::{FrameMeta, PageFlags, PageTurn, TriedLock};
 use crate::host::Host;
 use crate::mm::Mm;
+use crate::notifier::YoungPages;
 use crate::reclaim::Spared;
 use crate::rmap::Rmap;
-use crate::space::{AddressSpace, Leaving};
+use crate::shrink::cluster_at;
+use crate::space::{AddressSpace, Leaving, Youth};
 use addr::{Hva, HvaRange, Pfn};
 use alloc::sync::Arc;
 use mutants::{Mutant, intact};
@@ -44,19 +46,30 @@ struct Member<'a> {
 }
 
 impl<H: Host> Mm<H> {
+    /// Reclaims pages of a cluster whether or not they were used lately; what cannot go stays. As below.
+    pub(crate) fn page_out_together(&self, space: Arc<AddressSpace<H>>, pages: &[(Hva, Pfn)]) {
+        let owners = pages.iter().find_map(|&(address, frame)| Some((address, self.rmap_of(frame)?.0)));
+        let Some((address, rmap)) = owners else { return };
+        let place = Neighbours { space, rmap, cluster: cluster_at(address) };
+        self.reclaim_together(&place, (pages, Youth::Ignored), |_, _| {});
+    }
+
     /// Reclaims old pages of a cluster, and calls `tell` for each. The caller holds a reference on each frame, and no lock
     /// of rank `Page` or later.
     pub(crate) fn reclaim_together(
         &self,
         place: &Neighbours<H>,
-        pages: &[(Hva, Pfn)],
+        (pages, youth): (&[(Hva, Pfn)], Youth),
         mut tell: impl FnMut(Pfn, Result<(), Spared>),
     ) {
         let turn = PageTurn::take();
         let (mut members, mut alone) = (Few::new(), Few::<Pfn>::new());
         let locked = place.rmap.is_locked_in(&place.space, place.cluster);
         let now = self.host().frames().generation();
-        let young = place.space.take_young(place.cluster, now);
+        let young = match youth {
+            Youth::Spares => place.space.take_young(place.cluster, now),
+            Youth::Ignored => YoungPages::none(place.cluster, now),
+        };
         if pages.iter().any(|&(address, _)| !young.contains(address)) {
             // Of pages whose table stays shared for want of another, no entry will be found.
             let _ = place.space.own_table(place.cluster.start());
@@ -83,7 +96,7 @@ impl<H: Host> Mm<H> {
         self.swap_out_together(&place.space, members, &mut tell);
         drop(turn);
         for frame in alone {
-            tell(frame, self.reclaim(frame));
+            tell(frame, self.evict(frame, youth));
         }
     }
 
@@ -111,7 +124,8 @@ impl<H: Host> Mm<H> {
 }
 
 /// What makes a page go alone.
-const SPECIAL: PageFlags = PageFlags::LAZY_FREE.union(PageFlags::HUGETLB).union(PageFlags::MERGED);
+const SPECIAL: PageFlags =
+    PageFlags::LAZY_FREE.union(PageFlags::HUGETLB).union(PageFlags::MERGED).union(PageFlags::FILE);
 
 /// Whether a page can go with its neighbours: anonymous, of this reverse map, with one entry. The page lock is held.
 fn goes_with_others<H: Host>(meta: &FrameMeta, rmap: &Rmap<H>) -> bool {

@@ -1,8 +1,8 @@
 //! The flush debt of one operation: frames and tables that may be reused only after a flush.
 //!
 //! ```text
-//!   primary entries cleared ──► frame / table ──► settle: flush, then retire
-//!                                    └─ batch full: settle at once, go on
+//!   primary entries cleared ──► page / frame / table ──► settle: flush, then retire, neighbours together
+//!                                       └─ batch full: settle at once, go on
 //! ```
 //!
 //! A batch of fixed size, so that nothing is allocated under the page-table lock, and unmapping a terabyte
@@ -11,11 +11,14 @@
 use crate::host::Host;
 use crate::mm::Mm;
 use addr::{Hva, HvaRange, PageSize, Pfn};
+use core::ops::Range;
 use mutants::{Mutant, RangeSite, intact};
-use paging::FlushScope;
+use paging::{FlushScope, PageTable};
 
-/// Frames and tables that one flush pays for.
-const BATCH: usize = 128;
+/// Base pages that one flush pays for.
+const PAGES: usize = 256;
+/// Huge pages and tables that one flush pays for.
+const BATCH: usize = 64;
 
 #[derive(Clone, Copy, Debug)]
 enum Owed {
@@ -31,6 +34,8 @@ pub(crate) struct Gather<'h, H: Host> {
     root: Pfn,
     site: RangeSite,
     touched: Option<HvaRange>,
+    pages: [Pfn; PAGES],
+    count: usize,
     owed: [Owed; BATCH],
     len: usize,
 }
@@ -38,7 +43,8 @@ pub(crate) struct Gather<'h, H: Host> {
 impl<'h, H: Host> Gather<'h, H> {
     /// An empty debt against the tables below `root`.
     pub(crate) const fn new(mm: &'h Mm<H>, root: Pfn, site: RangeSite) -> Self {
-        Self { mm, root, site, touched: None, owed: [Owed::Table(Pfn::ZERO); BATCH], len: 0 }
+        let (pages, owed) = ([Pfn::ZERO; PAGES], [Owed::Table(Pfn::ZERO); BATCH]);
+        Self { mm, root, site, touched: None, pages, count: 0, owed, len: 0 }
     }
 
     /// The primary entry for `size` bytes at `address` was changed or cleared.
@@ -47,9 +53,39 @@ impl<'h, H: Host> Gather<'h, H> {
         self.touched = Some(self.touched.map_or(page, |touched| touched.hull(&page)));
     }
 
+    /// Entries of a page table were changed or cleared, from the first of `pages` to the last.
+    pub(crate) fn touch_pages(&mut self, table: &PageTable, pages: Range<u16>) {
+        if pages.is_empty() {
+            return;
+        }
+        let last = if intact(Mutant::TouchesFirstOfTable) { pages.end - 1 } else { pages.start };
+        for page in [pages.start, last] {
+            self.touch(Hva::new(table.address_of(page)), PageSize::Size4K);
+        }
+    }
+
     /// An entry for the frame was cleared, and the address touched; its reference passes to the gather.
     pub(crate) fn frame(&mut self, frame: Pfn, size: PageSize) {
-        self.push(Owed::Frame(frame, size));
+        if size != PageSize::Size4K {
+            return self.push(Owed::Frame(frame, size));
+        }
+        if self.room() == 0 {
+            self.settle();
+        }
+        self.page(frame);
+    }
+
+    /// So many base pages may be gathered before they have to be flushed: whoever goes over a table takes no more at a time, and
+    /// touches them all at once, afterwards.
+    pub(crate) const fn room(&self) -> usize {
+        PAGES - self.count
+    }
+
+    /// The same of a base page for which there is room, and whose address is about to be touched.
+    #[inline]
+    pub(crate) fn page(&mut self, frame: Pfn) {
+        self.pages[self.count] = frame;
+        self.count += 1;
     }
 
     /// A table that translated `address` was unlinked, empty; CPUs may still have cached the way to it (I11).
@@ -85,6 +121,7 @@ impl<'h, H: Host> Gather<'h, H> {
         if intact(Mutant::FreesBeforeFlush) {
             self.flush();
         }
+        self.mm.put_pages(&mut self.pages[..core::mem::take(&mut self.count)]);
         for owed in &self.owed[..core::mem::take(&mut self.len)] {
             match *owed {
                 Owed::Frame(frame, size) => self.mm.put_page(frame, size),

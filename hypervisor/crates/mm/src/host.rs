@@ -1,7 +1,7 @@
 //! The seam to a machine. A machine is a value: two can exist in one process.
 
 use crate::frames::Frames;
-use addr::{PageSize, Pfn};
+use addr::{PAGE_SIZE, PageSize, Pfn};
 use core::fmt;
 use paging::{OutOfTables, Shootdown, TableMemory};
 
@@ -50,6 +50,15 @@ pub trait FrameMemory {
     /// What the word held instead.
     fn exchange_word(&self, frame: Pfn, word: u16, old: u64, new: u64) -> Result<(), u64>;
 
+    /// Calls `found` with the aligned words of a base page that are not zero, and their places, in order, as long as it says so; whether
+    /// it always has. Nobody writes to the page meanwhile.
+    fn nonzero_words(&self, frame: Pfn, found: &mut dyn FnMut(u16, u64) -> bool) -> bool {
+        (0..(PAGE_SIZE / 8) as u16).all(|place| match self.load_word(frame, place) {
+            0 => true,
+            word => found(place, word),
+        })
+    }
+
     /// Whether two base pages are equal. It is so afterwards only if nobody can write to either.
     fn equal(&self, a: Pfn, b: Pfn) -> bool {
         crate::merge::equal_by_pieces(self, a, b)
@@ -84,6 +93,12 @@ pub trait Host: TableMemory + FrameMemory + Shootdown + Send + Sync {
         self.frames().free(self.current_cpu(), frame, size);
     }
 
+    /// The same for many base frames.
+    fn retire_pages(&self, frames: &[Pfn]) {
+        frames.iter().for_each(|&frame| self.poison(frame, PageSize::Size4K));
+        self.frames().free_pages(self.current_cpu(), frames);
+    }
+
     /// A zeroed frame (I15) with one reference.
     ///
     /// # Errors
@@ -92,6 +107,14 @@ pub trait Host: TableMemory + FrameMemory + Shootdown + Send + Sync {
         let frame = self.frames().allocate(self.current_cpu(), size)?;
         self.zero(frame, size);
         Ok(frame)
+    }
+
+    /// A base frame with one reference, and whatever is in it: the caller overwrites all of it before anybody sees it (I15).
+    ///
+    /// # Errors
+    /// [`OutOfFrames`].
+    fn allocate_to_fill(&self) -> Result<Pfn, OutOfFrames> {
+        self.frames().allocate(self.current_cpu(), PageSize::Size4K)
     }
 
     /// A copy of a base page that nobody writes meanwhile, with one reference.

@@ -165,6 +165,19 @@ impl<H: Host> Mm<H> {
         }
     }
 
+    /// The same for many, which are freed together.
+    pub(crate) fn put_pages(&self, frames: &mut [Pfn]) {
+        let mut last = 0;
+        for index in 0..frames.len() {
+            let frame = frames[index];
+            if self.host.frames().meta(frame).put() {
+                frames[last] = frame;
+                last += 1;
+            }
+        }
+        self.host.retire_pages(&frames[..last]);
+    }
+
     /// Takes frames out of the swap cache whose slots nobody names any more. No lock of rank `Page` or later is held.
     pub(crate) fn drop_orphans(&self) {
         while let Some(slot) = self.swap.take_orphan() {

@@ -6,7 +6,7 @@
 //!      └───shrink────┘
 //! ```
 
-use crate::frames::PageFlags;
+use crate::frames::{FrameMeta, PageFlags};
 use crate::host::{Host, OutOfFrames};
 use crate::mm::Mm;
 use addr::{PageSize, Pfn};
@@ -80,19 +80,21 @@ impl<H: Host> Mm<H> {
     /// Drops one reference on each base frame of a page. Those whose last it was are freed, the whole page in one
     /// piece if it can be. Nobody can reach them any more.
     pub(crate) fn put_page(&self, frame: Pfn, size: PageSize) {
-        let count = size.base_pages();
-        let meta = |index| self.host().frames().meta(frame.add(index));
-        if meta(0).has(PageFlags::POOL) && (0..count).all(|index| meta(index).count() == 1) {
-            (0..count).for_each(|index| meta(index).forget());
-            meta(0).set(PageFlags::POOL);
+        if size == PageSize::Size4K {
+            return self.put(frame);
+        }
+        let metas = self.host().frames().metas(frame, size);
+        if metas[0].has(PageFlags::POOL) && metas.iter().all(|meta| meta.count() == 1) {
+            metas.iter().for_each(FrameMeta::forget);
+            metas[0].set(PageFlags::POOL);
             self.host().poison(frame, size);
             return self.pools().give(frame, size);
         }
         // No count that was looked at before will do: merging holds any frame for a moment (`merge/stable.rs`).
         let retire = |index| self.host().retire(frame.add(index), PageSize::Size4K);
         let mut whole = true;
-        for index in 0..count {
-            let last = meta(index).put();
+        for (index, meta) in (0..).zip(metas) {
+            let last = meta.put();
             if !last && whole {
                 (0..index).for_each(retire);
                 whole = false;

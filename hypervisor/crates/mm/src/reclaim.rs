@@ -115,7 +115,8 @@ impl<H: Host> Mm<H> {
         self.evict(frame, Youth::Ignored)
     }
 
-    fn evict(&self, frame: Pfn, youth: Youth) -> Result<(), Spared> {
+    /// The same, and a page that is young goes or stays.
+    pub(crate) fn evict(&self, frame: Pfn, youth: Youth) -> Result<(), Spared> {
         let meta = self.meta(frame);
         // Found before the page lock, put after it: the last reference on a reverse map frees it.
         let (rmap, index) = self.rmap_of(frame).ok_or(Spared::Unevictable)?;

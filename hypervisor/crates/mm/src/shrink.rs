@@ -21,6 +21,7 @@ use crate::limits::Shares;
 use crate::mm::Mm;
 use crate::reclaim::{Spared, each_place};
 use crate::rmap::Rmap;
+use crate::space::Youth;
 use crate::swap::{Probe, SwapDevice};
 use addr::{Hva, HvaRange, PAGE_SIZE, Pfn};
 use alloc::sync::Arc;
@@ -314,7 +315,9 @@ impl<H: Host> Mm<H> {
         if pages.is_empty() {
             return;
         }
-        self.reclaim_together(place, &pages, |frame, result| self.count(frame, result, shrunk));
+        self.reclaim_together(place, (&pages, Youth::Spares), |frame, result| {
+            self.count(frame, result, shrunk)
+        });
         for (_, frame) in pages {
             self.put(frame);
         }

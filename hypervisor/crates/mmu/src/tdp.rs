@@ -118,8 +118,24 @@ impl Tdp {
     /// the page tables. The caller flushes.
     #[must_use = "zapped entries are owed a flush (I6)"]
     pub(crate) fn zap<H: Host>(self, host: &H, range: GfnRange, locked: &mut Locked) -> u64 {
+        if range.len() == 1 {
+            return self.zap_page(host, range.start(), locked);
+        }
         let range = (range.start().base().as_u64(), range.end().as_u64() << PAGE_SHIFT);
         zap_below(host, (self.root, Level::ROOT), range, locked)
+    }
+
+    /// The same for one frame: no table's whole span goes.
+    fn zap_page<H: Host>(self, host: &H, gfn: Gfn, locked: &mut Locked) -> u64 {
+        let found = self.walk(host, gfn);
+        if found.entry == EptEntry::EMPTY {
+            return 0;
+        }
+        entry::clear(host, found.at, found.entry, &mut locked.in_progress);
+        if intact(Mutant::ZapLeavesShadow) {
+            locked.forget(host, spanned(gfn.base().as_u64(), found.level));
+        }
+        1
     }
 
     /// Tests and clears A on every leaf that overlaps `range`; `true` where one was set. The caller flushes.

@@ -87,6 +87,8 @@ mutants! {
     NoFlushOfCleared,
     /// entries of neighbours that are cleared at once are not flushed
     NoFlushOfBatch,
+    /// discard, munmap, mprotect: of the pages of a table that have changed the first is flushed, the others not
+    TouchesFirstOfTable,
     /// aging does not flush the primary translation
     NoFlushOfAged,
     /// `MADV_COLD` does not flush the primary translations

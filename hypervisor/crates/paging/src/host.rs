@@ -106,6 +106,18 @@ impl HostEntry {
         Self(Self::table(table).0 | self.0 & Self::ACCESSED)
     }
 
+    /// Whether the entry, of a page table, holds a frame.
+    #[must_use]
+    pub const fn is_page(self) -> bool {
+        self.0 & (Self::PRESENT | Self::HELD) != 0
+    }
+
+    /// The frame that the entry, of a page table, holds.
+    #[must_use]
+    pub const fn page(self) -> Pfn {
+        Pfn::new((self.0 & Self::FRAME) >> addr::PAGE_SHIFT)
+    }
+
     /// Whether this space counts what is in the shared table.
     #[must_use]
     pub const fn is_counted(self) -> bool {
@@ -198,6 +210,7 @@ impl TableEntry for HostEntry {
         Self(bits)
     }
 
+    #[inline]
     fn view(self, level: Level) -> View {
         let present = self.0 & Self::PRESENT != 0;
         let frame = Pfn::new((self.0 & Self::FRAME) >> addr::PAGE_SHIFT);

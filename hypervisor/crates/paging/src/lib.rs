@@ -10,6 +10,7 @@ mod ept;
 mod host;
 mod level;
 mod memory;
+mod parts;
 mod shootdown;
 mod tables;
 mod young;
@@ -19,6 +20,7 @@ pub use ept::EptEntry;
 pub use host::HostEntry;
 pub use level::Level;
 pub use memory::{EachAlone, Entries, EntryRef, OutOfTables, TableMemory, TableReserve};
+pub use parts::{PageTable, Part, Parts};
 pub use shootdown::{FlushScope, FlushToken, Shootdown};
 pub use tables::{
     Found, Leaf, Note, Rights, TableEntry, View, prune, split, walk, walk_or_grow, walk_owned, walk_to,

@@ -60,6 +60,12 @@ pub trait Entries: Copy {
 
     /// Clears bits of an entry, in one access: nothing is lost that a CPU sets meanwhile.
     fn clear(self, index: u16, bits: u64);
+
+    /// Writes `new` if the entry holds `old`.
+    ///
+    /// # Errors
+    /// What the entry held instead.
+    fn compare_exchange(self, index: u16, old: u64, new: u64) -> Result<(), u64>;
 }
 
 /// A table in memory that CPUs walk.
@@ -72,6 +78,12 @@ impl Entries for &[AtomicU64; ENTRIES as usize] {
     #[inline]
     fn clear(self, index: u16, bits: u64) {
         self[usize::from(index % ENTRIES)].fetch_and(!bits, Ordering::AcqRel);
+    }
+
+    #[inline]
+    fn compare_exchange(self, index: u16, old: u64, new: u64) -> Result<(), u64> {
+        let entry = &self[usize::from(index % ENTRIES)];
+        entry.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).map(|_| ())
     }
 }
 
@@ -100,6 +112,10 @@ impl<M: TableMemory> Entries for EachAlone<'_, M> {
         while let Err(now) = self.0.compare_exchange(at, old, old & !bits) {
             old = now;
         }
+    }
+
+    fn compare_exchange(self, index: u16, old: u64, new: u64) -> Result<(), u64> {
+        self.0.compare_exchange(EntryRef::new(self.1, index), old, new)
     }
 }
 

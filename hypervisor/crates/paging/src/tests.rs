@@ -3,8 +3,9 @@
 extern crate std;
 
 use crate::{
-    Cursor, EachAlone, EntryRef, EptEntry, Found, HostEntry, Leaf, Level, Note, OutOfTables, Rights,
-    TableEntry, TableMemory, TableReserve, View, collect_young, prune, split, walk, walk_or_grow, walk_to,
+    Cursor, EachAlone, Entries, EntryRef, EptEntry, Found, HostEntry, Leaf, Level, Note, OutOfTables, Part,
+    Parts, Rights, TableEntry, TableMemory, TableReserve, View, collect_young, prune, split, walk,
+    walk_or_grow, walk_to,
 };
 use addr::{PAGE_SHIFT, PageSize, Pfn};
 use std::boxed::Box;
@@ -142,6 +143,38 @@ fn a_cursor_visits_leaves_in_order_and_nothing_else() {
     assert_eq!(visit(0, 1 << 47), addresses);
     assert_eq!(visit(0x1001, 0x20_0001), [0x1000, 0x1f_f000, 0x20_0000]);
     assert_eq!(visit(0x2000, 0x1f_f000), []);
+}
+
+#[test]
+fn what_a_cursor_visits_is_in_the_parts_and_nothing_else() {
+    let memory = Memory::default();
+    let root = memory.allocate_table().expect("root");
+    for (index, address) in
+        [0x1000, 0x1f_f000, 0x20_0000, 0x4000_0000, 0x7f00_0000_0000].into_iter().enumerate()
+    {
+        install::<HostEntry>(&memory, root, address, small(index as u64, Rights::NONE));
+    }
+    install::<HostEntry>(
+        &memory,
+        root,
+        0x60_0000,
+        Leaf { size: PageSize::Size2M, ..small(512, Rights::READ) },
+    );
+    let pages = |part| match part {
+        Part::Leaf(visit) => Vec::from([visit.address]),
+        Part::Table(table) => {
+            let entry = |index| HostEntry::from_bits(memory.entries(table.table).load(index));
+            let mapped = table.entries.clone().filter(|&index| entry(index).is_page());
+            mapped.map(|index| table.visit(index, entry(index)).address).collect()
+        }
+    };
+    for (start, end) in
+        [(0, 1 << 47), (0x1001, 0x20_0001), (0x2000, 0x1f_f000), (0x1000, 0x70_0000), (0x61_0000, 0x80_0000)]
+    {
+        let parts: Vec<u64> = Parts::<_, HostEntry>::new(&memory, root, start, end).flat_map(pages).collect();
+        let visits = Cursor::<_, HostEntry>::new(&memory, root, start, end).map(|visit| visit.address);
+        assert_eq!(parts, visits.collect::<Vec<_>>(), "{start:#x}..{end:#x}");
+    }
 }
 
 #[test]

@@ -72,8 +72,8 @@ impl<H: Host> Tiers<H> {
                 _ => None,
             }
         };
-        if object.is_some_and(|object| scratch.unpack(object)) {
-            self.host.write_bytes(frame, 0, &scratch.page);
+        if let Some(object) = object {
+            self.make_page(object, &mut scratch, frame);
         }
         self.scratch.give_back(scratch);
     }

@@ -1,20 +1,31 @@
 //! What a slot holds.
 
 use crate::spans::Place;
-use addr::PAGE_SIZE;
 
-/// Data in memory: a page, compressed or as it is.
+/// What the bytes of an object are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Form {
+    /// A page as it is.
+    Raw,
+    /// A page, compressed.
+    Packed,
+    /// The words of a page that are not zero (`sparse.rs`).
+    Words,
+}
+
+/// Data in memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Object {
     pub(crate) place: Place,
-    /// Bytes; those of a page: it is not compressed.
+    /// Bytes.
     pub(crate) len: u16,
+    pub(crate) form: Form,
 }
 
 impl Object {
     /// Whether it is a page as it is.
     pub(crate) const fn is_raw(self) -> bool {
-        self.len as u64 == PAGE_SIZE
+        matches!(self.form, Form::Raw)
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!            ┌─ one word over and over ──► noted, no memory
+//!            ├─ zeros but for a few words ► these words, an object of the smallest class ────────┐
 //!   write ───┼─ compresses well ─────────► an object of a size class, in a span of four frames ──┐  cold, memory short
 //!            └─ does not ─┬─ disk ───────► the same, a page as it is ────────────────────────────┤  soon
 //!                         └─ no disk ────► refused: the page stays where it is                   ▼
@@ -22,6 +23,7 @@ mod down;
 mod entry;
 mod scratch;
 mod spans;
+mod sparse;
 mod state;
 
 pub use block::{BlockDevice, BlockError, MOST_PAGES};
@@ -34,7 +36,7 @@ use alloc::vec::Vec;
 use blocks::Blocks;
 use core::fmt;
 use down::{Staging, retire};
-use entry::{Entry, Object};
+use entry::{Entry, Form, Object};
 use mm::{Host, OutOfFrames, SlotError, SwapCounts, SwapDevice, Unwritten};
 use scratch::Scratch;
 use spans::{MOST_BYTES, Spans};
@@ -123,6 +125,11 @@ impl<H: Host> Tiers<H> {
 
     /// What becomes of a page in memory, if anything can. It is for this slot.
     fn pack(&self, slot: u64, frame: Pfn) -> Result<Entry, Unwritten> {
+        if self.memory == Memory::Compressed
+            && let Some(words) = sparse::words_of(&*self.host, frame)
+        {
+            return self.pack_words(slot, &words);
+        }
         let mut scratch = self.scratch.take();
         self.host.read_bytes(frame, 0, &mut scratch.page);
         let entry = match scratch.same_word() {
@@ -133,50 +140,78 @@ impl<H: Host> Tiers<H> {
         entry
     }
 
+    fn pack_words(&self, slot: u64, words: &sparse::Words) -> Result<Entry, Unwritten> {
+        if words.is_empty() {
+            return Ok(Entry::Filled(0));
+        }
+        let data = sparse::encode(words);
+        let place = self.state.lock().spans.store(&data).ok_or(SlotError { slot })?;
+        Ok(Entry::Kept(Object { place, len: data.len() as u16, form: Form::Words }))
+    }
+
     fn pack_into(&self, slot: u64, scratch: &mut scratch::Buffers) -> Result<Entry, Unwritten> {
         let compressed = match self.memory {
             Memory::Compressed => scratch.compress().filter(|data| data.len() <= MOST_BYTES),
             Memory::Passed => None,
         };
         let mut state = self.state.lock();
-        let data = match compressed {
-            Some(data) => data,
-            None if state.takes_raw() => &scratch.page,
+        let (data, form) = match compressed {
+            Some(data) => (data, Form::Packed),
+            None if state.takes_raw() => (&*scratch.page, Form::Raw),
             None => {
                 state.counts.refused += 1;
                 return Err(Unwritten::Refused);
             }
         };
         let place = state.spans.store(data).ok_or(SlotError { slot })?;
-        Ok(Entry::Kept(Object { place, len: data.len() as u16 }))
+        Ok(Entry::Kept(Object { place, len: data.len() as u16, form }))
     }
 
     /// Makes the page of what the slot holds in memory, or says where it is on disk.
     fn unpack(&self, slot: u64, frame: Pfn) -> Result<(), Where> {
         let mut scratch = self.scratch.take();
-        let found = self.load(slot, &mut scratch);
-        if found.is_ok() {
-            self.host.write_bytes(frame, 0, &scratch.page);
-        }
+        let found = self.load(slot, &mut scratch, frame);
         self.scratch.give_back(scratch);
         found
     }
 
-    fn load(&self, slot: u64, scratch: &mut scratch::Buffers) -> Result<(), Where> {
+    fn load(&self, slot: u64, scratch: &mut scratch::Buffers, frame: Pfn) -> Result<(), Where> {
         let state = self.state.lock();
         match state.entry(slot) {
             Entry::Nothing => Err(Where::Nowhere),
             Entry::Filled(word) => {
-                scratch.fill(word);
+                drop(state);
+                self.fill(word, scratch, frame);
                 Ok(())
             }
             Entry::Kept(object) | Entry::Leaving(object, _) => {
                 state.spans.load(object.place, scratch.place_for(object));
                 drop(state);
-                if scratch.unpack(object) { Ok(()) } else { Err(Where::Nowhere) }
+                if self.make_page(object, scratch, frame) { Ok(()) } else { Err(Where::Nowhere) }
             }
             Entry::OnDisk(block) => Err(Where::Block(block.into())),
         }
+    }
+
+    fn fill(&self, word: u64, scratch: &mut scratch::Buffers, frame: Pfn) {
+        if word == 0 {
+            return self.host.zero(frame, PageSize::Size4K);
+        }
+        scratch.fill(word);
+        self.host.write_bytes(frame, 0, &scratch.page);
+    }
+
+    /// Makes the page of an object whose bytes have been read. `false`: they are none.
+    fn make_page(&self, object: Object, scratch: &mut scratch::Buffers, frame: Pfn) -> bool {
+        if object.form == Form::Words {
+            sparse::decode(&*self.host, frame, scratch.place_for(object));
+            return true;
+        }
+        let is_page = scratch.unpack(object);
+        if is_page {
+            self.host.write_bytes(frame, 0, &scratch.page);
+        }
+        is_page
     }
 
     /// Reads a block, and its neighbours ahead of need.

@@ -19,7 +19,7 @@ const FRAMES: usize = 4;
 /// Steps between sizes, in bytes.
 const STEP: usize = 64;
 /// A span has a bit for each of its objects, so there are no smaller ones.
-const LEAST_BYTES: usize = FRAMES * PAGE / u64::BITS as usize;
+pub(crate) const LEAST_BYTES: usize = FRAMES * PAGE / u64::BITS as usize;
 /// Largest object that saves something: five of them fit into a span.
 pub(crate) const MOST_BYTES: usize = 3264;
 const CLASSES: usize = PAGE / STEP + 1;

@@ -29,6 +29,14 @@ impl Buddy {
         Some(Pfn::new(u64::from(block)))
     }
 
+    /// Takes up to `most` frames in a row, from the smallest block that there is: the first one, and how many.
+    pub(super) fn allocate_run(&mut self, meta: &[FrameMeta], most: usize) -> Option<(Pfn, usize)> {
+        let found = self.heads.iter().position(|&head| head != NIL)? as u8;
+        let order = found.min(most.ilog2() as u8);
+        let first = self.allocate(meta, order)?;
+        Some((first, 1 << order))
+    }
+
     /// Gives a block of 2^order frames back.
     pub(super) fn free(&mut self, meta: &[FrameMeta], frame: Pfn, order: u8) {
         let (mut block, mut order) = (frame.as_u64() as u32, order);
@@ -43,6 +51,17 @@ impl Buddy {
             order += 1;
         }
         self.link(meta, block, order);
+    }
+
+    /// Gives a run of frames back, in blocks as large as alignment allows.
+    pub(super) fn free_run(&mut self, meta: &[FrameMeta], start: u64, end: u64) {
+        let mut next = start;
+        while next < end {
+            let aligned = if next == 0 { u64::MAX } else { 1 << next.trailing_zeros() };
+            let order = aligned.min(end - next).ilog2().min(MAX_ORDER as u32);
+            self.free(meta, Pfn::new(next), order as u8);
+            next += 1 << order;
+        }
     }
 
     fn link(&mut self, meta: &[FrameMeta], block: u32, order: u8) {

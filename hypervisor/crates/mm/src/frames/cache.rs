@@ -27,6 +27,10 @@ impl FrameCache {
         self.len == CAPACITY
     }
 
+    pub(super) const fn room(&self) -> usize {
+        CAPACITY - self.len
+    }
+
     pub(super) fn push(&mut self, frame: Pfn) {
         self.frames[self.len] = frame;
         self.len += 1;
@@ -37,20 +41,19 @@ impl FrameCache {
         Some(self.frames[self.len])
     }
 
-    /// Takes a batch from `source`, or what it has.
-    pub(super) fn refill(&mut self, mut source: impl FnMut() -> Option<Pfn>) {
+    /// An empty one takes a batch from `source`, which is asked for so many in a row at most, or what it has. What came first goes first:
+    /// what is touched in the order of its addresses lies so, and is freed as runs.
+    pub(super) fn refill(&mut self, mut source: impl FnMut(usize) -> Option<(Pfn, usize)>) {
         while self.len < BATCH {
-            let Some(frame) = source() else { return };
-            self.push(frame);
+            let Some((first, count)) = source(BATCH - self.len) else { break };
+            (0..count as u64).for_each(|index| self.push(first.add(index)));
         }
+        self.frames[..self.len].reverse();
     }
 
-    /// Gives a batch to `sink`.
-    pub(super) fn spill(&mut self, mut sink: impl FnMut(Pfn)) {
-        for _ in 0..BATCH {
-            if let Some(frame) = self.pop() {
-                sink(frame);
-            }
-        }
+    /// A full one gives a batch to `sink`.
+    pub(super) fn spill(&mut self, sink: impl FnOnce(&[Pfn])) {
+        self.len -= BATCH;
+        sink(&self.frames[self.len..][..BATCH]);
     }
 }

@@ -323,6 +323,12 @@ impl FrameMeta {
         self.flags().contains(flags)
     }
 
+    /// Whether it is in use, and exclusive.
+    pub(super) fn is_exclusive(&self) -> bool {
+        let wanted = STATE | PageFlags::EXCLUSIVE.bits();
+        self.flags.load(Ordering::Acquire) & wanted == wanted
+    }
+
     pub(crate) fn set(&self, flags: PageFlags) {
         self.flags.fetch_or(flags.bits(), Ordering::AcqRel);
     }

@@ -85,14 +85,7 @@ impl Frames {
 
     /// Gives a run of new frames to the buddy, in blocks as large as alignment allows.
     fn add_run(&self, start: u64, end: u64) {
-        let mut buddy = self.buddy.lock();
-        let mut next = start;
-        while next < end {
-            let aligned = if next == 0 { u64::MAX } else { 1 << next.trailing_zeros() };
-            let order = aligned.min(end - next).ilog2().min(buddy::MAX_ORDER as u32);
-            buddy.free(&self.meta, Pfn::new(next), order as u8);
-            next += 1 << order;
-        }
+        self.buddy.lock().free_run(&self.meta, start, end);
         self.total.fetch_add(end - start, Ordering::Relaxed);
         self.free.fetch_add(end - start, Ordering::Relaxed);
     }
@@ -104,6 +97,16 @@ impl Frames {
     #[must_use]
     pub fn meta(&self, frame: Pfn) -> &FrameMeta {
         &self.meta[frame.as_u64() as usize]
+    }
+
+    /// The metadata of the base frames of a page.
+    ///
+    /// # Panics
+    /// If one lies beyond the metadata.
+    #[inline]
+    #[must_use]
+    pub fn metas(&self, frame: Pfn, size: PageSize) -> &[FrameMeta] {
+        &self.meta[frame.as_u64() as usize..][..size.base_pages() as usize]
     }
 
     /// Whether the frame has metadata.
@@ -163,10 +166,8 @@ impl Frames {
         };
         let frame = frame.ok_or(OutOfFrames { size })?;
         let generation = self.generation();
-        for index in 0..size.base_pages() {
-            self.set_generation(frame.add(index), generation);
-            self.meta(frame.add(index)).take();
-        }
+        (0..size.base_pages()).for_each(|index| self.set_generation(frame.add(index), generation));
+        self.metas(frame, size).iter().for_each(FrameMeta::take);
         self.free.fetch_sub(size.base_pages(), Ordering::Relaxed);
         Ok(frame)
     }
@@ -175,7 +176,7 @@ impl Frames {
         let mut cache = self.caches[cpu.0].lock();
         if cache.is_empty() {
             let mut buddy = self.buddy.lock();
-            cache.refill(|| buddy.allocate(&self.meta, 0));
+            cache.refill(|most| buddy.allocate_run(&self.meta, most));
         }
         cache.pop()
     }
@@ -186,21 +187,49 @@ impl Frames {
     /// If it is free already, or still referenced: the caller's accounting is wrong, and going on would
     /// hand one frame to two owners.
     pub fn free(&self, cpu: CpuIndex, frame: Pfn, size: PageSize) {
-        for index in 0..size.base_pages() {
-            self.meta(frame.add(index)).release(frame.add(index));
-        }
         match size {
             PageSize::Size4K => {
+                self.meta(frame).release(frame);
                 let mut cache = self.caches[cpu.0].lock();
                 if cache.is_full() {
                     let mut buddy = self.buddy.lock();
-                    cache.spill(|frame| buddy.free(&self.meta, frame, 0));
+                    cache.spill(|frames| runs(frames, |start, end| buddy.free_run(&self.meta, start, end)));
                 }
                 cache.push(frame);
             }
-            PageSize::Size2M | PageSize::Size1G => self.buddy.lock().free(&self.meta, frame, order_of(size)),
+            PageSize::Size2M | PageSize::Size1G => {
+                for (index, meta) in (0..).zip(self.metas(frame, size)) {
+                    meta.release(frame.add(index));
+                }
+                self.buddy.lock().free(&self.meta, frame, order_of(size));
+            }
         }
         self.free.fetch_add(size.base_pages(), Ordering::Relaxed);
+    }
+
+    /// The same for many base frames, which may lie anywhere: what the CPU's cache has no room for goes to the buddy, neighbours in one
+    /// block.
+    ///
+    /// # Panics
+    /// As [`Self::free`].
+    pub fn free_pages(&self, cpu: CpuIndex, frames: &[Pfn]) {
+        frames.iter().for_each(|&frame| self.meta(frame).release(frame));
+        let mut cache = self.caches[cpu.0].lock();
+        let (few, rest) = frames.split_at(cache.room().min(frames.len()));
+        few.iter().for_each(|&frame| cache.push(frame));
+        drop(cache);
+        if !rest.is_empty() {
+            let mut buddy = self.buddy.lock();
+            runs(rest, |start, end| buddy.free_run(&self.meta, start, end));
+        }
+        self.free.fetch_add(frames.len() as u64, Ordering::Relaxed);
+    }
+
+    /// Whether the frame is a page that one address space has alone ([`PageFlags::EXCLUSIVE`]).
+    #[inline]
+    #[must_use]
+    pub(crate) fn is_exclusive(&self, frame: Pfn) -> bool {
+        self.meta.get(frame.as_u64() as usize).is_some_and(FrameMeta::is_exclusive)
     }
 
     /// Whether the frame is allocated.
@@ -215,6 +244,24 @@ impl Frames {
         let meta = self.meta.get(frame.as_u64() as usize);
         meta.is_some_and(|meta| matches!(meta.state(), State::Free | State::FreeHead))
     }
+}
+
+/// Frames that lie next to each other, in either order, as runs: the first one, and the one behind the last.
+fn runs(frames: &[Pfn], mut run: impl FnMut(u64, u64)) {
+    let mut numbers = frames.iter().map(|frame| frame.as_u64());
+    let Some(first) = numbers.next() else { return };
+    let (mut start, mut end) = (first, first + 1);
+    for number in numbers {
+        match number {
+            above if above == end => end += 1,
+            below if below + 1 == start => start = below,
+            _ => {
+                run(start, end);
+                (start, end) = (number, number + 1);
+            }
+        }
+    }
+    run(start, end);
 }
 
 const fn order_of(size: PageSize) -> u8 {

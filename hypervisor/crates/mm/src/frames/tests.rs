@@ -49,6 +49,35 @@ fn huge_blocks_split_and_join() {
 }
 
 #[test]
+fn neighbours_that_are_freed_together_are_one_block_again() {
+    for backwards in [false, true] {
+        let frames = frames(1024);
+        let mut taken: Vec<_> = core::iter::from_fn(|| frames.allocate(CPU, PageSize::Size4K).ok()).collect();
+        taken.sort_unstable();
+        if backwards {
+            taken.reverse();
+        }
+        assert!(taken.iter().all(|frame| frames.meta(*frame).put()));
+        frames.free_pages(CPU, &taken[..100]);
+        frames.free_pages(CPU, &[]);
+        frames.free_pages(CPU, &taken[100..]);
+        assert_eq!(frames.free_count(), 1024);
+        assert!(frames.allocate(CPU, PageSize::Size2M).is_ok(), "the cache has but some of the first");
+        let rest = core::iter::from_fn(|| frames.allocate(CPU, PageSize::Size4K).ok());
+        assert_eq!(rest.collect::<BTreeSet<_>>().len(), 512, "each is handed out once");
+    }
+}
+
+#[test]
+#[should_panic(expected = "freed while Free")]
+fn a_frame_that_is_twice_among_many_is_caught() {
+    let frames = frames(16);
+    let frame = frames.allocate(CPU, PageSize::Size4K).expect("frame");
+    assert!(frames.meta(frame).put());
+    frames.free_pages(CPU, &[frame, frame]);
+}
+
+#[test]
 fn reserved_frames_stay_so() {
     let meta: Vec<_> = (0..64).map(|_| FrameMeta::reserved()).collect();
     let frames = Frames::new(meta.into_boxed_slice(), 1);

@@ -2,11 +2,14 @@
 
 use super::map::{named_range, named_range_or_hole, refuse_locked, refuse_too_many};
 use super::{AddressSpace, FaultError, MapError};
+use crate::batch::Few;
 use crate::frames::PageFlags;
 use crate::host::Host;
+use crate::shrink::cluster_at;
 use crate::vma::{Access, Vma, VmaFlags};
 use addr::{Hva, HvaRange, PageSize, Pfn};
 use alloc::vec::Vec;
+use core::ops::ControlFlow;
 use mutants::{Mutant, RangeSite, intact};
 use paging::HostEntry;
 
@@ -144,25 +147,32 @@ impl<H: Host> AddressSpace<H> {
         self.for_parts(range, |part, vma| {
             refuse_unlisted(part, vma)?;
             self.split_all(vma, part).map_err(|_| MapError::OutOfTables)?;
-            let mut next = part.start();
-            while let Some((page, frame)) = self.next_frame(HvaRange::new(next, part.end())) {
-                // A page that does not go stays; nothing is lost.
-                let _ = self.mm.page_out(frame);
-                self.mm.put(frame);
-                next = page.add(PageSize::Size4K.bytes());
+            let mut rest = part;
+            while let Some(cluster) = self.page_out_cluster(rest) {
+                rest = HvaRange::new(cluster.end().min(part.end()), part.end());
             }
             Ok(())
         })
     }
 
-    /// The first counted frame that a base page of a range maps, with a reference for the caller.
-    fn next_frame(&self, range: HvaRange) -> Option<(Hva, Pfn)> {
-        let _tables = self.tables.lock();
-        self.cursor(range).find_map(|visit| {
-            let leaf = visit.found.leaf().filter(|leaf| leaf.size == PageSize::Size4K)?;
-            self.mm.counted(leaf.pfn)?.get();
-            Some((Hva::new(visit.address), leaf.pfn))
-        })
+    /// Reclaims the first pages of a range that are there, as far as they are of one cluster: which that is, `None`: there are none. A page
+    /// that does not go stays; nothing is lost.
+    fn page_out_cluster(&self, range: HvaRange) -> Option<HvaRange> {
+        let (first, frame) = self.first_old(range, |_| true)?;
+        let cluster = cluster_at(first);
+        let mut pages: Few<(Hva, Pfn)> = Few::new();
+        self.old_frames(
+            cluster.intersection(&range)?,
+            |_| true,
+            |address, frame| {
+                let _ = pages.push((address, frame));
+                ControlFlow::Continue(())
+            },
+        );
+        self.mm.put(frame);
+        self.mm.page_out_together(self.myself()?, &pages);
+        pages.iter().for_each(|&(_, frame)| self.mm.put(frame));
+        Some(cluster)
     }
 
     /// `mlock`: the pages of a range are there, and stay. As in Linux, what a bound cuts counts in whole, and areas before

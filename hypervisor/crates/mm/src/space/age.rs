@@ -17,7 +17,7 @@ use addr::{Hva, HvaRange, PageSize, Pfn};
 use alloc::vec::Vec;
 use core::ops::ControlFlow;
 use mutants::{Mutant, intact};
-use paging::{EntryRef, FlushScope, HostEntry, Level, TableEntry, View, walk_to};
+use paging::{Entries, EntryRef, FlushScope, HostEntry, Level, Part, TableEntry, View, walk_to};
 
 impl<H: Host> AddressSpace<H> {
     /// Notes `generation` in the frames of all base pages, and transparent huge ones, that were used since the last pass.
@@ -79,13 +79,20 @@ impl<H: Host> AddressSpace<H> {
         mut take: impl FnMut(Hva, Pfn) -> ControlFlow<()>,
     ) {
         let _tables = self.tables.lock();
-        for visit in self.cursor(bounds) {
-            let leaf = visit.found.leaf().filter(|leaf| leaf.size == PageSize::Size4K);
-            let Some(frame) = leaf.map(|leaf| leaf.pfn) else { continue };
-            let Some(meta) = self.mm.counted(frame).filter(|_| is_old(frame)) else { continue };
-            meta.get();
-            if take(Hva::new(visit.address), frame).is_break() {
-                return;
+        for part in self.parts(bounds) {
+            let Part::Table(table) = part else { continue };
+            let entries = self.host().entries(table.table);
+            for index in table.entries.clone() {
+                let entry = HostEntry::from_bits(entries.load(index));
+                if !entry.is_page() {
+                    continue;
+                }
+                let frame = entry.page();
+                let Some(meta) = self.mm.counted(frame).filter(|_| is_old(frame)) else { continue };
+                meta.get();
+                if take(Hva::new(table.address_of(index)), frame).is_break() {
+                    return;
+                }
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Single changes of primary entries: each one atomic access (I5), each under the page-table lock.
 
 use super::AddressSpace;
-use crate::frames::PageFlags;
+use crate::frames::{FrameMeta, PageFlags};
 use crate::host::Host;
 use crate::mm::Mm;
 use crate::vma::{Protection, VmaKind};
@@ -59,9 +59,7 @@ impl<H: Host> AddressSpace<H> {
         if self.mm.counted(leaf.pfn).is_none() {
             return;
         }
-        for index in 0..leaf.size.base_pages() {
-            self.host().frames().meta(leaf.pfn.add(index)).add_entry();
-        }
+        self.host().frames().metas(leaf.pfn, leaf.size).iter().for_each(FrameMeta::add_entry);
         self.resident.fetch_add(leaf.size.base_pages(), Ordering::Relaxed);
     }
 
@@ -123,28 +121,42 @@ impl<H: Host> AddressSpace<H> {
 }
 
 impl<H: Host> Mm<H> {
+    /// One entry of a page table less maps this frame; as [`Self::remove_entries`].
+    #[inline]
+    #[must_use = "the entry's reference is the caller's now"]
+    pub(super) fn remove_page(&self, frame: Pfn) -> bool {
+        let Some(meta) = self.counted(frame) else { return false };
+        self.remove_from(meta);
+        true
+    }
+
+    #[inline]
+    fn remove_from(&self, meta: &FrameMeta) {
+        if meta.remove_entry() == 0
+            && let Some(slot) = meta.swap_slot()
+        {
+            self.swap().unmapped(slot);
+        }
+    }
+
     /// One entry less maps these frames; whether they are counted, and the caller owes a reference on each.
     #[must_use = "the entry's references are the caller's now"]
     pub(super) fn remove_entries(&self, leaf: &Leaf) -> bool {
+        if leaf.size == PageSize::Size4K {
+            return self.remove_page(leaf.pfn);
+        }
         if self.counted(leaf.pfn).is_none() {
             return false;
         }
-        for index in 0..leaf.size.base_pages() {
-            let meta = self.host().frames().meta(leaf.pfn.add(index));
-            if meta.remove_entry() == 0
-                && let Some(slot) = meta.swap_slot()
-            {
-                self.swap().unmapped(slot);
-            }
+        for meta in self.host().frames().metas(leaf.pfn, leaf.size) {
+            self.remove_from(meta);
         }
         true
     }
 }
 
-/// Whether two entries map the same frame with the same rights, whatever their A and D.
+/// Whether two entries map the same frame with the same rights, whatever their A and D; or are the same otherwise.
 pub(super) fn same_leaf(a: &Found<HostEntry>, b: &Found<HostEntry>) -> bool {
-    match (a.leaf(), b.leaf()) {
-        (Some(a), Some(b)) => (a.pfn, a.size, a.rights) == (b.pfn, b.size, b.rights),
-        _ => a.entry == b.entry && a.level == b.level,
-    }
+    let used = |entry: HostEntry| entry.aged().cleaned();
+    used(a.entry) == used(b.entry) && (a.level, a.shared) == (b.level, b.shared)
 }

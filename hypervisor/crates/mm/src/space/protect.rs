@@ -2,12 +2,13 @@
 
 use super::map::{named_range_or_hole, refuse_too_many};
 use super::{AddressSpace, MapError};
+use crate::gather::Gather;
 use crate::host::Host;
 use crate::vma::{Access, Protection, Vma, VmaFlags};
 use addr::{Hva, HvaRange};
 use alloc::vec::Vec;
 use mutants::{Mutant, RangeSite, intact};
-use paging::{Found, Leaf, Rights};
+use paging::{Entries, Found, HostEntry, Leaf, Level, PageTable, Part, Rights, TableEntry, View, Visit};
 
 impl<H: Host> AddressSpace<H> {
     /// Changes the protection of a range. As in Linux, areas before the first hole change even where there
@@ -52,18 +53,73 @@ impl<H: Host> AddressSpace<H> {
         let invalidation = self.chain.invalidate(RangeSite::MprotectFixup, range);
         let mut gather = self.gather(RangeSite::MprotectFixup);
         let tables = self.tables.lock();
-        for visit in self.cursor(range) {
-            let Some(leaf) = visit.found.leaf() else { continue };
-            let rights = self.rights_again(vma, &leaf);
-            let entry = self.replace(visit.found.at, visit.found.entry, |entry| entry.with_rights(rights));
-            let old = Found { entry, ..visit.found };
-            if old.leaf().is_some_and(|old| old.rights != rights) {
-                gather.touch(Hva::new(visit.address), leaf.size);
+        for part in self.parts(range) {
+            match part {
+                Part::Table(table) => self.protect_table(&table, vma, &mut gather),
+                Part::Leaf(visit) => self.protect_leaf(&visit, vma, &mut gather),
             }
         }
         gather.flush();
         drop(tables);
         drop(invalidation);
+    }
+
+    fn protect_leaf(&self, visit: &Visit<HostEntry>, vma: &Vma<H>, gather: &mut Gather<'_, H>) {
+        let Some(leaf) = visit.found.leaf() else { return };
+        let rights = self.rights_again(vma, &leaf);
+        let entry = self.replace(visit.found.at, visit.found.entry, |entry| entry.with_rights(rights));
+        let old = Found { entry, ..visit.found };
+        if old.leaf().is_some_and(|old| old.rights != rights) {
+            gather.touch(Hva::new(visit.address), leaf.size);
+        }
+    }
+
+    /// The pages of a table. What is read-only is so whatever the frame is, and of a private page the frame's word is enough:
+    /// neither takes a look at what an entry says.
+    fn protect_table(&self, table: &PageTable, vma: &Vma<H>, gather: &mut Gather<'_, H>) {
+        let most = vma.protection.rights();
+        if !most.write {
+            return self.protect_pages(table, gather, |_| most);
+        }
+        let frames = self.host().frames();
+        if vma.kind.is_private() {
+            let rights =
+                |entry: HostEntry| if frames.is_exclusive(entry.page()) { most } else { Rights::READ };
+            return self.protect_pages(table, gather, rights);
+        }
+        self.protect_pages(table, gather, |entry| match entry.view(Level::Pt) {
+            View::Leaf(leaf) => self.rights_again(vma, &leaf),
+            View::Empty | View::Table(_) | View::Note(_) => Rights::NONE,
+        });
+    }
+
+    /// Each page of a table gets the rights that its entry shall have. A CPU may set A and D meanwhile, and nothing else.
+    fn protect_pages(
+        &self,
+        table: &PageTable,
+        gather: &mut Gather<'_, H>,
+        rights: impl Fn(HostEntry) -> Rights,
+    ) {
+        debug_assert!(!table.shared, "{:?} is to change, and is shared (I18)", table.table);
+        let entries = self.host().entries(table.table);
+        let (mut first, mut behind) = (table.entries.end, table.entries.start);
+        for index in table.entries.clone() {
+            let mut old = HostEntry::from_bits(entries.load(index));
+            if !old.is_page() {
+                continue;
+            }
+            let rights = rights(old);
+            if old.with_rights(rights) == old {
+                continue;
+            }
+            let exchange =
+                |old: HostEntry| entries.compare_exchange(index, old.bits(), old.with_rights(rights).bits());
+            while let Err(now) = exchange(old) {
+                old = HostEntry::from_bits(now);
+            }
+            (first, behind) = (first.min(index), index + 1);
+        }
+        gather.touch_pages(table, first..behind);
     }
 
     /// The rights of a present entry under its area's new protection. That a shared page of a file is dirty holds

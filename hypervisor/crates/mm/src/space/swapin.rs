@@ -67,7 +67,8 @@ impl<H: Host> Mm<H> {
             Probe::Free => return Ok(None),
         };
         let Some(device) = self.swap().device() else { return Ok(None) };
-        let frame = self.host().allocate_zeroed(PageSize::Size4K)?;
+        // The device fills all of it, or it is nobody's page.
+        let frame = self.host().allocate_to_fill()?;
         if let Err(error) = device.read(slot, frame) {
             self.put(frame);
             // Whoever was faster may have given the slot back meanwhile: then nothing is lost.

@@ -5,8 +5,11 @@ use crate::gather::Gather;
 use crate::host::Host;
 use crate::vma::{Vma, VmaFlags};
 use addr::{Hva, HvaRange, PageSize};
+use core::sync::atomic::Ordering;
 use mutants::{Mutant, RangeSite, intact};
-use paging::{Cursor, Found, HostEntry, Level, Note, TableEntry, View, Visit};
+use paging::{
+    Cursor, Entries, Found, HostEntry, Level, Note, PageTable, Part, Parts, TableEntry, View, Visit,
+};
 
 /// What becomes of entries whose page the address alone does not tell: those of a non-linear mapping.
 #[derive(Clone, Copy)]
@@ -58,22 +61,82 @@ impl<H: Host> AddressSpace<H> {
     pub(super) fn clear_range(&self, range: HvaRange, gather: &mut Gather<'_, H>, keep: Keep) {
         let tables = self.tables.lock();
         self.drop_shared(&tables, range, gather);
-        for visit in self.cursor(range) {
-            match visit.found.view() {
-                View::Leaf(_) => self.clear_leaf(&visit, gather, keep),
-                View::Note(Note::Swap(slot)) => {
-                    self.host().store(visit.found.at, HostEntry::EMPTY.bits());
-                    self.mm.swap().remove_note(slot);
-                    self.swapped.count_drop();
-                }
-                View::Note(Note::Offset(_)) if matches!(keep, Keep::Nothing) => {
-                    self.host().store(visit.found.at, HostEntry::EMPTY.bits());
-                }
-                View::Note(Note::Offset(_)) | View::Empty | View::Table(_) => {}
+        for part in self.parts(range) {
+            match part {
+                Part::Table(table) => self.clear_table(&table, gather, keep),
+                Part::Leaf(visit) => self.clear_leaf(&visit, gather, keep),
             }
         }
         if intact(Mutant::FlushesAfterLock) {
             gather.flush();
+        }
+    }
+
+    /// The entries of a page table, as many at a time as the gather has room for.
+    fn clear_table(&self, table: &PageTable, gather: &mut Gather<'_, H>, keep: Keep) {
+        debug_assert!(!table.shared, "{:?} is to change, and is shared (I18)", table.table);
+        let mut next = table.entries.start;
+        while next < table.entries.end {
+            if gather.room() == 0 {
+                gather.settle();
+            }
+            let until = table.entries.end.min(next + gather.room() as u16);
+            let part = PageTable { entries: next..until, ..*table };
+            match keep {
+                Keep::Nothing => self.clear_pages(&part, gather),
+                Keep::Offsets => self.clear_to_notes(&part, gather),
+            }
+            next = until;
+        }
+    }
+
+    /// Entries of a page table whose pages fit into the gather. They are counted and touched once for all.
+    fn clear_pages(&self, table: &PageTable, gather: &mut Gather<'_, H>) {
+        let entries = self.host().entries(table.table);
+        let (mut first, mut behind, room) = (table.entries.end, table.entries.start, gather.room());
+        for index in table.entries.clone() {
+            let mut old = entries.load(index);
+            if !HostEntry::from_bits(old).is_page() {
+                if old != 0 {
+                    self.clear_entry(&table.visit(index, HostEntry::from_bits(old)), gather, Keep::Nothing);
+                }
+                continue;
+            }
+            while let Err(now) = entries.compare_exchange(index, old, HostEntry::EMPTY.bits()) {
+                old = now;
+            }
+            (first, behind) = (first.min(index), index + 1);
+            let frame = HostEntry::from_bits(old).page();
+            if self.mm.remove_page(frame) {
+                gather.page(frame);
+            }
+        }
+        gather.touch_pages(table, first..behind);
+        self.resident.fetch_sub((room - gather.room()) as u64, Ordering::Relaxed);
+    }
+
+    /// The same where what goes is remembered.
+    fn clear_to_notes(&self, table: &PageTable, gather: &mut Gather<'_, H>) {
+        let entries = self.host().entries(table.table);
+        for index in table.entries.clone() {
+            let visit = table.visit(index, HostEntry::from_bits(entries.load(index)));
+            self.clear_entry(&visit, gather, Keep::Offsets);
+        }
+    }
+
+    /// An entry of a page table.
+    fn clear_entry(&self, visit: &Visit<HostEntry>, gather: &mut Gather<'_, H>, keep: Keep) {
+        match visit.found.view() {
+            View::Leaf(_) => self.clear_leaf(visit, gather, keep),
+            View::Note(Note::Swap(slot)) => {
+                self.host().store(visit.found.at, HostEntry::EMPTY.bits());
+                self.mm.swap().remove_note(slot);
+                self.swapped.count_drop();
+            }
+            View::Note(Note::Offset(_)) if matches!(keep, Keep::Nothing) => {
+                self.host().store(visit.found.at, HostEntry::EMPTY.bits());
+            }
+            View::Note(Note::Offset(_)) | View::Empty | View::Table(_) => {}
         }
     }
 
@@ -113,6 +176,11 @@ impl<H: Host> AddressSpace<H> {
     /// What an operation at `site` will owe.
     pub(super) fn gather(&self, site: RangeSite) -> Gather<'_, H> {
         Gather::new(&self.mm, self.root, site)
+    }
+
+    /// What is mapped in a range, a page table at a time.
+    pub(super) fn parts(&self, range: HvaRange) -> Parts<'_, H, HostEntry> {
+        Parts::new(self.host(), self.root, range.start().as_u64(), range.end().as_u64())
     }
 
     /// The leaves and notes in a range.
