@@ -10,6 +10,7 @@
 //!
 //! The fault path takes no memory-manager lock under the mmu lock (I4): it resolves first, then locks.
 
+use crate::around::Around;
 use crate::dirty_log::Logs;
 use crate::entry::Installed;
 use crate::shadow::Shadow;
@@ -21,7 +22,7 @@ use addr::{Gfn, GfnRange, Gpa, GpaRange, HvaRange, PageSize, Pfn};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use mm::{Access, AddressSpace, FaultError, Host, Mapping};
+use mm::{Access, AddressSpace, AskBeside, Beside, FaultError, Host, Mapping};
 use mutants::{Mutant, intact};
 use paging::{Leaf, Level, OutOfTables, Rights, TableReserve};
 use sync::atomic::AtomicU64;
@@ -241,8 +242,10 @@ impl<H: Host> SecondaryMmu<H> {
             // Before the slot is looked up, too: removing it raises the sequence (I2).
             let snapshot = self.sequence.snapshot();
             let Some(slot) = self.slots.read().find(gfn) else { return Ok(FaultOutcome::NotRam) };
-            let resolved = self.resolve(&slot, gfn, access, snapshot).map_err(MmuError::Host)?;
-            let mut attempt = self.install(&resolved, &mut reserve)?;
+            let mut beside = None;
+            let resolved =
+                self.resolve(&slot, gfn, access, (snapshot, &mut beside)).map_err(MmuError::Host)?;
+            let mut attempt = self.install((&resolved, &beside), &mut reserve)?;
             if let Attempt::Lacking(Lacking(tables)) = attempt {
                 if let Err(error) = supply(&*self.host, &mut reserve, tables, || self.take_spare()) {
                     if self.space.mm().make_room(&mut attempts) {
@@ -250,10 +253,10 @@ impl<H: Host> SecondaryMmu<H> {
                     }
                     return Err(error.into());
                 }
-                attempt = self.install(&resolved, &mut reserve)?;
+                attempt = self.install((&resolved, &beside), &mut reserve)?;
             }
             match attempt {
-                Attempt::Done(Installed::Changed) => count(&self.stats.installed),
+                Attempt::Done(Installed::New(_) | Installed::More) => count(&self.stats.installed),
                 Attempt::Done(Installed::Spurious) => count(&self.stats.spurious),
                 // Changed since it was resolved, or other tables have gone meanwhile.
                 Attempt::Changed | Attempt::Lacking(_) => {
@@ -272,9 +275,10 @@ impl<H: Host> SecondaryMmu<H> {
         slot: &Slot,
         gfn: Gfn,
         access: Access,
-        snapshot: Snapshot,
+        (snapshot, beside): (Snapshot, &mut Option<Beside>),
     ) -> Result<Resolved, FaultError> {
-        let mapping = self.space.fault_in(slot.hva_of(gfn), access)?;
+        let ask = self.group_of(slot, gfn).map(|wanted| AskBeside { wanted, found: beside });
+        let mapping = self.space.fault_in_and_ask(slot.hva_of(gfn), access, ask)?;
         // A read fault installs a writable entry only if the frame is dirty already (I7).
         let dirty = mapping.dirty || !intact(Mutant::ReadInstallsWritable);
         let write = mapping.writable && (access == Access::Write || dirty);
@@ -297,7 +301,11 @@ impl<H: Host> SecondaryMmu<H> {
 
     /// Checks that nothing has changed since, and installs (I2), under the shared side: whoever takes the frame away, or
     /// the right to write it, comes before or after.
-    fn install(&self, resolved: &Resolved, reserve: &mut TableReserve<'_, H>) -> Result<Attempt, MmuError> {
+    fn install(
+        &self,
+        (resolved, beside): (&Resolved, &Option<Beside>),
+        reserve: &mut TableReserve<'_, H>,
+    ) -> Result<Attempt, MmuError> {
         let locked = self.locked.read();
         let tdp = locked.tdp.ok_or(MmuError::Released)?;
         let Resolved { gfn, leaf, hvas, mapping, snapshot } = resolved;
@@ -310,7 +318,15 @@ impl<H: Host> SecondaryMmu<H> {
         if leaf.rights.write && intact(Mutant::NoDirtyOnInstall) {
             self.space.mark_dirty(mapping);
         }
-        Ok(tdp.install(&*self.host, *gfn, leaf, reserve).map_or_else(Attempt::Lacking, Attempt::Done))
+        let installed = match tdp.install(&*self.host, *gfn, leaf, reserve) {
+            Ok(installed) => installed,
+            Err(lacking) => return Ok(Attempt::Lacking(lacking)),
+        };
+        if let (Installed::New(at), Some(beside)) = (installed, beside) {
+            let (gfn, hva, stores, snapshot) = (*gfn, hvas.start(), leaf.dirty, *snapshot);
+            self.map_around(&locked, at, &Around { gfn, hva, stores, beside, snapshot });
+        }
+        Ok(Attempt::Done(installed))
     }
 
     /// Zaps all runs and flushes once (I10), under the mmu lock, so that whoever takes the lock next owes

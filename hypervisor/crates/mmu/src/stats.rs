@@ -37,6 +37,8 @@ stats! {
     StatsSnapshot:
     /// Entries installed or upgraded by faults.
     installed,
+    /// Entries of their neighbours, installed with them.
+    mapped_around,
     /// Faults that found an entry which allowed the access.
     spurious,
     /// Faults that found their sequence stale.

@@ -77,7 +77,7 @@ impl Tdp {
         let found = self.grow(gfn, lowest, reserve, host);
         let is_first = found.level == lowest && found.entry == EptEntry::EMPTY;
         if is_first && entry::install_first(host, &found, leaf) {
-            return Ok(Installed::Changed);
+            return Ok(Installed::New(found.at));
         }
         self.install_beside(host, gfn, leaf, reserve)
     }
