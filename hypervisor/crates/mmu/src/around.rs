@@ -22,8 +22,8 @@ use crate::secondary::{Locked, SecondaryMmu};
 use crate::slots::Slot;
 use crate::stats::add;
 use crate::tdp::AccessedDirty;
-use addr::{Gfn, Hva, HvaRange, PAGE_SHIFT, PageSize};
-use mm::{Beside, Host, MOST_BESIDE, Mapping};
+use addr::{Gfn, Hva, PAGE_SHIFT, PageSize};
+use mm::{Beside, Host, MOST_BESIDE, Mapping, Stretch};
 use mutants::{Mutant, intact};
 use paging::{EntryRef, Leaf, Level, Rights};
 use sync::Snapshot;
@@ -44,26 +44,28 @@ pub(crate) struct Around<'a> {
 impl<H: Host> SecondaryMmu<H> {
     /// The group of a guest frame, where its pages may be mapped unused.
     #[inline]
-    pub(crate) fn group_of(&self, slot: &Slot, gfn: Gfn) -> Option<HvaRange> {
-        let tells_use = self.accessed_dirty == AccessedDirty::Hardware || !intact(Mutant::AroundWithoutBits);
-        let first = Gfn::new(gfn.as_u64() & !(GROUP - 1));
-        let most = if intact(Mutant::AroundLeavesSlot) { slot.gfns().end() } else { first.add(GROUP) };
-        let end = first.add(GROUP).min(most);
-        let first = first.max(slot.gfns().start());
-        let start = slot.hva_of(first);
-        tells_use.then(|| HvaRange::new(start, start.add((end.as_u64() - first.as_u64()) << PAGE_SHIFT)))
+    pub(crate) fn group_of(&self, slot: &Slot, gfn: Gfn) -> Option<Stretch> {
+        let has_bits = self.accessed_dirty == AccessedDirty::Hardware || self.is_shadowed;
+        if !has_bits && intact(Mutant::AroundWithoutBits) {
+            return None;
+        }
+        let (gfn, slot) = (gfn.as_u64(), slot.gfns());
+        let before = (gfn & (GROUP - 1)).min(gfn - slot.start().as_u64());
+        let most = if intact(Mutant::AroundLeavesSlot) { slot.end().as_u64() - 1 - gfn } else { GROUP };
+        let behind = (GROUP - 1 - (gfn & (GROUP - 1))).min(most);
+        Some(Stretch { before: before as usize, behind: behind as usize })
     }
 
-    /// Maps what is beside a page whose entry, a new one, is at `at`. The mmu lock is held, shared at least.
+    /// Maps what is beside a page whose entry, a new one, is at `at`; how many pages. The mmu lock is held, shared at least.
     #[inline(never)]
-    pub(crate) fn map_around(&self, locked: &Locked, at: EntryRef, around: &Around<'_>) {
+    pub(crate) fn map_around(&self, locked: &Locked, at: EntryRef, around: &Around<'_>) -> u64 {
         let Around { gfn, hva, stores, beside, snapshot } = around;
         let before = (hva.as_u64() - beside.range().start().as_u64()) >> PAGE_SHIFT;
         let first = Gfn::new(gfn.as_u64() - before);
         let (start, end) = (beside.range().start().as_u64(), beside.range().end().as_u64());
         let permitted = locked.in_progress.permits(&self.sequence, *snapshot, start, end);
         if permitted.is_err() && intact(Mutant::AroundUnchecked) {
-            return;
+            return 0;
         }
         let logs = self.is_logging().then(|| self.logs.read());
         let mut mapped = 0;
@@ -79,6 +81,7 @@ impl<H: Host> SecondaryMmu<H> {
             mapped += u64::from(is_wanted && entry::install_beside(&*self.host, at, leaf));
         });
         add(&self.stats.mapped_around, mapped);
+        mapped
     }
 }
 

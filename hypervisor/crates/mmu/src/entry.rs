@@ -122,6 +122,11 @@ pub(crate) fn age<M: TableMemory>(memory: &M, found: &Found<EptEntry>) -> bool {
     (Found { entry, ..*found }).leaf().is_some_and(|leaf| leaf.accessed)
 }
 
+/// Sets the accessed bit, for a processor that has not got to do so itself. The mmu lock is held, shared at least.
+pub(crate) fn note_use<M: TableMemory>(memory: &M, found: &Found<EptEntry>) {
+    replace(memory, found.at, found.entry, |entry| EptEntry::from_bits(entry.bits() | EptEntry::ACCESSED));
+}
+
 /// Lets an empty entry of a shadow map what is mapped by a leaf that is there, or name a table. The mmu lock is held exclusively,
 /// and the virtual processor whose shadow it is does not run.
 ///
@@ -137,10 +142,10 @@ pub(crate) fn rename<M: TableMemory>(memory: &M, at: EntryRef, bits: u64) {
     memory.store(at, bits);
 }
 
-/// Takes the right to write from a leaf of a shadow. The mmu lock is held exclusively, and no processor writes entries of shadows, so that
-/// it still is what was seen. The caller owes a flush, unless it acts for the virtual processor, which does not run.
-pub(crate) fn protect<M: TableMemory>(memory: &M, at: EntryRef, seen: u64) {
-    memory.store(at, shadow::protected(seen));
+/// Takes the right to write from a leaf of a shadow, in one access: a processor may set A. The mmu lock is held exclusively. The caller
+/// owes a flush, unless it acts for the virtual processor, which does not run.
+pub(crate) fn protect<M: TableMemory>(memory: &M, at: EntryRef) {
+    memory.entries(at.table()).clear(at.index(), shadow::WRITABLE);
 }
 
 /// Empties an entry of a shadow. The mmu lock is held exclusively; the caller owes a flush, unless it acts for the virtual

@@ -44,6 +44,18 @@ impl Locked {
         self.shadows.iter_mut().for_each(|shadow| shadow.forget(host, gfns));
     }
 
+    /// Whether any of these guest frames was used, where no processor says so in the tables themselves: A of a leaf tells of its faults, and
+    /// what stands on it unused may have been used since.
+    pub(crate) fn is_young<H: Host>(&self, host: &H, gfns: GfnRange) -> bool {
+        let used = |(gfns, leaf): (GfnRange, Leaf)| leaf.accessed || self.has_used(host, gfns);
+        self.tdp.is_some_and(|tdp| tdp.leaves(host, gfns).any(used))
+    }
+
+    /// Whether a virtual processor has used what stands on leaves for these guest frames.
+    pub(crate) fn has_used<H: Host>(&self, host: &H, gfns: GfnRange) -> bool {
+        intact(Mutant::ShadowUseUnseen) && self.shadows.iter().any(|shadow| shadow.has_used(host, gfns))
+    }
+
     /// The same, where the dirty log took rights from leaves. Which ones is worked out for shadows only: a harvest has many.
     pub(crate) fn narrowed<H: Host>(&mut self, host: &H, gfns: impl Fn() -> GfnRange) {
         if intact(Mutant::LogLeavesShadow) {
@@ -121,8 +133,8 @@ struct Resolved {
 
 /// What became of an attempt to install.
 enum Attempt {
-    /// The leaf is there.
-    Done(Installed),
+    /// The leaf is there, and so many beside it.
+    Done(Installed, u64),
     /// Tables are missing on the way to it.
     Lacking(Lacking),
     /// Something has changed since the frame was resolved.
@@ -226,25 +238,35 @@ impl<H: Host> SecondaryMmu<H> {
     /// # Errors
     /// [`MmuError`]; the guest cannot go on.
     pub fn fault(&self, gpa: Gpa, access: Access) -> Result<FaultOutcome, MmuError> {
+        self.fault_around(gpa, access).map(|(outcome, _)| outcome)
+    }
+
+    /// The same, and how many pages were mapped around it.
+    #[inline]
+    pub(crate) fn fault_around(&self, gpa: Gpa, access: Access) -> Result<(FaultOutcome, u64), MmuError> {
         let gfn = gpa.gfn();
         if access == Access::Write && self.is_logging() && self.writes_again(gfn) {
-            return Ok(FaultOutcome::Mapped);
+            return Ok((FaultOutcome::Mapped, 0));
         }
         self.resolve_fault(gfn, access)
     }
 
     /// Apart, so that a write that only the log has stopped does not pay for it.
     #[inline(never)]
-    fn resolve_fault(&self, gfn: Gfn, access: Access) -> Result<FaultOutcome, MmuError> {
+    pub(crate) fn resolve_fault(&self, gfn: Gfn, access: Access) -> Result<(FaultOutcome, u64), MmuError> {
         let mut attempts = mm::Attempts::default();
         let mut reserve = TableReserve::new(&*self.host);
+        // Who looks again has found no page, or one that changes: he is after that alone.
+        let mut asks = true;
         loop {
             // Before the slot is looked up, too: removing it raises the sequence (I2).
             let snapshot = self.sequence.snapshot();
-            let Some(slot) = self.slots.read().find(gfn) else { return Ok(FaultOutcome::NotRam) };
+            let Some(slot) = self.slots.read().find(gfn) else { return Ok((FaultOutcome::NotRam, 0)) };
+            let wanted = if asks { self.group_of(&slot, gfn) } else { None };
             let mut beside = None;
-            let resolved =
-                self.resolve(&slot, gfn, access, (snapshot, &mut beside)).map_err(MmuError::Host)?;
+            let ask = wanted.map(|wanted| AskBeside { wanted, found: &mut beside });
+            asks = false;
+            let resolved = self.resolve(&slot, gfn, access, (snapshot, ask)).map_err(MmuError::Host)?;
             let mut attempt = self.install((&resolved, &beside), &mut reserve)?;
             if let Attempt::Lacking(Lacking(tables)) = attempt {
                 if let Err(error) = supply(&*self.host, &mut reserve, tables, || self.take_spare()) {
@@ -255,17 +277,23 @@ impl<H: Host> SecondaryMmu<H> {
                 }
                 attempt = self.install((&resolved, &beside), &mut reserve)?;
             }
-            match attempt {
-                Attempt::Done(Installed::New(_) | Installed::More) => count(&self.stats.installed),
-                Attempt::Done(Installed::Spurious) => count(&self.stats.spurious),
+            let around = match attempt {
+                Attempt::Done(Installed::New(_) | Installed::More, around) => {
+                    count(&self.stats.installed);
+                    around
+                }
+                Attempt::Done(Installed::Spurious, around) => {
+                    count(&self.stats.spurious);
+                    around
+                }
                 // Changed since it was resolved, or other tables have gone meanwhile.
                 Attempt::Changed | Attempt::Lacking(_) => {
                     count(&self.stats.retries);
                     sync::relax();
                     continue;
                 }
-            }
-            return Ok(FaultOutcome::Mapped);
+            };
+            return Ok((FaultOutcome::Mapped, around));
         }
     }
 
@@ -275,9 +303,8 @@ impl<H: Host> SecondaryMmu<H> {
         slot: &Slot,
         gfn: Gfn,
         access: Access,
-        (snapshot, beside): (Snapshot, &mut Option<Beside>),
+        (snapshot, ask): (Snapshot, Option<AskBeside<'_>>),
     ) -> Result<Resolved, FaultError> {
-        let ask = self.group_of(slot, gfn).map(|wanted| AskBeside { wanted, found: beside });
         let mapping = self.space.fault_in_and_ask(slot.hva_of(gfn), access, ask)?;
         // A read fault installs a writable entry only if the frame is dirty already (I7).
         let dirty = mapping.dirty || !intact(Mutant::ReadInstallsWritable);
@@ -322,11 +349,12 @@ impl<H: Host> SecondaryMmu<H> {
             Ok(installed) => installed,
             Err(lacking) => return Ok(Attempt::Lacking(lacking)),
         };
+        let mut mapped = 0;
         if let (Installed::New(at), Some(beside)) = (installed, beside) {
             let (gfn, hva, stores, snapshot) = (*gfn, hvas.start(), leaf.dirty, *snapshot);
-            self.map_around(&locked, at, &Around { gfn, hva, stores, beside, snapshot });
+            mapped = self.map_around(&locked, at, &Around { gfn, hva, stores, beside, snapshot });
         }
-        Ok(Attempt::Done(installed))
+        Ok(Attempt::Done(installed, mapped))
     }
 
     /// Zaps all runs and flushes once (I10), under the mmu lock, so that whoever takes the lock next owes

@@ -276,6 +276,16 @@ mutants! {
     /// map-around: pages are mapped beyond the end of the slot
     AroundLeavesSlot,
 
+    // The same under shadows.
+    /// a leaf of a shadow that is derived beside another counts as used
+    ShadowBesideCountsAsUse,
+    /// a leaf of a shadow that is derived beside another may be written although the guest's entry has no D
+    ShadowBesideWritesClean,
+    /// aging does not ask shadows which of the leaves that were derived unused were used
+    ShadowUseUnseen,
+    /// what a fault wants of a shadow's ground is not noted as used there
+    GroundUseUnseen,
+
     // The dirty log of a guest's slots.
     /// a write fault on a logged page is not logged
     NoLogOnInstall,

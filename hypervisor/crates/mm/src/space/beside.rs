@@ -13,6 +13,9 @@ use crate::host::Host;
 use addr::{Hva, HvaRange, PAGE_SHIFT, PageSize};
 use paging::{Entries, Found, HostEntry, Level, TableEntry, View};
 
+/// Entries of a page table.
+const PAGES: usize = 512;
+
 /// Most pages that are asked for at once.
 pub const MOST_BESIDE: usize = 64;
 
@@ -24,19 +27,20 @@ pub struct Beside {
 }
 
 impl Beside {
-    /// Of the page table in which `found` is, the entries for `wanted`, but for what lies outside that table.
-    fn read<H: Host>(host: &H, found: &Found<HostEntry>, page: Hva, wanted: HvaRange) -> Option<Self> {
+    /// Of the page table in which `found` is, what `wanted` asks for, but for what lies outside that table.
+    fn read<H: Host>(host: &H, found: &Found<HostEntry>, page: Hva, wanted: Stretch) -> Option<Self> {
         if found.level != Level::Pt || found.shared {
             return None;
         }
-        let table = page.align_down(PageSize::Size2M);
-        let start = wanted.start().max(table);
-        let end = wanted.end().min(table.add(PageSize::Size2M.bytes()));
-        let first = Level::Pt.index(start.as_u64());
-        let count = (end.as_u64() - start.as_u64()) >> PAGE_SHIFT;
+        let index = usize::from(found.at.index());
+        let before = wanted.before.min(index);
+        let first = index - before;
+        let count = (before + 1 + wanted.behind).min(PAGES - first);
         let table = host.entries(found.at.table());
-        let read = |index| if index < count as usize { table.load(first + index as u16) } else { 0 };
-        Some(Self { range: HvaRange::new(start, end), entries: core::array::from_fn(read) })
+        let read = |beside| if beside < count { table.load((first + beside) as u16) } else { 0 };
+        let start = page.align_down(PageSize::Size2M).add((first as u64) << PAGE_SHIFT);
+        let range = HvaRange::new(start, start.add((count as u64) << PAGE_SHIFT));
+        Some(Self { range, entries: core::array::from_fn(read) })
     }
 
     /// The addresses that were looked at.
@@ -46,16 +50,27 @@ impl Beside {
     }
 }
 
+/// So many pages before a page, and behind it; [`MOST_BESIDE`] with the page itself, at most.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stretch {
+    /// Before it.
+    pub before: usize,
+    /// Behind it.
+    pub behind: usize,
+}
+
 /// Who wants to know what lies beside a page, and where the answer goes: there is none where the page had to be put there first.
 #[derive(Debug)]
 pub struct AskBeside<'a> {
-    /// The addresses, [`MOST_BESIDE`] pages at most, the page's among them.
-    pub wanted: HvaRange,
+    /// What is wanted.
+    pub wanted: Stretch,
     /// The answer.
     pub found: &'a mut Option<Beside>,
 }
 
 impl AskBeside<'_> {
+    /// Apart, so that who finds nothing does not pay for it.
+    #[inline(never)]
     pub(super) fn answer<H: Host>(self, host: &H, found: &Found<HostEntry>, page: Hva) {
         *self.found = Beside::read(host, found, page, self.wanted);
     }
@@ -66,9 +81,10 @@ impl<H: Host> AddressSpace<H> {
     #[inline]
     pub fn each_beside(&self, beside: &Beside, mut take: impl FnMut(u64, Mapping)) {
         for (&bits, index) in beside.entries.iter().zip(0..) {
-            if let View::Leaf(leaf) = HostEntry::from_bits(bits).view(Level::Pt)
-                && leaf.rights.read
-            {
+            if bits & HostEntry::PRESENT == 0 {
+                continue;
+            }
+            if let View::Leaf(leaf) = HostEntry::from_bits(bits).view(Level::Pt) {
                 take(index, self.mapping(&leaf));
             }
         }

@@ -57,7 +57,7 @@ use sync::{Mutex, Rank, RwLock};
 pub use advise::Advice;
 pub use apply::Change;
 pub(crate) use batch::Leaving;
-pub use beside::{AskBeside, Beside, MOST_BESIDE};
+pub use beside::{AskBeside, Beside, MOST_BESIDE, Stretch};
 pub use error::{FaultError, MapError, MigrateError};
 pub use map::{MapRequest, Placement};
 pub use remap::Remap;
