@@ -53,6 +53,21 @@ fn a_page_that_migrates_during_its_fault_is_resolved_again() -> Outcome {
 }
 
 #[test]
+fn a_neighbour_that_migrates_during_a_fault_is_not_mapped_by_its_old_frame() -> Outcome {
+    let lab = lab(4);
+    lab.store(CPU0, page(2), 42)?;
+    let space = Arc::clone(&lab.space);
+    in_the_middle_of_a_fault(&lab, move || {
+        space.migrate_page(page(2)).expect("migrates");
+    })?;
+    assert_eq!(load(&lab, gpage(1)), 41);
+    assert_eq!(retries(&lab), 1);
+    lab.check()?;
+    assert_eq!(load(&lab, gpage(2)), 42);
+    lab.finish()
+}
+
+#[test]
 fn a_page_that_is_discarded_during_its_fault_reads_zero() -> Outcome {
     let lab = lab(4);
     let space = Arc::clone(&lab.space);

@@ -57,6 +57,19 @@ fn what_is_only_read_after_madv_free_may_go() -> Outcome {
 }
 
 #[test]
+fn what_a_guest_writes_to_a_page_that_was_mapped_around_after_madv_free_is_kept() -> Outcome {
+    let b = Bench::new(SMALL);
+    freed(&b)?;
+    b.guest_reads(0, 1, 11)?;
+    b.guest_writes(0, 0, 20)?;
+    b.page_out(0, 0)?;
+    b.both_read(0, 0, 20)?;
+    b.page_out(0, 1)?;
+    assert_eq!(b.mm.swap_used(), 0, "a page that was only read was written out");
+    b.finish()
+}
+
+#[test]
 fn what_herald_writes_after_madv_free_is_kept_where_mremap_takes_it() -> Outcome {
     let b = Bench::new(SMALL);
     freed(&b)?;

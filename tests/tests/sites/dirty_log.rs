@@ -83,6 +83,25 @@ fn what_the_guest_writes_is_in_the_next_harvest_and_in_no_other() -> Outcome {
 }
 
 #[test]
+fn what_was_mapped_around_under_a_log_is_logged_when_it_is_written() -> Outcome {
+    for by in ways() {
+        let b = logged(by)?;
+        // Its entries go, its pages stay.
+        for rights in [Protection::Read, Protection::ReadWrite] {
+            b.does(0, "mprotect", |space| space.mprotect(page(0), bytes(8), rights))?;
+        }
+        b.harvests(0, &[])?;
+        b.logs(&[], |b| b.guest_reads(0, 3, 13))?;
+        b.logs(&[2, 4], |b| {
+            b.guest_writes(0, 4, 40)?;
+            b.guest_writes(0, 2, 20)
+        })?;
+        b.finish()?;
+    }
+    Ok(())
+}
+
+#[test]
 fn a_harvest_of_some_frames_leaves_the_others() -> Outcome {
     for by in ways() {
         let b = logged(by)?;

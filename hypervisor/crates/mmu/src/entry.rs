@@ -15,15 +15,17 @@
 
 use crate::shadow;
 use mutants::{Mutant, intact};
-use paging::{Entries, EntryRef, EptEntry, Found, Leaf, TableEntry, TableMemory, View};
+use paging::{Entries, EntryRef, EptEntry, Found, Leaf, Level, TableEntry, TableMemory, View};
 use sync::InProgress;
 
 /// What became of an attempt to install a leaf.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Installed {
-    /// The entry was empty, or allowed less, and is now as asked. No flush: nothing narrower is cached that
-    /// the violation itself has not dropped (SDM vol. 3C 28.4.3.1).
-    Changed,
+    /// The entry, there, was empty, and is now as asked.
+    New(EntryRef),
+    /// The entry allowed less, and is now as asked. No flush: nothing narrower is cached that the violation itself has not dropped
+    /// (SDM vol. 3C 28.4.3.1).
+    More,
     /// The entry allowed this much already, or does so by now: another CPU was faster.
     Spurious,
 }
@@ -48,7 +50,8 @@ pub(crate) fn install<M: TableMemory>(memory: &M, found: &Found<EptEntry>, leaf:
             }
         };
         match exchange(memory, &now, new) {
-            Ok(()) => return Some(Installed::Changed),
+            Ok(()) if found.entry == EptEntry::EMPTY => return Some(Installed::New(now.at)),
+            Ok(()) => return Some(Installed::More),
             // The CPU has set A or D, or another one has installed something.
             Err(entry) => now.entry = entry,
         }
@@ -59,6 +62,15 @@ pub(crate) fn install<M: TableMemory>(memory: &M, found: &Found<EptEntry>, leaf:
 #[inline]
 pub(crate) fn install_first<M: TableMemory>(memory: &M, found: &Found<EptEntry>, leaf: Leaf) -> bool {
     exchange(memory, found, EptEntry::leaf(leaf)).is_ok()
+}
+
+/// Makes an empty entry of a page table map a page beside the one that a fault has brought; `false` where it is not empty. The mmu
+/// lock is held, shared at least.
+#[inline]
+pub(crate) fn install_beside<M: TableMemory>(memory: &M, at: EntryRef, leaf: Leaf) -> bool {
+    let entry = EptEntry::from_bits(memory.load(at));
+    let found = Found { at, level: Level::Pt, entry, shared: false };
+    entry == EptEntry::EMPTY && install_first(memory, &found, leaf)
 }
 
 /// The entry at `found`, with the rights of `leaf` and what the CPU has noted; `None` where it allows them already.
@@ -110,6 +122,11 @@ pub(crate) fn age<M: TableMemory>(memory: &M, found: &Found<EptEntry>) -> bool {
     (Found { entry, ..*found }).leaf().is_some_and(|leaf| leaf.accessed)
 }
 
+/// Sets the accessed bit, for a processor that has not got to do so itself. The mmu lock is held, shared at least.
+pub(crate) fn note_use<M: TableMemory>(memory: &M, found: &Found<EptEntry>) {
+    replace(memory, found.at, found.entry, |entry| EptEntry::from_bits(entry.bits() | EptEntry::ACCESSED));
+}
+
 /// Lets an empty entry of a shadow map what is mapped by a leaf that is there, or name a table. The mmu lock is held exclusively,
 /// and the virtual processor whose shadow it is does not run.
 ///
@@ -125,10 +142,10 @@ pub(crate) fn rename<M: TableMemory>(memory: &M, at: EntryRef, bits: u64) {
     memory.store(at, bits);
 }
 
-/// Takes the right to write from a leaf of a shadow. The mmu lock is held exclusively, and no processor writes entries of shadows, so that
-/// it still is what was seen. The caller owes a flush, unless it acts for the virtual processor, which does not run.
-pub(crate) fn protect<M: TableMemory>(memory: &M, at: EntryRef, seen: u64) {
-    memory.store(at, shadow::protected(seen));
+/// Takes the right to write from a leaf of a shadow, in one access: a processor may set A. The mmu lock is held exclusively. The caller
+/// owes a flush, unless it acts for the virtual processor, which does not run.
+pub(crate) fn protect<M: TableMemory>(memory: &M, at: EntryRef) {
+    memory.entries(at.table()).clear(at.index(), shadow::WRITABLE);
 }
 
 /// Empties an entry of a shadow. The mmu lock is held exclusively; the caller owes a flush, unless it acts for the virtual

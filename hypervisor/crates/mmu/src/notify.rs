@@ -8,27 +8,27 @@ use addr::{GfnRange, Hva, HvaRange, PAGE_SHIFT};
 use mm::Host;
 use mm::notifier::{MmuNotifier, YoungPages, runs};
 use mutants::{Mutant, intact};
+use paging::Leaf;
 
 impl<H: Host> SecondaryMmu<H> {
     fn age(&self, tdp: Tdp, slots: &Slots, range: HvaRange) -> bool {
         slots.gfns_of(range).fold(false, |young, run| young | tdp.age(&*self.host, run))
     }
 
-    /// Aging without A bits: entries go, and whether there was one is the answer. So it takes the exclusive side, and
+    /// Aging without A bits: entries go, and whether one was used is the answer, as every one was that a fault has brought. So it takes the exclusive side, and
     /// flushes whoever asks (I6), unless the mistake `unflushed` is made.
     fn zap_young(&self, slots: &Slots, range: HvaRange, unflushed: Mutant) -> bool {
         let mut locked = self.locked.write();
         let Some(tdp) = locked.tdp else { return false };
-        let runs = slots.gfns_of(range);
+        let young = slots.gfns_of(range).any(|run| locked.is_young(&*self.host, run));
         if !intact(Mutant::AgingWithoutBitsZapsNothing) {
-            let mut runs = runs;
-            return runs.any(|run| tdp.is_young(&*self.host, run, AccessedDirty::Absent));
+            return young;
         }
-        let zapped: u64 = runs.map(|run| tdp.zap(&*self.host, run, &mut locked)).sum();
+        let zapped: u64 = slots.gfns_of(range).map(|run| tdp.zap(&*self.host, run, &mut locked)).sum();
         if zapped > 0 && intact(unflushed) {
             self.flush(tdp);
         }
-        zapped > 0
+        young
     }
 
     fn collect_by_zapping(&self, slots: &Slots, young: &mut YoungPages) {
@@ -36,7 +36,9 @@ impl<H: Host> SecondaryMmu<H> {
         let Some(tdp) = locked.tdp else { return };
         let mut zapped = 0;
         for (slot, run) in parts(slots, young.range()) {
-            tdp.each_leaf(&*self.host, run, |used| young.add(hvas_of(&slot, used)));
+            let used = |(gfns, leaf): &(GfnRange, Leaf)| leaf.accessed || locked.has_used(&*self.host, *gfns);
+            let leaves = tdp.leaves(&*self.host, run).filter(used);
+            leaves.for_each(|(gfns, _)| young.add(hvas_of(&slot, gfns)));
             zapped += tdp.zap(&*self.host, run, &mut locked);
         }
         if zapped > 0 && intact(Mutant::NoFlushOfCollected) {
@@ -126,8 +128,7 @@ impl<H: Host> MmuNotifier for SecondaryMmu<H> {
     fn test_young(&self, range: HvaRange) -> bool {
         let slots = self.slots.read();
         let locked = self.locked.read();
-        let Some(tdp) = locked.tdp else { return false };
-        slots.gfns_of(range).any(|run| tdp.is_young(&*self.host, run, self.accessed_dirty))
+        slots.gfns_of(range).any(|run| locked.is_young(&*self.host, run))
     }
 
     fn invalidate_page(&self, address: Hva) {

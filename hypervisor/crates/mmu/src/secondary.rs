@@ -10,6 +10,7 @@
 //!
 //! The fault path takes no memory-manager lock under the mmu lock (I4): it resolves first, then locks.
 
+use crate::around::Around;
 use crate::dirty_log::Logs;
 use crate::entry::Installed;
 use crate::shadow::Shadow;
@@ -21,7 +22,7 @@ use addr::{Gfn, GfnRange, Gpa, GpaRange, HvaRange, PageSize, Pfn};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use mm::{Access, AddressSpace, FaultError, Host, Mapping};
+use mm::{Access, AddressSpace, AskBeside, Beside, FaultError, Host, Mapping};
 use mutants::{Mutant, intact};
 use paging::{Leaf, Level, OutOfTables, Rights, TableReserve};
 use sync::atomic::AtomicU64;
@@ -41,6 +42,18 @@ impl Locked {
     /// Leaves that map these guest frames are going, or lose rights: no shadow maps them any more. The caller flushes.
     pub(crate) fn forget<H: Host>(&mut self, host: &H, gfns: GfnRange) {
         self.shadows.iter_mut().for_each(|shadow| shadow.forget(host, gfns));
+    }
+
+    /// Whether any of these guest frames was used, where no processor says so in the tables themselves: A of a leaf tells of its faults, and
+    /// what stands on it unused may have been used since.
+    pub(crate) fn is_young<H: Host>(&self, host: &H, gfns: GfnRange) -> bool {
+        let used = |(gfns, leaf): (GfnRange, Leaf)| leaf.accessed || self.has_used(host, gfns);
+        self.tdp.is_some_and(|tdp| tdp.leaves(host, gfns).any(used))
+    }
+
+    /// Whether a virtual processor has used what stands on leaves for these guest frames.
+    pub(crate) fn has_used<H: Host>(&self, host: &H, gfns: GfnRange) -> bool {
+        intact(Mutant::ShadowUseUnseen) && self.shadows.iter().any(|shadow| shadow.has_used(host, gfns))
     }
 
     /// The same, where the dirty log took rights from leaves. Which ones is worked out for shadows only: a harvest has many.
@@ -120,8 +133,8 @@ struct Resolved {
 
 /// What became of an attempt to install.
 enum Attempt {
-    /// The leaf is there.
-    Done(Installed),
+    /// The leaf is there, and so many beside it.
+    Done(Installed, u64),
     /// Tables are missing on the way to it.
     Lacking(Lacking),
     /// Something has changed since the frame was resolved.
@@ -225,24 +238,36 @@ impl<H: Host> SecondaryMmu<H> {
     /// # Errors
     /// [`MmuError`]; the guest cannot go on.
     pub fn fault(&self, gpa: Gpa, access: Access) -> Result<FaultOutcome, MmuError> {
+        self.fault_around(gpa, access).map(|(outcome, _)| outcome)
+    }
+
+    /// The same, and how many pages were mapped around it.
+    #[inline]
+    pub(crate) fn fault_around(&self, gpa: Gpa, access: Access) -> Result<(FaultOutcome, u64), MmuError> {
         let gfn = gpa.gfn();
         if access == Access::Write && self.is_logging() && self.writes_again(gfn) {
-            return Ok(FaultOutcome::Mapped);
+            return Ok((FaultOutcome::Mapped, 0));
         }
         self.resolve_fault(gfn, access)
     }
 
     /// Apart, so that a write that only the log has stopped does not pay for it.
     #[inline(never)]
-    fn resolve_fault(&self, gfn: Gfn, access: Access) -> Result<FaultOutcome, MmuError> {
+    pub(crate) fn resolve_fault(&self, gfn: Gfn, access: Access) -> Result<(FaultOutcome, u64), MmuError> {
         let mut attempts = mm::Attempts::default();
         let mut reserve = TableReserve::new(&*self.host);
+        // Who looks again has found no page, or one that changes: he is after that alone.
+        let mut asks = true;
         loop {
             // Before the slot is looked up, too: removing it raises the sequence (I2).
             let snapshot = self.sequence.snapshot();
-            let Some(slot) = self.slots.read().find(gfn) else { return Ok(FaultOutcome::NotRam) };
-            let resolved = self.resolve(&slot, gfn, access, snapshot).map_err(MmuError::Host)?;
-            let mut attempt = self.install(&resolved, &mut reserve)?;
+            let Some(slot) = self.slots.read().find(gfn) else { return Ok((FaultOutcome::NotRam, 0)) };
+            let wanted = if asks { self.group_of(&slot, gfn) } else { None };
+            let mut beside = None;
+            let ask = wanted.map(|wanted| AskBeside { wanted, found: &mut beside });
+            asks = false;
+            let resolved = self.resolve(&slot, gfn, access, (snapshot, ask)).map_err(MmuError::Host)?;
+            let mut attempt = self.install((&resolved, &beside), &mut reserve)?;
             if let Attempt::Lacking(Lacking(tables)) = attempt {
                 if let Err(error) = supply(&*self.host, &mut reserve, tables, || self.take_spare()) {
                     if self.space.mm().make_room(&mut attempts) {
@@ -250,19 +275,25 @@ impl<H: Host> SecondaryMmu<H> {
                     }
                     return Err(error.into());
                 }
-                attempt = self.install(&resolved, &mut reserve)?;
+                attempt = self.install((&resolved, &beside), &mut reserve)?;
             }
-            match attempt {
-                Attempt::Done(Installed::Changed) => count(&self.stats.installed),
-                Attempt::Done(Installed::Spurious) => count(&self.stats.spurious),
+            let around = match attempt {
+                Attempt::Done(Installed::New(_) | Installed::More, around) => {
+                    count(&self.stats.installed);
+                    around
+                }
+                Attempt::Done(Installed::Spurious, around) => {
+                    count(&self.stats.spurious);
+                    around
+                }
                 // Changed since it was resolved, or other tables have gone meanwhile.
                 Attempt::Changed | Attempt::Lacking(_) => {
                     count(&self.stats.retries);
                     sync::relax();
                     continue;
                 }
-            }
-            return Ok(FaultOutcome::Mapped);
+            };
+            return Ok((FaultOutcome::Mapped, around));
         }
     }
 
@@ -272,9 +303,9 @@ impl<H: Host> SecondaryMmu<H> {
         slot: &Slot,
         gfn: Gfn,
         access: Access,
-        snapshot: Snapshot,
+        (snapshot, ask): (Snapshot, Option<AskBeside<'_>>),
     ) -> Result<Resolved, FaultError> {
-        let mapping = self.space.fault_in(slot.hva_of(gfn), access)?;
+        let mapping = self.space.fault_in_and_ask(slot.hva_of(gfn), access, ask)?;
         // A read fault installs a writable entry only if the frame is dirty already (I7).
         let dirty = mapping.dirty || !intact(Mutant::ReadInstallsWritable);
         let write = mapping.writable && (access == Access::Write || dirty);
@@ -297,7 +328,11 @@ impl<H: Host> SecondaryMmu<H> {
 
     /// Checks that nothing has changed since, and installs (I2), under the shared side: whoever takes the frame away, or
     /// the right to write it, comes before or after.
-    fn install(&self, resolved: &Resolved, reserve: &mut TableReserve<'_, H>) -> Result<Attempt, MmuError> {
+    fn install(
+        &self,
+        (resolved, beside): (&Resolved, &Option<Beside>),
+        reserve: &mut TableReserve<'_, H>,
+    ) -> Result<Attempt, MmuError> {
         let locked = self.locked.read();
         let tdp = locked.tdp.ok_or(MmuError::Released)?;
         let Resolved { gfn, leaf, hvas, mapping, snapshot } = resolved;
@@ -310,7 +345,16 @@ impl<H: Host> SecondaryMmu<H> {
         if leaf.rights.write && intact(Mutant::NoDirtyOnInstall) {
             self.space.mark_dirty(mapping);
         }
-        Ok(tdp.install(&*self.host, *gfn, leaf, reserve).map_or_else(Attempt::Lacking, Attempt::Done))
+        let installed = match tdp.install(&*self.host, *gfn, leaf, reserve) {
+            Ok(installed) => installed,
+            Err(lacking) => return Ok(Attempt::Lacking(lacking)),
+        };
+        let mut mapped = 0;
+        if let (Installed::New(at), Some(beside)) = (installed, beside) {
+            let (gfn, hva, stores, snapshot) = (*gfn, hvas.start(), leaf.dirty, *snapshot);
+            mapped = self.map_around(&locked, at, &Around { gfn, hva, stores, beside, snapshot });
+        }
+        Ok(Attempt::Done(installed, mapped))
     }
 
     /// Zaps all runs and flushes once (I10), under the mmu lock, so that whoever takes the lock next owes

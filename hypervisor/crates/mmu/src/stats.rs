@@ -37,6 +37,10 @@ stats! {
     StatsSnapshot:
     /// Entries installed or upgraded by faults.
     installed,
+    /// Entries of their neighbours, installed with them.
+    mapped_around,
+    /// Leaves of shadows, derived beside those of faults.
+    derived_beside,
     /// Faults that found an entry which allowed the access.
     spurious,
     /// Faults that found their sequence stale.

@@ -51,9 +51,23 @@ impl Tdp {
     /// The leaf of a guest frame, wherever a guest's own tables say that it is. These tables have 48 bits of an address: behind them
     /// nothing is mapped, not what the lower bits would find.
     pub(crate) fn ground<H: Host>(self, host: &H, gfn: Gfn) -> Option<Leaf> {
-        let is_reached = gfn.as_u64() < (Level::ROOT.span() * ENTRIES) >> PAGE_SHIFT;
-        let leaf = is_reached.then(|| self.walk(host, gfn).leaf()).flatten();
+        let leaf = self.reach(host, gfn)?.leaf();
         leaf.map(|leaf| resize(leaf, gfn, PageSize::Size4K))
+    }
+
+    /// The same, for somebody who uses it: no processor sets A there.
+    pub(crate) fn ground_in_use<H: Host>(self, host: &H, gfn: Gfn) -> Option<Leaf> {
+        let found = self.reach(host, gfn)?;
+        let leaf = found.leaf()?;
+        if !leaf.accessed && intact(Mutant::GroundUseUnseen) {
+            entry::note_use(host, &found);
+        }
+        Some(resize(leaf, gfn, PageSize::Size4K))
+    }
+
+    fn reach<H: Host>(self, host: &H, gfn: Gfn) -> Option<Found<EptEntry>> {
+        let is_reached = gfn.as_u64() < (Level::ROOT.span() * ENTRIES) >> PAGE_SHIFT;
+        is_reached.then(|| self.walk(host, gfn))
     }
 
     /// Where a walk for a guest frame ends.
@@ -77,7 +91,7 @@ impl Tdp {
         let found = self.grow(gfn, lowest, reserve, host);
         let is_first = found.level == lowest && found.entry == EptEntry::EMPTY;
         if is_first && entry::install_first(host, &found, leaf) {
-            return Ok(Installed::Changed);
+            return Ok(Installed::New(found.at));
         }
         self.install_beside(host, gfn, leaf, reserve)
     }
@@ -166,21 +180,15 @@ impl Tdp {
         }
     }
 
-    /// Calls `used` for every leaf that overlaps `range`.
-    pub(crate) fn each_leaf<H: Host>(self, host: &H, range: GfnRange, mut used: impl FnMut(GfnRange)) {
-        let (start, end) = (range.start().base().as_u64(), range.end().as_u64() << PAGE_SHIFT);
-        for visit in Cursor::<H, EptEntry>::new(host, self.root, start, end) {
-            let first = Gfn::new(visit.address >> PAGE_SHIFT);
-            used(GfnRange::new(first, first.add(visit.found.level.span() >> PAGE_SHIFT)));
-        }
-    }
-
-    /// Whether a leaf that overlaps `range` was used; without A bits, whether there is one.
-    pub(crate) fn is_young<H: Host>(self, host: &H, range: GfnRange, bits: AccessedDirty) -> bool {
+    /// Every leaf that overlaps `range`, and the guest frames that it maps.
+    pub(crate) fn leaves<H: Host>(
+        self,
+        host: &H,
+        range: GfnRange,
+    ) -> impl Iterator<Item = (GfnRange, Leaf)> + use<'_, H> {
         let (start, end) = (range.start().base().as_u64(), range.end().as_u64() << PAGE_SHIFT);
         Cursor::<H, EptEntry>::new(host, self.root, start, end)
-            .filter_map(|visit| visit.found.leaf())
-            .any(|leaf| leaf.accessed || bits == AccessedDirty::Absent)
+            .filter_map(|visit| Some((spanned(visit.address, visit.found.level), visit.found.leaf()?)))
     }
 
     /// Drops every translation derived from the root, on every CPU.

@@ -122,10 +122,25 @@ const fn small(rights: Rights) -> Leaf {
     leaf(1000, PageSize::Size4K, rights)
 }
 
-fn install(memory: &Memory, tdp: Tdp, gfn: u64, leaf: Leaf) -> Option<Installed> {
+/// [`Installed`], wherever the entry is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Became {
+    New,
+    More,
+    Spurious,
+}
+
+fn install(memory: &Memory, tdp: Tdp, gfn: u64, leaf: Leaf) -> Option<Became> {
     let mut reserve = TableReserve::new(memory);
     reserve.top_up(3).expect("tables");
-    tdp.install(memory, Gfn::new(gfn), leaf, &mut reserve).ok()
+    Some(match tdp.install(memory, Gfn::new(gfn), leaf, &mut reserve).ok()? {
+        Installed::New(at) => {
+            assert_eq!(at, tdp.walk(memory, Gfn::new(gfn)).at, "an entry elsewhere");
+            Became::New
+        }
+        Installed::More => Became::More,
+        Installed::Spurious => Became::Spurious,
+    })
 }
 
 /// Empty tables with `first` in them for guest frame 0, if there is one.
@@ -133,13 +148,13 @@ fn tables(first: Option<Leaf>) -> (Memory, Tdp) {
     let memory = Memory::new();
     let tdp = Tdp { root: memory.allocate_table().expect("root") };
     if let Some(leaf) = first {
-        assert_eq!(install(&memory, tdp, 0, leaf), Some(Installed::Changed));
+        assert_eq!(install(&memory, tdp, 0, leaf), Some(Became::New));
     }
     (memory, tdp)
 }
 
 /// Installs `ours` for guest frame 0, in whose entry or on whose way another CPU is faster with `theirs` for `gfn`.
-fn race(first: Option<Leaf>, (gfn, theirs): (u64, Leaf), ours: Leaf) -> (Option<Installed>, Option<Leaf>) {
+fn race(first: Option<Leaf>, (gfn, theirs): (u64, Leaf), ours: Leaf) -> (Option<Became>, Option<Leaf>) {
     let (memory, tdp) = tables(first);
     let rival = move |memory: &Memory| assert!(install(memory, tdp, gfn, theirs).is_some());
     memory.before_the_next_exchange(rival);
@@ -159,32 +174,32 @@ fn race(first: Option<Leaf>, (gfn, theirs): (u64, Leaf), ours: Leaf) -> (Option<
 fn who_is_second_with_the_same_entry_has_nothing_to_do() {
     // On the way down, where tables are missing, and in the entry itself.
     let ours = small(READ);
-    assert_eq!(race(None, (0, ours), ours), (Some(Installed::Spurious), Some(ours)));
+    assert_eq!(race(None, (0, ours), ours), (Some(Became::Spurious), Some(ours)));
     let (memory, tdp) = tables(None);
     let neighbour = leaf(1001, PageSize::Size4K, READ);
-    assert_eq!(install(&memory, tdp, 1, neighbour), Some(Installed::Changed));
+    assert_eq!(install(&memory, tdp, 1, neighbour), Some(Became::New));
     memory.before_the_next_exchange(move |memory| {
-        assert_eq!(install(memory, tdp, 0, ours), Some(Installed::Changed));
+        assert_eq!(install(memory, tdp, 0, ours), Some(Became::New));
     });
-    assert_eq!(install(&memory, tdp, 0, ours), Some(Installed::Spurious));
+    assert_eq!(install(&memory, tdp, 0, ours), Some(Became::Spurious));
 }
 
 #[test]
 fn who_is_second_adds_the_rights_that_are_missing() {
     let found = race(None, (0, small(READ)), small(Rights::ALL));
-    assert_eq!(found, (Some(Installed::Changed), Some(small(Rights::ALL))));
+    assert_eq!(found, (Some(Became::More), Some(small(Rights::ALL))));
 }
 
 #[test]
 fn who_is_second_with_fewer_rights_takes_none_away() {
     let found = race(None, (0, small(Rights::ALL)), small(READ));
-    assert_eq!(found, (Some(Installed::Spurious), Some(small(Rights::ALL))));
+    assert_eq!(found, (Some(Became::Spurious), Some(small(Rights::ALL))));
 }
 
 #[test]
 fn two_upgrades_are_one() {
     let (first, ours) = (Some(small(READ)), small(Rights::ALL));
-    assert_eq!(race(first, (0, ours), ours), (Some(Installed::Spurious), Some(ours)));
+    assert_eq!(race(first, (0, ours), ours), (Some(Became::Spurious), Some(ours)));
 }
 
 #[test]
@@ -193,7 +208,7 @@ fn what_the_cpu_notes_during_an_upgrade_is_kept() {
     let at = tdp.walk(&memory, Gfn::ZERO).at;
     let notes = move |memory: &Memory| memory.store(at, memory.load(at) | EptEntry::DIRTY);
     memory.before_the_next_exchange(notes);
-    assert_eq!(install(&memory, tdp, 0, small(Rights::ALL)), Some(Installed::Changed));
+    assert_eq!(install(&memory, tdp, 0, small(Rights::ALL)), Some(Became::More));
     let found = tdp.walk(&memory, Gfn::ZERO).leaf();
     assert_eq!(found, Some(Leaf { dirty: true, ..small(Rights::ALL) }));
 }
@@ -208,7 +223,7 @@ fn two_frames_for_one_page_are_a_defect_whoever_is_first() {
 fn a_base_page_of_a_huge_one_that_another_cpu_maps_first_is_there() {
     let theirs = leaf(1024, PageSize::Size2M, Rights::ALL);
     let ours = leaf(1024, PageSize::Size4K, READ);
-    assert_eq!(race(None, (5, theirs), ours), (Some(Installed::Spurious), Some(theirs)));
+    assert_eq!(race(None, (5, theirs), ours), (Some(Became::Spurious), Some(theirs)));
 }
 
 #[test]
@@ -216,12 +231,12 @@ fn a_huge_page_in_whose_way_another_cpu_links_a_table_is_mapped_in_part() {
     let theirs = (3, leaf(1027, PageSize::Size4K, READ));
     // A table for the directory is there; the exchange that is lost is that of the leaf itself.
     let (memory, tdp) = tables(None);
-    assert_eq!(install(&memory, tdp, 512, leaf(7, PageSize::Size4K, READ)), Some(Installed::Changed));
+    assert_eq!(install(&memory, tdp, 512, leaf(7, PageSize::Size4K, READ)), Some(Became::New));
     memory.before_the_next_exchange(move |memory| {
-        assert_eq!(install(memory, tdp, theirs.0, theirs.1), Some(Installed::Changed));
+        assert_eq!(install(memory, tdp, theirs.0, theirs.1), Some(Became::New));
     });
     let ours = leaf(1024, PageSize::Size2M, READ);
-    assert_eq!(install(&memory, tdp, 0, ours), Some(Installed::Changed));
+    assert_eq!(install(&memory, tdp, 0, ours), Some(Became::New));
     let base = Leaf { size: PageSize::Size4K, ..ours };
     assert_eq!(tdp.walk(&memory, Gfn::ZERO).leaf(), Some(base));
     assert_eq!(tdp.walk(&memory, Gfn::new(3)).leaf(), Some(theirs.1));
@@ -230,22 +245,22 @@ fn a_huge_page_in_whose_way_another_cpu_links_a_table_is_mapped_in_part() {
 #[test]
 fn a_gigabyte_in_whose_way_a_table_stands_is_mapped_by_the_next_smaller_page() {
     let (memory, tdp) = tables(None);
-    assert_eq!(install(&memory, tdp, 512, leaf(512, PageSize::Size4K, READ)), Some(Installed::Changed));
+    assert_eq!(install(&memory, tdp, 512, leaf(512, PageSize::Size4K, READ)), Some(Became::New));
     let gigabyte = leaf(0, PageSize::Size1G, READ);
-    assert_eq!(install(&memory, tdp, 1030, gigabyte), Some(Installed::Changed));
+    assert_eq!(install(&memory, tdp, 1030, gigabyte), Some(Became::New));
     let found = tdp.walk(&memory, Gfn::new(1030)).leaf();
     assert_eq!(found, Some(leaf(1024, PageSize::Size2M, READ)));
     // And the other way round: the larger page around it is found, whatever part of it is asked for.
     let (memory, tdp) = tables(Some(gigabyte));
     let part = leaf(1024, PageSize::Size2M, READ);
-    assert_eq!(install(&memory, tdp, 1030, part), Some(Installed::Spurious));
+    assert_eq!(install(&memory, tdp, 1030, part), Some(Became::Spurious));
 }
 
 #[test]
 fn aging_does_not_take_back_what_is_allowed_meanwhile() {
     let (memory, tdp) = tables(Some(small(READ)));
     memory.before_the_next_exchange(move |memory| {
-        assert_eq!(install(memory, tdp, 0, small(Rights::ALL)), Some(Installed::Changed));
+        assert_eq!(install(memory, tdp, 0, small(Rights::ALL)), Some(Became::More));
     });
     assert!(tdp.age(&memory, addr::GfnRange::new(Gfn::ZERO, Gfn::new(1))));
     let found = tdp.walk(&memory, Gfn::ZERO).leaf();

@@ -264,6 +264,30 @@ mutants! {
     /// mprotect gives write permission back on the word of a frame whose write-back may be under way
     MprotectTrustsDirty,
 
+    // Map-around: pages beside the one that has faulted.
+    /// map-around: pages are mapped although they are in a range that is in progress
+    AroundUnchecked,
+    /// map-around: pages count as used
+    AroundCountsAsUse,
+    /// map-around: pages are mapped where there are no A bits to tell whether they were used
+    AroundWithoutBits,
+    /// map-around: pages are writable although their frames are clean
+    AroundWritesClean,
+    /// map-around: pages are writable although they are logged
+    AroundUnlogged,
+    /// map-around: pages are mapped beyond the end of the slot
+    AroundLeavesSlot,
+
+    // The same under shadows.
+    /// a leaf of a shadow that is derived beside another counts as used
+    ShadowBesideCountsAsUse,
+    /// a leaf of a shadow that is derived beside another may be written although the guest's entry has no D
+    ShadowBesideWritesClean,
+    /// aging does not ask shadows which of the leaves that were derived unused were used
+    ShadowUseUnseen,
+    /// what a fault wants of a shadow's ground is not noted as used there
+    GroundUseUnseen,
+
     // The dirty log of a guest's slots.
     /// a write fault on a logged page is not logged
     NoLogOnInstall,

@@ -12,6 +12,7 @@
 //!                                                            └─ no: give back; walk again
 //! ```
 
+use super::beside::AskBeside;
 use super::file::page_error;
 use super::swapin::SwappedIn;
 use super::{AddressSpace, FaultError, Mapping};
@@ -81,8 +82,21 @@ impl<H: Host> AddressSpace<H> {
     /// # Errors
     /// [`FaultError`]; nothing has changed then (I16).
     pub fn fault_in(&self, address: Hva, access: Access) -> Result<Mapping, FaultError> {
+        self.fault_in_and_ask(address, access, None)
+    }
+
+    /// The same, and what lies beside the page, if it is there already.
+    ///
+    /// # Errors
+    /// [`FaultError`]; nothing has changed then (I16).
+    pub fn fault_in_and_ask(
+        &self,
+        address: Hva,
+        access: Access,
+        beside: Option<AskBeside<'_>>,
+    ) -> Result<Mapping, FaultError> {
         self.stay_below_limit(address, access)?;
-        match self.try_fault_in(address, access, None) {
+        match self.try_fault_in(address, access, (None, beside)) {
             Ok(Attempt::Done(mapping)) => Ok(mapping),
             attempt => self.wait_and_fault_in(address, access, attempt),
         }
@@ -117,7 +131,7 @@ impl<H: Host> AddressSpace<H> {
                 Err(error) if is_short(error) && self.mm.make_room(&mut attempts) => None,
                 Err(error) => return Err(error),
             };
-            attempt = self.try_fault_in(address, access, swapped);
+            attempt = self.try_fault_in(address, access, (swapped, None));
         }
     }
 
@@ -125,7 +139,7 @@ impl<H: Host> AddressSpace<H> {
         &self,
         address: Hva,
         access: Access,
-        swapped: Option<SwappedIn<'_, H>>,
+        (swapped, beside): (Option<SwappedIn<'_, H>>, Option<AskBeside<'_>>),
     ) -> Result<Attempt<H>, FaultError> {
         let vmas = self.vmas.read();
         let vma = vmas.find(address).ok_or(FaultError::Unmapped(address))?;
@@ -135,6 +149,9 @@ impl<H: Host> AddressSpace<H> {
         let page = address.align_down(PageSize::Size4K);
         let mut found = self.look(page);
         if let Some(leaf) = found.leaf().filter(|leaf| allows(leaf, access)) {
+            if let Some(ask) = beside {
+                ask.answer(&**self.host(), &found, page);
+            }
             return Ok(Attempt::Done(self.mapping(&leaf)));
         }
         let (swapped, lacking) = (Cell::new(swapped), Cell::new(0));

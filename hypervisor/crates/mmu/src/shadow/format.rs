@@ -6,12 +6,13 @@
 //!  XD   (0)         frame                    0     0  .  D  A  0  0  US RW  P      write-back by PAT's first entry
 //! ```
 //!
-//! A and D are set from the start, so that the processor never writes an entry.
+//! D is set from the start, and A, too, where a fault wants the page: then the processor never writes an entry. What is derived beside
+//! gets A when it is used.
 
 use addr::Pfn;
 
 const PRESENT: u64 = 1 << 0;
-const WRITABLE: u64 = 1 << 1;
+pub(crate) const WRITABLE: u64 = 1 << 1;
 const USER: u64 = 1 << 2;
 const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
@@ -77,6 +78,11 @@ impl ShadowLeaf {
         pfn.base().as_u64() | PRESENT | ACCESSED | DIRTY | Rights { write, user, execute }.encode()
     }
 
+    /// The same, not used yet.
+    pub(super) const fn encode_unused(self) -> u64 {
+        self.encode() & !ACCESSED
+    }
+
     pub(crate) const fn decode(bits: u64) -> Option<Self> {
         if bits & PRESENT == 0 {
             return None;
@@ -90,9 +96,9 @@ pub(super) const fn is_writable(bits: u64) -> bool {
     bits & WRITABLE != 0
 }
 
-/// A leaf without the right to write.
-pub(crate) const fn protected(bits: u64) -> u64 {
-    bits & !WRITABLE
+/// Whether a processor has used a leaf, or a fault has wanted it.
+pub(super) const fn is_used(bits: u64) -> bool {
+    bits & ACCESSED != 0
 }
 
 /// An entry that names a table.

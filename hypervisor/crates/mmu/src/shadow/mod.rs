@@ -14,6 +14,7 @@
 //!
 //! What was derived stays over the guest's flushes, as long as its tables say the same: who writes them is noticed (`synced.rs`).
 
+mod beside;
 mod check;
 mod format;
 mod index;
@@ -30,12 +31,14 @@ mod tests;
 
 pub(crate) use check::{unfaithful, unprotected};
 pub use format::ShadowLeaf;
-pub(crate) use format::protected;
+pub(crate) use format::WRITABLE;
 pub(crate) use tables::Shadow;
 pub use walk::{GuestPaging, GuestTables, LinearAccess, PageFault, Translation, WalkEnd, Width, walk};
 
 use crate::secondary::{FaultOutcome, Locked, MmuError, SecondaryMmu};
+use crate::stats::add;
 use addr::{Gfn, GfnRange, Gpa, Pfn};
+use beside::Derivation;
 use mm::{Access, Host};
 use mutants::{Mutant, intact};
 use origin::{Root, Way};
@@ -57,6 +60,16 @@ pub enum LinearFault {
     Guest(PageFault),
     /// There is no RAM at this address: a device, or nothing.
     NotRam(Gpa),
+}
+
+/// Who wants a leaf.
+struct Wanted<'a> {
+    processor: Processor,
+    paging: &'a GuestPaging,
+    access: Access,
+    /// Whether what is beside it is wanted, too, and whether the ground was just mapped around. Not where the page had to be brought: then
+    /// others are mostly not there.
+    beside: Option<bool>,
 }
 
 /// What became of an attempt to derive a leaf.
@@ -134,27 +147,28 @@ impl<H: Host> SecondaryMmu<H> {
         };
         let way = Way::new(paging, linear, &found, &path);
         let kind = if access.write { Access::Write } else { Access::Read };
+        let mut wanted = Wanted { processor, paging, access: kind, beside: Some(false) };
         // However long it takes: it is what the processor could have cached, which flushes nothing meanwhile.
         loop {
-            match self.derive(processor, &way, found.gpa.gfn(), kind) {
+            match self.derive(&way, found.gpa.gfn(), &wanted) {
                 Derived::Done => return Ok(LinearFault::Mapped),
                 Derived::Lacking(Lack::Wanting) => self.supply_shadow(processor),
                 Derived::Lacking(Lack::Cleared) => {}
-                Derived::Groundless => {
-                    if self.fault(found.gpa, kind)? == FaultOutcome::NotRam {
-                        return Ok(LinearFault::NotRam(found.gpa));
-                    }
-                }
+                Derived::Groundless => match self.fault_around(found.gpa, kind)? {
+                    (FaultOutcome::NotRam, _) => return Ok(LinearFault::NotRam(found.gpa)),
+                    (FaultOutcome::Mapped, around) => wanted.beside = (around > 0).then_some(true),
+                },
             }
         }
     }
 
     /// Lets a leaf stand on what is mapped at the way's end.
-    fn derive(&self, processor: Processor, way: &Way, gfn: Gfn, access: Access) -> Derived {
+    fn derive(&self, way: &Way, gfn: Gfn, wanted: &Wanted<'_>) -> Derived {
+        let Wanted { processor, paging, access, beside } = *wanted;
         let mut locked = self.locked.write();
         // Nothing is there after a release, and the fault says so.
         let Some(tdp) = locked.tdp else { return Derived::Groundless };
-        let ground = tdp.ground(&*self.host, gfn);
+        let ground = tdp.ground_in_use(&*self.host, gfn);
         let Some(Leaf { pfn, rights, .. }) =
             ground.filter(|leaf| access == Access::Read || leaf.rights.write)
         else {
@@ -164,8 +178,15 @@ impl<H: Host> SecondaryMmu<H> {
         leaf.write &= rights.write || !intact(Mutant::ShadowAllowsMore);
         leaf.write &= locked.may_write(gfn, access);
         let part = Part { way, gfn, leaf };
-        let installed = locked.shadows[processor.0].install(&*self.host, &part);
-        installed.map_or_else(Derived::Lacking, |()| Derived::Done)
+        let table = match locked.shadows[processor.0].install(&*self.host, &part) {
+            Ok(table) => table,
+            Err(lack) => return Derived::Lacking(lack),
+        };
+        if let Some(is_around) = beside {
+            let to = Derivation { processor, paging, table, is_around };
+            add(&self.stats.derived_beside, self.derive_beside(&mut locked, &part, &to));
+        }
+        Derived::Done
     }
 
     /// One more table for a shadow; where there is no memory, it has to do with those that it has.

@@ -103,6 +103,16 @@ impl Origin {
         !self.role.has(Role::PART)
     }
 
+    /// Whether the rights of an entry are its own: CR0.WP is set.
+    pub(super) const fn is_protected(&self) -> bool {
+        self.role.is_protected()
+    }
+
+    /// What an entry of the guest's allows by itself.
+    pub(super) const fn rights(&self, entry: u64) -> Rights {
+        self.role.rights(entry)
+    }
+
     /// The guest's entry for an entry of the shadow, from the frame of its table.
     pub(super) fn guest_entry<H: Host>(&self, host: &H, frame: Pfn, index: u16) -> u64 {
         if !self.role.has(Role::NARROW) {

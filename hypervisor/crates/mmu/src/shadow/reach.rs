@@ -21,7 +21,7 @@ impl<H: Host> Reached<'_, H> {
         let mmu = self.0;
         loop {
             let locked = mmu.locked.read();
-            let leaf = locked.tdp.and_then(|tdp| tdp.ground(&*mmu.host, at.gfn()));
+            let leaf = locked.tdp.and_then(|tdp| tdp.ground_in_use(&*mmu.host, at.gfn()));
             if let Some(leaf) = leaf.filter(|leaf| access == Access::Read || leaf.rights.write) {
                 return Ok(Some(work(&mmu.host, leaf.pfn)));
             }

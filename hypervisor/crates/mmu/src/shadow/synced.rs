@@ -79,7 +79,7 @@ impl Shadow {
         for at in self.rmap.leaves_of(&self.tables, gfn).map(|place| self.entry(place)) {
             let bits = host.load(at);
             if format::is_writable(bits) {
-                entry::protect(host, at, bits);
+                entry::protect(host, at);
                 narrowed = true;
             }
         }

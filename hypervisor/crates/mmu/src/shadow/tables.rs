@@ -19,7 +19,7 @@ use super::origin::{Origin, Root, Step, Way};
 use super::rmap::{Named, Place, ReverseMap};
 use super::table::{ENTRIES, Sync, Table, Unused};
 use crate::entry;
-use addr::{Gfn, Pfn};
+use addr::{Gfn, GfnRange, Pfn};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use mm::Host;
@@ -192,13 +192,13 @@ impl Shadow {
         self.roots.push_back(table);
     }
 
-    /// Makes the shadow map a page, whatever it had there.
+    /// Makes the shadow map a page, whatever it had there; the number of the page table.
     ///
     /// # Errors
     /// [`Lack`].
-    pub(super) fn install<H: Host>(&mut self, host: &H, part: &Part<'_>) -> Result<(), Lack> {
+    pub(super) fn install<H: Host>(&mut self, host: &H, part: &Part<'_>) -> Result<u16, Lack> {
         let mut steps = part.way.steps();
-        let Some(mut step) = steps.next() else { return Ok(()) };
+        let Some(mut step) = steps.next() else { return Ok(POINTERS) };
         let mut table = match part.way.pointer {
             None => self.current,
             Some(index) => self.step_to(host, Place::new(POINTERS, index), &step)?,
@@ -214,7 +214,31 @@ impl Shadow {
         self.remove(host, at);
         self.note(at, (Named::Frame(part.gfn), step.from));
         entry::derive(host, self.entry(at), part.leaf.encode());
-        Ok(())
+        Ok(table)
+    }
+
+    /// Makes an empty entry of a page table map a page that nobody has used yet, from this entry of the guest's.
+    pub(super) fn derive_unused<H: Host>(
+        &mut self,
+        host: &H,
+        at: Place,
+        (gfn, from): (Gfn, u64),
+        leaf: ShadowLeaf,
+    ) {
+        self.note(at, (Named::Frame(gfn), from));
+        let bits = if intact(Mutant::ShadowBesideCountsAsUse) { leaf.encode_unused() } else { leaf.encode() };
+        entry::derive(host, self.entry(at), bits);
+    }
+
+    /// Whether an entry is not empty.
+    pub(super) fn is_there(&self, at: Place) -> bool {
+        self.named(at) != Named::Nothing
+    }
+
+    /// Whether the processor has used a leaf that maps one of these guest frames.
+    pub(crate) fn has_used<H: Host>(&self, host: &H, gfns: GfnRange) -> bool {
+        let is_used = |at| format::is_used(host.load(self.entry(at)));
+        gfns.iter().any(|gfn| self.rmap.leaves_of(&self.tables, gfn).any(is_used))
     }
 
     /// The table that a pointer has to name.

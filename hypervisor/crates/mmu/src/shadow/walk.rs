@@ -10,7 +10,7 @@
 //! A and D are set once the access is known to be allowed, by compare-exchange of the very entries that were read: where the
 //! guest has changed one meanwhile, the walk begins anew.
 
-use addr::{Gpa, PAGE_SHIFT};
+use addr::{Gfn, Gpa, PAGE_SHIFT};
 
 /// Registers that decide how a guest translates.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -336,6 +336,14 @@ fn descend<T: GuestTables>(
         }
     }
     Ok(path)
+}
+
+/// The guest frame that an entry of a page table maps, if a walk would neither fault nor set A.
+pub(super) fn used_page(paging: &GuestPaging, entry: u64) -> Option<Gfn> {
+    let step = Step { shift: PAGE_SHIFT, bits: 9 };
+    let used = PRESENT | ACCESSED;
+    let is_used = entry & used == used && entry & reserved(paging, step, true) == 0;
+    is_used.then(|| gpa_of(frame_of(paging, step, entry)).gfn())
 }
 
 const fn may_be_large(paging: &GuestPaging, step: Step) -> bool {
