@@ -9,6 +9,7 @@
 mod bigmem;
 mod boot;
 mod clone;
+mod conformance;
 mod costs;
 mod cpus;
 mod crowd;
@@ -70,7 +71,7 @@ impl Guest {
 
 type Test = fn(&mut Guest) -> Result<(), Failure>;
 
-const TESTS: [(&str, Test); 24] = [
+const TESTS: [(&str, Test); 25] = [
     ("hello", hello::run),
     ("notifier", notifier::run),
     ("costs", costs::run),
@@ -95,6 +96,7 @@ const TESTS: [(&str, Test); 24] = [
     ("merge", merge::run),
     ("snapshot", snapshot::run),
     ("versus", versus::run),
+    ("conformance", conformance::run),
 ];
 
 unsafe extern "C" {
