@@ -1,6 +1,7 @@
 //! The permission matrix: what the processor, or whoever shadows its tables, allows, compared with what the SDM says (vol. 3A 4.6 to
 //! 4.8). Present, write, user, NX, reserved bits at each level, for each page size; CR0.WP, EFER.NXE, SMEP, SMAP with EFLAGS.AC; loads,
-//! stores and fetches, of the supervisor and of CPL 3. Argument: `every=N` (11): of the ways on which two entries differ, each Nth.
+//! stores and fetches, of the supervisor and of CPL 3. Arguments: `every=N` (11): of the ways on which two entries differ, each Nth; `apart=1`:
+//! with SMAP and without CR0.WP each access has a way that was just laid, since a shadow is known to differ there (docs/shadow.md).
 //!
 //! ```text
 //!   registers ─► way: page size, which entries differ how, A and D before ─► INVLPG ─► all kinds of access, one after the other
@@ -75,16 +76,17 @@ impl Controls {
     }
 }
 
-/// All kinds of access; AC says nothing but where there is SMAP.
-fn attempts(controls: Controls) -> impl Iterator<Item = Attempt> + Clone {
+/// All kinds of access, in an order of this way's; AC says nothing but where there is SMAP.
+fn attempts(controls: Controls, way: usize) -> impl Iterator<Item = Attempt> {
     let kinds = [Kind::Read, Kind::Write, Kind::Fetch];
-    (0..12usize)
-        .map(move |number| Attempt {
-            kind: kinds[number % 3],
-            user: number / 3 % 2 == 1,
-            aligned: number >= 6,
-        })
-        .filter(move |attempt| controls.smap || !attempt.aligned)
+    let count = if controls.smap { 12 } else { 6 };
+    // Each of these visits all numbers below either count.
+    let step = [1, 5, 7, 11][way / count % 4];
+    (0..count).map(move |number| (way + number * step) % count).map(move |number| Attempt {
+        kind: kinds[number % 3],
+        user: number / 3 % 2 == 1,
+        aligned: number >= 6,
+    })
 }
 
 /// All ways of all sizes that the arguments ask for.
@@ -110,6 +112,7 @@ struct Matrix {
     features: Features,
     tables: Tables,
     probe: Probe,
+    apart: bool,
     cases: u64,
     ways: u64,
     mismatches: u64,
@@ -118,12 +121,16 @@ struct Matrix {
 impl Matrix {
     /// All kinds of access by one way.
     fn walk(&mut self, controls: Controls, layout: &Layout) {
+        let is_apart = self.apart && controls.smap && !controls.protects_supervisor;
+        let layout = &Layout { before: if is_apart { Before::Clear } else { layout.before }, ..*layout };
         self.tables.lay(layout, &self.features);
         let before = self.tables.entries();
         let mut after = Flags::of(&before);
-        let attempts = attempts(controls);
-        let count = attempts.clone().count();
-        for attempt in attempts.cycle().skip(self.ways as usize % count).take(count) {
+        for attempt in attempts(controls, self.ways as usize) {
+            if is_apart {
+                self.tables.lay(layout, &self.features);
+                after = Flags::of(&before);
+            }
             let value = UD2 | self.cases << 16;
             let next = value + 0x1_0000_0000_0000;
             self.tables.set_target(value);
@@ -214,7 +221,8 @@ pub(crate) fn run(guest: &mut Guest) -> Result<(), Failure> {
     let features = Features::of_this_processor();
     let tables = Tables::new(guest)?;
     let probe = Probe::new(guest, tables.user_page(), tables.user_code())?;
-    let mut matrix = Matrix { features, tables, probe, cases: 0, ways: 0, mismatches: 0 };
+    let apart = guest.argument("apart").is_some_and(|apart| apart != 0);
+    let mut matrix = Matrix { features, tables, probe, apart, cases: 0, ways: 0, mismatches: 0 };
     let mut states = 0;
     for controls in features.controls() {
         controls.load();
