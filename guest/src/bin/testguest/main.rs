@@ -29,6 +29,7 @@ mod once;
 mod ports;
 mod realmode;
 mod report;
+mod rewrite;
 mod smp;
 mod snapshot;
 mod spin;
@@ -71,7 +72,7 @@ impl Guest {
 
 type Test = fn(&mut Guest) -> Result<(), Failure>;
 
-const TESTS: [(&str, Test); 25] = [
+const TESTS: [(&str, Test); 26] = [
     ("hello", hello::run),
     ("notifier", notifier::run),
     ("costs", costs::run),
@@ -97,6 +98,7 @@ const TESTS: [(&str, Test); 25] = [
     ("snapshot", snapshot::run),
     ("versus", versus::run),
     ("conformance", conformance::run),
+    ("rewrite", rewrite::run),
 ];
 
 unsafe extern "C" {
