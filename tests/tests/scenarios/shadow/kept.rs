@@ -1,7 +1,7 @@
 //! Tables of a shadow that are kept over the guest's flushes: who writes the guest's table is noticed, whoever it is, and what has
 //! changed goes.
 
-use super::{A, D, End, Guest, P, PROCESSOR, U, W, WRITE, numbered, shadow_entry};
+use super::{A, D, End, Guest, P, PROCESSOR, PS, U, W, WRITE, numbered, shadow_entry};
 use crate::{CPU0, CPU1, GUEST, Outcome};
 use mmu::{GuestPaging, LinearAccess, LinearFault, PageFault};
 use std::sync::Arc;

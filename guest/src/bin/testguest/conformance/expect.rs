@@ -99,12 +99,7 @@ pub(super) struct Expected {
 }
 
 /// What the access comes to with these entries, the root's first.
-pub(super) fn expect(
-    features: &Features,
-    controls: Controls,
-    attempt: Attempt,
-    entries: &[u64],
-) -> Expected {
+pub(super) fn expect(features: &Features, controls: Controls, attempt: Attempt, entries: &[u64]) -> Expected {
     // Section 4.7: I/D only where something could forbid fetches.
     let tells_fetches = controls.no_execute || controls.smep;
     let mut code = if attempt.user { CODE_USER } else { 0 };

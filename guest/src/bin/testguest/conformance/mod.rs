@@ -135,8 +135,7 @@ impl Matrix {
             let next = value + 0x1_0000_0000_0000;
             self.tables.set_target(value);
             let seen = self.probe.attempt(self.tables.linear(), attempt, next);
-            let expected =
-                expect(&self.features, controls, attempt, &before[..layout.entries]);
+            let expected = expect(&self.features, controls, attempt, &before[..layout.entries]);
             after.note(&expected, attempt);
             let stored = expected.fault.is_none() && attempt.kind == Kind::Write;
             let is_right = self.is_as_expected(seen, &expected, attempt, value)

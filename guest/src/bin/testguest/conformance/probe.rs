@@ -107,7 +107,11 @@ pub(super) struct Probe {
 
 impl Probe {
     /// With the user's code mapped at a linear address; this page holds it.
-    pub(super) fn new(guest: &mut Guest, (pages, page): (&Pages, u64), user_code: u64) -> Result<Self, Failure> {
+    pub(super) fn new(
+        guest: &mut Guest,
+        (pages, page): (&Pages, u64),
+        user_code: u64,
+    ) -> Result<Self, Failure> {
         let (tables, stack) = (guest.memory.take(1)?, guest.memory.take(4)?);
         // SAFETY: labels of the code above, 32 bytes.
         let code = unsafe { conformance_code };

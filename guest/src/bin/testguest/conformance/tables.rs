@@ -16,8 +16,6 @@ const GRANTED: u64 = PRESENT | WRITABLE | USER;
 /// PAT of a large page, and what processors ignore: bits 8 to 11, and 52 to 58 (SDM vol. 3A tables 4-15 to 4-20).
 const LARGE_PAT: u64 = 1 << 12;
 const IGNORED: u64 = 0x07f0_0000_0000_0f00;
-/// One that an entry for a table leaves alone.
-const NOT_DIRTY: u64 = DIRTY;
 
 /// How an entry differs from one that allows everything.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,8 +57,10 @@ pub(super) const MARKS: [Mark; 13] = [
 impl Mark {
     fn apply(self, entry: u64, features: &Features, shift: u32, is_leaf: bool) -> u64 {
         let without = |rights: u8| {
-            let cleared = u64::from(rights & 1) * WRITABLE | u64::from(rights >> 1 & 1) * USER;
-            entry & !cleared | u64::from(rights >> 2) * NO_EXECUTE
+            let cleared =
+                [WRITABLE, USER].map(|right| if rights & right as u8 >> 1 == 0 { 0 } else { right });
+            let added = if rights & 4 == 0 { 0 } else { NO_EXECUTE };
+            entry & !cleared[0] & !cleared[1] | added
         };
         match self {
             Self::None => entry,
@@ -108,16 +108,16 @@ pub(super) struct Layout {
 impl Layout {
     /// Whether the processor can have it.
     pub(super) fn fits(&self, features: &Features) -> bool {
-        (self.entries > 2 || features.gigantic_pages) && self.marks.iter().all(|(_, mark)| mark.fits(features))
+        (self.entries > 2 || features.gigantic_pages)
+            && self.marks.iter().all(|(_, mark)| mark.fits(features))
     }
 
-    fn flags(&self, level: usize) -> u64 {
+    const fn flags(&self) -> u64 {
         match self.before {
             Before::Clear => 0,
             Before::Accessed => ACCESSED,
-            // Of an entry for a table it means nothing.
-            Before::Dirty if level + 1 == self.entries => ACCESSED | DIRTY,
-            Before::Dirty => ACCESSED | NOT_DIRTY,
+            // In an entry for a table D means nothing.
+            Before::Dirty => ACCESSED | DIRTY,
         }
     }
 }
@@ -174,17 +174,20 @@ impl Tables {
     /// Lays the way, and drops what was cached of the one before.
     pub(super) fn lay(&self, layout: &Layout, features: &Features) {
         let linear = self.linear();
-        for level in 0..layout.entries {
+        for (level, shift) in SHIFTS.into_iter().enumerate().take(layout.entries) {
             let is_leaf = level + 1 == layout.entries;
             let frame = match (is_leaf, level) {
                 (false, _) => self.pages.page(level as u64 + 1).as_u64(),
                 (true, 3) => self.pages.page(TARGET).as_u64(),
-                (true, _) => self.pages.page(TARGET).as_u64() >> SHIFTS[level] << SHIFTS[level] | LARGE,
+                (true, _) => self.pages.page(TARGET).as_u64() >> shift << shift | LARGE,
             };
-            let entry = layout.marks.iter().filter(|(at, _)| *at == level).fold(
-                frame | GRANTED | layout.flags(level),
-                |entry, (_, mark)| mark.apply(entry, features, SHIFTS[level], is_leaf),
-            );
+            let entry = layout
+                .marks
+                .iter()
+                .filter(|(at, _)| *at == level)
+                .fold(frame | GRANTED | layout.flags(), |entry, (_, mark)| {
+                    mark.apply(entry, features, shift, is_leaf)
+                });
             self.write(level as u64, linear, level, entry);
         }
         cpu::invalidate(linear);

@@ -1,7 +1,7 @@
 //! All processors rewrite their own tables, at random and at all levels, and read and write through their own and each other's: what they find
 //! is what the tables say. Flushes and messages come where the architecture requires them, and only there (SDM vol. 3A 4.10.4, 4.10.5).
-//! Arguments: `ops=N` (20000), of all processors; `seed=N`; `busy=N` (0): pages of which one is written at each step, so that
-//! the host runs short of memory.
+//! Arguments: `ops=N` (20000), of all processors; `seed=N`; `busy=N` (0): pages beside, of which one is used at each step, so
+//! that the host runs short of memory.
 //!
 //! | what changes | what follows |
 //! |---|---|
@@ -66,6 +66,7 @@ enum Check {
     Stored = 4,
     Mirror = 5,
     Foreign = 6,
+    Busy = 7,
 }
 
 impl Check {
@@ -76,7 +77,8 @@ impl Check {
             3 => "no fault where the tables say one",
             4 => "what a store has left in its page",
             5 => "an entry through a page that maps its table",
-            _ => "contents that no page has",
+            6 => "contents that no page has",
+            _ => "a busy page",
         }
     }
 }
@@ -98,6 +100,7 @@ impl Field {
         let first = unsafe { core::ptr::with_exposed_provenance::<u64>(cpu::cr3() as usize).read_volatile() };
         (0..ROOTS).for_each(|root| field.roots.fill(root, |word| if word == 0 { first } else { 0 }));
         (0..count * TREE).for_each(|table| field.tables.fill(table, |_| 0));
+        (0..field.busy.count()).for_each(|page| field.busy.fill(page, |_| page));
         for pages in [&field.small, &field.large] {
             (0..pages.count()).for_each(|page| pages.write(page, 0, tag(pages.page(page).as_u64())));
         }
@@ -143,7 +146,7 @@ fn work(number: u64) {
     }
     // Others wait for this one's answers.
     while FINISHED.load(Ordering::SeqCst) < field.count && !STOP.load(Ordering::SeqCst) {
-        shoot::serve(number.min(MOST as u64 - 1), shoot::Means::All);
+        shoot::serve(number.min(MOST as u64 - 1), |_| shoot::Means::All);
         core::hint::spin_loop();
     }
 }

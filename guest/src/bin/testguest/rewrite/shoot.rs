@@ -41,11 +41,11 @@ pub(super) fn drop_pages(owner: u64, mut mask: u64, means: Means) {
 }
 
 /// Does what others have asked this processor for.
-pub(super) fn serve(me: u64, means: Means) {
+pub(super) fn serve(me: u64, mut means: impl FnMut(u64) -> Means) {
     for (owner, masks) in MASKS.iter().enumerate() {
         let mask = masks[me as usize].load(Ordering::SeqCst);
         if mask != 0 {
-            drop_pages(owner as u64, mask, means);
+            drop_pages(owner as u64, mask, means(mask));
             masks[me as usize].store(0, Ordering::SeqCst);
         }
     }
@@ -66,7 +66,7 @@ pub(super) fn settle(owner: u64, count: u64, mask: u64, stopped: impl Fn() -> bo
     if mask != 0 {
         others().for_each(|other| masks[other as usize].store(mask, Ordering::SeqCst));
         while others().any(|other| masks[other as usize].load(Ordering::SeqCst) != 0) && !stopped() {
-            serve(owner, Means::Each);
+            serve(owner, |_| Means::All);
             core::hint::spin_loop();
         }
     }

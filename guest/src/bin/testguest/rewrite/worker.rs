@@ -3,7 +3,8 @@
 use super::access::{self, Fault};
 use super::shoot::{self, Means};
 use super::tree::{
-    ACCESSED, DIRTY, ENTRIES, LARGE, Leaf, MIRROR, PAGES, PRESENT, Place, ROOTS, TABLES, Tree, WRITABLE, linear,
+    ACCESSED, DIRTY, ENTRIES, LARGE, Leaf, MIRROR, PAGES, PRESENT, Place, ROOTS, TABLES, Tree, WRITABLE,
+    linear,
 };
 use super::{Check, FRAMES_OF_LARGE, Field, SMALL, STOP, count, tag, wrong};
 use core::sync::atomic::Ordering;
@@ -13,10 +14,15 @@ use guest::random::Random;
 
 /// So many changes at most before the others hear of them.
 const BATCH: u64 = 6;
+/// A word of a busy page that is written, and not read.
+const BUSY_WORD: u64 = 100;
+/// Of so many pages each is named by INVLPG only now and then.
+const MANY: u32 = 12;
 /// Bits of an entry that processors set.
 const FLAGS: u64 = ACCESSED | DIRTY;
-/// What a store's fault says: present, and a store.
+/// What a store's fault says: present, and a store; or a store.
 const REFUSED: u64 = 3;
+const ABSENT: u64 = 2;
 
 /// A processor, the owner of a tree.
 pub(super) struct Worker<'a> {
@@ -44,8 +50,9 @@ impl<'a> Worker<'a> {
         Tree { roots: &self.field.roots, tables: &self.field.tables, owner }
     }
 
-    fn means(&mut self) -> Means {
-        if self.random.below(4) == 0 { Means::All } else { Means::Each }
+    fn means(&mut self, mask: u64) -> Means {
+        let all = if mask.count_ones() > MANY { 7 } else { 2 };
+        if self.random.below(8) < all { Means::All } else { Means::Each }
     }
 
     pub(super) fn run(&mut self) {
@@ -54,8 +61,7 @@ impl<'a> Worker<'a> {
             if STOP.load(Ordering::SeqCst) {
                 return;
             }
-            let means = self.means();
-            shoot::serve(self.me, means);
+            shoot::serve(self.me, |mask| self.means(mask));
             match self.random.below(8) {
                 0..=2 => self.change(),
                 3..=5 => self.use_own(),
@@ -71,18 +77,25 @@ impl<'a> Worker<'a> {
 
     /// The host has something else to keep, too.
     fn keep_busy(&mut self) {
-        let count = self.field.busy.count();
-        if count > 0 {
-            let page = self.random.below(count);
-            self.field.busy.write(page, self.me, page);
+        let Field { busy, .. } = self.field;
+        if busy.count() > 0 {
+            let page = self.random.below(busy.count());
+            let found = busy.read(page, self.me);
+            if found != page {
+                wrong(Check::Busy, (self.me, busy.page(page).as_u64()), page, found);
+            }
+            busy.write(page, BUSY_WORD, page);
         }
     }
 
     /// Changes an entry, and tells the others now and then.
     fn change(&mut self) {
         let level = [0, 1, 1, 2, 2, 2, 3, 3, 3, 3, 3, 3][self.random.below(12) as usize];
-        let place =
-            Place { level, table: self.random.below(TABLES[level]), index: self.random.below(ENTRIES[level]) };
+        let place = Place {
+            level,
+            table: self.random.below(TABLES[level]),
+            index: self.random.below(ENTRIES[level]),
+        };
         let tree = self.tree(self.me);
         let old = tree.read(place);
         let new = self.entry(place, old);
@@ -112,7 +125,8 @@ impl<'a> Worker<'a> {
 
     /// What an entry becomes: another one, or the same with more rights, or with other A and D.
     fn entry(&mut self, place: Place, old: u64) -> u64 {
-        match self.random.below(8) {
+        // Without upper entries there would be little to see.
+        match self.random.below(if place.level < 3 { 24 } else { 8 }) {
             0 if old & PRESENT != 0 => old | WRITABLE,
             1 if old & PRESENT != 0 => old ^ [ACCESSED, DIRTY, FLAGS][self.random.below(3) as usize],
             2 => 0,
@@ -123,7 +137,8 @@ impl<'a> Worker<'a> {
 
     fn new_entry(&mut self, Place { level, index, .. }: Place) -> u64 {
         let write = if self.random.below(4) == 0 { 0 } else { WRITABLE };
-        let bits = PRESENT | write | self.random.below(4) * ACCESSED;
+        let flags = self.random.below(4) * ACCESSED;
+        let bits = PRESENT | write | flags;
         let field = self.field;
         match level {
             3 if index == MIRROR => self.tree(self.me).table(1, self.random.below(super::TREE)) | bits,
@@ -192,7 +207,7 @@ impl<'a> Worker<'a> {
             return;
         }
         let one = self.random.below(2) == 0;
-        let means = self.means();
+        let means = self.means(self.pending);
         let mask = if one && means == Means::Each { 1 << page } else { self.pending };
         shoot::drop_pages(self.me, mask, means);
         self.pending &= !mask;
@@ -228,52 +243,65 @@ impl<'a> Worker<'a> {
             return;
         }
         count(4, 1);
-        if let Ok(found) = access::load(at) {
-            if self.field.page(tag(found)).is_none() {
-                wrong(Check::Foreign, (self.me, at), 0, found);
-            }
+        if let Ok(found) = access::load(at)
+            && self.field.page(tag(found)).is_none()
+        {
+            wrong(Check::Foreign, (self.me, at), 0, found);
         }
     }
 
     /// A load or a store, against what the tables say, unless they have changed by then.
     fn compare(&mut self, at: u64, leaf: Option<Leaf>, may_fault: bool, counts: impl Fn() -> bool) {
-        let page = leaf.and_then(|leaf| self.field.page(leaf.frame));
         if self.random.below(2) == 0 {
-            let expected = leaf.map(|leaf| tag(leaf.frame));
             let found = access::load(at);
             if counts() {
-                count(1, 1);
-                match (found, expected) {
-                    (Ok(found), Some(expected)) if found == expected => {}
-                    (Ok(found), Some(expected)) => wrong(Check::Contents, (self.me, at), expected, found),
-                    (Ok(found), None) => wrong(Check::NoFault, (self.me, at), 0, found),
-                    (Err(Fault(0)), None) => {}
-                    (Err(Fault(code)), _) => wrong(Check::Fault, (self.me, at), 0, code),
-                }
+                self.compare_load(at, leaf, found);
             }
             return;
         }
-        let value = self.random.number();
-        let mut done = access::store(at + 8 * (self.me + 1), value);
-        let may_write = leaf.is_some_and(|leaf| leaf.write);
-        if done == Err(Fault(REFUSED)) && may_write && may_fault {
+        let (value, at) = (self.random.number(), at + 8 * (self.me + 1));
+        let mut done = access::store(at, value);
+        if done == Err(Fault(REFUSED)) && may_fault && leaf.is_some_and(|leaf| leaf.write) {
             count(3, 1);
-            done = access::store(at + 8 * (self.me + 1), value);
+            done = access::store(at, value);
         }
+        let page = leaf.and_then(|leaf| self.field.page(leaf.frame));
         let left = page.map(|(pages, page)| pages.read(page, self.me + 1));
-        if !counts() {
-            return;
+        if counts() {
+            self.compare_store(at, leaf, (done, value, left));
         }
+    }
+
+    fn compare_load(&self, at: u64, leaf: Option<Leaf>, found: Result<u64, Fault>) {
         count(1, 1);
-        match done {
-            Ok(()) if !may_write => wrong(Check::NoFault, (self.me, at), REFUSED, 0),
-            Ok(()) if left != Some(value) => wrong(Check::Stored, (self.me, at), value, left.unwrap_or(0)),
-            Ok(()) => {}
-            Err(Fault(code)) => {
-                let expected = if leaf.is_some() { REFUSED } else { REFUSED & !1 };
-                if may_write || code != expected {
-                    wrong(Check::Fault, (self.me, at), if may_write { 0 } else { expected }, code);
-                }
+        match (found, leaf.map(|leaf| tag(leaf.frame))) {
+            (Ok(found), Some(expected)) if found == expected => {}
+            (Ok(found), Some(expected)) => wrong(Check::Contents, (self.me, at), expected, found),
+            (Ok(found), None) => wrong(Check::NoFault, (self.me, at), 0, found),
+            (Err(Fault(0)), None) => {}
+            (Err(Fault(code)), _) => wrong(Check::Fault, (self.me, at), 0, code),
+        }
+    }
+
+    /// What came of a store, what was stored, and what its page has by now.
+    fn compare_store(
+        &self,
+        at: u64,
+        leaf: Option<Leaf>,
+        (done, value, left): (Result<(), Fault>, u64, Option<u64>),
+    ) {
+        count(1, 1);
+        let refused = match leaf {
+            None => Some(ABSENT),
+            Some(Leaf { write, .. }) => (!write).then_some(REFUSED),
+        };
+        match (done, refused) {
+            (Ok(()), None) if left == Some(value) => {}
+            (Ok(()), None) => wrong(Check::Stored, (self.me, at), value, left.unwrap_or(0)),
+            (Ok(()), Some(code)) => wrong(Check::NoFault, (self.me, at), code, value),
+            (Err(Fault(code)), Some(expected)) if code == expected => {}
+            (Err(Fault(code)), expected) => {
+                wrong(Check::Fault, (self.me, at), expected.unwrap_or(0), code);
             }
         }
     }
