@@ -7,6 +7,8 @@ use core::arch::asm;
 pub const APIC_BASE: u32 = 0x1b;
 /// `IA32_TSC_DEADLINE` (SDM 3, 11.5.4.1).
 pub const TSC_DEADLINE: u32 = 0x6e0;
+/// `IA32_EFER` (SDM 3, 2.2.1).
+pub const EFER: u32 = 0xc000_0080;
 
 /// The time-stamp counter, in its own ticks.
 #[must_use]
@@ -73,6 +75,66 @@ pub fn cr2() -> u64 {
     // SAFETY: reads a register.
     unsafe { asm!("mov {}, cr2", out(reg) address, options(nomem, nostack, preserves_flags)) };
     address
+}
+
+/// CR0.
+#[must_use]
+pub fn cr0() -> u64 {
+    let value;
+    // SAFETY: reads a register.
+    unsafe { asm!("mov {}, cr0", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Sets CR0.
+///
+/// # Safety
+/// Paging and protection stay on.
+pub unsafe fn set_cr0(value: u64) {
+    // SAFETY: the caller's promise.
+    unsafe { asm!("mov cr0, {}", in(reg) value, options(nostack, preserves_flags)) };
+}
+
+/// CR3.
+#[must_use]
+pub fn cr3() -> u64 {
+    let value;
+    // SAFETY: reads a register.
+    unsafe { asm!("mov {}, cr3", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Sets CR3, which drops all translations.
+///
+/// # Safety
+/// The tables there map what the program uses, one to one.
+pub unsafe fn set_cr3(value: u64) {
+    // SAFETY: the caller's promise.
+    unsafe { asm!("mov cr3, {}", in(reg) value, options(nostack, preserves_flags)) };
+}
+
+/// CR4.
+#[must_use]
+pub fn cr4() -> u64 {
+    let value;
+    // SAFETY: reads a register.
+    unsafe { asm!("mov {}, cr4", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Sets CR4.
+///
+/// # Safety
+/// The processor has what is set, and the program can go on with it.
+pub unsafe fn set_cr4(value: u64) {
+    // SAFETY: the caller's promise.
+    unsafe { asm!("mov cr4, {}", in(reg) value, options(nostack, preserves_flags)) };
+}
+
+/// Drops what is cached of a linear address, and of all tables above page tables.
+pub fn invalidate(linear: u64) {
+    // SAFETY: translations are only read anew.
+    unsafe { asm!("invlpg [{}]", in(reg) linear, options(nostack, preserves_flags)) };
 }
 
 /// The upper half of the task priority, 0 to 15.

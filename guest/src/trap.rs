@@ -2,7 +2,7 @@
 //! pushes the vector, and an error code where the CPU does not push one.
 //!
 //! Interrupts are counted and acknowledged: vectors of the PIC (0x20-0x2f) there, all others at the local
-//! APIC. An exception is never expected: it is printed, and ends the guest with [`EXIT_EXCEPTION`].
+//! APIC. An exception that no test has asked for ([`set_exception_hook`]) is printed, and ends the guest with [`EXIT_EXCEPTION`].
 
 use crate::{apic, cpu, pic, println, testdev};
 use core::arch::{asm, global_asm};
@@ -46,6 +46,7 @@ static TABLE: Table = Table(UnsafeCell::new([EMPTY_GATE; 256]));
 static COUNTS: [AtomicU32; 256] = [const { AtomicU32::new(0) }; 256];
 static LAST_TSC: AtomicU64 = AtomicU64::new(0);
 static HOOK: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+static EXCEPTION_HOOK: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 
 /// Operand of LIDT.
 #[repr(C, packed)]
@@ -54,18 +55,25 @@ struct TablePointer {
     base: u64,
 }
 
-/// What the stubs leave on the stack, lowest address first.
+/// What the stubs leave on the stack, lowest address first; what is changed here is so once the handler has returned.
 #[repr(C)]
-struct Frame {
+pub struct Frame {
     /// R15 first, RAX last.
-    registers: [u64; 15],
-    vector: u64,
-    error: u64,
-    rip: u64,
-    cs: u64,
-    flags: u64,
-    rsp: u64,
-    ss: u64,
+    pub registers: [u64; 15],
+    /// Which exception or interrupt.
+    pub vector: u64,
+    /// Its error code, 0 where it has none.
+    pub error: u64,
+    /// Where it came.
+    pub rip: u64,
+    /// In which code segment.
+    pub cs: u64,
+    /// RFLAGS.
+    pub flags: u64,
+    /// The stack.
+    pub rsp: u64,
+    /// Its segment.
+    pub ss: u64,
 }
 
 global_asm!(
@@ -151,8 +159,26 @@ pub fn set_hook(hook: fn(u8)) {
     HOOK.store(hook as *mut (), Ordering::SeqCst);
 }
 
-extern "C" fn handle(frame: &Frame) {
+/// Has `hook` called for each exception; whether it was one that the test has asked for.
+pub fn set_exception_hook(hook: fn(&mut Frame) -> bool) {
+    EXCEPTION_HOOK.store(hook as *mut (), Ordering::SeqCst);
+}
+
+fn is_wanted(frame: &mut Frame) -> bool {
+    let hook = EXCEPTION_HOOK.load(Ordering::SeqCst);
+    if hook.is_null() {
+        return false;
+    }
+    // SAFETY: only `set_exception_hook` stores anything but null, and it stores a function of this type.
+    let hook = unsafe { core::mem::transmute::<*mut (), fn(&mut Frame) -> bool>(hook) };
+    hook(frame)
+}
+
+extern "C" fn handle(frame: &mut Frame) {
     if frame.vector < FIRST_INTERRUPT {
+        if is_wanted(frame) {
+            return;
+        }
         fatal(frame);
     }
     let vector = frame.vector as u8;

@@ -27,7 +27,7 @@ macro_rules! real_mode {
 }
 
 /// All of them.
-pub(super) const SHADOW: [Scenario; 8] = [
+pub(super) const SHADOW: [Scenario; 12] = [
     // In protected mode without paging, and through swap; the coherence oracle looks after each disturbance.
     Scenario {
         name: "shadow-sweep-oracle",
@@ -112,6 +112,67 @@ pub(super) const SHADOW: [Scenario; 8] = [
         stderr: &["the processor has no EPT"],
         telemetry: &[Bound::AtLeast("/exits/interpreted", 3), Bound::AtMost("/invvpid", 0)],
         timeout: 400,
+        ..PLAIN
+    },
+    // The permission matrix: what the processor and what the shadow allow, against the SDM. SMAP is Skylake's; on Penryn there is little of all.
+    Scenario {
+        name: "conformance",
+        args: &["--kernel", "{testguest}", "--append", "conformance every=3", "--memory", "16M"],
+        stdout: &["conformance: ok"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "shadow-conformance-skylake",
+        args: &[
+            "--paging",
+            "shadow",
+            "--cpu",
+            "skylake",
+            "--kernel",
+            "{testguest}",
+            "--append",
+            "conformance every=31 apart=1",
+            "--memory",
+            "16M",
+        ],
+        stdout: &["conformance: ok"],
+        telemetry: &[Bound::AtLeast("/exits/guest_fault", 10_000), Bound::AtMost("/ept_violations", 0)],
+        ..PLAIN
+    },
+    Scenario {
+        name: "penryn-conformance",
+        args: &["--cpu", "penryn", "--kernel", "{testguest}", "--append", "conformance", "--memory", "16M"],
+        stdout: &["conformance: ok"],
+        telemetry: &[Bound::AtLeast("/exits/guest_fault", 1000)],
+        ..PLAIN
+    },
+    // Two processors that rewrite their tables, with the oracle, while the host does things to the pages.
+    Scenario {
+        name: "shadow-rewrite",
+        args: &[
+            "--paging",
+            "shadow",
+            "--kernel",
+            "{testguest}",
+            "--append",
+            "rewrite ops=6000",
+            "--memory",
+            "16M",
+            "--vcpus",
+            "2",
+            "--host-cpus",
+            "2",
+            "--stir",
+            "100",
+            "--oracle",
+        ],
+        stdout: &["rewrite: ok"],
+        telemetry: &[
+            Bound::AtLeast("/exits/guest_fault", 500),
+            Bound::AtLeast("/exits/invlpg", 500),
+            Bound::AtLeast("/oracle_checks", 100),
+            Bound::AtMost("/ept_violations", 0),
+        ],
         ..PLAIN
     },
     // The processor's real mode and the interpreter's are the same.

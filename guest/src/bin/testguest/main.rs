@@ -9,6 +9,7 @@
 mod bigmem;
 mod boot;
 mod clone;
+mod conformance;
 mod costs;
 mod cpus;
 mod crowd;
@@ -28,6 +29,7 @@ mod once;
 mod ports;
 mod realmode;
 mod report;
+mod rewrite;
 mod smp;
 mod snapshot;
 mod spin;
@@ -70,7 +72,7 @@ impl Guest {
 
 type Test = fn(&mut Guest) -> Result<(), Failure>;
 
-const TESTS: [(&str, Test); 24] = [
+const TESTS: [(&str, Test); 26] = [
     ("hello", hello::run),
     ("notifier", notifier::run),
     ("costs", costs::run),
@@ -95,6 +97,8 @@ const TESTS: [(&str, Test); 24] = [
     ("merge", merge::run),
     ("snapshot", snapshot::run),
     ("versus", versus::run),
+    ("conformance", conformance::run),
+    ("rewrite", rewrite::run),
 ];
 
 unsafe extern "C" {

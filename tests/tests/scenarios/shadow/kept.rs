@@ -1,7 +1,7 @@
 //! Tables of a shadow that are kept over the guest's flushes: who writes the guest's table is noticed, whoever it is, and what has
 //! changed goes.
 
-use super::{A, D, End, Guest, P, PROCESSOR, U, W, WRITE, numbered, shadow_entry};
+use super::{A, D, End, Guest, P, PROCESSOR, PS, U, W, WRITE, numbered, shadow_entry};
 use crate::{CPU0, CPU1, GUEST, Outcome};
 use mmu::{GuestPaging, LinearAccess, LinearFault, PageFault};
 use std::sync::Arc;
@@ -259,6 +259,32 @@ fn ways_of_different_rights_without_write_protection_of_the_supervisor() -> Outc
     guest.writes(0x20_5000, 2)?;
     assert_eq!(shadow_entry(&guest, 0x20_5000) & (W | U), W);
     assert_eq!(shadow_entry(&guest, 0x5000) & (W | U), W | U);
+    guest.finish()
+}
+
+#[test]
+fn ways_of_user_and_supervisor_without_write_protection_of_the_supervisor() -> Outcome {
+    let mut guest = Guest::long()?;
+    guest.paging.cr0 &= !(1 << 16);
+    guest.loads_cr3();
+    guest.write(gpage(20), 20)?;
+    // One table, and the parts of one large page, of which the user has one way and the supervisor another.
+    for (first, second, entry) in
+        [(0x5000, 0x20_5000, gpage(4).as_u64()), (0x40_0000 + (20 << 12), 0x60_0000 + (20 << 12), PS)]
+    {
+        guest.map(5, 20, P | W | U | A | D)?;
+        for (linear, user) in [(first, U), (second, 0)] {
+            guest.write(gpage(3).add((linear >> 21) * 8), entry | P | W | user | A | D)?;
+            guest.invalidates(linear);
+        }
+        for (linear, level) in [(first, U), (second, 0), (first, U)] {
+            guest.reads(linear, 20)?;
+            assert_eq!(shadow_entry(&guest, linear) & U, level, "SMEP would be no help, at {linear:#x}");
+        }
+        // What one of them has derived, the other does not find as its own.
+        assert_eq!(faults(&guest, first, None)? + faults(&guest, second, None)?, 0);
+        assert_eq!(shadow_entry(&guest, first) & U, U);
+    }
     guest.finish()
 }
 

@@ -8,7 +8,7 @@
 //! Rights are not part of it: each entry of a shadow has those of the guest's entry that it was derived from, and the processor takes
 //! them together on its way, as it would in the guest's tables. So ways of different rights share what is below (CVE-2021-38198 was
 //! a table that had the rights of one way, and was found by another). Only where the supervisor writes past W (CR0.WP clear)
-//! a table belongs to ways of one kind: entries that name tables allow stores there, and leaves say what is allowed.
+//! a table belongs to ways of one kind, by W and by U: entries that name tables allow stores there, and leaves say what is allowed.
 
 use super::format::Rights;
 use super::walk::{DIRTY, GuestPaging, NO_EXECUTE, Path, Translation, USER, Used, WRITABLE};
@@ -18,25 +18,28 @@ use paging::Level;
 
 /// How a processor reads a table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Role(u8);
+pub(super) struct Role(u16);
 
 impl Role {
     /// There is no table: it is part of a large page, or of memory without paging.
-    const PART: u8 = 1 << 0;
-    const LONG: u8 = 1 << 1;
+    const PART: u16 = 1 << 0;
+    const LONG: u16 = 1 << 1;
     /// Entries of 32 bits.
-    const NARROW: u8 = 1 << 2;
-    const NO_EXECUTE: u8 = 1 << 3;
+    const NARROW: u16 = 1 << 2;
+    const NO_EXECUTE: u16 = 1 << 3;
     /// Entries of 32 bits may map 4 MiB.
-    const LARGE: u8 = 1 << 4;
+    const LARGE: u16 = 1 << 4;
     /// CR0.WP is clear.
-    const UNPROTECTED: u8 = 1 << 5;
+    const UNPROTECTED: u16 = 1 << 5;
     /// And CR4.SMEP is set.
-    const NO_USER_CODE: u8 = 1 << 6;
+    const NO_USER_CODE: u16 = 1 << 6;
     /// And some entry above forbids stores.
-    const BELOW_READ_ONLY: u8 = 1 << 7;
+    const BELOW_READ_ONLY: u16 = 1 << 7;
+    /// And some entry above keeps the user away.
+    const BELOW_SUPERVISOR: u16 = 1 << 8;
     /// What matters in a part of a page.
-    const OF_PART: u8 = Self::UNPROTECTED | Self::NO_USER_CODE | Self::BELOW_READ_ONLY;
+    const OF_PART: u16 =
+        Self::UNPROTECTED | Self::NO_USER_CODE | Self::BELOW_READ_ONLY | Self::BELOW_SUPERVISOR;
 
     fn of(paging: &GuestPaging) -> Self {
         let narrow = !paging.is_off() && paging.is_legacy_32();
@@ -52,12 +55,24 @@ impl Role {
         Self(bits.into_iter().filter(|(_, is_set)| *is_set).fold(0, |all, (bit, _)| all | bit))
     }
 
-    const fn has(self, bit: u8) -> bool {
+    const fn has(self, bit: u16) -> bool {
         self.0 & bit != 0
     }
 
-    const fn with(self, bit: u8) -> Self {
+    const fn with(self, bit: u16) -> Self {
         Self(self.0 | bit)
+    }
+
+    /// What is below an entry: leaves have the rights of the whole way, where CR0.WP is clear, so ways of different rights share none.
+    const fn below(self, entry: u64) -> Self {
+        let mut below = self;
+        if !self.is_protected() && entry & WRITABLE == 0 {
+            below = below.with(Self::BELOW_READ_ONLY);
+        }
+        if !self.is_protected() && entry & USER == 0 {
+            below = below.with(Self::BELOW_SUPERVISOR);
+        }
+        below
     }
 
     /// Whether CR0.WP is set.
@@ -172,9 +187,7 @@ impl Way {
             *step = Some(match used.next() {
                 Some(entry) => {
                     let named = Step::through(role, (linear, level), *entry, used.peek().is_none());
-                    if !role.is_protected() && entry.entry & WRITABLE == 0 {
-                        role = role.with(Role::BELOW_READ_ONLY);
-                    }
+                    role = role.below(entry.entry);
                     named
                 }
                 None => Step::within(role, (linear, level), found.gpa.gfn()),
