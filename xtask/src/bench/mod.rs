@@ -1,6 +1,7 @@
 //! `bench`: what things cost, counted, not timed: instructions of the host memory manager, and ticks on the machine.
 
 mod host;
+mod linux;
 mod machine;
 mod profile;
 mod swap;
@@ -36,16 +37,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<u8> {
     if args.profile {
         return profile::run(args);
     }
-    let pages = if args.quick { 512 } else { 2048 };
-    let tables = [
-        host::measure(pages)?,
-        host::overhead()?,
-        machine::measure(pages)?,
-        machine::crowds(pages)?,
-        machine::idle()?,
-        swap::pages(pages)?,
-        swap::disk()?,
-    ];
+    let tables = if args.linux { vec![linux::measure()?] } else { all(args)? };
     for table in &tables {
         print(table)?;
     }
@@ -54,6 +46,20 @@ pub(crate) fn run(args: &BenchArgs) -> Result<u8> {
         std::fs::write(path, json).with_context(|| format!("--json {}", path.display()))?;
     }
     Ok(0)
+}
+
+fn all(args: &BenchArgs) -> Result<Vec<Table>> {
+    let pages = if args.quick { 512 } else { 2048 };
+    Ok(vec![
+        host::measure(pages)?,
+        host::overhead()?,
+        machine::measure(pages)?,
+        machine::crowds(pages)?,
+        machine::idle()?,
+        linux::measure()?,
+        swap::pages(pages)?,
+        swap::disk()?,
+    ])
 }
 
 fn print(table: &Table) -> Result<()> {
