@@ -258,8 +258,8 @@ pub(crate) struct BenchArgs {
     /// Fewer pages; with --vs: one run of each side instead of two
     #[arg(long)]
     pub(crate) quick: bool,
-    /// Only a Linux guest's boot and its own work, under an EPT and under shadow page tables
-    #[arg(long, conflicts_with_all = ["vs", "profile", "quick"])]
+    /// Only a Linux guest's boot and its own work, under an EPT and under shadow page tables; with --vs: on both
+    #[arg(long, conflicts_with_all = ["profile", "quick", "html"])]
     pub(crate) linux: bool,
     /// Say in which of Herald's functions the time of each event goes, by samples of the emulated processor
     #[arg(long, conflicts_with = "vs")]

@@ -14,9 +14,6 @@ const CROWDS: [(&str, &str); 3] = [("1", "1 CPU"), ("2", "2 CPUs"), ("4", "4 CPU
 /// Seconds for which a guest sleeps.
 const IDLE: u64 = 10;
 
-/// Linux hands its first process what is behind `--`.
-const MEASURE: &str = "--append=-- measure";
-
 /// Measures a page of a guest that is alone.
 ///
 /// # Errors
@@ -117,7 +114,7 @@ pub(super) fn run_guest(args: &[&str], append: &str, counters: &[(&str, &str)]) 
     costs_of(command, &telemetry, counters)
 }
 
-/// Runs the tiny Linux, which is told to measure, and looks at these counters.
+/// Runs the tiny Linux, and looks at these counters.
 ///
 /// # Errors
 /// Something cannot be built or run.
@@ -125,7 +122,7 @@ pub(super) fn run_linux(args: &[&str], counters: &[(&str, &str)]) -> Result<Cost
     let dir = RunDir::create()?;
     let telemetry = dir.path().join("telemetry");
     let mut command = run(&telemetry)?;
-    command.args(args).arg(MEASURE);
+    command.args(args);
     costs_of(command, &telemetry, counters)
 }
 

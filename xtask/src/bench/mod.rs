@@ -31,18 +31,24 @@ pub(crate) struct Table {
 /// # Errors
 /// What is not there yet, or something cannot be built or run.
 pub(crate) fn run(args: &BenchArgs) -> Result<u8> {
+    if args.linux {
+        return report(args, &[linux::measure(args.vs)?]);
+    }
     if let Some(rival) = args.vs {
         return versus::run(args, rival);
     }
     if args.profile {
         return profile::run(args);
     }
-    let tables = if args.linux { vec![linux::measure()?] } else { all(args)? };
-    for table in &tables {
+    report(args, &all(args)?)
+}
+
+fn report(args: &BenchArgs, tables: &[Table]) -> Result<u8> {
+    for table in tables {
         print(table)?;
     }
     if let Some(path) = &args.json {
-        let json = serde_json::to_string_pretty(&json(&tables))? + "\n";
+        let json = serde_json::to_string_pretty(&json(tables))? + "\n";
         std::fs::write(path, json).with_context(|| format!("--json {}", path.display()))?;
     }
     Ok(0)
@@ -56,7 +62,7 @@ fn all(args: &BenchArgs) -> Result<Vec<Table>> {
         machine::measure(pages)?,
         machine::crowds(pages)?,
         machine::idle()?,
-        linux::measure()?,
+        linux::measure(None)?,
         swap::pages(pages)?,
         swap::disk()?,
     ])
