@@ -27,8 +27,9 @@ const CR4: u64 = 1 << 5;
 const EFER: u64 = 1 << 10 | 1 << 8;
 /// RFLAGS: the bit that is always set.
 const FLAGS: u64 = 2;
-/// CPUID leaf 1, ECX: x2APIC, and the timer of deadlines. KVM has both with its own local APIC, and leaves it to its user to say so.
-const OF_THE_APIC: u32 = 1 << 21 | 1 << 24;
+/// CPUID leaf 1, ECX: x2APIC and the timer of deadlines, which KVM has with its own local APIC, and that there is a hypervisor, so that
+/// Linux asks for its clock. KVM leaves it to its user to say so.
+const TOLD: u32 = 1 << 21 | 1 << 24 | 1 << 31;
 
 /// What it is started from.
 pub(crate) struct Files<'a> {
@@ -113,7 +114,7 @@ fn create(kvm: &Kvm, vm: &VmFd, entry: &Entry) -> Result<VcpuFd> {
     let vcpu = vm.create_vcpu(0).context("KVM_CREATE_VCPU")?;
     let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).context("KVM_GET_SUPPORTED_CPUID")?;
     let mut leaves = supported.as_slice().to_vec();
-    leaves.iter_mut().filter(|leaf| leaf.function == 1).for_each(|leaf| leaf.ecx |= OF_THE_APIC);
+    leaves.iter_mut().filter(|leaf| leaf.function == 1).for_each(|leaf| leaf.ecx |= TOLD);
     let leaves = CpuId::from_entries(&leaves).ok().context("too many CPUID leaves")?;
     vcpu.set_cpuid2(&leaves).context("KVM_SET_CPUID2")?;
     let Mode::Long64 { cr3 } = entry.mode else { bail!("not a Linux with an entry in 64-bit mode") };
