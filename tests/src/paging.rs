@@ -8,10 +8,11 @@ use addr::{Gpa, Pfn};
 use mm::{Access, AddressSpace, CpuIndex};
 use mmu::{FaultOutcome, GuestPaging, LinearAccess, LinearFault, MmuError, Processor, SecondaryMmu};
 use paging::OutOfTables;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-/// Tables that a shadow may have.
-const SHADOW_TABLES: usize = 16;
+/// Tables that a shadow has at first, and at most.
+const SHADOW_TABLES: RangeInclusive<usize> = 5..=16;
 
 /// Registers of a guest without paging.
 const OFF: GuestPaging =

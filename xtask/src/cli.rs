@@ -258,6 +258,9 @@ pub(crate) struct BenchArgs {
     /// Fewer pages; with --vs: one run of each side instead of two
     #[arg(long)]
     pub(crate) quick: bool,
+    /// Only a Linux guest's boot and its own work, under an EPT and under shadow page tables; with --vs: on both
+    #[arg(long, conflicts_with_all = ["profile", "quick", "html"])]
+    pub(crate) linux: bool,
     /// Say in which of Herald's functions the time of each event goes, by samples of the emulated processor
     #[arg(long, conflicts_with = "vs")]
     pub(crate) profile: bool,
@@ -338,6 +341,12 @@ pub(crate) struct StressArgs {
     /// Leave EPT accessed and dirty bits off
     #[arg(long)]
     pub(crate) no_ept_ad: bool,
+    /// Processor model of the emulated machine
+    #[arg(long, value_enum, default_value_t = Cpu::Haswell)]
+    pub(crate) cpu: Cpu,
+    /// Tables that translate guest memory
+    #[arg(long, value_enum, default_value_t = Paging::Auto)]
+    pub(crate) paging: Paging,
     /// Write the results to this file, and the page with plots beside it; without it: target/stress/NAME.json
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,

@@ -96,7 +96,7 @@ pub(super) fn take_over(handoff: &HandOff, handoff_at: Hpa) -> Result<Arc<Physic
 }
 
 /// Adds so many bytes to the heap, in a row, where memory has them; if it has not, whoever needs them will say so.
-pub(super) fn extend_heap(memory: &PhysicalMemory, bytes: u64) {
+pub(crate) fn extend_heap(memory: &PhysicalMemory, bytes: u64) {
     let wanted = bytes.div_ceil(PageSize::Size2M.bytes()) as usize;
     let mut blocks: Vec<Pfn> = Vec::new();
     let step = PageSize::Size2M.base_pages();

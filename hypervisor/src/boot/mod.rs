@@ -28,6 +28,7 @@ use startup::config::ConfigError;
 use startup::memory::PlanError;
 
 pub(crate) use clock::{boot_seconds, shortest_period};
+pub(crate) use memory::extend_heap;
 
 /// Why Herald cannot start.
 #[derive(Clone, Debug)]

@@ -19,6 +19,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+use core::ops::RangeInclusive;
 use emulate::GuestMemory;
 use firmware::{GuestWriter, Ram, WriteError};
 use mm::notifier::MmuNotifier;
@@ -28,6 +29,7 @@ use mm::{
 use mmu::{
     AccessedDirty, DeviceTlb, DeviceTlbError, DirtyPages, FaultOutcome, GuestPaging, Incoherence,
     LinearAccess, LinearFault, LogBy, LogError, MmuError, Observer, Processor, SecondaryMmu, Slot, SlotError,
+    TABLES_OF_AN_INSTRUCTION,
 };
 use paging::OutOfTables;
 
@@ -57,8 +59,8 @@ pub struct PagingFeatures {
     pub shadows: usize,
 }
 
-/// Most tables of a virtual processor's shadow: they map 512 MiB, if a guest's memory is in one piece.
-const SHADOW_TABLES: usize = 256;
+/// Tables of a virtual processor's shadow, at first and at most: those map 512 MiB, if a guest's memory is in one piece.
+const SHADOW_TABLES: RangeInclusive<usize> = TABLES_OF_AN_INSTRUCTION..=256;
 
 /// Whether those who hold translations hear of changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -16,6 +16,7 @@ use super::store::FrameStore;
 use super::storm;
 use super::swap::SwapSystem;
 use super::vm::{Clock, Place, Vm, VmError};
+use crate::boot;
 use crate::cpu::{stacks, tsc};
 use crate::io::{DiskQueue, Disks, lost_frames};
 use crate::physmem::PhysicalMemory;
@@ -25,7 +26,7 @@ use crate::vmx::{Translation, VmcsConfig, Vmx};
 use abi::config::{BootConfig, Paging, Snapshot, SwapFaults, VmConfig};
 use abi::package::Table;
 use abi::status::Status;
-use addr::PageSize;
+use addr::{PAGE_SHIFT, PageSize};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -210,6 +211,7 @@ impl End {
 impl Machine {
     fn run(&'static self) -> Result<Outcome, GuestError> {
         input::start(self.config.vms.iter().map(|vm| vm.name))?;
+        self.make_room_for_shadows();
         let before = self.frames_accounted_for();
         if self.has_shadows() && self.config.paging == Paging::Auto {
             log::info!("the processor has no EPT as guests need it: they are under shadows");
@@ -471,6 +473,14 @@ impl Machine {
             vcpus: config.vcpus,
             balloon: can_be_given_back(self.config.backing),
         })
+    }
+
+    /// What belongs to the tables of shadows is on the heap, and one part in so many of memory is to be theirs.
+    fn make_room_for_shadows(&self) {
+        const PART: u64 = 16;
+        if self.has_shadows() {
+            boot::extend_heap(self.host, (self.host.frames().total() << PAGE_SHIFT) / PART);
+        }
     }
 
     /// Whether guests are under shadows.

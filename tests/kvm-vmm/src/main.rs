@@ -8,10 +8,12 @@
 //! ```
 //!
 //! Usage: `kvm-vmm KERNEL MIB COMMAND-LINE`. The kernel is an ELF32 file with a multiboot-1 entry (`abi::hypercall` has the calls).
+//! With a fourth argument, an initial RAM disk, the kernel is a Linux, on a board like Herald's ([`linux`]).
 
 mod books;
 mod calls;
 mod kernel;
+mod linux;
 mod memory;
 mod vcpu;
 
@@ -41,12 +43,17 @@ fn main() -> ExitCode {
 
 fn run() -> Result<u8> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [file, mib, command_line] = &arguments[..] else { bail!("usage: kvm-vmm KERNEL MIB COMMAND-LINE") };
+    let [file, mib, command_line, initrd @ ..] = &arguments[..] else {
+        bail!("usage: kvm-vmm KERNEL MIB COMMAND-LINE [INITRD]")
+    };
     let mib: usize = mib.parse().with_context(|| format!("`{mib}` MiB"))?;
     let kvm = Kvm::new().context("/dev/kvm")?;
     let vm = kvm.create_vm().context("KVM_CREATE_VM")?;
     vm.set_tss_address(TASK_STATE).context("KVM_SET_TSS_ADDR")?;
     let mut memory = Memory::new(mib << 20)?;
+    if let Some(initrd) = initrd.first() {
+        return linux::run(&kvm, &vm, memory, &linux::Files { kernel: file, initrd, command_line });
+    }
     let elf = std::fs::read(file).with_context(|| file.clone())?;
     let entry = kernel::load(&elf, command_line, &mut memory)?;
     let mut calls = Calls::new(&vm, memory)?;

@@ -438,13 +438,43 @@ fn a_shadow_without_memory_goes_on_with_the_tables_that_it_has() -> Outcome {
     guest.finish()
 }
 
+/// Whatever an instruction wants at a time is there at a time, by however different ways, though the shadow cannot grow.
+#[test]
+fn a_shadow_that_cannot_grow_has_all_pages_of_an_instruction() -> Outcome {
+    let guest = Guest::long()?;
+    let far = |path: u64| path << 39 | path << 30 | path << 21 | path << 12;
+    let paths = || 1..=mmu::PAGES_OF_AN_INSTRUCTION as u64;
+    for path in paths() {
+        let tables = [1, 3 * path + 5, 3 * path + 6, 3 * path + 7, 40 + path];
+        for pair in tables.windows(2) {
+            guest.write(gpage(pair[0]).add(path * 8), gpage(pair[1]).as_u64() | P | W)?;
+        }
+    }
+    let only = mmu::TABLES_OF_AN_INSTRUCTION;
+    let mmu = mmu::SecondaryMmu::new(std::sync::Arc::clone(&guest.lab.space), AccessedDirty::Absent);
+    let mmu = mmu.and_then(|mmu| mmu.with_shadows(1, only..=only)).expect("there is memory");
+    for slot in guest.lab.guest(GUEST).mmu.slots() {
+        mmu.add_slot(slot).expect("as the guest's own");
+    }
+    let root = mmu.load_root(PROCESSOR, &guest.paging).expect("a shadow");
+    for path in paths() {
+        let outcome = mmu.fault_linear(PROCESSOR, &guest.paging, far(path), READ);
+        assert_eq!(outcome, Ok(LinearFault::Mapped));
+    }
+    for path in paths() {
+        assert_eq!(entry_below(&guest, root, far(path)) & P, P, "{path}");
+    }
+    drop(mmu);
+    guest.finish()
+}
+
 #[test]
 fn an_mmu_whose_shadows_find_no_memory_leaves_none_behind() -> Outcome {
     let guest = Guest::long()?;
     for successes in 0..12 {
         guest.lab.machine.fail_allocation_after(successes);
         let mmu = mmu::SecondaryMmu::new(std::sync::Arc::clone(&guest.lab.space), AccessedDirty::Absent);
-        let mmu = mmu.and_then(|mmu| mmu.with_shadows(2, 8));
+        let mmu = mmu.and_then(|mmu| mmu.with_shadows(2, 5..=8));
         assert_eq!(mmu.err(), (successes < 11).then_some(OutOfTables), "{successes}");
         guest.lab.machine.cancel_failure();
         guest.lab.check()?;
@@ -455,10 +485,13 @@ fn an_mmu_whose_shadows_find_no_memory_leaves_none_behind() -> Outcome {
 /// The entry of the shadow for a linear address, as it is in memory.
 fn shadow_entry(guest: &Guest, linear: u64) -> u64 {
     let machine = &guest.lab.machine;
-    let root = machine.shadow_roots(guest.lab.guest(GUEST).root())[0].root;
+    entry_below(guest, machine.shadow_roots(guest.lab.guest(GUEST).root())[0].root, linear)
+}
+
+fn entry_below(guest: &Guest, root: addr::Pfn, linear: u64) -> u64 {
     let levels = [Level::Pml4, Level::Pdpt, Level::Pd, Level::Pt];
     levels.into_iter().fold(root.base().as_u64(), |table, level| {
-        machine.peek(addr::Hpa::new(table & 0x000f_ffff_ffff_f000).pfn(), level.index(linear))
+        guest.lab.machine.peek(addr::Hpa::new(table & 0x000f_ffff_ffff_f000).pfn(), level.index(linear))
     })
 }
 

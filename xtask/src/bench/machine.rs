@@ -110,7 +110,24 @@ pub(super) fn run_guest(args: &[&str], append: &str, counters: &[(&str, &str)]) 
     let elf = std::fs::read(metal::build()?.testguest).context("the test guest")?;
     std::fs::write(&kernel, elf32::from_elf64(&elf, 0)?)?;
     let mut command = run(&telemetry)?;
-    command.args(args).args(["--append", append, "--kernel"]).arg(&kernel).stdin(Stdio::null());
+    command.args(args).args(["--append", append, "--kernel"]).arg(&kernel);
+    costs_of(command, &telemetry, counters)
+}
+
+/// Runs the tiny Linux, and looks at these counters.
+///
+/// # Errors
+/// Something cannot be built or run.
+pub(super) fn run_linux(args: &[&str], counters: &[(&str, &str)]) -> Result<Costs> {
+    let dir = RunDir::create()?;
+    let telemetry = dir.path().join("telemetry");
+    let mut command = run(&telemetry)?;
+    command.args(args);
+    costs_of(command, &telemetry, counters)
+}
+
+fn costs_of(mut command: Command, telemetry: &Path, counters: &[(&str, &str)]) -> Result<Costs> {
+    command.stdin(Stdio::null());
     let output = command.output().context("cannot start the machine")?;
     let text = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.success(), "the guest failed: {text}{}", String::from_utf8_lossy(&output.stderr));
@@ -119,7 +136,7 @@ pub(super) fn run_guest(args: &[&str], append: &str, counters: &[(&str, &str)]) 
         Some((name.to_owned(), ticks.parse().ok()?))
     };
     let ticks: Vec<_> = text.lines().filter_map(cost).collect();
-    let count = |&(name, pointer): &(&str, &str)| Ok((name.to_owned(), last_count(&telemetry, pointer)?));
+    let count = |&(name, pointer): &(&str, &str)| Ok((name.to_owned(), last_count(telemetry, pointer)?));
     let events = counters.iter().map(count);
     Ok(Costs { ticks, events: events.collect::<Result<_>>()? })
 }

@@ -1,6 +1,7 @@
 //! `bench`: what things cost, counted, not timed: instructions of the host memory manager, and ticks on the machine.
 
 mod host;
+mod linux;
 mod machine;
 mod profile;
 mod swap;
@@ -30,30 +31,41 @@ pub(crate) struct Table {
 /// # Errors
 /// What is not there yet, or something cannot be built or run.
 pub(crate) fn run(args: &BenchArgs) -> Result<u8> {
+    if args.linux {
+        return report(args, &[linux::measure(args.vs)?]);
+    }
     if let Some(rival) = args.vs {
         return versus::run(args, rival);
     }
     if args.profile {
         return profile::run(args);
     }
+    report(args, &all(args)?)
+}
+
+fn report(args: &BenchArgs, tables: &[Table]) -> Result<u8> {
+    for table in tables {
+        print(table)?;
+    }
+    if let Some(path) = &args.json {
+        let json = serde_json::to_string_pretty(&json(tables))? + "\n";
+        std::fs::write(path, json).with_context(|| format!("--json {}", path.display()))?;
+    }
+    Ok(0)
+}
+
+fn all(args: &BenchArgs) -> Result<Vec<Table>> {
     let pages = if args.quick { 512 } else { 2048 };
-    let tables = [
+    Ok(vec![
         host::measure(pages)?,
         host::overhead()?,
         machine::measure(pages)?,
         machine::crowds(pages)?,
         machine::idle()?,
+        linux::measure(None)?,
         swap::pages(pages)?,
         swap::disk()?,
-    ];
-    for table in &tables {
-        print(table)?;
-    }
-    if let Some(path) = &args.json {
-        let json = serde_json::to_string_pretty(&json(&tables))? + "\n";
-        std::fs::write(path, json).with_context(|| format!("--json {}", path.display()))?;
-    }
-    Ok(0)
+    ])
 }
 
 fn print(table: &Table) -> Result<()> {

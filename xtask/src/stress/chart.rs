@@ -1,6 +1,6 @@
 //! From records to lines over time: levels as they were, totals as rates over short spans.
 
-use super::history::{History, Read, notifier_calls};
+use super::history::{History, Read, faults, notifier_calls};
 use abi::telemetry::Telemetry;
 use serde_json::{Value, json};
 
@@ -50,7 +50,7 @@ pub(super) fn all(history: &History) -> Vec<Chart> {
     let charts = [
         guests("Resident memory of each guest", "MiB", |record| record.resident_frames, 1.0 / PAGES_PER_MIB),
         guests("In swap, of each guest", "MiB", |record| record.swap.pages, 1.0 / PAGES_PER_MIB),
-        rate("Faults", "EPT violations a second", |record| record.ept_violations, 1.0),
+        rate("Faults", "EPT violations, or page faults under shadows, a second", faults, 1.0),
         rate("Swapped out", "pages a second", |record| record.swap.out, 1.0),
         rate("Swapped in", "pages a second", |record| record.swap.back, 1.0),
         rate("Waiting for memory", "% of the time, where a fault ends", |record| record.memory_ticks, waits),

@@ -109,6 +109,11 @@ impl History {
     }
 }
 
+/// Faults that Herald has resolved, of an EPT or of shadows.
+pub(super) const fn faults(record: &Telemetry) -> u64 {
+    record.ept_violations + record.exits.page_fault
+}
+
 /// Calls of the notifier, all operations.
 pub(super) const fn notifier_calls(record: &Telemetry) -> u64 {
     let calls = &record.notifier;

@@ -1,7 +1,7 @@
 //! How a run goes, while it goes: on a terminal a line for each guest and one for the machine, elsewhere the same lines now and
 //! then.
 
-use super::history::{History, Sample, notifier_calls};
+use super::history::{History, Sample, faults, notifier_calls};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -121,7 +121,7 @@ fn of_guest(history: &History, guest: usize) -> String {
         "resident {:6.1} MiB, swapped {:6.1}, faults {:6.0}/s, in {:5.0}/s, out {:5.0}/s, notifier {:6.0}/s",
         mib(record.resident_frames),
         mib(record.swap.pages),
-        rate(|record| record.ept_violations),
+        rate(faults),
         rate(|record| record.swap.back),
         rate(|record| record.swap.out),
         rate(notifier_calls),

@@ -31,6 +31,7 @@ use crate::metal::{self, Binaries};
 use crate::run::RunDir;
 use crate::swap::{self, Tiers};
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 use matrix::Cell;
 use plan::{Finished, Judgement, Plan};
 use std::path::Path;
@@ -51,7 +52,9 @@ impl Bench<'_> {
     /// The beginning of `run`'s arguments: the machine, with these defaults.
     fn machine(&self, host_memory: &str, host_cpus: u32, swap: Option<&str>) -> Vec<String> {
         let cpus = self.args.host_cpus.unwrap_or(host_cpus).to_string();
+        let (cpu, paging) = (word(self.args.cpu), word(self.args.paging));
         let mut words = vec!["--host-memory", host_memory, "--host-cpus", &cpus];
+        words.extend(["--cpu", &cpu, "--paging", &paging]);
         let tiers = self.tiers(swap).map(|tiers| tiers.to_string());
         if let Some(tiers) = &tiers {
             words.extend(["--swap", tiers]);
@@ -75,6 +78,11 @@ impl Bench<'_> {
         let words = ["--kernel", &kernel, "--memory", memory, "--vcpus", &vcpus, "--append", append];
         words.into_iter().map(str::to_owned).collect()
     }
+}
+
+/// How a value is written on the command line.
+fn word(value: impl ValueEnum) -> String {
+    value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
 /// One of a program's runs, when it is over.

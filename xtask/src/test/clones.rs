@@ -18,8 +18,9 @@ macro_rules! clones {
 }
 
 /// All of them.
-pub(super) const CLONES: [Scenario; 7] = [
+pub(super) const CLONES: [Scenario; 9] = [
     clones!("clone-oracle", "clone", &[], "--memory", "16M", "--oracle"),
+    clones!("clone-shadow-oracle", "clone", &[], "--memory", "16M", "--oracle", "--paging", "shadow"),
     clones!("clone-no-ad", "clone pages=600", &[], "--memory", "16M", "--no-ept-ad"),
     clones!(
         "clones-of-clones",
@@ -29,6 +30,15 @@ pub(super) const CLONES: [Scenario; 7] = [
         "16M",
         "--host-cpus",
         "2"
+    ),
+    clones!(
+        "clones-of-clones-penryn",
+        "clone clones=3 generations=2 rounds=2 pages=100",
+        &[Bound::AtMost("/ept_violations", 0)],
+        "--memory",
+        "16M",
+        "--cpu",
+        "penryn"
     ),
     clones!(
         "clones-in-swap",

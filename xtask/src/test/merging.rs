@@ -19,9 +19,11 @@ macro_rules! merging {
 }
 
 /// All of them.
-pub(super) const MERGING: [Scenario; 5] = [
+pub(super) const MERGING: [Scenario; 7] = [
     merging!("merging", "{two-merge.toml}"),
     merging!("merging-oracle", "{two-merge.toml}", "--oracle"),
+    merging!("merging-shadow-oracle", "{two-merge.toml}", "--oracle", "--paging", "shadow"),
+    merging!("merging-penryn", "{two-merge.toml}", "--cpu", "penryn"),
     merging!("merging-no-ad-2-cpus", "{two-merge.toml}", "--no-ept-ad", "--host-cpus", "2"),
     merging!("merging-in-swap", "{two-merge-in-swap.toml}", "--swap", "ram:16M", "--host-memory", "96M"),
     // Clones have their parent's wish: what only they have in their pages stays theirs.

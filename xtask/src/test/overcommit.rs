@@ -63,7 +63,7 @@ macro_rules! limits {
 }
 
 /// All of them.
-pub(super) const OVERCOMMIT: [Scenario; 23] = [
+pub(super) const OVERCOMMIT: [Scenario; 24] = [
     sweep!("swap-sweep", "ram:32M", "sweep rounds=2 every=16"),
     sweep!("swap-sweep-no-ad", "ram:32M", "sweep rounds=1 every=16", "--no-ept-ad"),
     sweep!("swap-sweep-2-cpus", "ram:32M", "sweep rounds=1 every=16", "--host-cpus", "2"),
@@ -71,6 +71,7 @@ pub(super) const OVERCOMMIT: [Scenario; 23] = [
     sweep!("disk-sweep", "disk:64M", "sweep rounds=2"),
     sweep!("disk-sweep-2-cpus", "disk:64M", "sweep rounds=1", "--host-cpus", "2", "--no-ept-ad"),
     sweep!("disk-sweep-oracle", "disk:64M", "sweep rounds=1", "--stir", "200", "--oracle"),
+    sweep!("both-tiers-sweep-penryn", "ram:2M,disk:64M", "sweep rounds=1", "--cpu", "penryn"),
     sweep!("both-tiers-sweep", "ram:2M,disk:64M", "sweep rounds=2"),
     // What cannot be written stays in memory, and is written elsewhere later.
     sweep!("disk-fails-some-writes", "ram:8M,disk:64M", "sweep rounds=1", "--inject", "swap-write-errors"),

@@ -27,7 +27,17 @@ macro_rules! real_mode {
 }
 
 /// All of them.
-pub(super) const SHADOW: [Scenario; 12] = [
+pub(super) const SHADOW: [Scenario; 13] = [
+    // Unmodified: it has much that the tiny one has not.
+    Scenario {
+        name: "penryn-debian-4-vcpus",
+        args: &["--guest", "debian", "--cpu", "penryn", "--vcpus", "4"],
+        console: COUNT,
+        stdout: &["cpus: 4"],
+        telemetry: &[Bound::AtLeast("/exits/interpreted", 3), Bound::AtMost("/ept_violations", 0)],
+        timeout: 600,
+        ..PLAIN
+    },
     // In protected mode without paging, and through swap; the coherence oracle looks after each disturbance.
     Scenario {
         name: "shadow-sweep-oracle",

@@ -14,12 +14,13 @@ pub(super) struct Stress {
 }
 
 /// All of them, the longest first.
-pub(super) const STRESS: [Stress; 7] = [
+pub(super) const STRESS: [Stress; 8] = [
     Stress { name: "stress-overcommit", args: &["overcommit", "--quick"] },
     Stress { name: "stress-swapstorm", args: &["swapstorm", "--quick"] },
     Stress { name: "stress-idle", args: &["idle", "--quick"] },
     Stress { name: "stress-merge", args: &["merge", "--quick"] },
     Stress { name: "stress-clone", args: &["clone", "--quick"] },
+    Stress { name: "stress-clone-penryn", args: &["clone", "--quick", "--cpu", "penryn"] },
     Stress { name: "stress-limits", args: &["limits", "--quick"] },
     Stress { name: "stress-faulty-disk", args: &["faulty-disk", "--quick"] },
 ];

@@ -36,7 +36,7 @@ const ALLOWED: [(&str, &[&str]); 28] = [
     ("guest", &["abi", "addr"]),
     ("tests", &HERALD),
     ("costs", &["addr", "mm", "mmu", "paging"]),
-    ("kvm-vmm", &["abi"]),
+    ("kvm-vmm", &["abi", "addr", "devices", "firmware"]),
     ("linux", &["addr", "mm", "paging", "tests"]),
     ("sequences", &["tests"]),
     ("models", &MODELS),

@@ -3,9 +3,11 @@
 //! It marks its first instructions by a hypercall (Herald's boot time ends there), mounts what a shell
 //! needs, has free memory reported, starts the shell with job control on the console, and powers the machine off when the shell
 //! ends. As process 1 it also reaps orphans and obeys the signals of busybox `halt`, `poweroff` and `reboot`.
+//! With the argument `measure` (behind `--` on the kernel's command line) it measures instead, and powers off.
 #![no_std]
 #![no_main]
 
+mod measure;
 mod sys;
 
 use core::ptr;
@@ -22,11 +24,16 @@ const HANDLED: SignalSet = SignalSet::of(&[SIGCHLD, SIGUSR1, SIGUSR2, SIGTERM]);
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 extern "C" fn _start() -> ! {
-    core::arch::naked_asm!("xor ebp, ebp", "call {main}", "ud2", main = sym main)
+    core::arch::naked_asm!("xor ebp, ebp", "mov rdi, rsp", "call {main}", "ud2", main = sym main)
 }
 
-extern "C" fn main() -> ! {
+extern "C" fn main(stack: *const usize) -> ! {
     hypercall::mark_init();
+    // SAFETY: handed on from the entry.
+    if unsafe { sys::first_argument(stack) } == Some(c"measure") {
+        measure::all();
+        end(Reboot::PowerOff);
+    }
     sys::mount(c"proc", c"/proc");
     sys::mount(c"sysfs", c"/sys");
     sys::mount(c"devtmpfs", c"/dev");

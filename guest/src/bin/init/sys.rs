@@ -1,5 +1,5 @@
 //! Linux system calls, x86-64 ABI (arch/x86/entry/syscalls/syscall_64.tbl): number in RAX, arguments in
-//! RDI, RSI, RDX, R10, R8, result in RAX, -errno from -4095 to -1. RCX and R11 are lost.
+//! RDI, RSI, RDX, R10, R8, R9, result in RAX, -errno from -4095 to -1. RCX and R11 are lost.
 
 use core::arch::asm;
 use core::ffi::CStr;
@@ -13,6 +13,9 @@ const SIGSET_BYTES: usize = 8;
 const CLONE_SIGCHLD: usize = 17;
 const WNOHANG: usize = 1;
 const TIOCSCTTY: usize = 0x540e;
+const PROT_READ: usize = 1;
+const PROT_WRITE: usize = 2;
+const MAP_PRIVATE_ANONYMOUS: usize = 0x22;
 const REBOOT_MAGIC1: usize = 0xfee1_dead;
 const REBOOT_MAGIC2: usize = 672_274_793;
 
@@ -40,6 +43,12 @@ pub(crate) enum Reboot {
 #[repr(transparent)]
 struct Number(usize);
 
+const READ: Number = Number(0);
+const MMAP: Number = Number(9);
+const MPROTECT: Number = Number(10);
+const MUNMAP: Number = Number(11);
+const PIPE: Number = Number(22);
+const GETPPID: Number = Number(110);
 const IOCTL: Number = Number(16);
 const RT_SIGPROCMASK: Number = Number(14);
 const DUP2: Number = Number(33);
@@ -54,11 +63,17 @@ const SETSID: Number = Number(112);
 const RT_SIGTIMEDWAIT: Number = Number(128);
 const MOUNT: Number = Number(165);
 const REBOOT: Number = Number(169);
+const IOPL: Number = Number(172);
 const SETHOSTNAME: Number = Number(170);
 
+/// Arguments that are left out are 0.
+///
 /// # Safety
 /// Pointers among the arguments must be good for what the call reads and writes.
-unsafe fn call(number: &Number, args: [usize; 5]) -> isize {
+unsafe fn call<const N: usize>(number: &Number, args: [usize; N]) -> isize {
+    let mut six = [0; 6];
+    six[..N].copy_from_slice(&args);
+    let args = six;
     let result;
     // SAFETY: the ABI above; what the kernel writes is the caller's promise.
     unsafe {
@@ -70,6 +85,7 @@ unsafe fn call(number: &Number, args: [usize; 5]) -> isize {
             in("rdx") args[2],
             in("r10") args[3],
             in("r8") args[4],
+            in("r9") args[5],
             lateout("rcx") _,
             lateout("r11") _,
             options(nostack),
@@ -207,4 +223,104 @@ pub(crate) fn exit(code: usize) -> ! {
 pub(crate) fn reboot(how: Reboot) {
     // SAFETY: numbers only.
     unsafe { call(&REBOOT, [REBOOT_MAGIC1, REBOOT_MAGIC2, how as usize, 0, 0]) };
+}
+
+/// The first word behind the program's own name, among those that a process finds on its stack (System V ABI 3.4.1). The kernel
+/// hands /init what is behind `--` on its own command line.
+///
+/// # Safety
+/// `stack` is what RSP was at the process's entry.
+pub(crate) unsafe fn first_argument(stack: *const usize) -> Option<&'static CStr> {
+    // SAFETY: the caller's promise: a count, so many pointers to texts that end in NUL and stay, and a null pointer.
+    unsafe { (stack.read() > 1).then(|| CStr::from_ptr((stack.add(2).read() as *const u8).cast())) }
+}
+
+/// Waits until a child has ended.
+pub(crate) fn wait() {
+    // SAFETY: neither status nor usage is asked for; all children are meant (-1).
+    unsafe { call(&WAIT4, [usize::MAX, 0, 0, 0]) };
+}
+
+/// Lets this process use all ports (iopl 3); whether the kernel does.
+pub(crate) fn allow_ports() -> bool {
+    // SAFETY: numbers only.
+    unsafe { call(&IOPL, [3]) == 0 }
+}
+
+/// A system call that does next to nothing.
+pub(crate) fn parent() {
+    // SAFETY: no arguments.
+    unsafe { call(&GETPPID, []) };
+}
+
+/// A channel between processes: where it is read, and where it is written.
+#[derive(Clone, Copy)]
+pub(crate) struct Pipe([i32; 2]);
+
+impl Pipe {
+    /// A new one, if the kernel gives one.
+    pub(crate) fn new() -> Option<Self> {
+        let mut ends = [0; 2];
+        // SAFETY: the kernel writes two numbers.
+        let result = unsafe { call(&PIPE, [ends.as_mut_ptr() as usize]) };
+        (result == 0).then_some(Self(ends))
+    }
+
+    /// Sends a byte.
+    pub(crate) fn send(&self) {
+        // SAFETY: the kernel reads one byte.
+        unsafe { call(&WRITE, [self.0[1] as usize, (&raw const *b"." as usize), 1]) };
+    }
+
+    /// Waits for a byte.
+    pub(crate) fn receive(&self) {
+        let mut byte = 0u8;
+        // SAFETY: the kernel writes one byte.
+        unsafe { call(&READ, [self.0[0] as usize, &raw mut byte as usize, 1]) };
+    }
+}
+
+/// Anonymous memory of this process.
+pub(crate) struct Pages {
+    start: *mut u8,
+    count: usize,
+}
+
+impl Pages {
+    const BYTES: usize = 4096;
+
+    /// So many pages that nobody has touched, if there is room.
+    pub(crate) fn new(count: usize) -> Option<Self> {
+        let (rights, none) = (PROT_READ | PROT_WRITE, usize::MAX);
+        // SAFETY: a new mapping, wherever there is room.
+        let start = unsafe { call(&MMAP, [0, count * Self::BYTES, rights, MAP_PRIVATE_ANONYMOUS, none, 0]) };
+        (start > 0).then_some(Self { start: start as *mut u8, count })
+    }
+
+    /// Writes to each.
+    pub(crate) fn touch(&mut self) {
+        for page in 0..self.count {
+            // SAFETY: inside the mapping, which is written nowhere else; only before `protect` (below).
+            unsafe { self.start.add(page * Self::BYTES).write_volatile(1) };
+        }
+    }
+
+    /// Forbids to write to them: the last that is done with them but for their end.
+    pub(crate) fn protect(self) -> Protected {
+        // SAFETY: they are of a mapping of this process, and nobody writes to them any more.
+        unsafe { call(&MPROTECT, [self.start as usize, self.count * Self::BYTES, PROT_READ]) };
+        Protected { _pages: self }
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: a mapping of this process, which nobody uses any more.
+        unsafe { call(&MUNMAP, [self.start as usize, self.count * Self::BYTES]) };
+    }
+}
+
+/// Pages that can only be read.
+pub(crate) struct Protected {
+    _pages: Pages,
 }

@@ -38,10 +38,10 @@ const SILENCE: Duration = Duration::from_secs(600);
 pub(crate) const MONITOR_PACKAGES: [&str; 2] = ["gcc", "libc6-dev"];
 /// The target whose C library can be linked statically.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
-const END: &str = "the end";
+pub(super) const END: &str = "the end";
 const KERNEL: &str = "kernel: ";
-const VARIANT: &str = "variant: ";
-const STATUS: &str = "status: ";
+pub(super) const VARIANT: &str = "variant: ";
+pub(super) const STATUS: &str = "status: ";
 const STRINGS: &str = "strings:";
 
 /// What a run says.
@@ -58,27 +58,92 @@ pub(super) struct Said {
 /// # Errors
 /// Something is missing and cannot be installed or built, or a guest fails.
 pub(super) fn measure(guest: &Path, pages: u64) -> Result<Said> {
-    setup::ensure_machine(Chosen::Bochs)?;
-    setup::ensure_packages("a Linux with KVM", &grub::PACKAGES)?;
-    setup::ensure_packages("a Linux with KVM", &guest_images::INITRAMFS_PACKAGES)?;
-    setup::ensure_packages("KVM's monitor", &MONITOR_PACKAGES)?;
-    let monitor = build()?;
-    let kernel = {
+    let side = Side::make()?;
+    side.run(&[("/guest", guest)], &side.runs(pages), follow)
+}
+
+/// A Linux with KVM, and the monitor.
+pub(super) struct Side {
+    monitor: PathBuf,
+    kernel: DebianKernel,
+}
+
+impl Side {
+    /// # Errors
+    /// Something is missing and cannot be installed or built.
+    pub(super) fn make() -> Result<Self> {
+        setup::ensure_machine(Chosen::Bochs)?;
+        setup::ensure_packages("a Linux with KVM", &grub::PACKAGES)?;
+        setup::ensure_packages("a Linux with KVM", &guest_images::INITRAMFS_PACKAGES)?;
+        setup::ensure_packages("KVM's monitor", &MONITOR_PACKAGES)?;
+        let monitor = build()?;
         let _lock = guest_images::lock()?;
-        debian_kernel::fetch().context("a Linux with KVM")?
-    };
-    let dir = RunDir::create()?;
-    let cd = dir.path().join("kvm.iso");
-    let config = format!("linux /vmlinuz {LINUX}\ninitrd /initramfs\nboot\n");
-    let linux = std::fs::read(&kernel.kernel).with_context(|| kernel.kernel.display().to_string())?;
-    let files =
-        [("vmlinuz".into(), linux), ("initramfs".into(), initramfs(&kernel, &monitor, guest, pages)?)];
-    grub::write_iso(dir.path(), &config, &files, &cd)?;
-    let medium = Medium { image: &cd, is_cd: true, memory: MEMORY };
-    let mut machine = bochs::start_medium(&medium, IPS, dir.path())?;
-    let line = machine.serial_line()?;
-    line.set_read_timeout(Some(SILENCE))?;
-    follow(BufReader::new(line))
+        Ok(Self { monitor, kernel: debian_kernel::fetch().context("a Linux with KVM")? })
+    }
+
+    /// Starts it with these files; its first program does `runs`, and `follow` hears what the machine says.
+    ///
+    /// # Errors
+    /// It cannot be started, or what `follow` says.
+    pub(super) fn run<T>(
+        &self,
+        files: &[(&str, &Path)],
+        runs: &str,
+        follow: impl FnOnce(Box<dyn BufRead>) -> Result<T>,
+    ) -> Result<T> {
+        let dir = RunDir::create()?;
+        let cd = dir.path().join("kvm.iso");
+        let config = format!("linux /vmlinuz {LINUX}\ninitrd /initramfs\nboot\n");
+        let linux = &self.kernel.kernel;
+        let linux = std::fs::read(linux).with_context(|| linux.display().to_string())?;
+        let files = [("vmlinuz".into(), linux), ("initramfs".into(), self.initramfs(files, runs)?)];
+        grub::write_iso(dir.path(), &config, &files, &cd)?;
+        let medium = Medium { image: &cd, is_cd: true, memory: MEMORY };
+        let mut machine = bochs::start_medium(&medium, IPS, dir.path())?;
+        let line = machine.serial_line()?;
+        line.set_read_timeout(Some(SILENCE))?;
+        follow(Box::new(BufReader::new(line)))
+    }
+
+    fn initramfs(&self, files: &[(&str, &Path)], runs: &str) -> Result<Vec<u8>> {
+        let mut tree = Tree::default();
+        tree.file("/init", script(&self.kernel, runs).into_bytes())?;
+        tree.copy("/bin/busybox", Path::new(guest_images::BUSYBOX))?;
+        tree.file("/bin/kvm-vmm", crate::package::strip(&std::fs::read(&self.monitor).context("kvm-vmm")?)?)?;
+        for (name, file) in files {
+            tree.copy(name, file)?;
+        }
+        for module in self.kernel.modules.iter().chain(&self.kernel.swap_modules) {
+            tree.copy(&format!("/modules/{}", file_name(module)), module)?;
+        }
+        Ok(tree.finish())
+    }
+
+    /// All variants.
+    fn runs(&self, pages: u64) -> String {
+        let (mut runs, mut paging) = (String::new(), "");
+        for variant in Variant::ALL {
+            if variant.kvm_module() != paging {
+                runs.push_str(&self.with_paging(variant.kvm_module(), paging.is_empty()));
+                paging = variant.kvm_module();
+            }
+            let monitor = format!("kvm-vmm /guest {GUEST_MIB} '{}'", variant.command_line(pages));
+            runs.push_str(&of_variant(variant, &monitor));
+        }
+        runs
+    }
+
+    /// KVM's own module, with this option; anew, unless it is the first time.
+    pub(super) fn with_paging(&self, option: &str, is_first: bool) -> String {
+        let [.., intel] = &self.kernel.modules;
+        let out = if is_first { "" } else { "rmmod kvm_intel\n" };
+        format!("{out}insmod /modules/{} {option}\n", file_name(intel))
+    }
+}
+
+/// A run of the monitor.
+pub(super) fn of_variant(variant: Variant, monitor: &str) -> String {
+    format!("echo {VARIANT}{}\n{monitor}\necho {STATUS}$?\n", variant.name())
 }
 
 /// The monitor, which needs no library where it runs.
@@ -93,36 +158,11 @@ fn build() -> Result<PathBuf> {
     Ok(target.join(TARGET).join("release/kvm-vmm"))
 }
 
-fn initramfs(kernel: &DebianKernel, monitor: &Path, guest: &Path, pages: u64) -> Result<Vec<u8>> {
-    let mut tree = Tree::default();
-    tree.file("/init", script(kernel, pages).into_bytes())?;
-    tree.copy("/bin/busybox", Path::new(guest_images::BUSYBOX))?;
-    tree.file("/bin/kvm-vmm", crate::package::strip(&std::fs::read(monitor).context("kvm-vmm")?)?)?;
-    tree.copy("/guest", guest)?;
-    for module in kernel.modules.iter().chain(&kernel.swap_modules) {
-        tree.copy(&format!("/modules/{}", file_name(module)), module)?;
-    }
-    Ok(tree.finish())
-}
-
 /// The first program of that Linux.
-fn script(kernel: &DebianKernel, pages: u64) -> String {
+fn script(kernel: &DebianKernel, runs: &str) -> String {
     let insert = |module: &PathBuf| format!("insmod /modules/{}\n", file_name(module));
-    let [common @ .., intel] = &kernel.modules;
+    let [common @ .., _] = &kernel.modules;
     let modules: String = common.iter().chain(&kernel.swap_modules).map(insert).collect();
-    let (intel, mut runs, mut paging) = (file_name(intel), String::new(), "");
-    for variant in Variant::ALL {
-        if variant.kvm_module() != paging || runs.is_empty() {
-            let out = if runs.is_empty() { "" } else { "rmmod kvm_intel\n" };
-            paging = variant.kvm_module();
-            runs.push_str(&format!("{out}insmod /modules/{intel} {paging}\n"));
-        }
-        let command_line = variant.command_line(pages);
-        runs.push_str(&format!(
-            "echo {VARIANT}{name}\nkvm-vmm /guest {GUEST_MIB} '{command_line}'\necho {STATUS}$?\n",
-            name = variant.name(),
-        ));
-    }
     format!(
         "#!/bin/busybox sh\n\
          /bin/busybox mkdir -p /proc /sys /dev /tmp\n\

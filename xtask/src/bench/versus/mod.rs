@@ -12,12 +12,14 @@ mod compare;
 mod events;
 mod herald;
 mod kvm;
+mod linux;
 mod page;
 mod report;
 mod rows;
 
 pub(super) use herald::MACHINE;
 pub(crate) use kvm::MONITOR_PACKAGES;
+pub(super) use linux::{VARIANTS as LINUX_VARIANTS, measure as linux_on_kvm};
 pub(super) use rows::Variant;
 
 use crate::cli::{BenchArgs, Rival};

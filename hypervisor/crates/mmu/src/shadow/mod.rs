@@ -39,6 +39,7 @@ use crate::secondary::{FaultOutcome, Locked, MmuError, SecondaryMmu};
 use crate::stats::add;
 use addr::{Gfn, GfnRange, Gpa, Pfn};
 use beside::Derivation;
+use core::ops::RangeInclusive;
 use mm::{Access, Host};
 use mutants::{Mutant, intact};
 use origin::{Root, Way};
@@ -46,6 +47,13 @@ use paging::{Leaf, OutOfTables};
 use reach::Reached;
 use table::Unused;
 use tables::{Lack, Part};
+
+/// Pages that an instruction may want at a time, with what the delivery of an event reads and writes. Each may be reached by a way of
+/// its own.
+pub const PAGES_OF_AN_INSTRUCTION: usize = 8;
+/// Tables with which a shadow has all of these at a time: what it begins with, and three below that for each. With fewer of them an instruction may
+/// never end: each of its pages would take the way to another one.
+pub const TABLES_OF_AN_INSTRUCTION: usize = 2 + 3 * PAGES_OF_AN_INSTRUCTION;
 
 /// A virtual processor of the guest, by number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,14 +90,18 @@ enum Derived {
 }
 
 impl<H: Host> SecondaryMmu<H> {
-    /// The same, with shadows for so many virtual processors, of so many tables each at most.
+    /// The same, with shadows for so many virtual processors, of so many tables each: at first, and at most.
     ///
     /// # Errors
     /// [`OutOfTables`].
-    pub fn with_shadows(mut self, processors: usize, tables: usize) -> Result<Self, OutOfTables> {
+    pub fn with_shadows(
+        mut self,
+        processors: usize,
+        tables: RangeInclusive<usize>,
+    ) -> Result<Self, OutOfTables> {
         let mut shadows = alloc::vec::Vec::with_capacity(processors);
         for _ in 0..processors {
-            match Shadow::new(&*self.host, tables) {
+            match Shadow::new(&*self.host, &tables) {
                 Ok(shadow) => shadows.push(shadow),
                 Err(error) => {
                     shadows.iter().flat_map(Shadow::frames).for_each(|frame| self.host.free_table(frame));

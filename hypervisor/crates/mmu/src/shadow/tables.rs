@@ -22,6 +22,7 @@ use crate::entry;
 use addr::{Gfn, GfnRange, Pfn};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::ops::RangeInclusive;
 use mm::Host;
 use mutants::{Mutant, intact};
 use paging::{EntryRef, Level, OutOfTables};
@@ -69,12 +70,13 @@ pub(crate) struct Shadow {
 }
 
 impl Shadow {
-    /// An empty shadow, of so many tables at most.
+    /// An empty shadow, of so many tables: at first, and at most.
     ///
     /// # Errors
     /// [`OutOfTables`].
-    pub(crate) fn new<H: Host>(host: &H, most: usize) -> Result<Self, OutOfTables> {
-        let most = most.clamp(LEAST, usize::from(u16::MAX));
+    pub(crate) fn new<H: Host>(host: &H, tables: &RangeInclusive<usize>) -> Result<Self, OutOfTables> {
+        let possible = |count: &usize| (*count).clamp(LEAST, usize::from(u16::MAX));
+        let (least, most) = (possible(tables.start()), possible(tables.end()));
         let mut shadow = Self {
             tables: Vec::with_capacity(most),
             most,
@@ -86,7 +88,7 @@ impl Shadow {
             index: Index::new(most)?,
             rmap: ReverseMap::new(most * ENTRIES / 8)?,
         };
-        for _ in 0..LEAST {
+        for _ in 0..least {
             match Unused::new(host) {
                 Ok(table) => shadow.supply(table),
                 Err(error) => {
