@@ -327,7 +327,7 @@ pub(crate) struct StressArgs {
     pub(crate) ratio: bool,
     /// With a program that swaps: on one processor and two, with EPT accessed and dirty bits and without, with swap in memory,
     /// on a disk and in both
-    #[arg(long, conflicts_with_all = ["ratio", "host_cpus", "no_ept_ad", "swap"])]
+    #[arg(long, conflicts_with_all = ["ratio", "host_cpus", "no_ept_ad", "swap", "cpu", "paging"])]
     pub(crate) matrix: bool,
     /// Virtual processors of a guest
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=32))]

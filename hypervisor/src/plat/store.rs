@@ -25,11 +25,11 @@ impl<H: Host> FrameStore<H> {
         Self { host, copies: Mutex::new(BTreeMap::new()), slots }
     }
 
-    /// Fills a zeroed frame.
-    fn fill(&self, number: u64, frame: Pfn) {
-        if let Some(&copy) = self.copies.lock().get(&number) {
-            self.host.copy(copy, frame);
-        }
+    /// Fills a frame from a copy; whether there is one.
+    fn fill(&self, number: u64, frame: Pfn) -> bool {
+        let copies = self.copies.lock();
+        let copy = copies.get(&number);
+        copy.inspect(|&&copy| self.host.copy(copy, frame)).is_some()
     }
 
     /// `false`: there is no frame for the copy.
@@ -62,6 +62,7 @@ impl<H: Host> FrameStore<H> {
 
 impl<H: Host> Store for FrameStore<H> {
     fn read(&self, index: u64, frame: Pfn) -> Result<(), StoreError> {
+        // Into a zeroed frame.
         self.fill(index, frame);
         Ok(())
     }
@@ -86,8 +87,7 @@ impl<H: Host> SwapDevice for FrameStore<H> {
     }
 
     fn read(&self, slot: u64, frame: Pfn) -> Result<(), SlotError> {
-        self.fill(slot, frame);
-        Ok(())
+        if self.fill(slot, frame) { Ok(()) } else { Err(SlotError { slot }) }
     }
 
     fn discard(&self, slot: u64) {

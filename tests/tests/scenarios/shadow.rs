@@ -7,11 +7,11 @@ mod kept;
 mod random;
 
 use crate::{CPU0, CPU1, GUEST, Outcome, lab_with};
-use addr::{Gfn, GfnRange, Gpa, PageSize};
+use addr::{Gfn, GfnRange, Gpa, PageSize, Pfn};
 use mmu::{AccessedDirty, GuestPaging, LinearAccess, LinearFault, LogBy, PageFault, Processor};
 use paging::{Level, OutOfTables};
 use tests::lab::{Lab, Verdict, gpage, page, pages};
-use tests::machine::{Failing, Options, Paging};
+use tests::machine::{Failing, Machine, Options, Paging};
 use tests::paging::load_root;
 
 /// Pages of RAM: the tables lie in the first ones.
@@ -438,18 +438,24 @@ fn a_shadow_without_memory_goes_on_with_the_tables_that_it_has() -> Outcome {
     guest.finish()
 }
 
-/// Whatever an instruction wants at a time is there at a time, by however different ways, though the shadow cannot grow.
-#[test]
-fn a_shadow_that_cannot_grow_has_all_pages_of_an_instruction() -> Outcome {
+fn paths() -> impl Iterator<Item = u64> {
+    1..=mmu::PAGES_OF_AN_INSTRUCTION as u64
+}
+
+/// As many ways as an instruction may want, which have nothing in common.
+fn with_paths() -> Result<Guest, tests::Violation> {
     let guest = Guest::long()?;
-    let far = |path: u64| path << 39 | path << 30 | path << 21 | path << 12;
-    let paths = || 1..=mmu::PAGES_OF_AN_INSTRUCTION as u64;
     for path in paths() {
         let tables = [1, 3 * path + 5, 3 * path + 6, 3 * path + 7, 40 + path];
         for pair in tables.windows(2) {
             guest.write(gpage(pair[0]).add(path * 8), gpage(pair[1]).as_u64() | P | W)?;
         }
     }
+    Ok(guest)
+}
+
+/// One shadow for this guest's memory, that cannot grow; its root.
+fn of_few_tables(guest: &Guest) -> (mmu::SecondaryMmu<Machine>, Pfn) {
     let only = mmu::TABLES_OF_AN_INSTRUCTION;
     let mmu = mmu::SecondaryMmu::new(std::sync::Arc::clone(&guest.lab.space), AccessedDirty::Absent);
     let mmu = mmu.and_then(|mmu| mmu.with_shadows(1, only..=only)).expect("there is memory");
@@ -457,6 +463,15 @@ fn a_shadow_that_cannot_grow_has_all_pages_of_an_instruction() -> Outcome {
         mmu.add_slot(slot).expect("as the guest's own");
     }
     let root = mmu.load_root(PROCESSOR, &guest.paging).expect("a shadow");
+    (mmu, root)
+}
+
+/// Whatever an instruction wants at a time is there at a time, by however different ways, though the shadow cannot grow.
+#[test]
+fn a_shadow_that_cannot_grow_has_all_pages_of_an_instruction() -> Outcome {
+    let guest = with_paths()?;
+    let far = |path: u64| path << 39 | path << 30 | path << 21 | path << 12;
+    let (mmu, root) = of_few_tables(&guest);
     for path in paths() {
         let outcome = mmu.fault_linear(PROCESSOR, &guest.paging, far(path), READ);
         assert_eq!(outcome, Ok(LinearFault::Mapped));
@@ -464,6 +479,35 @@ fn a_shadow_that_cannot_grow_has_all_pages_of_an_instruction() -> Outcome {
     for path in paths() {
         assert_eq!(entry_below(&guest, root, far(path)) & P, P, "{path}");
     }
+    drop(mmu);
+    guest.finish()
+}
+
+/// The same, where others have left directories, each with one page table, more than the shadow has room for.
+#[test]
+fn directories_crowd_no_page_of_an_instruction_out() -> Outcome {
+    let guest = with_paths()?;
+    // What two ways have one below the other are two directories here.
+    for path in paths() {
+        for lower in 0..2 {
+            let directory = gpage(3 * path + 5 + lower);
+            guest.write(gpage(2).add((2 * path + lower) * 8), directory.as_u64() | P | W)?;
+        }
+    }
+    let near = |path: u64, lower: u64| (2 * path + lower) << 30 | path << 21 | path << 12;
+    let (mmu, root) = of_few_tables(&guest);
+    let read = |linear| {
+        let outcome = mmu.fault_linear(PROCESSOR, &guest.paging, linear, READ);
+        assert_eq!(outcome, Ok(LinearFault::Mapped));
+    };
+    paths().for_each(|path| (0..2).for_each(|lower| read(near(path, lower))));
+    let is_there = |path| entry_below(&guest, root, near(path, 0)) & P != 0;
+    // As a processor does that wants all of them at a time.
+    for _ in 0..1000 {
+        let Some(path) = paths().find(|&path| !is_there(path)) else { break };
+        read(near(path, 0));
+    }
+    assert!(paths().all(is_there), "an instruction never ends");
     drop(mmu);
     guest.finish()
 }
@@ -488,7 +532,7 @@ fn shadow_entry(guest: &Guest, linear: u64) -> u64 {
     entry_below(guest, machine.shadow_roots(guest.lab.guest(GUEST).root())[0].root, linear)
 }
 
-fn entry_below(guest: &Guest, root: addr::Pfn, linear: u64) -> u64 {
+fn entry_below(guest: &Guest, root: Pfn, linear: u64) -> u64 {
     let levels = [Level::Pml4, Level::Pdpt, Level::Pd, Level::Pt];
     levels.into_iter().fold(root.base().as_u64(), |table, level| {
         guest.lab.machine.peek(addr::Hpa::new(table & 0x000f_ffff_ffff_f000).pfn(), level.index(linear))

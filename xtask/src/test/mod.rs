@@ -123,13 +123,17 @@ pub(crate) fn run(args: &TestArgs) -> Result<u8> {
     Ok(tally.told())
 }
 
-/// What needs no asking: all is built, then all is run. `only` is for what runs on the machine.
+/// What needs no asking: all is built, then all is run. `only` is for what runs on the machine. What cannot be built is one test that failed.
 fn all(only: Option<&str>) -> Result<u8> {
     let tests = host::build()?;
-    let searches = fuzz::bounded()?;
-    let bench = Bench::prepare()?;
-    let lab = named(only, vec![bench.lab()]);
-    let jobs = lab.into_iter().chain(tests).chain(searches).chain(named(only, bench.jobs()));
+    let searches = fuzz::bounded().unwrap_or_else(|error| vec![Job::check("fuzzing", || Err(error))]);
+    let (bench, failed) = match Bench::prepare() {
+        Ok(bench) => (Some(bench), None),
+        Err(error) => (None, Some(Job::check("what scenarios need", || Err(error)))),
+    };
+    let lab = named(only, bench.iter().map(Bench::lab).collect());
+    let scenarios = named(only, bench.iter().flat_map(Bench::jobs).collect());
+    let jobs = lab.into_iter().chain(tests).chain(searches).chain(failed).chain(scenarios);
     Ok(pool::run(jobs.collect()).told())
 }
 

@@ -180,7 +180,7 @@ pub(super) const SHADOW: [Scenario; 13] = [
         telemetry: &[
             Bound::AtLeast("/exits/guest_fault", 500),
             Bound::AtLeast("/exits/invlpg", 500),
-            Bound::AtLeast("/oracle_checks", 100),
+            Bound::AtLeast("/oracle_checks", 50),
             Bound::AtMost("/ept_violations", 0),
         ],
         ..PLAIN

@@ -35,7 +35,11 @@ fn switches() {
     let (Some(there), Some(back)) = (Pipe::new(), Pipe::new()) else {
         return sys::complain("measure: no pipe\n");
     };
-    if sys::fork() == 0 {
+    let child = sys::fork();
+    if child < 0 {
+        return sys::complain("measure: no process\n");
+    }
+    if child == 0 {
         loop {
             there.receive();
             back.send();

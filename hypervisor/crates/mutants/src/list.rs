@@ -185,6 +185,10 @@ mutants! {
     ShadowProtectUnflushed,
     /// shadow: what another processor writes to a table until its flush is not looked at
     ShadowComparedOnce,
+    /// shadow: directories crowd page tables out
+    ShadowCrowdedOut,
+    /// shadow: a table that is reached by one more way is not looked at
+    ShadowNewWayUncompared,
     /// shadow: a store to a table that is kept goes unnoticed
     ShadowTableWrittenUnseen,
     /// shadow: what devices write to tables goes unnoticed

@@ -223,6 +223,29 @@ fn a_page_that_is_no_table_any_more_is_written_without_faults() -> Outcome {
 }
 
 #[test]
+fn a_way_that_was_not_there_brings_nothing_back() -> Outcome {
+    let guest = Guest::long()?;
+    numbered(&guest)?;
+    guest.map(9, 29, P | W | A | D)?;
+    // The table, or one of two directories above it, that a second way leads to: a part of the first 512 GiB, or the next.
+    for (entry, below, by) in [(gpage(3).add(8), gpage(4), 0x20_0000), (gpage(1).add(8), gpage(2), 1 << 39)] {
+        guest.map(5, 20, P | W | A | D)?;
+        guest.invalidates(0x5000);
+        guest.reads(0x5000, 20)?;
+        guest.write(entry, below.as_u64() | P | W | U)?;
+        guest.reads(by | 0x9000, 29)?;
+        // It is gone, for all who ask; so what it led to has no translation by it, and none has to be flushed.
+        guest.write(entry, 0)?;
+        guest.invalidates(by | 0x9000);
+        guest.map(5, 21, P | W | A | D)?;
+        guest.write(entry, below.as_u64() | P | W | U)?;
+        guest.reads(by | 0x9000, 29)?;
+        guest.reads(by | 0x5000, 21)?;
+    }
+    guest.finish()
+}
+
+#[test]
 fn a_directory_that_forbids_later_what_its_table_allows() -> Outcome {
     // CVE-2021-38198 again: the table keeps its rights, and so does each way to it.
     let guest = Guest::long()?;

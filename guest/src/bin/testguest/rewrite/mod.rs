@@ -144,9 +144,11 @@ fn work(number: u64) {
         worker::Worker::new(field, number).run();
         FINISHED.fetch_add(1, Ordering::SeqCst);
     }
-    // Others wait for this one's answers.
+    // Others wait for this one's answers, if it had a part in it.
     while FINISHED.load(Ordering::SeqCst) < field.count && !STOP.load(Ordering::SeqCst) {
-        shoot::serve(number.min(MOST as u64 - 1), |_| shoot::Means::All);
+        if number < field.count {
+            shoot::serve(number, |_| shoot::Means::All);
+        }
         core::hint::spin_loop();
     }
 }

@@ -70,8 +70,10 @@ impl<H: Host> SecondaryMmu<H> {
         let (host, step) = (&*self.host, part.way.steps().last());
         let (Some(tdp), Some(step)) = (locked.tdp, step) else { return 0 };
         let is_table = step.origin.is_table();
-        // Else rights are those of a whole way, and only pages of one entry have the same.
-        if is_table && !step.origin.is_protected() {
+        // Else rights are those of a whole way, and only pages of one entry have the same. What became the supervisor's by its store
+        // is alone in that.
+        let Rights { write, user, .. } = part.way.rights;
+        if !step.origin.is_protected() && (is_table || write && !user) {
             return 0;
         }
         let frame = tdp.ground(host, step.origin.gfn).map(|leaf| leaf.pfn).filter(|_| is_table);

@@ -190,7 +190,7 @@ impl<H: Host> SecondaryMmu<H> {
         leaf.write &= rights.write || !intact(Mutant::ShadowAllowsMore);
         leaf.write &= locked.may_write(gfn, access);
         let part = Part { way, gfn, leaf };
-        let table = match locked.shadows[processor.0].install(&*self.host, &part) {
+        let table = match locked.shadows[processor.0].install(&*self.host, &part, Some(tdp)) {
             Ok(table) => table,
             Err(lack) => return Derived::Lacking(lack),
         };

@@ -62,6 +62,12 @@ impl Shadow {
         }
     }
 
+    /// The list of lost tables, without those that have gone.
+    fn put_back(&mut self, mut lost: Vec<u16>) {
+        lost.retain(|&table| self.table(table).sync == Sync::Lost);
+        self.lost = lost;
+    }
+
     /// The list of lost tables is empty again. Nothing is allocated under the lock (I4).
     fn take_back(&mut self, mut lost: Vec<u16>) {
         lost.clear();
@@ -156,16 +162,31 @@ impl Shadow {
         self.table(number).guest_table()
     }
 
+    /// A table is about to be reached by one more way, along which no processor has cached anything: so the guest owes no flush for what
+    /// it has written meanwhile, and all lost tables that may be below are compared. Those above stay as they are; the way down to here is
+    /// among them. The table.
+    pub(super) fn look_below<H: Host>(&mut self, host: &H, number: u16, ground: Option<Tdp>) -> u16 {
+        let Some(Origin { level, .. }) = self.table(number).origin else { return number };
+        let lost = core::mem::take(&mut self.lost);
+        for &table in lost.iter().filter(|_| intact(Mutant::ShadowNewWayUncompared)) {
+            let is_below = |origin: Origin| origin.level < level;
+            if table == number || self.table(table).origin.is_some_and(is_below) {
+                self.compare_all(host, table, ground);
+            }
+        }
+        self.put_back(lost);
+        number
+    }
+
     /// The guest's INVLPG: what has been read of tables above the page tables, and the entry for the address.
     pub(crate) fn invalidate<H: Host>(&mut self, host: &H, linear: u64, ground: Option<Tdp>) {
-        let mut lost = core::mem::take(&mut self.lost);
+        let lost = core::mem::take(&mut self.lost);
         for &table in &lost {
             if self.table(table).origin.is_some_and(|origin| origin.level > Level::Pt) {
                 self.compare_all(host, table, ground);
             }
         }
-        lost.retain(|&table| self.table(table).sync == Sync::Lost);
-        self.lost = lost;
+        self.put_back(lost);
         if let Some(table) = self.find(linear).filter(|&table| self.table(table).sync == Sync::Lost) {
             self.compare(host, Place::new(table, Level::Pt.index(linear)), ground);
         }

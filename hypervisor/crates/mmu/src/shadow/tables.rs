@@ -5,7 +5,7 @@
 //!   roots:      PML4 ──┬─┼─► PDPT ──► PD ──► page table ──► frame
 //!               PML4 ──┘ └─► PDPT ──► PD ──┘              shared, as the guest's are: found by what they stand for
 //!
-//!   take: an unused table ── or a new one ── or what the oldest root alone has ── or any page table, by turns
+//!   take: an unused table ── or a new one ── or what the oldest root alone has ── or any page table, by turns ── or all
 //! ```
 //!
 //! A table is there as long as something names it, or it is a root. Everything but what notifiers and other processors take away
@@ -13,12 +13,14 @@
 //! any more where it enters next: there is no VPID. So its tables are used again without a flush. Those two only change leaves, and
 //! leave tables where they are (I11).
 
+use super::PAGES_OF_AN_INSTRUCTION;
 use super::format::{self, Rights, ShadowLeaf};
 use super::index::Index;
 use super::origin::{Origin, Root, Step, Way};
 use super::rmap::{Named, Place, ReverseMap};
 use super::table::{ENTRIES, Sync, Table, Unused};
 use crate::entry;
+use crate::tdp::Tdp;
 use addr::{Gfn, GfnRange, Pfn};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -198,17 +200,22 @@ impl Shadow {
     ///
     /// # Errors
     /// [`Lack`].
-    pub(super) fn install<H: Host>(&mut self, host: &H, part: &Part<'_>) -> Result<u16, Lack> {
+    pub(super) fn install<H: Host>(
+        &mut self,
+        host: &H,
+        part: &Part<'_>,
+        ground: Option<Tdp>,
+    ) -> Result<u16, Lack> {
         let mut steps = part.way.steps();
         let Some(mut step) = steps.next() else { return Ok(POINTERS) };
         let mut table = match part.way.pointer {
             None => self.current,
-            Some(index) => self.step_to(host, Place::new(POINTERS, index), &step)?,
+            Some(index) => self.step_to((host, ground), Place::new(POINTERS, index), &step)?,
         };
         assert_eq!(self.table(table).origin, Some(step.origin), "the guest's root was not loaded");
         for next in steps {
             self.table_mut(table).used = true;
-            table = self.step_down(host, (table, &step), next.origin)?;
+            table = self.step_down((host, ground), (table, &step), next.origin)?;
             step = next;
         }
         self.table_mut(table).used = true;
@@ -244,14 +251,19 @@ impl Shadow {
     }
 
     /// The table that a pointer has to name.
-    fn step_to<H: Host>(&mut self, host: &H, at: Place, step: &Step) -> Result<u16, Lack> {
+    fn step_to<H: Host>(
+        &mut self,
+        (host, ground): (&H, Option<Tdp>),
+        at: Place,
+        step: &Step,
+    ) -> Result<u16, Lack> {
         let named = self.child(at).filter(|&table| self.table(table).origin == Some(step.origin));
         if let Some(table) = named {
             return Ok(table);
         }
         self.remove(host, at);
         let table = match self.index.find(&self.tables, step.origin) {
-            Some(table) => table,
+            Some(table) => self.look_below(host, table, ground),
             None => self.take_for(host, step.origin)?,
         };
         self.point(host, at, table);
@@ -267,7 +279,7 @@ impl Shadow {
     /// The table that an entry has to name, and the entry with the rights of the guest's, whatever it was.
     fn step_down<H: Host>(
         &mut self,
-        host: &H,
+        (host, ground): (&H, Option<Tdp>),
         (table, step): (u16, &Step),
         below: Origin,
     ) -> Result<u16, Lack> {
@@ -281,7 +293,7 @@ impl Shadow {
         }
         self.remove(host, at);
         let child = match self.index.find(&self.tables, below) {
-            Some(child) => child,
+            Some(child) => self.look_below(host, child, ground),
             None => self.take_for(host, below)?,
         };
         self.note(at, (Named::Table(child), step.from));
@@ -328,14 +340,17 @@ impl Shadow {
         true
     }
 
-    /// A page table goes, each in its turn.
+    /// A page table goes, each in its turn; none where so few are left that the next ones would be those of the same instruction:
+    /// directories, which do not go, have all the room then.
     fn drop_page_table<H: Host>(&mut self, host: &H) -> bool {
         let count = self.tables.len() as u16;
         let turns = (1..=count).map(|turn| (self.hand + turn) % count);
         let is_page_table = |origin: Origin| origin.level == Level::Pt;
-        let mut candidates = turns.filter(|&table| self.table(table).origin.is_some_and(is_page_table));
-        let Some(table) = candidates.next() else { return false };
-        drop(candidates);
+        let mut page_tables = turns.filter(|&table| self.table(table).origin.is_some_and(is_page_table));
+        let Some(table) = page_tables.next() else { return false };
+        if intact(Mutant::ShadowCrowdedOut) && page_tables.count() < PAGES_OF_AN_INSTRUCTION {
+            return false;
+        }
         self.hand = table;
         self.unname(host, table);
         true
