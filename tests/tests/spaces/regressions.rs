@@ -183,3 +183,17 @@ fn advice_ends_at_a_locked_page_and_passes_holes() -> Outcome {
     }
     world.finish()
 }
+
+#[test]
+fn a_truncated_file_with_no_page_in_a_shared_table_leaves_it_alone() -> Outcome {
+    let mut world = world()?;
+    world.mmap(0, (0, 8), RW, SMALL)?;
+    world.store(0, CPU0, (0, 0), 1)?;
+    world.fork(0, 1, With::Nothing)?;
+    world.mmap(0, (16, 4), RW, Backing::Shared { file: STORED, index: 0 })?;
+    world.truncate(STORED, 2)?;
+    for space in [0, 1] {
+        assert_eq!(world.load(space, CPU0, 0, 0)?, Verdict::Value(1));
+    }
+    world.finish()
+}

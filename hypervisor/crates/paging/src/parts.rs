@@ -30,7 +30,7 @@ pub struct PageTable {
     pub table: Pfn,
     /// The entries in the range.
     pub entries: Range<u16>,
-    /// Several roots share it: nobody changes it (I18).
+    /// Several roots share it: nobody changes what it has (I18).
     pub shared: bool,
 }
 
@@ -39,6 +39,15 @@ impl PageTable {
     #[must_use]
     pub fn address_of(&self, index: u16) -> u64 {
         self.address + (u64::from(index) << PAGE_SHIFT)
+    }
+
+    /// An entry is to change: the table is nobody else's (I18). One that others have, too, may be met where it has nothing in the range.
+    ///
+    /// # Panics
+    /// In debug builds, if it is shared.
+    #[inline]
+    pub fn is_to_change(&self) {
+        debug_assert!(!self.shared, "{:?} is to change, and is shared (I18)", self.table);
     }
 
     /// An entry, as a cursor would find it.

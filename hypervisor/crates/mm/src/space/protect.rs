@@ -100,7 +100,6 @@ impl<H: Host> AddressSpace<H> {
         gather: &mut Gather<'_, H>,
         rights: impl Fn(HostEntry) -> Rights,
     ) {
-        debug_assert!(!table.shared, "{:?} is to change, and is shared (I18)", table.table);
         let entries = self.host().entries(table.table);
         let (mut first, mut behind) = (table.entries.end, table.entries.start);
         for index in table.entries.clone() {
@@ -112,6 +111,7 @@ impl<H: Host> AddressSpace<H> {
             if old.with_rights(rights) == old {
                 continue;
             }
+            table.is_to_change();
             let exchange =
                 |old: HostEntry| entries.compare_exchange(index, old.bits(), old.with_rights(rights).bits());
             while let Err(now) = exchange(old) {

@@ -74,7 +74,6 @@ impl<H: Host> AddressSpace<H> {
 
     /// The entries of a page table, as many at a time as the gather has room for.
     fn clear_table(&self, table: &PageTable, gather: &mut Gather<'_, H>, keep: Keep) {
-        debug_assert!(!table.shared, "{:?} is to change, and is shared (I18)", table.table);
         let mut next = table.entries.start;
         while next < table.entries.end {
             if gather.room() == 0 {
@@ -98,10 +97,12 @@ impl<H: Host> AddressSpace<H> {
             let mut old = entries.load(index);
             if !HostEntry::from_bits(old).is_page() {
                 if old != 0 {
+                    table.is_to_change();
                     self.clear_entry(&table.visit(index, HostEntry::from_bits(old)), gather, Keep::Nothing);
                 }
                 continue;
             }
+            table.is_to_change();
             while let Err(now) = entries.compare_exchange(index, old, HostEntry::EMPTY.bits()) {
                 old = now;
             }
@@ -120,6 +121,10 @@ impl<H: Host> AddressSpace<H> {
         let entries = self.host().entries(table.table);
         for index in table.entries.clone() {
             let visit = table.visit(index, HostEntry::from_bits(entries.load(index)));
+            if visit.found.entry == HostEntry::EMPTY {
+                continue;
+            }
+            table.is_to_change();
             self.clear_entry(&visit, gather, Keep::Offsets);
         }
     }
