@@ -27,6 +27,7 @@ use crate::{fuzz, tidy};
 use anyhow::Result;
 use machine::Bench;
 pub(crate) use pool::Job;
+use std::panic::resume_unwind;
 
 /// Any warning is an error.
 const DENY: [&str; 4] = ["--quiet", "--", "-D", "warnings"];
@@ -125,9 +126,15 @@ pub(crate) fn run(args: &TestArgs) -> Result<u8> {
 
 /// What needs no asking: all is built, then all is run. `only` is for what runs on the machine. What cannot be built is one test that failed.
 fn all(only: Option<&str>) -> Result<u8> {
-    let tests = host::build()?;
+    // What it installs is there before the others begin.
     let searches = fuzz::bounded().unwrap_or_else(|error| vec![Job::check("fuzzing", || Err(error))]);
-    let (bench, failed) = match Bench::prepare() {
+    // To link Herald takes long, and one processor.
+    let (tests, bench) = std::thread::scope(|scope| {
+        let bench = scope.spawn(Bench::prepare);
+        (host::build(), bench.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    });
+    let tests = tests?;
+    let (bench, failed) = match bench {
         Ok(bench) => (Some(bench), None),
         Err(error) => (None, Some(Job::check("what scenarios need", || Err(error)))),
     };

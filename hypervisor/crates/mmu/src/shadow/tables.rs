@@ -356,10 +356,20 @@ impl Shadow {
         true
     }
 
-    /// All that the processor begins with goes.
+    /// All that the processor begins with goes. What pointers name stays for later, as roots do, and is empty.
     fn clear<H: Host>(&mut self, host: &H) {
         for index in self.table(self.current).present() {
-            self.remove(host, Place::new(self.current, index));
+            let at = Place::new(self.current, index);
+            if let Some(root) = self.child(at).filter(|_| self.current == POINTERS) {
+                self.empty(host, root);
+            }
+            self.remove(host, at);
+        }
+    }
+
+    fn empty<H: Host>(&mut self, host: &H, table: u16) {
+        for index in self.table(table).present() {
+            self.remove(host, Place::new(table, index));
         }
     }
 
@@ -393,9 +403,7 @@ impl Shadow {
 
     /// A table that nothing names is unused, and with it what only it has named.
     fn release<H: Host>(&mut self, host: &H, number: u16) {
-        for index in self.table(number).present() {
-            self.remove(host, Place::new(number, index));
-        }
+        self.empty(host, number);
         let table = self.table_mut(number);
         let sync = core::mem::replace(&mut table.sync, Sync::Kept);
         if let Some(origin) = table.origin.take() {
