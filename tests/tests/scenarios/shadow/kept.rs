@@ -312,6 +312,28 @@ fn ways_of_user_and_supervisor_without_write_protection_of_the_supervisor() -> O
 }
 
 #[test]
+fn neighbours_without_write_protection_of_the_supervisor() -> Outcome {
+    let mut guest = Guest::long()?;
+    numbered(&guest)?;
+    guest.paging.cr0 &= !(1 << 16);
+    // The supervisor's, and one of the user's that nobody may write, but the supervisor may now: this lends it one page.
+    for (index, flags, stores) in [(2, W, false), (3, U, true)] {
+        guest.write(gpage(3).add(index * 8), PS | P | A | D | flags)?;
+        guest.loads_cr3();
+        let at = |page: u64| index << 21 | page << 12;
+        if stores {
+            guest.writes(at(20), 7)?;
+            assert_eq!(shadow_entry(&guest, at(20)) & (P | W | U), P | W);
+            assert_eq!(shadow_entry(&guest, at(21)) & P, 0, "what was not stored to is lent to nobody");
+        } else {
+            guest.reads(at(20), 20)?;
+            assert_eq!(faults(&guest, at(21), Some(7))?, 0);
+        }
+    }
+    guest.finish()
+}
+
+#[test]
 fn more_roots_than_there_are_tables() -> Outcome {
     let mut guest = Guest::long()?;
     numbered(&guest)?;

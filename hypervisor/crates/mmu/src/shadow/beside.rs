@@ -72,8 +72,7 @@ impl<H: Host> SecondaryMmu<H> {
         let is_table = step.origin.is_table();
         // Else rights are those of a whole way, and only pages of one entry have the same. What became the supervisor's by its store
         // is alone in that.
-        let Rights { write, user, .. } = part.way.rights;
-        if !step.origin.is_protected() && (is_table || write && !user) {
+        if !step.origin.is_protected() && (is_table || part.way.is_lent) {
             return 0;
         }
         let frame = tdp.ground(host, step.origin.gfn).map(|leaf| leaf.pfn).filter(|_| is_table);

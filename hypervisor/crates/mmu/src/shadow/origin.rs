@@ -169,6 +169,8 @@ pub(super) struct Way {
     steps: [Option<Step>; 4],
     /// What the leaf allows, as far as the guest is concerned.
     pub(super) rights: Rights,
+    /// A store by the supervisor that the entries do not allow, and CR0.WP does not forbid: for it alone the page is the supervisor's.
+    pub(super) is_lent: bool,
 }
 
 impl Way {
@@ -200,7 +202,7 @@ impl Way {
             Rights { write: found.write, user: found.user, execute: found.execute }
         };
         let pointer = (!paging.is_long()).then_some((linear >> 30 & 3) as u16);
-        Self { pointer, steps, rights }
+        Self { pointer, steps, rights, is_lent: found.write && !path.write }
     }
 }
 

@@ -234,7 +234,8 @@ pub(super) struct Path {
     pub(super) used: [Option<Used>; 4],
     leaf: u64,
     shift: u32,
-    write: bool,
+    /// All entries allow stores.
+    pub(super) write: bool,
     user: bool,
     execute: bool,
 }
