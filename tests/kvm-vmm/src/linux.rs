@@ -31,6 +31,8 @@ const FLAGS: u64 = 2;
 /// CPUID leaf 1, ECX: x2APIC and the timer of deadlines, which KVM has with its own local APIC, and that there is a hypervisor, so that
 /// Linux asks for its clock. KVM leaves it to its user to say so.
 const TOLD: u32 = 1 << 21 | 1 << 24 | 1 << 31;
+/// CPUID leaf 7, EBX: enhanced `rep movsb` and `stosb`. The processor has them, but KVM's own Linux was not told of fast strings.
+const FAST_BYTES: u32 = 1 << 9;
 /// IA32_MISC_ENABLE, and its bit for fast strings.
 const MISC_ENABLE: u32 = 0x1a0;
 const FAST_STRINGS: u64 = 1;
@@ -123,6 +125,10 @@ fn create(kvm: &Kvm, vm: &VmFd, entry: &Entry) -> Result<VcpuFd> {
     let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).context("KVM_GET_SUPPORTED_CPUID")?;
     let mut leaves = supported.as_slice().to_vec();
     leaves.iter_mut().filter(|leaf| leaf.function == 1).for_each(|leaf| leaf.ecx |= TOLD);
+    leaves
+        .iter_mut()
+        .filter(|leaf| (leaf.function, leaf.index) == (7, 0))
+        .for_each(|leaf| leaf.ebx |= FAST_BYTES);
     let leaves = CpuId::from_entries(&leaves).ok().context("too many CPUID leaves")?;
     vcpu.set_cpuid2(&leaves).context("KVM_SET_CPUID2")?;
     tell_of_fast_strings(&vcpu)?;
