@@ -66,6 +66,19 @@ const REBOOT: Number = Number(169);
 const IOPL: Number = Number(172);
 const SETHOSTNAME: Number = Number(170);
 
+/// A system call that has to succeed, and has not.
+pub(crate) struct Refusal {
+    /// Which one.
+    pub(crate) what: &'static str,
+    /// Its error (`errno`).
+    pub(crate) error: isize,
+}
+
+/// The result of `what`, unless it is an error.
+fn accepted(what: &'static str, result: isize) -> Result<isize, Refusal> {
+    if result < 0 { Err(Refusal { what, error: -result }) } else { Ok(result) }
+}
+
 /// Arguments that are left out are 0.
 ///
 /// # Safety
@@ -198,6 +211,14 @@ pub(crate) fn fork() -> isize {
     unsafe { call(&CLONE, [CLONE_SIGCHLD, 0, 0, 0, 0]) }
 }
 
+/// The same, where a copy has to be.
+///
+/// # Errors
+/// The kernel has refused.
+pub(crate) fn try_fork() -> Result<isize, Refusal> {
+    accepted("fork", fork())
+}
+
 /// Becomes another program. Returns only if that failed.
 pub(crate) fn exec(path: &CStr, argv: &[*const u8], envp: &[*const u8]) {
     // SAFETY: `path` is NUL-terminated and both arrays end in a null pointer, as main.rs builds them.
@@ -236,9 +257,12 @@ pub(crate) unsafe fn first_argument(stack: *const usize) -> Option<&'static CStr
 }
 
 /// Waits until a child has ended.
-pub(crate) fn wait() {
+///
+/// # Errors
+/// There is none.
+pub(crate) fn wait() -> Result<(), Refusal> {
     // SAFETY: neither status nor usage is asked for; all children are meant (-1).
-    unsafe { call(&WAIT4, [usize::MAX, 0, 0, 0]) };
+    accepted("wait4", unsafe { call(&WAIT4, [usize::MAX, 0, 0, 0]) }).map(drop)
 }
 
 /// Lets this process use all ports (iopl 3); whether the kernel does.
@@ -258,25 +282,36 @@ pub(crate) fn parent() {
 pub(crate) struct Pipe([i32; 2]);
 
 impl Pipe {
-    /// A new one, if the kernel gives one.
-    pub(crate) fn new() -> Option<Self> {
+    /// A new one.
+    ///
+    /// # Errors
+    /// The kernel gives none.
+    pub(crate) fn new() -> Result<Self, Refusal> {
         let mut ends = [0; 2];
         // SAFETY: the kernel writes two numbers.
         let result = unsafe { call(&PIPE, [ends.as_mut_ptr() as usize]) };
-        (result == 0).then_some(Self(ends))
+        accepted("pipe", result).map(|_| Self(ends))
     }
 
     /// Sends a byte.
-    pub(crate) fn send(&self) {
+    ///
+    /// # Errors
+    /// Nobody can read it.
+    pub(crate) fn send(&self) -> Result<(), Refusal> {
         // SAFETY: the kernel reads one byte.
-        unsafe { call(&WRITE, [self.0[1] as usize, (&raw const *b"." as usize), 1]) };
+        let sent = unsafe { call(&WRITE, [self.0[1] as usize, (&raw const *b"." as usize), 1]) };
+        accepted("write", sent).map(drop)
     }
 
     /// Waits for a byte.
-    pub(crate) fn receive(&self) {
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(crate) fn receive(&self) -> Result<(), Refusal> {
         let mut byte = 0u8;
         // SAFETY: the kernel writes one byte.
-        unsafe { call(&READ, [self.0[0] as usize, &raw mut byte as usize, 1]) };
+        let received = unsafe { call(&READ, [self.0[0] as usize, &raw mut byte as usize, 1]) };
+        accepted("read", received).map(drop)
     }
 }
 
@@ -289,12 +324,15 @@ pub(crate) struct Pages {
 impl Pages {
     const BYTES: usize = 4096;
 
-    /// So many pages that nobody has touched, if there is room.
-    pub(crate) fn new(count: usize) -> Option<Self> {
+    /// So many pages that nobody has touched.
+    ///
+    /// # Errors
+    /// There is no room.
+    pub(crate) fn new(count: usize) -> Result<Self, Refusal> {
         let (rights, none) = (PROT_READ | PROT_WRITE, usize::MAX);
         // SAFETY: a new mapping, wherever there is room.
         let start = unsafe { call(&MMAP, [0, count * Self::BYTES, rights, MAP_PRIVATE_ANONYMOUS, none, 0]) };
-        (start > 0).then_some(Self { start: start as *mut u8, count })
+        accepted("mmap", start).map(|start| Self { start: start as *mut u8, count })
     }
 
     /// Writes to each.
@@ -306,10 +344,13 @@ impl Pages {
     }
 
     /// Forbids to write to them: the last that is done with them but for their end.
-    pub(crate) fn protect(self) -> Protected {
+    ///
+    /// # Errors
+    /// The kernel has refused.
+    pub(crate) fn protect(self) -> Result<Protected, Refusal> {
         // SAFETY: they are of a mapping of this process, and nobody writes to them any more.
-        unsafe { call(&MPROTECT, [self.start as usize, self.count * Self::BYTES, PROT_READ]) };
-        Protected { _pages: self }
+        let result = unsafe { call(&MPROTECT, [self.start as usize, self.count * Self::BYTES, PROT_READ]) };
+        accepted("mprotect", result).map(|_| Protected { _pages: self })
     }
 }
 

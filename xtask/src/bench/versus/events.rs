@@ -59,7 +59,7 @@ const SMALL: [Event; 34] = [
     event("age-idle", "aging pass, nothing touched since", Work::None, Some(4)),
     event("touch-after-age", "touch after an aging pass", Work::None, None),
     event("swap-out", "swap-out to compressed memory", Work::None, Some(5000)),
-    event("swap-out-again", "the same, of pages that were there before", Work::None, Some(5000)),
+    event("swap-out-again", "swap-out of pages that have come back", Work::None, Some(5000)),
     event("swap-in", "swap-in by writes, in order", Work::None, Some(3000)),
     event("swap-in-random", "swap-in by reads, random", Work::None, Some(3000)),
     event("merge", "merge of an equal page", Work::None, Some(2000)),
@@ -76,6 +76,11 @@ const HUGE: [Event; 6] = [
     event("huge-refault", "refault of a resident page, in order", Work::None, None),
     event("huge-discard", "madvise(DONTNEED)", Work::None, None),
 ];
+
+/// Characters of the longest title.
+pub(super) fn widest() -> usize {
+    SMALL.iter().chain(&HUGE).map(|event| event.title.len()).max().unwrap_or(0)
+}
 
 /// Those of a variant. Only on EPT is there something to aim at.
 pub(super) fn of(variant: Variant) -> impl Iterator<Item = Event> {

@@ -1,7 +1,7 @@
 //! The report: tables on the terminal, JSON, and the page.
 
 use super::compare::{Difference, Pair};
-use super::events::{Contents, Work};
+use super::events::{Contents, Work, widest};
 use super::page;
 use super::rows::{Cost, Variant};
 use anyhow::{Context, Result};
@@ -40,7 +40,7 @@ impl Report {
 
     /// What is left where the work on contents is taken off.
     fn without_contents(&self, pairs: &[Pair]) -> String {
-        let mut text = String::new();
+        let (mut text, title) = (String::new(), widest());
         for pair in pairs {
             let Some((kvm, herald)) = pair.without(self.linux) else { continue };
             if text.is_empty() {
@@ -51,7 +51,7 @@ impl Report {
             let part = herald / kvm.max(f64::MIN_POSITIVE);
             let _ = writeln!(
                 text,
-                "  {:<40}{:>10}{:>10}{part:>8.2}",
+                "  {:<title$}{:>10}{:>10}{part:>8.2}",
                 pair.event.title,
                 ticks(kvm),
                 ticks(herald)
@@ -136,17 +136,17 @@ impl Report {
 }
 
 fn table(variant: Variant, pairs: &[Pair]) -> String {
-    let mut text = format!("\n{}, ticks a page of 4 KiB\n", variant.title());
+    let (mut text, title) = (format!("\n{}, ticks a page of 4 KiB\n", variant.title()), widest());
     let _ = writeln!(
         text,
-        "  {:<40}{:>10}{:>10}{:>8}{:>8}  {:>10}{:>10}{:>10}",
+        "  {:<title$}{:>10}{:>10}{:>8}{:>8}  {:>10}{:>10}{:>10}",
         "", "KVM", "Herald", "ratio", "aim", "exits KVM", "Herald", "flushes"
     );
     for pair in pairs {
         let aim = pair.event.aim.map(|aim| aim.to_string()).unwrap_or_default();
         let _ = writeln!(
             text,
-            "  {:<40}{:>10}{:>10}{:>8.2}{aim:>8}  {:>10}{:>10}{:>10}",
+            "  {:<title$}{:>10}{:>10}{:>8.2}{aim:>8}  {:>10}{:>10}{:>10}",
             pair.event.title,
             ticks(pair.kvm.ticks_a_page()),
             ticks(pair.herald.ticks_a_page()),
