@@ -28,14 +28,18 @@ const fn model(cpu: Cpu) -> &'static str {
     }
 }
 
-/// How its debugger runs the machine.
+/// How its debugger runs the machine, which does not notice.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Pace {
     /// To the end.
     Free,
-    /// In so many steps of so many ticks; after each it prints the next instruction and its address. The machine
-    /// does not notice.
+    /// In so many steps of so many ticks; after each it prints the next instruction and its address.
     Steps { count: usize, ticks: u64 },
+    /// The same from the first break on: an `xchg bx, bx`, which does nothing.
+    StepsFromBreak { count: usize, ticks: u64 },
+    /// From each break to the next, so many times, it prints all instructions and accesses to memory; from there to the
+    /// next but one, none.
+    Traced { times: usize },
 }
 
 impl Pace {
@@ -44,7 +48,32 @@ impl Pace {
         match self {
             Self::Free => "c\n".to_owned(),
             Self::Steps { count, ticks } => format!("s {ticks}\n").repeat(count) + "c\n",
+            Self::StepsFromBreak { count, ticks } => {
+                "c\n".to_owned() + &Self::Steps { count, ticks }.commands()
+            }
+            Self::Traced { times } => {
+                "c\ntrace on\ntrace-mem on\nc\ntrace off\ntrace-mem off\n".repeat(times) + "c\n"
+            }
         }
+    }
+
+    const fn has_breaks(self) -> bool {
+        matches!(self, Self::StepsFromBreak { .. } | Self::Traced { .. })
+    }
+}
+
+/// How a machine that boots from a medium is emulated.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Emulation {
+    pub(crate) cpu: Cpu,
+    /// Instructions a second of the machine's time.
+    pub(crate) ips: u64,
+    pub(crate) pace: Pace,
+}
+
+impl Default for Emulation {
+    fn default() -> Self {
+        Self { cpu: Cpu::Haswell, ips: IPS, pace: Pace::Free }
     }
 }
 
@@ -68,7 +97,7 @@ pub(crate) fn start(hardware: &Hardware, images: &Images, pace: Pace, dir: &Path
         cpu: hardware.cpu,
         memory: hardware.memory,
         cpus: hardware.cpus,
-        ips: IPS,
+        ips: hardware.ips,
         drive: format!(
             "ata0-master: type=disk, mode=flat, path=disk, {}{snapshot}{swap}",
             geometry(disk.bytes.len() as u64)
@@ -96,18 +125,17 @@ fn snapshot_drive(disk: &SnapshotDisk, dir: &Path) -> std::io::Result<String> {
     Ok(format!("\nata0-slave: type=disk, mode=flat, path=\"{}\", {}", path.display(), geometry(bytes)))
 }
 
-/// Starts Bochs from a medium, by its BIOS, as hardware would. There is no debug console. `ips`: instructions a second of
-/// the machine's time.
+/// Starts Bochs from a medium, by its BIOS, as hardware would. There is no debug console.
 ///
 /// # Errors
 /// As for [`start`].
-pub(crate) fn start_medium(medium: &Medium, ips: u64, dir: &Path) -> Result<Running> {
+pub(crate) fn start_medium(medium: &Medium, how: Emulation, dir: &Path) -> Result<Running> {
     let path = medium.image.display();
     let machine = Machine {
-        cpu: Cpu::Haswell,
+        cpu: how.cpu,
         memory: medium.memory,
         cpus: 1,
-        ips,
+        ips: how.ips,
         drive: if medium.is_cd {
             format!("ata0-master: type=cdrom, path=\"{path}\", status=inserted")
         } else {
@@ -116,7 +144,7 @@ pub(crate) fn start_medium(medium: &Medium, ips: u64, dir: &Path) -> Result<Runn
         },
         boot: if medium.is_cd { "cdrom" } else { "disk" },
         debug_console: false,
-        pace: Pace::Free,
+        pace: how.pace,
     };
     machine.start(dir)
 }
@@ -165,6 +193,7 @@ impl Machine {
              {drive}\n\
              boot: {boot}\n\
              port_e9_hack: enabled={console}\n\
+             magic_break: enabled={breaks}\n\
              com1: enabled=1, mode=socket-client, dev=localhost:{port}\n\
              log: bochs.log\n\
              panic: action=fatal\n\
@@ -173,6 +202,7 @@ impl Machine {
              debug: action=ignore\n",
             model = model(self.cpu),
             console = u8::from(self.debug_console),
+            breaks = u8::from(self.pace.has_breaks()),
         )
     }
 }

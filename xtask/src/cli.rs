@@ -1,5 +1,6 @@
 //! The command line. Its options are an interface: programs outside the tree rely on them.
 
+use crate::bochs;
 use crate::fuzz;
 use crate::size::parse_size;
 use crate::swap::{self, Tiers};
@@ -138,6 +139,9 @@ pub(crate) struct RunArgs {
     /// Threshold of Herald's log
     #[arg(long, value_enum, default_value_t = LogLevel::Warn)]
     pub(crate) log: LogLevel,
+    /// Instructions, and so ticks, a second of an emulated machine's time (bench)
+    #[arg(long, value_name = "N", default_value_t = bochs::IPS, hide = true)]
+    pub(crate) ips: u64,
     /// Inject a fault (tests)
     #[arg(long, value_enum, hide = true)]
     pub(crate) inject: Vec<Inject>,

@@ -53,6 +53,8 @@ pub(crate) struct Hardware {
     pub(crate) cpu: Cpu,
     /// RAM in bytes, whole MiB.
     pub(crate) memory: u64,
+    /// Instructions a second of an emulated machine's time.
+    pub(crate) ips: u64,
     /// Processors.
     pub(crate) cpus: u32,
     /// Of QEMU's machines.
@@ -143,10 +145,10 @@ pub(crate) fn choose(asked: MachineKind) -> Result<Choice> {
     }
 }
 
-/// TSC frequency of the chosen machine, where its maker knows it; else 0.
-pub(crate) fn tsc_hz(kind: Chosen) -> u64 {
+/// TSC frequency of the chosen machine, where its maker knows it; else 0. An emulated one has a tick an instruction.
+pub(crate) fn tsc_hz(kind: Chosen, ips: u64) -> u64 {
     match kind {
-        Chosen::Bochs => bochs::IPS,
+        Chosen::Bochs => ips,
         Chosen::Kvm | Chosen::Tcg => 0,
     }
 }

@@ -77,11 +77,12 @@ impl Prepared {
         setup::ensure_machine(choice.kind)?;
         let binaries = metal::build()?;
         let guests = guests::of(args, &binaries)?;
-        let package = pack(args, &binaries, &guests, machine::tsc_hz(choice.kind))?;
+        let package = pack(args, &binaries, &guests, machine::tsc_hz(choice.kind, args.ips))?;
         let hardware = Hardware {
             chipset: args.chipset,
             cpu: args.cpu,
             memory: args.host_memory,
+            ips: args.ips,
             cpus: args.host_cpus,
             disk: args.disk,
             swap_disk: args.swap.unwrap_or_default().disk,
@@ -99,7 +100,7 @@ impl Prepared {
 
     /// TSC frequency of the machine, where its maker knows it; else 0.
     pub(crate) fn tsc_hz(&self) -> u64 {
-        machine::tsc_hz(self.kind)
+        machine::tsc_hz(self.kind, self.hardware.ips)
     }
 
     /// Starts the machine, and follows it to its end; the exit status.

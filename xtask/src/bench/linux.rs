@@ -1,9 +1,13 @@
 //! What a Linux guest's boot and its own work cost, under an EPT and under shadow page tables: the tiny Linux, whose /init
-//! measures (`guest/src/bin/init/measure.rs`). With KVM beside it, if that is wanted.
+//! measures (`guest/src/bin/init/measure.rs`). With KVM beside it, if that is wanted: the same kernel, RAM disk and command line, a
+//! console of the same kind, and a machine with the same clock.
+//!
+//! What is spent outside the guest KVM does not count, so the machine is sampled, on both sides; Herald's own count stands
+//! beside.
 
 use super::machine::run_linux;
-use super::versus::{LINUX_VARIANTS, linux_on_kvm};
-use super::{Row, Table};
+use super::versus::{LINUX_VARIANTS, linux_on_kvm, outside_on_kvm};
+use super::{IPS_WORD, Row, Table, boot};
 use crate::cli::Rival;
 use anyhow::{Result, ensure};
 
@@ -14,33 +18,82 @@ const RIVALS: [&str; 2] = ["KVM, EPT", "KVM, ept=0"];
 /// Rows that Herald counts: their names, and where they are.
 const COUNTERS: [(&str, &str); 3] = [
     ("boot, to /init", "/guest_boot_ticks"),
-    ("of these outside the guest", "/outside_guest_ticks"),
+    (COUNTED, "/outside_guest_ticks"),
     ("exits of the whole run", "/exits/total"),
 ];
+const COUNTED: &str = "of these outside the guest";
+const SAMPLED: &str = "the same, by samples";
+/// Herald's aim for it, of KVM's, in percent.
+const AIM: u64 = 50;
 /// Linux hands its first process what is behind `--`.
 const MEASURE: &str = "-- measure";
 
-/// Measures. Beside a rival, only what it has, too.
+/// Measures Herald's side.
 ///
 /// # Errors
 /// Something cannot be built or run.
-pub(super) fn measure(rival: Option<Rival>) -> Result<Table> {
-    let mut columns: Vec<&str> = PAGING.iter().map(|(column, _)| *column).collect();
+pub(super) fn alone() -> Result<Table> {
     let mut rows: Vec<Row> = Vec::new();
     for (column, paging) in PAGING {
-        let costs = run_linux(&["--paging", paging, &format!("--append={MEASURE}")], &COUNTERS)?;
+        let append = format!("--append={MEASURE}");
+        let costs = run_linux(&["--paging", paging, "--ips", IPS_WORD, &append], &COUNTERS)?;
         ensure!(!costs.ticks.is_empty(), "{column}: the guest measured nothing");
         costs.events.into_iter().chain(costs.ticks).for_each(|cost| add(&mut rows, cost));
     }
-    if let Some(Rival::Kvm) = rival {
-        columns.extend(RIVALS);
-        let said = linux_on_kvm(MEASURE)?;
-        for variant in LINUX_VARIANTS {
-            let of = said.iter().filter(|(of, ..)| *of == variant);
-            of.for_each(|(_, name, ticks)| add(&mut rows, (name.clone(), *ticks)));
-        }
-        rows.retain(|row| row.values.len() > PAGING.len());
+    complete(PAGING.map(|(column, _)| column).to_vec(), rows)
+}
+
+/// Measures, and beside a rival says how far Herald is from it.
+///
+/// # Errors
+/// Something cannot be built or run.
+pub(super) fn measure(rival: Option<Rival>) -> Result<Vec<Table>> {
+    let Table { mut columns, mut rows, .. } = alone()?;
+    let Some(Rival::Kvm) = rival else { return Ok(vec![complete(columns, rows)?]) };
+    let boots = rows[0].values.clone();
+    for ((_, paging), boot) in PAGING.into_iter().zip(boots) {
+        let words = ["run", "--machine", "bochs", "--headless", "--paging", paging, "--ips", IPS_WORD];
+        let append = format!("--append={MEASURE}");
+        let sampled = boot::outside(&[&words[..], &[&append]].concat(), boot)?;
+        add(&mut rows, (SAMPLED.to_owned(), sampled));
     }
+    columns.extend(RIVALS);
+    let (said, samples) = linux_on_kvm(MEASURE)?;
+    for variant in LINUX_VARIANTS {
+        let of = said.iter().filter(|(of, ..)| *of == variant);
+        of.for_each(|(_, name, ticks)| add(&mut rows, (name.clone(), *ticks)));
+    }
+    outside_on_kvm(&said, &samples)?
+        .into_iter()
+        .for_each(|ticks| add(&mut rows, (SAMPLED.to_owned(), ticks)));
+    // Of what only Herald counts the one row that is checked by another.
+    let (counted, compared): (Vec<Row>, Vec<Row>) =
+        rows.into_iter().partition(|row| row.values.len() == PAGING.len());
+    let parts = parts(&compared);
+    let mut tables = vec![complete(columns, compared)?, parts];
+    tables[0].rows.extend(counted.into_iter().filter(|row| row.name == COUNTED));
+    Ok(tables)
+}
+
+/// Herald's part of what KVM takes.
+fn parts(compared: &[Row]) -> Table {
+    let percent = |herald: &u64, kvm: &u64| (herald * 100 + kvm / 2) / (*kvm).max(1);
+    let row = |row: &Row| {
+        let (herald, kvm) = row.values.split_at(PAGING.len());
+        let mut values: Vec<u64> = herald.iter().zip(kvm).map(|(herald, kvm)| percent(herald, kvm)).collect();
+        values.extend((row.name == SAMPLED).then_some(AIM));
+        Row { name: row.name.clone(), values }
+    };
+    let columns = PAGING.map(|(column, _)| column).into_iter().chain(["aim"]).collect();
+    Table {
+        title: "Herald's part of what KVM takes, in percent",
+        columns,
+        rows: compared.iter().map(row).collect(),
+    }
+}
+
+/// A table in which no row lacks a column.
+fn complete(columns: Vec<&'static str>, rows: Vec<Row>) -> Result<Table> {
     ensure!(
         rows.iter().all(|row| row.values.len() == columns.len()),
         "the guests have measured different things"

@@ -10,6 +10,7 @@
 //!
 //! What was inlined counts for the function that it was inlined into.
 
+use super::samples::{Reader, STEP, STEPS};
 use super::versus::{MACHINE, Variant};
 use crate::bochs::Pace;
 use crate::cli::{BenchArgs, Cli, Command};
@@ -24,12 +25,6 @@ use std::fmt::Write;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-/// Ticks between samples: a prime, which no loop of a guest keeps step with.
-const STEP: u64 = 4999;
-/// Before the time of a sample.
-const TIME: &str = "Next at t=";
-/// More than any run has.
-const STEPS: usize = 400_000;
 const PAGES: u64 = 4096;
 const FEW_PAGES: u64 = 1024;
 /// What the guest says when all was measured.
@@ -103,15 +98,13 @@ fn sample_variant(
 /// Reads what Bochs prints, to its end.
 fn collect(output: impl BufRead, functions: &[(u64, u64, String)]) -> Result<Vec<Profile>> {
     let mut step = Step::new("sampling");
-    let (mut profiles, mut samples, mut time) = (Vec::new(), Vec::new(), 0);
+    let (mut profiles, mut samples, mut reader) = (Vec::new(), Vec::new(), Reader::default());
     let mut left = STEPS;
     for line in output.split(b'\n') {
         let line = line.context("Bochs")?;
         let line = String::from_utf8_lossy(&line);
-        if let Some(now) = line.strip_prefix(TIME).and_then(|now| now.parse().ok()) {
-            time = now;
-        } else if let Some(address) = sample(&line) {
-            samples.push((time, address));
+        if let Some(sample) = reader.take(&line) {
+            samples.push((sample.time, sample.address));
             left -= 1;
             ensure!(left != 0, "the guest has not come to its end in {STEPS} steps of {STEP} ticks");
         } else if line.contains("now: ") {
@@ -124,12 +117,6 @@ fn collect(output: impl BufRead, functions: &[(u64, u64, String)]) -> Result<Vec
         }
     }
     bail!("the guest has not come to its end: no `{END}`")
-}
-
-/// The address of the next instruction, behind its selector.
-fn sample(line: &str) -> Option<u64> {
-    let place = line.strip_prefix("(0) [")?.split_once("] ")?.1;
-    u64::from_str_radix(place.split_once(':')?.1.split(' ').next()?, 16).ok()
 }
 
 /// What the guest says of an event.
@@ -223,7 +210,7 @@ fn document(profile: &Profile) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use super::{collect, name, row, sample, short, text};
+    use super::{collect, name, row, short, text};
 
     fn functions() -> Vec<(u64, u64, String)> {
         vec![
@@ -233,10 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn samples_are_lines_of_the_debugger() {
-        let line = "(0) [0x0000002344e8] 0008:ffffffff802344e8 (unk. ctxt): add rsp, 0x38 ; 4883c438";
-        assert_eq!(sample(line), Some(0xffff_ffff_8023_44e8));
-        assert!(sample("Next at t=94347910").is_none() && sample("(0).[1] x").is_none());
+    fn rows_have_numbers() {
         let row = row("\u{1}? row: fork ticks=3 pages=4 exits=1 flushes=0").expect("a row");
         assert_eq!((row.event.as_str(), row.ticks, row.pages), ("fork", 3, 4));
     }

@@ -1,10 +1,11 @@
 //! A medium that `image` writes, and a machine that its firmware starts from it. Nobody but the serial line talks to Herald.
 
 use super::dialogue::{Screen, type_keys};
+use crate::bochs::{self, Emulation};
 use crate::machine::{self, Running};
 use crate::qemu::{self, Firmware};
 use crate::run::RunDir;
-use crate::{bochs, workspace};
+use crate::workspace;
 use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -90,7 +91,7 @@ impl Medium {
     fn start(&self, image: &Path, dir: &Path) -> Result<Running> {
         let medium = machine::Medium { image, is_cd: self.format == "iso", memory: MEMORY };
         match self.machine {
-            Machine::Bochs => bochs::start_medium(&medium, bochs::IPS, dir),
+            Machine::Bochs => bochs::start_medium(&medium, Emulation::default(), dir),
             Machine::Qemu(firmware) => qemu::start_medium(&qemu::EMULATED, &medium, firmware, dir),
             Machine::Nested(firmware) => qemu::start_medium(&qemu::NESTED, &medium, firmware, dir),
         }

@@ -1,5 +1,6 @@
 //! Herald's side: `run` with the guest, once for each variant.
 
+use super::super::IPS_WORD;
 use super::rows::{Figures, Variant};
 use crate::progress;
 use anyhow::{Context, Result, ensure};
@@ -7,8 +8,10 @@ use std::path::Path;
 use std::process::Command;
 
 /// The machine, up to the guest's file; a profile is of the same.
-pub(in super::super) const MACHINE: [&str; 12] = [
+pub(in super::super) const MACHINE: [&str; 14] = [
     "run",
+    "--ips",
+    IPS_WORD,
     "--machine",
     "bochs",
     "--headless",

@@ -6,23 +6,22 @@
 //!                         kvm-intel.ko anew, ept=0 ──────────────────────────────────► kvm-vmm ─► the guest, shadowed
 //! ```
 
+use super::super::IPS;
 use super::events::Contents;
 use super::rows::{Figures, Variant};
-use crate::bochs;
+use crate::bochs::{self, Emulation, Pace};
 use crate::debian_kernel::{self, DebianKernel};
 use crate::machine::{Chosen, Medium};
 use crate::progress::{self, Step};
 use crate::run::{RunDir, file_name};
 use crate::tree::Tree;
 use crate::{grub, guest_images, setup, workspace};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// Many instructions a second of the machine's time, and so few of Linux' clock interrupts among them: its favour.
-const IPS: u64 = 100_000_000;
 const MEMORY: u64 = 1 << 30;
 /// What is fair to KVM, and repeatable: no mitigations, no zeroing of pages that the guest has zeroed anyway, no addresses at
 /// random, no watchdog.
@@ -59,7 +58,7 @@ pub(super) struct Said {
 /// Something is missing and cannot be installed or built, or a guest fails.
 pub(super) fn measure(guest: &Path, pages: u64) -> Result<Said> {
     let side = Side::make()?;
-    side.run(&[("/guest", guest)], &side.runs(pages), follow)
+    side.run(&[("/guest", guest)], &side.runs(pages), Pace::Free, follow, |_| ()).map(|(said, ())| said)
 }
 
 /// A Linux with KVM, and the monitor.
@@ -81,16 +80,19 @@ impl Side {
         Ok(Self { monitor, kernel: debian_kernel::fetch().context("a Linux with KVM")? })
     }
 
-    /// Starts it with these files; its first program does `runs`, and `follow` hears what the machine says.
+    /// Starts it with these files; its first program does `runs`, `follow` hears what the machine says, and `watch` what Bochs
+    /// prints of it, to its end.
     ///
     /// # Errors
     /// It cannot be started, or what `follow` says.
-    pub(super) fn run<T>(
+    pub(super) fn run<T, S: Send + 'static>(
         &self,
         files: &[(&str, &Path)],
         runs: &str,
+        pace: Pace,
         follow: impl FnOnce(Box<dyn BufRead>) -> Result<T>,
-    ) -> Result<T> {
+        watch: impl FnOnce(Box<dyn BufRead>) -> S + Send + 'static,
+    ) -> Result<(T, S)> {
         let dir = RunDir::create()?;
         let cd = dir.path().join("kvm.iso");
         let config = format!("linux /vmlinuz {LINUX}\ninitrd /initramfs\nboot\n");
@@ -99,10 +101,16 @@ impl Side {
         let files = [("vmlinuz".into(), linux), ("initramfs".into(), self.initramfs(files, runs)?)];
         grub::write_iso(dir.path(), &config, &files, &cd)?;
         let medium = Medium { image: &cd, is_cd: true, memory: MEMORY };
-        let mut machine = bochs::start_medium(&medium, IPS, dir.path())?;
+        let how = Emulation { ips: IPS, pace, ..Emulation::default() };
+        let mut machine = bochs::start_medium(&medium, how, dir.path())?;
+        let printed = std::mem::replace(&mut machine.link, Box::new(std::io::empty()));
+        let watcher = std::thread::spawn(move || watch(Box::new(BufReader::new(printed))));
         let line = machine.serial_line()?;
         line.set_read_timeout(Some(SILENCE))?;
-        follow(Box::new(BufReader::new(line)))
+        let said = follow(Box::new(BufReader::new(line)))?;
+        drop(machine);
+        let seen = watcher.join().map_err(|_| anyhow!("the watcher has panicked"))?;
+        Ok((said, seen))
     }
 
     fn initramfs(&self, files: &[(&str, &Path)], runs: &str) -> Result<Vec<u8>> {

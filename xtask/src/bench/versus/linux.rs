@@ -1,13 +1,16 @@
 //! KVM's side of a Linux guest: the same kernel, initial RAM disk and command line, started by the same code (`firmware`), and the
 //! same devices but for those that KVM has itself.
 
+use super::super::samples::{Reader, STEP, STEPS, Sample, part};
 use super::kvm::{END, STATUS, Side, VARIANT, of_variant};
 use super::rows::Variant;
+use crate::bochs::Pace;
 use crate::guest_images;
 use crate::metal;
 use crate::progress::Step;
 use anyhow::{Context, Result, bail, ensure};
 use std::io::BufRead;
+use std::path::Path;
 
 /// RAM of the guest, in MiB: as much as `run` gives it.
 const MIB: u32 = 256;
@@ -16,12 +19,14 @@ pub(in super::super) const VARIANTS: [Variant; 2] = [Variant::Ept, Variant::Shad
 
 /// What a guest says, by variant.
 pub(in super::super) type Said = Vec<(Variant, String, u64)>;
+/// What its monitor calls the boot.
+const BOOT: &str = "boot, to /init";
 
-/// Runs it.
+/// Runs it; what it says, and where the machine was meanwhile.
 ///
 /// # Errors
 /// Something is missing and cannot be installed or built, or a guest fails.
-pub(in super::super) fn measure(told: &str) -> Result<Said> {
+pub(in super::super) fn measure(told: &str) -> Result<(Said, Vec<Sample>)> {
     let tiny = guest_images::tiny(&metal::build()?)?;
     let initrd = tiny.initrd.context("the tiny Linux has a user space")?;
     let side = Side::make()?;
@@ -29,9 +34,42 @@ pub(in super::super) fn measure(told: &str) -> Result<Said> {
     let runs = VARIANTS.iter().enumerate().map(|(index, &variant)| {
         side.with_paging(variant.kvm_module(), index == 0) + &of_variant(variant, &monitor)
     });
-    side.run(&[("/linux", &tiny.kernel), ("/initrd", &initrd)], &runs.collect::<String>(), |lines| {
-        follow(lines)
-    })
+    let files: [(&str, &Path); 2] = [("/linux", &tiny.kernel), ("/initrd", &initrd)];
+    let pace = Pace::StepsFromBreak { count: STEPS, ticks: STEP };
+    let (said, samples) = side.run(&files, &runs.collect::<String>(), pace, follow, all)?;
+    Ok((said, samples))
+}
+
+/// Ticks of each variant's boot that were spent outside the guest: the monitor breaks before it enters the guest first.
+///
+/// # Errors
+/// There are not as many breaks and boots as variants.
+pub(in super::super) fn outside(said: &Said, samples: &[Sample]) -> Result<Vec<u64>> {
+    let begins = samples.iter().filter(|sample| sample.is_break).map(|sample| sample.time);
+    let boots = said.iter().filter(|(_, name, _)| name == BOOT).map(|(.., ticks)| *ticks);
+    let outside = |(begin, boot): (u64, u64)| {
+        let part = part(samples, begin..begin + boot, is_host).context("no samples of a boot")?;
+        Ok((part * boot as f64) as u64)
+    };
+    let outside = begins.zip(boots).map(outside).collect::<Result<Vec<_>>>()?;
+    ensure!(outside.len() == VARIANTS.len(), "{} boots were sampled", outside.len());
+    Ok(outside)
+}
+
+/// Whether that is Linux with KVM and its monitor, and not the guest, which has no programs before /init, no modules, and its kernel
+/// elsewhere in the machine's memory. `nokaslr`: the host's lies where it was linked to, as its map of all kernels' text says.
+fn is_host(sample: &Sample) -> bool {
+    const TEXT: u64 = 0xffff_ffff_8000_0000;
+    const MODULES: u64 = 0xffff_ffff_c000_0000;
+    sample.ring == 3
+        || sample.address >= MODULES
+        || sample.address.checked_sub(TEXT).is_some_and(|offset| offset == sample.physical)
+}
+
+fn all(printed: Box<dyn BufRead>) -> Vec<Sample> {
+    let mut reader = Reader::default();
+    let lines = printed.split(b'\n').map_while(Result::ok);
+    lines.filter_map(|line| reader.take(&String::from_utf8_lossy(&line))).collect()
 }
 
 fn follow(lines: impl BufRead) -> Result<Said> {

@@ -3,7 +3,7 @@
 use super::super::Tally;
 use super::super::fixtures::Fixtures;
 use super::super::medium::write_image;
-use crate::bochs;
+use crate::bochs::{self, Emulation};
 use crate::debian_kernel::{self, DebianKernel};
 use crate::machine::{Chosen, Medium};
 use crate::metal::Binaries;
@@ -65,7 +65,8 @@ pub(super) fn run(binaries: &Binaries, fixtures: &Fixtures, only: Option<&str>) 
     let script = script(&kernel, disk.len(), only);
     write_cd(dir.path(), &cd, &kernel, &initramfs(binaries, fixtures, &kernel, &disk, script)?)?;
     let medium = Medium { image: &cd, is_cd: true, memory: MEMORY };
-    let mut machine = bochs::start_medium(&medium, IPS, dir.path())?;
+    let mut machine =
+        bochs::start_medium(&medium, Emulation { ips: IPS, ..Emulation::default() }, dir.path())?;
     let line = machine.serial_line()?;
     line.set_read_timeout(Some(SILENCE))?;
     follow(BufReader::new(line))
