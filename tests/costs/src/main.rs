@@ -1,6 +1,7 @@
 //! One operation of the host memory manager on many pages, on the plainest machine there is, to be run under an
-//! instruction counter: `costs OPERATION PAGES prepare|whole [subscriber]`. The difference between `whole` and `prepare`
-//! is what the operation costs. `cargo xtask bench` makes a table of it.
+//! instruction counter: `costs OPERATION PAGES prepare|whole [subscriber | guests=N]`. The difference between `whole` and `prepare`
+//! is what the operation costs. `cargo xtask bench` makes a table of it. With `guests` there are so many address spaces, and
+//! so many pages in each, which a guest has in its tables.
 #![forbid(unsafe_code)]
 
 mod plain;
@@ -17,36 +18,51 @@ use std::sync::Arc;
 const START: Hva = Hva::new(0x20_0000_0000);
 /// Frames of the machine beyond the pages asked for: tables, copies.
 const SPARE: u64 = 4096;
+/// And for each address space.
+const TABLES: u64 = 32;
 
 type Space = Arc<AddressSpace<Plain>>;
-/// What comes before, and what is measured.
-type Operation = (&'static str, fn(&World), fn(&World));
+/// What comes before, in each address space, and what is measured.
+type Operation = (&'static str, fn(&World), Measured);
+
+/// What is measured.
+#[derive(Clone, Copy)]
+enum Measured {
+    /// In each address space.
+    Each(fn(&World)),
+    /// Of all memory at once: the host's own work. So many pages.
+    All(fn(&Mm<Plain>, u64)),
+}
+
+use Measured::{All, Each};
 
 /// An address space, an area in it, and a guest whose memory that is.
 struct World {
     space: Space,
     range: HvaRange,
     mmu: Arc<SecondaryMmu<Plain>>,
+    /// Whether the guest makes the accesses, and hears of changes.
+    is_guests: bool,
 }
 
 const OPERATIONS: [Operation; 17] = [
-    ("write-fault", nothing, write_all),
-    ("read-fault", nothing, read_all),
-    ("fault-when-mapped", write_all, write_all),
-    ("page-walk", write_all, look_up),
-    ("zap", write_all, discard),
-    ("mprotect", write_all, protect),
-    ("fork", write_all, fork),
-    ("cow-break", write_and_fork, write_all),
-    ("aging-unused", age_a_guest, age),
-    ("aging-used", run_a_guest, age),
-    ("reclaim-clean", map_a_file, reclaim),
-    ("swap-out", write_and_age, reclaim),
-    ("swap-in", swap_out, read_all),
-    ("swap-in-cached", bring_back_for_a_child, read_all),
-    ("guest-first-touch", listen, guest_writes),
-    ("guest-refault", run_and_protect, guest_writes),
-    ("guest-logged-write", run_and_log, guest_writes),
+    ("write-fault", nothing, Each(write_all)),
+    ("read-fault", nothing, Each(read_all)),
+    ("fault-when-mapped", write_all, Each(write_all)),
+    ("page-walk", write_all, Each(look_up)),
+    ("zap", write_all, Each(discard)),
+    ("mprotect", write_all, Each(protect)),
+    ("fork", write_all, Each(fork)),
+    ("cow-break", write_and_fork, Each(write_all)),
+    ("aging-unused", age_a_guest, All(age)),
+    ("aging-used", run_a_guest, All(age)),
+    ("reclaim-clean", map_a_file, All(reclaim)),
+    ("swap-out", write_and_age, All(reclaim)),
+    ("swap-in", swap_out, Each(read_all)),
+    ("swap-in-cached", bring_back_for_a_child, Each(read_all)),
+    ("guest-first-touch", listen, Each(guest_writes)),
+    ("guest-refault", run_and_protect, Each(guest_writes)),
+    ("guest-logged-write", run_and_log, Each(guest_writes)),
 ];
 
 /// Somebody who listens and has nothing to do.
@@ -56,15 +72,34 @@ impl MmuNotifier for Idle {}
 
 fn nothing(_: &World) {}
 
-fn write_all(World { space, range, .. }: &World) {
-    for page in range.pages() {
-        space.fault_in(page, Access::Write).expect("there are frames");
-    }
+fn write_all(world: &World) {
+    world.touch(Access::Write);
 }
 
-fn read_all(World { space, range, .. }: &World) {
-    for page in range.pages() {
-        space.fault_in(page, Access::Read).expect("there are tables");
+fn read_all(world: &World) {
+    world.touch(Access::Read);
+}
+
+impl World {
+    /// Each page is read or written by whoever it belongs to: what an EPT violation costs but for the exit, or a fault of a program.
+    fn touch(&self, access: Access) {
+        let World { space, range, mmu, .. } = self;
+        for page in range.pages() {
+            if self.is_guests {
+                mmu.fault(self.gpa(page), access).expect("there are frames");
+            } else {
+                space.fault_in(page, access).expect("there are frames");
+            }
+        }
+    }
+
+    fn gpa(&self, page: Hva) -> Gpa {
+        Gpa::new(page.as_u64() - self.range.start().as_u64())
+    }
+
+    /// The guest hears of changes.
+    fn listen(&self) {
+        self.space.register(Arc::clone(&self.mmu) as Arc<dyn MmuNotifier>);
     }
 }
 
@@ -91,15 +126,16 @@ fn write_and_fork(world: &World) {
 }
 
 /// The guest hears of changes.
-fn listen(World { space, mmu, .. }: &World) {
-    space.register(Arc::clone(mmu) as Arc<dyn MmuNotifier>);
+fn listen(world: &World) {
+    if !world.is_guests {
+        world.listen();
+    }
 }
 
-/// Each page is written by a guest that has no right to: what an EPT violation costs but for the exit.
-fn guest_writes(World { range, mmu, .. }: &World) {
-    for page in range.pages() {
-        let gpa = Gpa::new(page.as_u64() - range.start().as_u64());
-        mmu.fault(gpa, Access::Write).expect("there are frames");
+/// Each page is written by a guest that has no right to.
+fn guest_writes(world: &World) {
+    for page in world.range.pages() {
+        world.mmu.fault(world.gpa(page), Access::Write).expect("there are frames");
     }
 }
 
@@ -128,12 +164,12 @@ fn run_and_log(world: &World) {
 fn run_a_guest(world: &World) {
     listen(world);
     guest_writes(world);
-    let World { space, range, mmu } = world;
-    let gpa = |page: Hva| Gpa::new(page.as_u64() - range.start().as_u64());
+    let World { space, range, mmu, .. } = world;
     let root = mmu.root().expect("nothing was released");
     for page in range.pages() {
         for level in [Level::Pd, Level::Pt] {
-            let found = paging::walk_to::<EptEntry, _>(&**space.host(), root, gpa(page).as_u64(), level);
+            let found =
+                paging::walk_to::<EptEntry, _>(&**space.host(), root, world.gpa(page).as_u64(), level);
             space.host().store(found.at, found.entry.bits() | EptEntry::ACCESSED);
         }
     }
@@ -142,18 +178,17 @@ fn run_a_guest(world: &World) {
 /// The same, and nothing since the last pass.
 fn age_a_guest(world: &World) {
     run_a_guest(world);
-    age(world);
+    age(world.space.mm(), 0);
 }
 
-fn age(world: &World) {
-    world.space.mm().age_all();
+fn age(mm: &Mm<Plain>, _: u64) {
+    mm.age_all();
 }
 
 /// All pages are written, and old.
 fn write_and_age(world: &World) {
     write_all(world);
-    age(world);
-    age(world);
+    (0..2).for_each(|_| world.space.mm().age_all());
 }
 
 /// The pages of a file are mapped, clean, and old.
@@ -173,14 +208,13 @@ fn map_a_file(World { space, range, .. }: &World) {
     (0..2).for_each(|_| space.mm().age_all());
 }
 
-fn reclaim(World { space, range, .. }: &World) {
-    let pages = range.len() / PAGE_SIZE;
-    assert_eq!(space.mm().shrink(pages).reclaimed, pages, "all pages are old");
+fn reclaim(mm: &Mm<Plain>, pages: u64) {
+    assert_eq!(mm.shrink(pages).reclaimed, pages, "all pages are old");
 }
 
 fn swap_out(world: &World) {
     write_and_age(world);
-    reclaim(world);
+    reclaim(world.space.mm(), world.range.len() / PAGE_SIZE);
 }
 
 /// Pages of two went to swap, and the child has read them all since: they wait in the swap cache for the parent.
@@ -198,10 +232,14 @@ fn bring_back_for_a_child(World { space, range, .. }: &World) {
     std::mem::forget(child);
 }
 
-fn world(pages: u64) -> World {
-    let swap = Box::new(Nowhere(pages));
-    let mm = Mm::new(Arc::new(Plain::new(pages * 2 + SPARE)), Some(swap)).expect("a frame");
-    let space = AddressSpace::new(&mm).expect("a root");
+/// A machine for so many address spaces of so many pages.
+fn machine(pages: u64, spaces: u64) -> Arc<Mm<Plain>> {
+    let frames = (pages * 2 + TABLES) * spaces + SPARE;
+    Mm::new(Arc::new(Plain::new(frames)), Some(Box::new(Nowhere(pages * spaces)))).expect("a frame")
+}
+
+fn world(mm: &Arc<Mm<Plain>>, pages: u64, is_guests: bool) -> World {
+    let space = AddressSpace::new(mm).expect("a root");
     let request = MapRequest {
         placement: Placement::Fixed(START),
         len: pages * PAGE_SIZE,
@@ -212,12 +250,16 @@ fn world(pages: u64) -> World {
     let mmu = SecondaryMmu::new(Arc::clone(&space), AccessedDirty::Hardware).expect("a root");
     let slot = Slot::try_new(GfnRange::new(Gfn::ZERO, Gfn::new(pages)), range.start()).expect("whole pages");
     mmu.add_slot(slot).expect("there is no other");
-    World { space, range, mmu: Arc::new(mmu) }
+    let world = World { space, range, mmu: Arc::new(mmu), is_guests };
+    if is_guests {
+        world.listen();
+    }
+    world
 }
 
 /// What is spent beside the pages themselves.
 fn print_overhead(pages: u64) {
-    let world = world(pages);
+    let world = world(&machine(pages, 1), pages, false);
     let before = world.space.host().tables();
     write_all(&world);
     println!("metadata-bytes-per-frame {}", size_of::<mm::frames::FrameMeta>());
@@ -239,13 +281,21 @@ fn run(words: &[String]) -> Option<()> {
         "whole" => true,
         _ => return None,
     };
-    let world = world(pages);
+    let guests: Option<u64> = match words.get(3).and_then(|word| word.strip_prefix("guests=")) {
+        Some(count) => Some(count.parse().ok()?),
+        None => None,
+    };
+    let mm = machine(pages, guests.unwrap_or(1));
+    let worlds: Vec<World> = (0..guests.unwrap_or(1)).map(|_| world(&mm, pages, guests.is_some())).collect();
     if words.get(3).is_some_and(|word| word == "subscriber") {
-        world.space.register(Arc::new(Idle));
+        worlds.iter().for_each(|world| world.space.register(Arc::new(Idle)));
     }
-    prepare(&world);
+    worlds.iter().for_each(prepare);
     if whole {
-        operation(&world);
+        match *operation {
+            Each(operation) => worlds.iter().for_each(operation),
+            All(operation) => operation(&mm, pages * worlds.len() as u64),
+        }
     }
     // What comes after is the same for both, and not part of the cost.
     std::process::exit(0)
@@ -256,7 +306,7 @@ fn main() -> ExitCode {
     if run(&words).is_some() {
         return ExitCode::SUCCESS;
     }
-    eprintln!("usage: costs OPERATION PAGES prepare|whole [subscriber]");
+    eprintln!("usage: costs OPERATION PAGES prepare|whole [subscriber | guests=N]");
     eprintln!("       costs overhead PAGES");
     OPERATIONS.iter().for_each(|(name, ..)| eprintln!("  {name}"));
     ExitCode::from(2)

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const PACKAGES: [&str; 1] = ["valgrind"];
+pub(super) const PACKAGES: [&str; 1] = ["valgrind"];
 const OPERATIONS: [&str; 17] = [
     "write-fault",
     "read-fault",
@@ -65,7 +65,7 @@ pub(super) fn overhead() -> Result<Table> {
     Ok(Table { title: "overhead", columns: vec!["bytes"], rows: text.lines().filter_map(row).collect() })
 }
 
-fn build(features: &[&str], target: &str) -> Result<PathBuf> {
+pub(super) fn build(features: &[&str], target: &str) -> Result<PathBuf> {
     let target = workspace::root().join(target);
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
@@ -77,9 +77,13 @@ fn build(features: &[&str], target: &str) -> Result<PathBuf> {
 
 /// To the nearest instruction.
 fn per_page(program: &Path, operation: &str, pages: u64, variant: &[&str]) -> Result<u64> {
+    Ok((of_all(program, operation, pages, variant)? + pages / 2) / pages)
+}
+
+/// What the operation takes for all pages.
+pub(super) fn of_all(program: &Path, operation: &str, pages: u64, variant: &[&str]) -> Result<u64> {
     let count = |part: &str| instructions(program, operation, pages, part, variant);
-    let all = count("whole")?.saturating_sub(count("prepare")?);
-    Ok((all + pages / 2) / pages)
+    Ok(count("whole")?.saturating_sub(count("prepare")?))
 }
 
 fn instructions(program: &Path, operation: &str, pages: u64, part: &str, variant: &[&str]) -> Result<u64> {

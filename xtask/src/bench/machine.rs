@@ -1,9 +1,10 @@
 //! Ticks of a guest page's life on the emulated machine, where one instruction is one tick: the test guests `costs` and,
 //! for several CPUs, `crowd`. And how often an idle Linux exits.
 
+use super::versus::ticks_a_page;
 use super::{Row, Table};
 use crate::run::RunDir;
-use crate::{elf32, metal};
+use crate::{elf32, metal, progress};
 use anyhow::{Context, Result, ensure};
 use std::io::Write;
 use std::path::Path;
@@ -76,7 +77,7 @@ fn last_count(telemetry: &Path, pointer: &str) -> Result<u64> {
 fn run(telemetry: &Path) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command
-        .args(["run", "--machine", "bochs", "--headless", "--timeout", "300", "--telemetry"])
+        .args(["run", "--machine", "bochs", "--headless", "--timeout", "600", "--telemetry"])
         .arg(telemetry);
     Ok(command)
 }
@@ -106,12 +107,29 @@ pub(super) fn costs(args: &[&str], append: &str) -> Result<Costs> {
 /// Something cannot be built or run.
 pub(super) fn run_guest(args: &[&str], append: &str, counters: &[(&str, &str)]) -> Result<Costs> {
     let dir = RunDir::create()?;
-    let (kernel, telemetry) = (dir.path().join("testguest"), dir.path().join("telemetry"));
+    let telemetry = dir.path().join("telemetry");
+    costs_of(guest(&dir, &telemetry, args, append)?, &telemetry, counters)
+}
+
+/// Runs the test guest `versus`; its events with a page's ticks.
+///
+/// # Errors
+/// Something cannot be built or run.
+pub(super) fn rows_of(label: &str, args: &[&str], append: &str) -> Result<Vec<(String, u64)>> {
+    let dir = RunDir::create()?;
+    let mut command = guest(&dir, &dir.path().join("telemetry"), args, append)?;
+    let (status, output) = progress::follow(label, &mut command)?;
+    ensure!(status.success(), "{label}: {status}\n{}", progress::tail(&output));
+    Ok(output.iter().filter_map(|line| ticks_a_page(line)).collect())
+}
+
+fn guest(dir: &RunDir, telemetry: &Path, args: &[&str], append: &str) -> Result<Command> {
+    let kernel = dir.path().join("testguest");
     let elf = std::fs::read(metal::build()?.testguest).context("the test guest")?;
     std::fs::write(&kernel, elf32::from_elf64(&elf, 0)?)?;
-    let mut command = run(&telemetry)?;
+    let mut command = run(telemetry)?;
     command.args(args).args(["--append", append, "--kernel"]).arg(&kernel);
-    costs_of(command, &telemetry, counters)
+    Ok(command)
 }
 
 /// Runs the tiny Linux, and looks at these counters.

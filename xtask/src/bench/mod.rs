@@ -6,6 +6,7 @@ mod linux;
 mod machine;
 mod profile;
 mod samples;
+mod scaling;
 mod swap;
 mod versus;
 
@@ -41,6 +42,9 @@ pub(crate) struct Table {
 pub(crate) fn run(args: &BenchArgs) -> Result<u8> {
     if args.linux {
         return report(args, &linux::measure(args.vs)?);
+    }
+    if args.scaling {
+        return report(args, &scaling::measure()?);
     }
     if let Some(rival) = args.vs {
         return versus::run(args, rival);

@@ -20,7 +20,7 @@ mod rows;
 pub(super) use herald::MACHINE;
 pub(crate) use kvm::MONITOR_PACKAGES;
 pub(super) use linux::{VARIANTS as LINUX_VARIANTS, measure as linux_on_kvm, outside as outside_on_kvm};
-pub(super) use rows::Variant;
+pub(super) use rows::{Variant, ticks_a_page};
 
 use crate::cli::{BenchArgs, Rival};
 use crate::run::RunDir;

@@ -118,6 +118,11 @@ impl Figures {
     }
 }
 
+/// The event of a line, and a page's ticks.
+pub(in super::super) fn ticks_a_page(line: &str) -> Option<(String, u64)> {
+    parse(line).map(|(name, cost)| (name, cost.ticks_a_page().round() as u64))
+}
+
 /// `row: NAME ticks=T pages=N exits=E flushes=F`.
 fn parse(line: &str) -> Option<(String, Cost)> {
     let mut words = line.trim().strip_prefix("row: ")?.split(' ');

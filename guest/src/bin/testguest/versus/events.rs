@@ -20,6 +20,23 @@ pub(super) fn all(bench: &Bench) -> Result<(), Failure> {
     merged(bench)
 }
 
+/// The main ones, few enough for a lot of memory.
+pub(super) fn main_ones(bench: &Bench) -> Result<(), Failure> {
+    bench.write("first-touch", Order::Sequential, 1)?;
+    bench.operation("mprotect-read", Op::ReadOnly)?;
+    bench.operation("mprotect-back", Op::Writable)?;
+    bench.write("refault-random", Order::Random, 2)?;
+    bench.operation("age-touched", Op::AgeAll)?;
+    bench.operation("age-idle", Op::AgeAll)?;
+    bench.operation("fork", Op::Fork)?;
+    bench.write("cow-break", Order::Sequential, 3)?;
+    bench.operation("end-of-fork", Op::DropForks)?;
+    out(bench, "swap-out")?;
+    bench.write("swap-in", Order::Sequential, 4)?;
+    bench.verify(4)?;
+    bench.call("discard", Call::Discard)
+}
+
 /// In pages of 2 MiB: what a base page's share is.
 pub(super) fn in_huge_pages(bench: &Bench) -> Result<(), Failure> {
     bench.done("huge pages", Call::Operation(Op::HugePages))?;

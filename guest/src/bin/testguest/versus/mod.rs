@@ -1,5 +1,6 @@
 //! What a page of guest memory costs under the host that is there, be it Herald or another hypervisor: one program for both
-//! (`cargo xtask bench --vs kvm`). Arguments: `pages=N` (4096), `huge=1`: in pages of 2 MiB where the host makes such.
+//! (`cargo xtask bench --vs kvm`). Arguments: `pages=N` (4096), `huge=1`: in pages of 2 MiB where the host makes such,
+//! `main=1`: the main events alone (`bench --scaling`).
 //!
 //! ```text
 //!   for each event:   its name ─► flushes, exits ─► TSC ─► touches, or one call ─► TSC ─► exits, flushes ─► a line
@@ -128,6 +129,9 @@ pub(crate) fn run(guest: &mut Guest) -> Result<(), Failure> {
     bench.measure_call()?;
     if huge {
         return events::in_huge_pages(&bench);
+    }
+    if guest.argument("main").is_some() {
+        return events::main_ones(&bench);
     }
     events::all(&bench)
 }
