@@ -17,6 +17,12 @@ pub fn rdtsc() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
+/// Whoever watches an emulated machine from outside can stop here (`cargo xtask bench --counts`). Nothing else happens.
+pub fn stand_still() {
+    // SAFETY: a register is exchanged with itself.
+    unsafe { asm!("xchg bx, bx", options(nostack, preserves_flags)) };
+}
+
 /// Reads a model-specific register. One that does not exist ends the test (#GP).
 #[must_use]
 pub fn rdmsr(register: u32) -> u64 {

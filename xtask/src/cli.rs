@@ -268,6 +268,9 @@ pub(crate) struct BenchArgs {
     /// Only the main events, at 4 MiB, 64 MiB and 1 GiB of guest memory and with 1, 10 and 100 address spaces
     #[arg(long, conflicts_with_all = ["vs", "profile", "quick", "html", "linux"])]
     pub(crate) scaling: bool,
+    /// Only what main events take beyond ticks: VMREADs, VMWRITEs, flushes, locked instructions, cache lines; with --vs: on both
+    #[arg(long, conflicts_with_all = ["profile", "quick", "html", "linux", "scaling"])]
+    pub(crate) counts: bool,
     /// Say in which of Herald's functions the time of each event goes, by samples of the emulated processor
     #[arg(long, conflicts_with = "vs")]
     pub(crate) profile: bool,

@@ -1,6 +1,7 @@
 //! `bench`: what things cost, counted, not timed: instructions of the host memory manager, and ticks on the machine.
 
 mod boot;
+mod counts;
 mod host;
 mod linux;
 mod machine;
@@ -8,6 +9,7 @@ mod profile;
 mod samples;
 mod scaling;
 mod swap;
+mod trace;
 mod versus;
 
 pub(crate) use versus::MONITOR_PACKAGES;
@@ -45,6 +47,9 @@ pub(crate) fn run(args: &BenchArgs) -> Result<u8> {
     }
     if args.scaling {
         return report(args, &scaling::measure()?);
+    }
+    if args.counts {
+        return counts::run(args);
     }
     if let Some(rival) = args.vs {
         return versus::run(args, rival);

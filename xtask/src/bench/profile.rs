@@ -120,13 +120,14 @@ fn collect(output: impl BufRead, functions: &[(u64, u64, String)]) -> Result<Vec
 }
 
 /// What the guest says of an event.
-struct Row {
-    event: String,
+pub(super) struct Row {
+    pub(super) event: String,
     ticks: u64,
-    pages: u64,
+    pub(super) pages: u64,
 }
 
-fn row(line: &str) -> Option<Row> {
+/// The row that this line has.
+pub(super) fn row(line: &str) -> Option<Row> {
     let mut words = line.split_once("row: ")?.1.split(' ');
     let event = words.next()?.to_owned();
     let mut number = |key: &str| words.find_map(|word| word.strip_prefix(key))?.parse().ok();

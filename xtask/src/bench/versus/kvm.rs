@@ -58,7 +58,34 @@ pub(super) struct Said {
 /// Something is missing and cannot be installed or built, or a guest fails.
 pub(super) fn measure(guest: &Path, pages: u64) -> Result<Said> {
     let side = Side::make()?;
-    side.run(&[("/guest", guest)], &side.runs(pages), Pace::Free, follow, |_| ()).map(|(said, ())| said)
+    side.run(&[("/guest", guest)], &side.runs(pages), Pace::Free, follow, pass_over).map(|(said, ())| said)
+}
+
+/// Nobody looks at it, but it has to be read.
+fn pass_over(mut printed: Box<dyn BufRead>) {
+    // Bochs' end ends it.
+    let _ = std::io::copy(&mut printed, &mut std::io::sink());
+}
+
+/// What a guest says of its events, with their pages, and what `watch` makes of the traces of so many at most.
+pub(in super::super) type Traced<S> = (Vec<(String, u64)>, S);
+
+/// Runs the guest on an EPT with this command line, traced between its breaks.
+///
+/// # Errors
+/// As for [`measure`].
+pub(in super::super) fn traced<S: Send + 'static>(
+    guest: &Path,
+    append: &str,
+    times: usize,
+    watch: impl FnOnce(Box<dyn BufRead>) -> S + Send + 'static,
+) -> Result<Traced<S>> {
+    let side = Side::make()?;
+    let monitor = format!("kvm-vmm /guest {GUEST_MIB} '{append}'");
+    let runs = side.with_paging(Variant::Ept.kvm_module(), true) + &of_variant(Variant::Ept, &monitor);
+    let (said, seen) = side.run(&[("/guest", guest)], &runs, Pace::Traced { times }, follow, watch)?;
+    let rows = said.figures.of(Variant::Ept).iter().map(|(event, cost)| (event.clone(), cost.pages));
+    Ok((rows.collect(), seen))
 }
 
 /// A Linux with KVM, and the monitor.

@@ -19,7 +19,9 @@ mod rows;
 
 pub(super) use herald::MACHINE;
 pub(crate) use kvm::MONITOR_PACKAGES;
+pub(super) use kvm::traced as traced_on_kvm;
 pub(super) use linux::{VARIANTS as LINUX_VARIANTS, measure as linux_on_kvm, outside as outside_on_kvm};
+pub(super) use report::few;
 pub(super) use rows::{Variant, ticks_a_page};
 
 use crate::cli::{BenchArgs, Rival};

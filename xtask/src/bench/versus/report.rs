@@ -165,7 +165,7 @@ pub(super) fn ticks(value: f64) -> String {
 }
 
 /// Events a page, which are rarely many: `1/4096` says that there was one for all pages.
-pub(super) fn few(share: f64) -> String {
+pub(in super::super) fn few(share: f64) -> String {
     match share {
         0.0 => "0".to_owned(),
         _ if share < 0.01 => format!("1/{:.0}", 1.0 / share),

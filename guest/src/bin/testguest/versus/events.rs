@@ -34,6 +34,12 @@ pub(super) fn main_ones(bench: &Bench) -> Result<(), Failure> {
     out(bench, "swap-out")?;
     bench.write("swap-in", Order::Sequential, 4)?;
     bench.verify(4)?;
+    bench.operation("log-begin", Op::BeginLog)?;
+    bench.write("write-when-logged", Order::Sequential, 5)?;
+    bench.operation("harvest", Op::Harvest)?;
+    bench.write("write-after-harvest", Order::Sequential, 6)?;
+    bench.verify(6)?;
+    bench.operation("log-end", Op::EndLog)?;
     bench.call("discard", Call::Discard)
 }
 

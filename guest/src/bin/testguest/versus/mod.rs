@@ -1,6 +1,6 @@
 //! What a page of guest memory costs under the host that is there, be it Herald or another hypervisor: one program for both
 //! (`cargo xtask bench --vs kvm`). Arguments: `pages=N` (4096), `huge=1`: in pages of 2 MiB where the host makes such,
-//! `main=1`: the main events alone (`bench --scaling`).
+//! `main=1`: the main events alone (`bench --scaling`, `bench --counts`).
 //!
 //! ```text
 //!   for each event:   its name ─► flushes, exits ─► TSC ─► touches, or one call ─► TSC ─► exits, flushes ─► a line
@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A line is `row: NAME ticks=T pages=N exits=E flushes=F`: ticks of all pages together; `now: NAME` comes before the event. Of a call, what a call of nothing costs
-//! and what the host says went into its own books are taken off.
+//! and what the host says went into its own books are taken off. Around each event is an instruction that does nothing (`cpu::stand_still`).
 
 mod events;
 mod order;
@@ -63,9 +63,11 @@ impl Bench {
     fn row(&self, name: &str, event: impl FnOnce() -> Result<(u64, u64), Failure>) -> Result<(), Failure> {
         println!("now: {name}");
         let (flushes, exits) = (self.counter(Op::Flushes), self.counter(Op::Exits));
+        cpu::stand_still();
         let since = cpu::rdtsc();
         let (aside, pages) = event()?;
         let ticks = (cpu::rdtsc() - since).saturating_sub(aside);
+        cpu::stand_still();
         // The call that asks is an exit, too.
         let exits = self.counter(Op::Exits) - exits - 1;
         let flushes = self.counter(Op::Flushes) - flushes;

@@ -1,0 +1,138 @@
+//! `bench --counts`: what the main events take beyond ticks, since an emulated machine's tick is the same for all instructions,
+//! and hardware's is not: VMREADs and VMWRITEs, flushes, locked instructions, cache lines.
+//!
+//! Each event of the guest `versus` is traced, instruction by instruction; the programs are the same as without. Traces come in the order
+//! of the guest's rows.
+
+use super::profile::row;
+use super::trace::{self, Counts};
+use super::versus::{self, MACHINE, Variant, few};
+use crate::bochs::Pace;
+use crate::cli::{BenchArgs, Cli, Command, Rival};
+use crate::progress::Step;
+use crate::run::{Prepared, RunDir};
+use crate::{elf32, metal};
+use anyhow::{Context, Result, bail, ensure};
+use clap::Parser;
+use serde_json::{Value, json};
+use std::fmt::Write;
+use std::io::BufReader;
+use std::path::Path;
+
+/// Four groups of neighbours; all is printed.
+const PAGES: u64 = 256;
+/// More than there are events.
+const TIMES: usize = 40;
+/// What the guest says when all was measured.
+const END: &str = "versus: ok";
+const CALL: &str = "call";
+
+/// An event, its pages, and what they took.
+type Event = (String, u64, Counts);
+
+/// Counts, and prints.
+///
+/// # Errors
+/// Something cannot be built or run.
+pub(super) fn run(args: &BenchArgs) -> Result<u8> {
+    let dir = RunDir::create()?;
+    let guest = dir.path().join("testguest");
+    let elf = std::fs::read(metal::build()?.testguest).context("the test guest")?;
+    std::fs::write(&guest, elf32::from_elf64(&elf, 0)?)?;
+    let append = format!("{} main=1", Variant::Ept.command_line(PAGES));
+    let mut sides = vec![("Herald", herald(&guest, &append)?)];
+    if let Some(Rival::Kvm) = args.vs {
+        let (rows, traces) =
+            versus::traced_on_kvm(&guest, &append, TIMES, |printed| trace::read(printed, |_| true))?;
+        sides.push(("KVM", events(rows, traces)?));
+    }
+    for (side, events) in &sides {
+        print!("{}", text(side, events));
+    }
+    if let Some(path) = &args.json {
+        let json: Value = sides.iter().map(|(side, events)| ((*side).to_owned(), document(events))).collect();
+        std::fs::write(path, format!("{json:#}\n")).with_context(|| format!("--json {}", path.display()))?;
+    }
+    Ok(0)
+}
+
+fn herald(guest: &Path, append: &str) -> Result<Vec<Event>> {
+    let guest = guest.to_str().context("a path that is no text")?;
+    let kernel = [guest, "--append", append];
+    let words = ["xtask"].iter().chain(&MACHINE).chain(&kernel);
+    let Command::Run(run) = Cli::try_parse_from(words)?.command else {
+        bail!("`run` is another command");
+    };
+    let machine = RunDir::create()?;
+    let pace = Pace::Traced { times: TIMES };
+    let mut running = Prepared::new(&run)?.start_in_steps(pace, &machine)?;
+    let (mut step, mut rows) = (Step::new("tracing Herald"), Vec::new());
+    let traces = trace::read(BufReader::new(&mut running.link), |line| {
+        step.tick("");
+        rows.extend(row(line).map(|row| (row.event, row.pages)));
+        !line.contains(END)
+    });
+    events(rows, traces)
+}
+
+/// The first row is of what is not traced.
+fn events(rows: Vec<(String, u64)>, traces: Vec<Counts>) -> Result<Vec<Event>> {
+    let rows: Vec<_> = rows.into_iter().filter(|(event, _)| event != CALL).collect();
+    ensure!(rows.len() == traces.len(), "{} events, {} traces", rows.len(), traces.len());
+    ensure!(!rows.is_empty(), "the guest measured nothing");
+    Ok(rows.into_iter().zip(traces).map(|((event, pages), counts)| (event, pages, counts)).collect())
+}
+
+/// Columns, with a page's share of each.
+fn shares((_, pages, counts): &Event) -> [(&'static str, f64); 9] {
+    let share = |count: u64| count as f64 / (*pages).max(1) as f64;
+    [
+        ("instructions", share(counts.instructions)),
+        ("entries", share(counts.entries)),
+        ("VMREAD", share(counts.vmreads)),
+        ("VMWRITE", share(counts.vmwrites)),
+        ("flushes", share(counts.flushes)),
+        ("WRMSR", share(counts.wrmsrs)),
+        ("locked", share(counts.atomics)),
+        ("lines", share(counts.lines)),
+        ("new lines", share(counts.new_lines)),
+    ]
+}
+
+fn text(side: &str, events: &[Event]) -> String {
+    let mut text = format!("\n{side}, EPT, a page of 4 KiB\n{:<20}", "");
+    for (column, _) in events.first().map(shares).into_iter().flatten() {
+        let _ = write!(text, "{column:>13}");
+    }
+    text.push('\n');
+    for event in events {
+        let _ = write!(text, "{:<20}", event.0);
+        for (_, share) in shares(event) {
+            let _ = write!(text, "{:>13}", few(share));
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn document(events: &[Event]) -> Value {
+    let of = |event: &Event| -> Value {
+        shares(event).into_iter().map(|(column, share)| (column.to_owned(), json!(share))).collect()
+    };
+    events.iter().map(|event| (event.0.clone(), of(event))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Counts, events, text};
+
+    #[test]
+    fn traces_are_of_rows_in_their_order() {
+        let rows = || vec![("call".to_owned(), 1), ("fork".to_owned(), 4)];
+        assert!(events(rows(), Vec::new()).is_err());
+        let counts = Counts { vmreads: 6, ..Counts::default() };
+        let found = events(rows(), vec![counts]).expect("one of each");
+        let text = text("KVM", &found);
+        assert!(text.contains("VMREAD") && text.contains("fork") && text.contains("1.50"), "{text}");
+    }
+}
