@@ -19,7 +19,8 @@ pub(crate) const PACKAGES: [&str; 4] = ["bochs", "bochs-term", "bochsbios", "vga
 /// Most memory that Bochs keeps in its own; the rest of a larger machine it pages to a file.
 const RESIDENT_MIB: u64 = 2048;
 
-const fn model(cpu: Cpu) -> &'static str {
+/// Its name of a processor model.
+pub(crate) const fn model(cpu: Cpu) -> &'static str {
     match cpu {
         Cpu::Haswell => "corei7_haswell_4770",
         Cpu::Sandybridge => "corei7_sandy_bridge_2600k",

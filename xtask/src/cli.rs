@@ -259,6 +259,9 @@ pub(crate) struct BenchArgs {
     /// Compare with another hypervisor: the same guest on both, under Bochs
     #[arg(long, value_enum)]
     pub(crate) vs: Option<Rival>,
+    /// With --vs: processor model of the emulated machine
+    #[arg(long, value_enum, default_value_t = Cpu::Haswell, requires = "vs", conflicts_with_all = ["linux", "counts"])]
+    pub(crate) cpu: Cpu,
     /// Fewer pages; with --vs: one run of each side instead of two
     #[arg(long)]
     pub(crate) quick: bool,

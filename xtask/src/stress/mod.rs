@@ -81,7 +81,7 @@ impl Bench<'_> {
 }
 
 /// How a value is written on the command line.
-fn word(value: impl ValueEnum) -> String {
+pub(crate) fn word(value: impl ValueEnum) -> String {
     value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
 

@@ -2,7 +2,9 @@
 
 use super::super::IPS_WORD;
 use super::rows::{Figures, Variant};
+use crate::cli::Cpu;
 use crate::progress;
+use crate::stress::word;
 use anyhow::{Context, Result, ensure};
 use std::path::Path;
 use std::process::Command;
@@ -31,7 +33,7 @@ const TIMEOUT: [&str; 2] = ["--timeout", "600"];
 ///
 /// # Errors
 /// The machine cannot be started, or a guest fails.
-pub(super) fn measure(guest: &Path, pages: u64) -> Result<Figures> {
+pub(super) fn measure(guest: &Path, pages: u64, cpu: Cpu) -> Result<Figures> {
     let mut figures = Figures::default();
     for variant in Variant::ALL {
         let mut command = Command::new(std::env::current_exe()?);
@@ -39,6 +41,7 @@ pub(super) fn measure(guest: &Path, pages: u64) -> Result<Figures> {
             .args(MACHINE)
             .arg(guest)
             .args(TIMEOUT)
+            .args(["--cpu", &word(cpu)])
             .arg("--append")
             .arg(variant.command_line(pages))
             .args(variant.herald());

@@ -10,6 +10,7 @@ use super::super::IPS;
 use super::events::Contents;
 use super::rows::{Figures, Variant};
 use crate::bochs::{self, Emulation, Pace};
+use crate::cli::Cpu;
 use crate::debian_kernel::{self, DebianKernel};
 use crate::machine::{Chosen, Medium};
 use crate::progress::{self, Step};
@@ -27,6 +28,8 @@ const MEMORY: u64 = 1 << 30;
 /// random, no watchdog.
 pub(super) const LINUX: &str = "console=ttyS0,115200 quiet loglevel=1 mitigations=off init_on_alloc=0 nokaslr \
                                 norandmaps nowatchdog audit=0";
+/// On one processor Linux takes the lock prefixes out of its code, which Herald does not.
+const SMP: &str = "noreplace-smp";
 /// Bytes of the swap in compressed memory.
 const SWAP: &str = "256M";
 /// RAM of the guest, in MiB.
@@ -56,8 +59,8 @@ pub(super) struct Said {
 ///
 /// # Errors
 /// Something is missing and cannot be installed or built, or a guest fails.
-pub(super) fn measure(guest: &Path, pages: u64) -> Result<Said> {
-    let side = Side::make()?;
+pub(super) fn measure(guest: &Path, pages: u64, cpu: Cpu) -> Result<Said> {
+    let side = Side { cpu, ..Side::make("")? };
     side.run(&[("/guest", guest)], &side.runs(pages), Pace::Free, follow, pass_over).map(|(said, ())| said)
 }
 
@@ -80,7 +83,7 @@ pub(in super::super) fn traced<S: Send + 'static>(
     times: usize,
     watch: impl FnOnce(Box<dyn BufRead>) -> S + Send + 'static,
 ) -> Result<Traced<S>> {
-    let side = Side::make()?;
+    let side = Side::make(SMP)?;
     let monitor = format!("kvm-vmm /guest {GUEST_MIB} '{append}'");
     let runs = side.with_paging(Variant::Ept.kvm_module(), true) + &of_variant(Variant::Ept, &monitor);
     let (said, seen) = side.run(&[("/guest", guest)], &runs, Pace::Traced { times }, follow, watch)?;
@@ -92,19 +95,30 @@ pub(in super::super) fn traced<S: Send + 'static>(
 pub(super) struct Side {
     monitor: PathBuf,
     kernel: DebianKernel,
+    /// Linux' command line.
+    options: String,
+    cpu: Cpu,
 }
 
 impl Side {
+    /// More of Linux' command line, if need be.
+    ///
     /// # Errors
     /// Something is missing and cannot be installed or built.
-    pub(super) fn make() -> Result<Self> {
+    pub(super) fn make(options: &str) -> Result<Self> {
         setup::ensure_machine(Chosen::Bochs)?;
         setup::ensure_packages("a Linux with KVM", &grub::PACKAGES)?;
         setup::ensure_packages("a Linux with KVM", &guest_images::INITRAMFS_PACKAGES)?;
         setup::ensure_packages("KVM's monitor", &MONITOR_PACKAGES)?;
         let monitor = build()?;
         let _lock = guest_images::lock()?;
-        Ok(Self { monitor, kernel: debian_kernel::fetch().context("a Linux with KVM")? })
+        let options = format!("{LINUX} {options}");
+        Ok(Self {
+            monitor,
+            kernel: debian_kernel::fetch().context("a Linux with KVM")?,
+            options,
+            cpu: Cpu::Haswell,
+        })
     }
 
     /// Starts it with these files; its first program does `runs`, `follow` hears what the machine says, and `watch` what Bochs
@@ -122,13 +136,13 @@ impl Side {
     ) -> Result<(T, S)> {
         let dir = RunDir::create()?;
         let cd = dir.path().join("kvm.iso");
-        let config = format!("linux /vmlinuz {LINUX}\ninitrd /initramfs\nboot\n");
+        let config = format!("linux /vmlinuz {}\ninitrd /initramfs\nboot\n", self.options);
         let linux = &self.kernel.kernel;
         let linux = std::fs::read(linux).with_context(|| linux.display().to_string())?;
         let files = [("vmlinuz".into(), linux), ("initramfs".into(), self.initramfs(files, runs)?)];
         grub::write_iso(dir.path(), &config, &files, &cd)?;
         let medium = Medium { image: &cd, is_cd: true, memory: MEMORY };
-        let how = Emulation { ips: IPS, pace, ..Emulation::default() };
+        let how = Emulation { cpu: self.cpu, ips: IPS, pace };
         let mut machine = bochs::start_medium(&medium, how, dir.path())?;
         let printed = std::mem::replace(&mut machine.link, Box::new(std::io::empty()));
         let watcher = std::thread::spawn(move || watch(Box::new(BufReader::new(printed))));

@@ -24,8 +24,10 @@ pub(super) use linux::{VARIANTS as LINUX_VARIANTS, measure as linux_on_kvm, outs
 pub(super) use report::few;
 pub(super) use rows::{Variant, ticks_a_page};
 
-use crate::cli::{BenchArgs, Rival};
+use crate::bochs::model;
+use crate::cli::{BenchArgs, Cpu, Rival};
 use crate::run::RunDir;
+use crate::stress::word;
 use crate::{elf32, metal, setup, workspace};
 use anyhow::{Context, Result};
 use compare::{differences, lacking, pairs};
@@ -60,11 +62,11 @@ pub(super) fn run(args: &BenchArgs, rival: Rival) -> Result<u8> {
     let elf = std::fs::read(metal::build()?.testguest).context("the test guest")?;
     std::fs::write(&guest, elf32::from_elf64(&elf, 0)?)?;
     let herald = Runs {
-        first: herald::measure(&guest, pages)?,
-        second: (!args.quick).then(|| herald::measure(&guest, pages)).transpose()?,
+        first: herald::measure(&guest, pages, args.cpu)?,
+        second: (!args.quick).then(|| herald::measure(&guest, pages, args.cpu)).transpose()?,
     };
-    let kvm = kvm::measure(&guest, pages)?;
-    let again = (!args.quick).then(|| kvm::measure(&guest, pages)).transpose()?;
+    let kvm = kvm::measure(&guest, pages, args.cpu)?;
+    let again = (!args.quick).then(|| kvm::measure(&guest, pages, args.cpu)).transpose()?;
     let kvm_runs = Runs { first: kvm.figures, second: again.map(|said| said.figures) };
     for variant in Variant::ALL {
         for (event, side) in lacking(&kvm_runs.first, &herald.first, variant) {
@@ -73,7 +75,7 @@ pub(super) fn run(args: &BenchArgs, rival: Rival) -> Result<u8> {
     }
     let variants = Variant::ALL.map(|variant| (variant, pairs(&kvm_runs.first, &herald.first, variant)));
     let report = Report {
-        versions: versions(&kvm.kernel)?,
+        versions: versions(&kvm.kernel, args.cpu)?,
         command: command(args),
         pages,
         linux: kvm.contents,
@@ -91,7 +93,7 @@ pub(super) fn run(args: &BenchArgs, rival: Rival) -> Result<u8> {
 }
 
 /// The day, and who took part.
-fn versions(linux: &str) -> Result<Vec<(&'static str, String)>> {
+fn versions(linux: &str, cpu: Cpu) -> Result<Vec<(&'static str, String)>> {
     let day = Command::new("date").arg("+%F").output().context("date")?;
     let commit = Command::new("git")
         .args(["describe", "--always", "--dirty"])
@@ -101,15 +103,20 @@ fn versions(linux: &str) -> Result<Vec<(&'static str, String)>> {
         .filter(|output| output.status.success());
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     let commit = commit.map(|output| format!(" ({})", text(&output.stdout))).unwrap_or_default();
+    let bochs = setup::version_of("bochs").unwrap_or_else(|| "of another origin".to_owned());
     Ok(vec![
         ("date", text(&day.stdout)),
         ("Herald", format!("{}{commit}", env!("CARGO_PKG_VERSION"))),
         ("Linux", format!("{linux}: {}", kvm::LINUX)),
-        ("Bochs", setup::version_of("bochs").unwrap_or_else(|| "of another origin".to_owned())),
+        ("Bochs", format!("{bochs}: {}", model(cpu))),
     ])
 }
 
 fn command(args: &BenchArgs) -> String {
     let quick = if args.quick { " --quick" } else { "" };
-    format!("cargo xtask bench --vs kvm{quick}")
+    let cpu = match args.cpu {
+        Cpu::Haswell => String::new(),
+        cpu => format!(" --cpu {}", word(cpu)),
+    };
+    format!("cargo xtask bench --vs kvm{cpu}{quick}")
 }
