@@ -84,7 +84,7 @@ fn events(rows: Vec<(String, u64)>, traces: Vec<Counts>) -> Result<Vec<Event>> {
 }
 
 /// Columns, with a page's share of each.
-fn shares((_, pages, counts): &Event) -> [(&'static str, f64); 9] {
+fn shares((_, pages, counts): &Event) -> [(&'static str, f64); 10] {
     let share = |count: u64| count as f64 / (*pages).max(1) as f64;
     [
         ("instructions", share(counts.instructions)),
@@ -92,6 +92,7 @@ fn shares((_, pages, counts): &Event) -> [(&'static str, f64); 9] {
         ("VMREAD", share(counts.vmreads)),
         ("VMWRITE", share(counts.vmwrites)),
         ("flushes", share(counts.flushes)),
+        ("CR3", share(counts.cr3_loads)),
         ("WRMSR", share(counts.wrmsrs)),
         ("locked", share(counts.atomics)),
         ("lines", share(counts.lines)),

@@ -30,6 +30,8 @@ pub(super) struct Counts {
     pub(super) vmwrites: u64,
     /// INVEPT, INVVPID, INVLPG, INVPCID.
     pub(super) flushes: u64,
+    /// Loads of CR3, which drop the host's own translations but for global ones.
+    pub(super) cr3_loads: u64,
     /// Of model-specific registers, by which timers are set and other processors interrupted.
     pub(super) wrmsrs: u64,
     /// Instructions that lock a line of memory.
@@ -95,6 +97,7 @@ impl Trace {
             "vmread" => &mut counts.vmreads,
             "vmwrite" => &mut counts.vmwrites,
             "invept" | "invvpid" | "invlpg" | "invpcid" => &mut counts.flushes,
+            "mov" if text.starts_with("mov cr3,") => &mut counts.cr3_loads,
             "wrmsr" => &mut counts.wrmsrs,
             "lock" => &mut counts.atomics,
             // With memory it is locked without saying so (SDM vol. 2, XCHG).
@@ -161,6 +164,8 @@ mod tests {
             "[CPU0 WR]: PHY 0x000000300100 (len=8, WB): 0x0\n".into(),
             at(host, "rep stosq qword ptr es:[rdi], rax"),
             access("000000400000"),
+            at(host, "mov cr3, rax"),
+            at(host, "mov rax, cr3"),
             at(host, "vmresume"),
             at(program, "xchg dword ptr ds:[rax], ebx"),
             access("00000030003c"),
@@ -169,8 +174,9 @@ mod tests {
             at(host, "vmread rax, rbx"),
         ];
         let counts = Counts {
-            instructions: 6,
+            instructions: 8,
             entries: 1,
+            cr3_loads: 1,
             vmreads: 1,
             atomics: 2,
             lines: 3,

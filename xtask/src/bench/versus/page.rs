@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   refault, random   ████████████████████████│ KVM 2,873
-//!                     ██████████   ▏aim       │ Herald 1,275   0.44
+//!                     ██████████   ▏aim       │ Herald 1,275 (0.44)
 //! ```
 
 use super::compare::Pair;
@@ -23,6 +23,9 @@ const ONE: f64 = 590.0;
 const WIDTH: f64 = 900.0;
 /// Longest bar, in KVM's: a longer one is cut off and marked.
 const MOST: f64 = 1.55;
+const AIM_WIDTH: f64 = 2.5;
+/// Room for a bar's figures.
+const LABEL: f64 = 100.0;
 const KVM: &str = "#999";
 const BETTER: &str = "#0072b2";
 const WORSE: &str = "#d55e00";
@@ -85,18 +88,21 @@ fn row(svg: &mut String, pair: &Pair, y: f64) {
     if ratio > MOST {
         text(svg, (place(MOST) - 4.0, second + BAR - 1.5), "end", "»");
     }
+    let mut end = place(ratio);
     if let Some(aim) = pair.event.aim {
         let x = place(f64::from(aim) / pair.kvm.ticks_a_page().max(f64::MIN_POSITIVE));
+        end = end.max(x + AIM_WIDTH);
         let _ = writeln!(
             svg,
-            "<path d=\"M{x:.1} {:.1}v{:.1}\" stroke=\"{AIM}\" stroke-width=\"2.5\"/>",
+            "<path d=\"M{x:.1} {:.1}v{:.1}\" stroke=\"{AIM}\" stroke-width=\"{AIM_WIDTH}\"/>",
             second - 1.0,
             BAR + 2.0
         );
     }
     text(svg, (ONE + 6.0, y + BAR - 1.0), "start", &format!("KVM {}", ticks(pair.kvm.ticks_a_page())));
-    let herald = format!("{}   {ratio:.2}", ticks(pair.herald.ticks_a_page()));
-    let x = place(ratio).max(if ratio > 1.0 { ONE } else { LEFT });
+    let herald = format!("{} ({ratio:.2})", ticks(pair.herald.ticks_a_page()));
+    // Behind the bar and the aim, and not across the line at 1.
+    let x = if end + LABEL > ONE { end.max(ONE) } else { end };
     text(svg, (x + 6.0, second + BAR - 1.0), "start", &herald);
 }
 
@@ -156,7 +162,7 @@ mod tests {
         assert_eq!(page.matches("<rect ").count(), 4);
         // Herald's first touch takes 0.353 of KVM's; a tenth is aimed at for discards.
         assert!(page.contains("width=\"105.9\"") && page.contains("width=\"30.0\""), "{page}");
-        assert!(page.contains("2400   0.35") && page.contains("KVM 6800"));
+        assert!(page.contains("2400 (0.35)") && page.contains("KVM 6800"));
         assert!(page.contains("one run of each side") && page.ends_with("</html>\n"));
     }
 }
