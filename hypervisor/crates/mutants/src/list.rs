@@ -177,6 +177,10 @@ mutants! {
     ShadowAllowsMore,
     /// shadow: an entry that names a table allows everything, whatever the guest's forbids
     ShadowTableAllowsAll,
+    /// shadow: parts of a table of 32-bit entries are taken for each other
+    ShadowRoleWithoutPart,
+    /// shadow: a table of 32-bit entries is the same with and without pages of 4 MiB
+    ShadowRoleWithoutPse,
     /// shadow: a flush does not look at tables that were written
     ShadowTableKeptUnseen,
     /// shadow: a table that is known to say what the guest's says may be written by the guest
