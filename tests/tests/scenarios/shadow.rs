@@ -2,6 +2,7 @@
 //!
 //! The guest's first processor, on CPU 0, uses the tables that its second one, on CPU 1, writes without paging.
 
+mod aging;
 mod beside;
 mod kept;
 mod random;

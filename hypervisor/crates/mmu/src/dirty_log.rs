@@ -379,12 +379,13 @@ impl Tdp {
         for Visit { found, address } in Cursor::<H, EptEntry>::new(host, self.root, start, end) {
             if found.level > Level::Pt && intact(Mutant::LogKeepsHuge) {
                 entry::clear(host, found.at, found.entry, &mut locked.in_progress);
+                locked.forget(host, spanned(address, found.level));
             } else if found.entry.bits() & seen != 0 {
                 entry::narrow(host, found.at, seen, &mut locked.in_progress);
+                locked.narrowed(host, || Gpa::new(address).gfn());
             } else {
                 continue;
             }
-            locked.narrowed(host, || spanned(address, found.level));
             changed += 1;
         }
         changed
@@ -408,7 +409,7 @@ impl Tdp {
             while rest != 0 {
                 let index = first + rest.trailing_zeros() as u16;
                 entry::narrow(host, EntryRef::new(table, index), seen, &mut locked.in_progress);
-                locked.narrowed(host, || spanned(block.add(u64::from(index)).base().as_u64(), Level::Pt));
+                locked.narrowed(host, || block.add(u64::from(index)));
                 rest &= rest - 1;
                 looked_at += 1;
             }

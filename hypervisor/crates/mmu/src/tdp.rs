@@ -11,7 +11,7 @@ use mm::frames::Uses;
 use mutants::{Mutant, intact};
 use paging::{
     BlockBits, Cursor, Entries, EntryRef, EptEntry, FlushScope, Found, Leaf, Level, TableEntry, TableReserve,
-    View,
+    View, Visit,
 };
 
 /// Whether the CPU sets A and D bits in EPT entries (EPTP bit 6).
@@ -154,9 +154,17 @@ impl Tdp {
 
     /// Tests and clears A on every leaf that overlaps `range`; `true` where one was set. The caller flushes.
     pub(crate) fn age<H: Host>(self, host: &H, range: GfnRange) -> bool {
+        let mut young = false;
+        self.age_each(host, range, |_, used| young |= used);
+        young
+    }
+
+    /// The same; tells of each leaf which guest frames it maps, and whether A was set.
+    pub(crate) fn age_each<H: Host>(self, host: &H, range: GfnRange, mut tell: impl FnMut(GfnRange, bool)) {
         let (start, end) = (range.start().base().as_u64(), range.end().as_u64() << PAGE_SHIFT);
-        Cursor::<H, EptEntry>::new(host, self.root, start, end)
-            .fold(false, |young, visit| young | entry::age(host, &visit.found))
+        for Visit { found, address } in Cursor::<H, EptEntry>::new(host, self.root, start, end) {
+            tell(spanned(address, found.level), entry::age(host, &found));
+        }
     }
 
     /// Tests and clears A on every leaf that overlaps `range`, notes `uses` in the frames, and calls `used` for each block of 2 MiB:

@@ -181,6 +181,8 @@ mutants! {
     ShadowRoleWithoutPart,
     /// shadow: a table of 32-bit entries is the same with and without pages of 4 MiB
     ShadowRoleWithoutPse,
+    /// shadow: aging leaves A in shadows' leaves: what was used once is young for ever
+    ShadowAgeLeavesUsed,
     /// shadow: a flush does not look at tables that were written
     ShadowTableKeptUnseen,
     /// shadow: a table that is known to say what the guest's says may be written by the guest
