@@ -293,7 +293,7 @@ mutants! {
     ShadowBesideCountsAsUse,
     /// a leaf of a shadow that is derived beside another may be written although the guest's entry has no D
     ShadowBesideWritesClean,
-    /// aging does not ask shadows which of the leaves that were derived unused were used
+    /// aging does not look at the leaves of shadows
     ShadowUseUnseen,
     /// what a fault wants of a shadow's ground is not noted as used there
     GroundUseUnseen,
