@@ -1,7 +1,7 @@
 //! What aging and the dirty log take from the leaves of shadows: A, and W. The leaves stay.
 
 use super::{A, D, Guest, P, W, numbered, shadow_entry};
-use crate::{CPU0, GUEST, Outcome};
+use crate::{GUEST, Outcome};
 use addr::{Gfn, GfnRange};
 use mm::notifier::{MmuNotifier, YoungPages};
 use mmu::LogBy;
@@ -33,7 +33,6 @@ fn what_was_aged_is_used_again_without_a_fault_and_seen() -> Outcome {
         assert_eq!(is_young(&guest, 20), Some(false), "round {round}");
         guest.lab.check()?;
         guest.writes(20 << 12, round)?;
-        guest.lab.machine.exit(CPU0);
     }
     assert_eq!(guest.lab.machine.faults(), faults);
     assert_eq!(is_young(&guest, 21), Some(true));
@@ -55,7 +54,6 @@ fn what_was_collected_is_used_again_without_a_fault_and_seen() -> Outcome {
     let faults = guest.lab.machine.faults();
     for round in 0..3 {
         guest.reads(20 << 12, 20)?;
-        guest.lab.machine.exit(CPU0);
         assert_eq!(collected(), [true, false], "round {round}");
         assert_eq!(collected(), [false, false], "round {round}");
         guest.lab.check()?;
