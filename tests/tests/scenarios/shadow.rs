@@ -2,6 +2,7 @@
 //!
 //! The guest's first processor, on CPU 0, uses the tables that its second one, on CPU 1, writes without paging.
 
+mod aging;
 mod beside;
 mod kept;
 mod random;
@@ -265,6 +266,35 @@ fn pae_and_32_bit_guests_are_translated() -> Outcome {
     guest.writes(0xffc0_3008, 3)?;
     let flags = guest.word(gpage(4).add(8));
     assert_eq!((flags & 0xfff, flags >> 32 & 0xfff), (P | A, P | W | A | D));
+    guest.finish()
+}
+
+#[test]
+fn each_half_of_a_table_of_32_bits_is_one_of_its_own() -> Outcome {
+    let guest = Guest::new(GuestPaging { cr4: 0, efer: 0, ..LONG });
+    numbered(&guest)?;
+    guest.write(gpage(1), gpage(4).as_u64() | P | W)?;
+    // Entry 4 of either half: linear pages 4 and 516.
+    for (entry, to) in [(4, 20), (516, 21)] {
+        guest.write(gpage(4).add(entry * 4), gpage(to).as_u64() | P | W)?;
+        guest.reads(entry << 12, to)?;
+    }
+    guest.reads(0x4000, 20)?;
+    guest.finish()
+}
+
+/// The root is its own first page table without CR4.PSE, and its first entry 4 MiB from address 0 on with it.
+#[test]
+fn an_entry_of_32_bits_becomes_one_of_four_mebibytes_with_pse() -> Outcome {
+    let mut guest = Guest::new(GuestPaging { cr4: 0, efer: 0, ..LONG });
+    numbered(&guest)?;
+    guest.write(gpage(1), 0x1000 | P | W | PS)?;
+    guest.write(gpage(1).add(18 * 4), gpage(20).as_u64() | P | W)?;
+    for (cr4, number) in [(0, 20), (1 << 4, 18), (0, 20)] {
+        guest.paging.cr4 = cr4;
+        guest.loads_cr3();
+        guest.reads(18 << 12, number)?;
+    }
     guest.finish()
 }
 

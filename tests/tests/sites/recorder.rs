@@ -26,16 +26,14 @@ pub(crate) struct Call {
     pub(crate) notice: Notice,
     range: HvaRange,
     entries: Vec<Entry>,
+    /// Whether any of them was used: also where A is of what stands on it.
+    is_young: bool,
     /// Whether any of the entries is wrong after the operation; `None` until then.
     outdated: Option<bool>,
     in_slot: bool,
 }
 
 impl Call {
-    fn is_young(&self) -> bool {
-        self.entries.iter().any(|entry| entry.leaf.accessed)
-    }
-
     /// Why nobody needs to notice that this call is missed, if there is a reason; `next` is the call after it.
     pub(crate) fn is_needless(&self, next: Option<&Self>) -> Option<&'static str> {
         let nothing = self.entries.is_empty();
@@ -51,7 +49,7 @@ impl Call {
             }
             Notice::RangeEnd if !self.in_slot => Some("no slot holds the range, so no fault can wait for it"),
             Notice::ClearFlushYoung | Notice::ClearYoung | Notice::CollectYoung | Notice::TestYoung
-                if !self.is_young() =>
+                if !self.is_young =>
             {
                 Some("nothing is young: no bit to clear, and no answer is the same as the right one")
             }
@@ -116,10 +114,12 @@ impl Recorder {
         let part = self.ram.intersection(&range);
         let entries = part.map_or_else(Vec::new, |part| self.entries(part));
         let in_slot = part.is_some();
-        self.calls().push(Call { notice, range, entries, outdated: None, in_slot });
+        let mmu = self.mmu.upgrade();
+        let is_young = part.is_some_and(|part| mmu.as_ref().is_some_and(|mmu| mmu.test_young(part)));
+        self.calls().push(Call { notice, range, entries, is_young, outdated: None, in_slot });
         // At a single page the primary entry has gone already.
         if notice != Notice::InvalidatePage
-            && let Some(mmu) = self.mmu.upgrade()
+            && let Some(mmu) = mmu
             && let Err(incoherence) = mmu.check_coherence()
         {
             lock(&self.incoherent).get_or_insert(Violation::Incoherent(incoherence));

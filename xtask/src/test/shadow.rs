@@ -27,7 +27,7 @@ macro_rules! real_mode {
 }
 
 /// All of them.
-pub(super) const SHADOW: [Scenario; 13] = [
+pub(super) const SHADOW: [Scenario; 14] = [
     // Unmodified: it has much that the tiny one has not.
     Scenario {
         name: "penryn-debian-4-vcpus",
@@ -124,11 +124,28 @@ pub(super) const SHADOW: [Scenario; 13] = [
         timeout: 400,
         ..PLAIN
     },
-    // The permission matrix: what the processor and what the shadow allow, against the SDM. SMAP is Skylake's; on Penryn there is little of all.
+    // The permission matrix, in each way that a processor translates: what it and what the shadow allow, against the SDM. SMAP is Skylake's; on
+    // Penryn there is little of all.
     Scenario {
         name: "conformance",
         args: &["--kernel", "{testguest}", "--append", "conformance every=3", "--memory", "16M"],
         stdout: &["conformance: ok"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "shadow-conformance",
+        args: &[
+            "--paging",
+            "shadow",
+            "--kernel",
+            "{testguest}",
+            "--append",
+            "conformance every=31",
+            "--memory",
+            "16M",
+        ],
+        stdout: &["conformance: Off: 144", "conformance: ok"],
+        telemetry: &[Bound::AtLeast("/exits/guest_fault", 5000), Bound::AtMost("/ept_violations", 0)],
         ..PLAIN
     },
     Scenario {

@@ -21,7 +21,6 @@ use crate::entry;
 use crate::secondary::{Locked, SecondaryMmu};
 use crate::slots::Slot;
 use crate::stats::add;
-use crate::tdp::AccessedDirty;
 use addr::{Gfn, Hva, PAGE_SHIFT, PageSize};
 use mm::{Beside, Host, MOST_BESIDE, Mapping, Stretch};
 use mutants::{Mutant, intact};
@@ -45,8 +44,7 @@ impl<H: Host> SecondaryMmu<H> {
     /// The group of a guest frame, where its pages may be mapped unused.
     #[inline]
     pub(crate) fn group_of(&self, slot: &Slot, gfn: Gfn) -> Option<Stretch> {
-        let has_bits = self.accessed_dirty == AccessedDirty::Hardware || self.is_shadowed;
-        if !has_bits && intact(Mutant::AroundWithoutBits) {
+        if !self.has_accessed_bits() && intact(Mutant::AroundWithoutBits) {
             return None;
         }
         let (gfn, slot) = (gfn.as_u64(), slot.gfns());

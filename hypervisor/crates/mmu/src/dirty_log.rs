@@ -27,14 +27,14 @@
 use crate::entry;
 use crate::secondary::{Locked, SecondaryMmu};
 use crate::slots::Slot;
-use crate::tdp::{Tdp, resize, spanned};
-use addr::{Gfn, GfnRange, Gpa, HvaRange, PAGE_SHIFT, PageSize};
+use crate::tdp::{Tdp, resize};
+use addr::{Gfn, GfnRange, Gpa, HvaRange, PageSize};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 use mm::Host;
 use mutants::{Mutant, intact};
-use paging::{BlockBits, Cursor, EntryRef, EptEntry, Leaf, Level, TableEntry, View, Visit};
+use paging::{BlockBits, EntryRef, EptEntry, Leaf, Level, TableEntry, View};
 use sync::atomic::{AtomicU64, Ordering};
 
 /// How writes of the guest are seen.
@@ -374,19 +374,19 @@ impl Tdp {
     /// changed: the caller flushes.
     #[must_use = "entries that were narrowed are owed a flush (I6)"]
     fn watch<H: Host>(self, host: &H, range: GfnRange, seen: u64, locked: &mut Locked) -> u64 {
-        let (start, end) = (range.start().base().as_u64(), range.end().as_u64() << PAGE_SHIFT);
         let mut changed = 0;
-        for Visit { found, address } in Cursor::<H, EptEntry>::new(host, self.root, start, end) {
+        self.each_leaf(host, range, |found, gfns| {
             if found.level > Level::Pt && intact(Mutant::LogKeepsHuge) {
                 entry::clear(host, found.at, found.entry, &mut locked.in_progress);
+                locked.forget(host, gfns);
             } else if found.entry.bits() & seen != 0 {
                 entry::narrow(host, found.at, seen, &mut locked.in_progress);
+                locked.narrowed(host, || gfns.start());
             } else {
-                continue;
+                return;
             }
-            locked.narrowed(host, || spanned(address, found.level));
             changed += 1;
-        }
+        });
         changed
     }
 
@@ -408,7 +408,7 @@ impl Tdp {
             while rest != 0 {
                 let index = first + rest.trailing_zeros() as u16;
                 entry::narrow(host, EntryRef::new(table, index), seen, &mut locked.in_progress);
-                locked.narrowed(host, || spanned(block.add(u64::from(index)).base().as_u64(), Level::Pt));
+                locked.narrowed(host, || block.add(u64::from(index)));
                 rest &= rest - 1;
                 looked_at += 1;
             }

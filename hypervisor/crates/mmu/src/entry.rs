@@ -148,6 +148,15 @@ pub(crate) fn protect<M: TableMemory>(memory: &M, at: EntryRef) {
     memory.entries(at.table()).clear(at.index(), shadow::WRITABLE);
 }
 
+/// Tests and clears A of a shadow's leaf, in one access. The mmu lock is held, shared at least; the caller owes a flush (I12).
+pub(crate) fn age_shadow<M: TableMemory>(memory: &M, at: EntryRef) -> bool {
+    let is_used = memory.load(at) & shadow::ACCESSED != 0;
+    if is_used && intact(Mutant::ShadowAgeLeavesUsed) {
+        memory.entries(at.table()).clear(at.index(), shadow::ACCESSED);
+    }
+    is_used
+}
+
 /// Empties an entry of a shadow. The mmu lock is held exclusively; the caller owes a flush, unless it acts for the virtual
 /// processor, which does not run.
 pub(crate) fn forget<M: TableMemory>(memory: &M, at: EntryRef) {

@@ -1,18 +1,19 @@
 //! The subscriber: what the EPT does when the host changes memory under it. What takes entries away holds the mmu lock
 //! exclusively, up to the end of its flush; aging by A bits shares it with faults.
 
-use crate::secondary::SecondaryMmu;
+use crate::secondary::{Locked, SecondaryMmu};
 use crate::slots::{Slot, Slots};
-use crate::tdp::{AccessedDirty, Tdp, every_gfn};
+use crate::tdp::{Tdp, every_gfn};
 use addr::{GfnRange, Hva, HvaRange, PAGE_SHIFT};
 use mm::Host;
 use mm::notifier::{MmuNotifier, YoungPages, runs};
 use mutants::{Mutant, intact};
-use paging::Leaf;
 
 impl<H: Host> SecondaryMmu<H> {
-    fn age(&self, tdp: Tdp, slots: &Slots, range: HvaRange) -> bool {
-        slots.gfns_of(range).fold(false, |young, run| young | tdp.age(&*self.host, run))
+    /// Of shadows' leaves A tells what a virtual processor has used, of the leaves that these stand on what faults have.
+    fn age(&self, locked: &Locked, tdp: Tdp, slots: &Slots, range: HvaRange) -> bool {
+        let host = &*self.host;
+        slots.gfns_of(range).fold(false, |young, run| young | tdp.age(host, run) | locked.age(host, run))
     }
 
     /// Aging without A bits: entries go, and whether one was used is the answer, as every one was that a fault has brought. So it takes the exclusive side, and
@@ -36,13 +37,25 @@ impl<H: Host> SecondaryMmu<H> {
         let Some(tdp) = locked.tdp else { return };
         let mut zapped = 0;
         for (slot, run) in parts(slots, young.range()) {
-            let used = |(gfns, leaf): &(GfnRange, Leaf)| leaf.accessed || locked.has_used(&*self.host, *gfns);
-            let leaves = tdp.leaves(&*self.host, run).filter(used);
+            let leaves = tdp.leaves(&*self.host, run).filter(|(_, leaf)| leaf.accessed);
             leaves.for_each(|(gfns, _)| young.add(hvas_of(&slot, gfns)));
             zapped += tdp.zap(&*self.host, run, &mut locked);
         }
         if zapped > 0 && intact(Mutant::NoFlushOfCollected) {
             self.flush(tdp);
+        }
+    }
+
+    /// By leaves of shadows, which have A: what these stand on has A of no processor's, nor have the tables above.
+    fn collect_from_shadows(&self, slots: &Slots, young: &mut YoungPages) {
+        let (host, locked) = (&*self.host, self.locked.read());
+        let Some(tdp) = locked.tdp else { return };
+        for (slot, run) in parts(slots, young.range()) {
+            tdp.age_each(host, run, |gfns, used| {
+                if used | locked.age(host, gfns) {
+                    young.add(hvas_of(&slot, gfns));
+                }
+            });
         }
     }
 }
@@ -78,12 +91,12 @@ impl<H: Host> MmuNotifier for SecondaryMmu<H> {
     /// hears "old" of a page whose flush another one has yet to pay (I12).
     fn clear_flush_young(&self, range: HvaRange) -> bool {
         let slots = self.slots.read();
-        if self.accessed_dirty == AccessedDirty::Absent {
+        if !self.has_accessed_bits() {
             return self.zap_young(&slots, range, Mutant::NoFlushOfYoung);
         }
         let locked = self.locked.read();
         let Some(tdp) = locked.tdp else { return false };
-        let young = self.age(tdp, &slots, range);
+        let young = self.age(&locked, tdp, &slots, range);
         if young && intact(Mutant::NoFlushOfYoung) {
             // v8's contract: the next access must set A again, so no cached translation may survive (I12).
             self.flush(tdp);
@@ -93,18 +106,21 @@ impl<H: Host> MmuNotifier for SecondaryMmu<H> {
 
     fn clear_young(&self, range: HvaRange) -> bool {
         let slots = self.slots.read();
-        if self.accessed_dirty == AccessedDirty::Absent {
+        if !self.has_accessed_bits() {
             return self.zap_young(&slots, range, Mutant::NoFlushOfClearedYoung);
         }
         let locked = self.locked.read();
-        locked.tdp.is_some_and(|tdp| self.age(tdp, &slots, range))
+        locked.tdp.is_some_and(|tdp| self.age(&locked, tdp, &slots, range))
     }
 
     /// By A bits under the shared side; without them entries go, and the flush is not put off (I6).
     fn collect_young(&self, young: &mut YoungPages) {
         let slots = self.slots.read();
-        if self.accessed_dirty == AccessedDirty::Absent {
+        if !self.has_accessed_bits() {
             return self.collect_by_zapping(&slots, young);
+        }
+        if self.is_shadowed {
+            return self.collect_from_shadows(&slots, young);
         }
         let locked = self.locked.read();
         let Some(tdp) = locked.tdp else { return };
@@ -120,7 +136,7 @@ impl<H: Host> MmuNotifier for SecondaryMmu<H> {
 
     fn flush_young(&self) {
         let locked = self.locked.read();
-        if let Some(tdp) = locked.tdp.filter(|_| self.accessed_dirty == AccessedDirty::Hardware) {
+        if let Some(tdp) = locked.tdp.filter(|_| self.has_accessed_bits()) {
             self.flush(tdp);
         }
     }

@@ -52,14 +52,21 @@ impl Locked {
     }
 
     /// Whether a virtual processor has used what stands on leaves for these guest frames.
-    pub(crate) fn has_used<H: Host>(&self, host: &H, gfns: GfnRange) -> bool {
+    fn has_used<H: Host>(&self, host: &H, gfns: GfnRange) -> bool {
         intact(Mutant::ShadowUseUnseen) && self.shadows.iter().any(|shadow| shadow.has_used(host, gfns))
     }
 
-    /// The same, where the dirty log took rights from leaves. Which ones is worked out for shadows only: a harvest has many.
-    pub(crate) fn narrowed<H: Host>(&mut self, host: &H, gfns: impl Fn() -> GfnRange) {
+    /// The same, and none is used any more. The caller owes a flush, before a use that is not seen may count.
+    pub(crate) fn age<H: Host>(&self, host: &H, gfns: GfnRange) -> bool {
+        let shadows = self.shadows.iter().filter(|_| intact(Mutant::ShadowUseUnseen));
+        shadows.fold(false, |used, shadow| used | shadow.age(host, gfns))
+    }
+
+    /// The dirty log takes W from a leaf: no shadow may write what it maps any more. Which one it is is worked out for shadows only: a harvest
+    /// has many. The caller flushes.
+    pub(crate) fn narrowed<H: Host>(&mut self, host: &H, gfn: impl Fn() -> Gfn) {
         if intact(Mutant::LogLeavesShadow) {
-            self.shadows.iter_mut().for_each(|shadow| shadow.forget(host, gfns()));
+            self.shadows.iter_mut().for_each(|shadow| _ = shadow.protect(host, gfn()));
         }
     }
 }
@@ -178,6 +185,12 @@ impl<H: Host> SecondaryMmu<H> {
     pub const fn with_largest_page(mut self, size: PageSize) -> Self {
         self.largest = size;
         self
+    }
+
+    /// Whether a processor tells by A bits what it has used: in the EPT, or in shadows, which are tables like any other.
+    #[inline]
+    pub(crate) fn has_accessed_bits(&self) -> bool {
+        self.accessed_dirty == AccessedDirty::Hardware || self.is_shadowed
     }
 
     /// The root for the EPT pointer; `None` once released.

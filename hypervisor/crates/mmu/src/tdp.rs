@@ -154,9 +154,47 @@ impl Tdp {
 
     /// Tests and clears A on every leaf that overlaps `range`; `true` where one was set. The caller flushes.
     pub(crate) fn age<H: Host>(self, host: &H, range: GfnRange) -> bool {
-        let (start, end) = (range.start().base().as_u64(), range.end().as_u64() << PAGE_SHIFT);
-        Cursor::<H, EptEntry>::new(host, self.root, start, end)
-            .fold(false, |young, visit| young | entry::age(host, &visit.found))
+        let mut young = false;
+        self.age_each(host, range, |_, used| young |= used);
+        young
+    }
+
+    /// The same; tells of each leaf which guest frames it maps, and whether A was set.
+    pub(crate) fn age_each<H: Host>(self, host: &H, range: GfnRange, mut tell: impl FnMut(GfnRange, bool)) {
+        self.each_leaf(host, range, |found, gfns| tell(gfns, entry::age(host, found)));
+    }
+
+    /// Calls `look` for each leaf that overlaps `range`, with the guest frames that it maps: page table by page table, for a fraction of what a cursor
+    /// costs, where there are many.
+    pub(crate) fn each_leaf<H: Host>(
+        self,
+        host: &H,
+        range: GfnRange,
+        mut look: impl FnMut(&Found<EptEntry>, GfnRange),
+    ) {
+        let (mut next, end) = (range.start().base().as_u64(), range.end().as_u64() << PAGE_SHIFT);
+        while next < end {
+            let found = paging::walk_to::<EptEntry, H>(host, self.root, next, Level::Pd);
+            let gfns = spanned(next, found.level);
+            let until = end.min(gfns.end().as_u64() << PAGE_SHIFT);
+            match found.view() {
+                View::Leaf(_) => look(&found, gfns),
+                View::Table(table) => {
+                    let entries = host.entries(table);
+                    for index in Level::Pt.index(next)..=Level::Pt.index(until - 1) {
+                        let entry = EptEntry::from_bits(entries.load(index));
+                        let at = EntryRef::new(table, index);
+                        let found = Found { at, level: Level::Pt, entry, shared: false };
+                        if entry.is_leaf(Level::Pt) {
+                            let gfn = gfns.start().add(u64::from(index));
+                            look(&found, GfnRange::new(gfn, gfn.add(1)));
+                        }
+                    }
+                }
+                View::Empty | View::Note(_) => {}
+            }
+            next = until;
+        }
     }
 
     /// Tests and clears A on every leaf that overlaps `range`, notes `uses` in the frames, and calls `used` for each block of 2 MiB:

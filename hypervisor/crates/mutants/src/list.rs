@@ -177,6 +177,12 @@ mutants! {
     ShadowAllowsMore,
     /// shadow: an entry that names a table allows everything, whatever the guest's forbids
     ShadowTableAllowsAll,
+    /// shadow: parts of a table of 32-bit entries are taken for each other
+    ShadowRoleWithoutPart,
+    /// shadow: a table of 32-bit entries is the same with and without pages of 4 MiB
+    ShadowRoleWithoutPse,
+    /// shadow: aging leaves A in shadows' leaves: what was used once is young for ever
+    ShadowAgeLeavesUsed,
     /// shadow: a flush does not look at tables that were written
     ShadowTableKeptUnseen,
     /// shadow: a table that is known to say what the guest's says may be written by the guest
@@ -287,7 +293,7 @@ mutants! {
     ShadowBesideCountsAsUse,
     /// a leaf of a shadow that is derived beside another may be written although the guest's entry has no D
     ShadowBesideWritesClean,
-    /// aging does not ask shadows which of the leaves that were derived unused were used
+    /// aging does not look at the leaves of shadows
     ShadowUseUnseen,
     /// what a fault wants of a shadow's ground is not noted as used there
     GroundUseUnseen,

@@ -1,5 +1,5 @@
-//! A guest's tables written at random, by itself, by another processor, by a device, and moved and discarded by the host. After each flush
-//! what the guest finds is what its tables say.
+//! A guest's tables written at random, by itself, by another processor, by a device, and moved, discarded, protected, aged and logged by the
+//! host. After each flush what the guest finds is what its tables say, and each harvest has what was written.
 //!
 //! ```text
 //!   entry anywhere in ten tables ── accesses by what may be stale: anything but harm ── flush ── the same as a walk made anew
@@ -9,9 +9,9 @@
 
 use super::{A, CPU0, D, End, GUEST, Guest, LONG, P, PROCESSOR, PS, RAM, READ, U, W, WRITE};
 use crate::Outcome;
-use addr::{Gpa, PAGE_SIZE};
-use mm::Access;
-use mmu::{GuestPaging, GuestTables, LinearAccess, PageFault, WalkEnd, Width, walk};
+use addr::{Gfn, GfnRange, Gpa, PAGE_SIZE};
+use mm::{Access, Protection};
+use mmu::{GuestPaging, GuestTables, LinearAccess, LogBy, PageFault, WalkEnd, Width, walk};
 use paging::Level;
 use std::convert::Infallible;
 use tests::lab::{DeviceId, gpage, page, pages};
@@ -101,9 +101,59 @@ fn place(random: &mut Random) -> (u64, u64) {
     (1 + random.below(TABLES), random.below(USED) * 8)
 }
 
-fn step(guest: &mut Guest, random: &mut Random) -> Outcome {
+/// What all words that are used held at the last harvest, if there is a log.
+type Seen = Option<Vec<u64>>;
+
+/// All pages that the guest uses.
+fn used() -> impl Iterator<Item = u64> {
+    (1..=TABLES).chain(DATA..DATA + 8)
+}
+
+/// The words in them that are used.
+fn words(guest: &Guest) -> Vec<u64> {
+    let used = used().flat_map(|page| (0..USED).map(move |word| gpage(page).add(word * 8)));
+    used.map(|at| guest.now(at)).collect()
+}
+
+/// What the host does to some page, so that the guest notices nothing.
+fn host(guest: &Guest, seen: &mut Seen, random: &mut Random) -> Outcome {
+    let mmu = &guest.lab.guest(GUEST).mmu;
+    let index = used().nth(random.below(TABLES + 8) as usize).expect("so many are used");
+    match random.below(6) {
+        0 | 1 => {
+            guest.lab.space.test_and_clear_young(page(index));
+        }
+        2 => {
+            guest.lab.mprotect(pages(index, 2), Protection::Read)?;
+            guest.lab.mprotect(pages(index, 2), Protection::ReadWrite)?;
+        }
+        3 => {
+            guest.lab.migrate(page(index))?;
+        }
+        4 if seen.is_some() && random.below(4) == 0 => {
+            mmu.end_log(Gfn::ZERO);
+            *seen = None;
+        }
+        _ => {
+            let all = GfnRange::new(Gfn::ZERO, gpage(RAM).gfn());
+            let begun = mmu.begin_log(Gfn::ZERO, LogBy::WriteFault).is_ok();
+            assert_eq!(begun, seen.is_none());
+            let written = mmu.harvest(all);
+            let now = words(guest);
+            let pages = now.chunks(USED as usize).zip(seen.as_ref().unwrap_or(&now).chunks(USED as usize));
+            for (index, (now, then)) in used().zip(pages) {
+                let is_logged = written.contains(gpage(index).gfn());
+                assert!(now == then || is_logged, "page {index} was written, and the log has it not");
+            }
+            *seen = Some(now);
+        }
+    }
+    guest.lab.check().map(|_| ())
+}
+
+fn step(guest: &mut Guest, seen: &mut Seen, random: &mut Random) -> Outcome {
     let mmu = |guest: &Guest| std::sync::Arc::clone(&guest.lab.guest(GUEST).mmu);
-    match random.below(16) {
+    match random.below(20) {
         0..=5 => {
             let ((table, offset), value) = (place(random), entry(random));
             guest.write(gpage(table).add(offset), value)?;
@@ -136,6 +186,7 @@ fn step(guest: &mut Guest, random: &mut Random) -> Outcome {
             // The bench is to know that it is there again.
             guest.write(gpage(table), entry(random))?;
         }
+        14..=17 => host(guest, seen, random)?,
         _ => {
             guest.paging.cr3 = ROOTS[random.below(3) as usize] * PAGE_SIZE;
             guest.loads_cr3();
@@ -161,8 +212,9 @@ fn storm(paging: GuestPaging, seed: u64, steps: u64) -> Outcome {
             guest.write(gpage(table).add(index * 8), below | P | W | U)?;
         }
     }
+    let mut seen = None;
     for _ in 0..steps {
-        step(&mut guest, &mut random)?;
+        step(&mut guest, &mut seen, &mut random)?;
     }
     guest.finish()
 }
@@ -170,7 +222,7 @@ fn storm(paging: GuestPaging, seed: u64, steps: u64) -> Outcome {
 #[test]
 fn tables_that_anybody_writes() -> Outcome {
     for seed in 1..=6 {
-        storm(LONG, 0x9e37_79b9 + seed, 400)?;
+        storm(LONG, 0x9e37_79b9 + seed, 500)?;
     }
     Ok(())
 }
@@ -179,7 +231,7 @@ fn tables_that_anybody_writes() -> Outcome {
 fn tables_that_anybody_writes_where_the_supervisor_may_write_everything() -> Outcome {
     let paging = GuestPaging { cr0: LONG.cr0 & !(1 << 16), ..LONG };
     for seed in 1..=4 {
-        storm(paging, 0x9e37_79b9 + seed, 400)?;
+        storm(paging, 0x9e37_79b9 + seed, 500)?;
     }
     Ok(())
 }
@@ -188,7 +240,7 @@ fn tables_that_anybody_writes_where_the_supervisor_may_write_everything() -> Out
 fn tables_that_anybody_writes_of_32_bits() -> Outcome {
     let paging = GuestPaging { cr4: 1 << 4, efer: 0, ..LONG };
     for seed in 1..=4 {
-        storm(paging, 0x9e37_79b9 + seed, 400)?;
+        storm(paging, 0x9e37_79b9 + seed, 500)?;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What a processor has to do about an access: the SDM's rules (vol. 3A 4.5 to 4.7), as short as they can be said, and
+//! What a processor has to do about an access: the SDM's rules (vol. 3A 4.3 to 4.7), as short as they can be said, and
 //! nothing of Herald's.
 
 /// Of an entry: what decides over an access, and what a walk leaves behind.
@@ -22,9 +22,78 @@ const CODE_FETCH: u64 = 1 << 4;
 pub(super) struct Features {
     pub(super) physical_bits: u32,
     pub(super) gigantic_pages: bool,
+    /// Pages of 4 MiB may lie above 4 GiB (PSE-36).
+    pub(super) wide_pages: bool,
     pub(super) no_execute: bool,
     pub(super) smep: bool,
     pub(super) smap: bool,
+}
+
+impl Features {
+    /// Of an entry for 4 MiB: the first bit that is no part of an address, up to bit 21 (table 4-4).
+    pub(super) fn first_reserved_of_4_mib(&self) -> u32 {
+        13 + if self.wide_pages { self.physical_bits.saturating_sub(32).min(8) } else { 0 }
+    }
+}
+
+/// How the processor translates.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Mode {
+    Long,
+    /// Four pointers, which MOV to CR3 loads, and two levels of 64-bit entries.
+    Pae,
+    /// Entries of 32 bits; with CR4.PSE they may map 4 MiB.
+    Narrow {
+        large: bool,
+    },
+    /// No paging.
+    Off,
+}
+
+impl Mode {
+    pub(super) const ALL: [Self; 5] =
+        [Self::Long, Self::Pae, Self::Narrow { large: true }, Self::Narrow { large: false }, Self::Off];
+
+    /// The entry of a walk's step: from which bit on the address finds it.
+    pub(super) const fn shifts(self) -> &'static [u32] {
+        match self {
+            Self::Long => &[39, 30, 21, 12],
+            Self::Pae => &[30, 21, 12],
+            Self::Narrow { .. } => &[22, 12],
+            Self::Off => &[],
+        }
+    }
+
+    /// The least entries on a way: those to the largest page.
+    pub(super) const fn least_entries(self) -> usize {
+        match self {
+            Self::Long | Self::Pae | Self::Narrow { large: false } => 2,
+            Self::Narrow { large: true } => 1,
+            Self::Off => 0,
+        }
+    }
+
+    /// How many of them are pointers, without rights and A.
+    pub(super) const fn pointers(self) -> usize {
+        matches!(self, Self::Pae) as usize
+    }
+
+    pub(super) const fn is_pointer(self, shift: u32) -> bool {
+        matches!(self, Self::Pae) && shift == 30
+    }
+
+    pub(super) const fn is_narrow(self) -> bool {
+        matches!(self, Self::Narrow { .. })
+    }
+
+    const fn may_be_large(self, features: &Features, shift: u32) -> bool {
+        match (self, shift) {
+            (Self::Long | Self::Pae, 21) => true,
+            (Self::Long, 30) => features.gigantic_pages,
+            (Self::Narrow { large }, 22) => large,
+            _ => false,
+        }
+    }
 }
 
 /// What its registers say.
@@ -51,78 +120,124 @@ pub(super) struct Attempt {
     pub(super) aligned: bool,
 }
 
-/// The entry of a walk's step: which bits of the address it is found by.
-pub(super) const SHIFTS: [u32; 4] = [39, 30, 21, 12];
-
 const fn bits(low: u32, high: u32) -> u64 {
     if low >= high { 0 } else { u64::MAX >> (64 - (high - low)) << low }
 }
 
-/// Tables 4-15 to 4-20: bits that have to be clear.
-fn reserved(features: &Features, controls: Controls, shift: u32, is_leaf: bool) -> u64 {
-    let execute = if controls.no_execute { 0 } else { NO_EXECUTE };
-    let shape = match (shift, is_leaf) {
-        (39, _) | (30, false) => LARGE,
-        (30 | 21, true) => bits(13, shift),
-        _ => 0,
-    };
-    bits(features.physical_bits, 52) | execute | shape
+/// Of one of PAE's pointers (table 4-8).
+const RESERVED_IN_POINTER: u64 = 0b1_1110_0110;
+
+/// Where it is said what has to be read how.
+#[derive(Clone, Copy)]
+struct Rules<'a> {
+    features: &'a Features,
+    mode: Mode,
+    controls: Controls,
 }
 
-/// Section 4.6.1.
-fn is_allowed(controls: Controls, attempt: Attempt, entries: &[u64]) -> bool {
-    let all = |bit: u64| entries.iter().all(|entry| entry & bit != 0);
-    let (writable, is_user_page) = (all(WRITABLE), all(USER));
-    let executable = !controls.no_execute || entries.iter().all(|entry| entry & NO_EXECUTE == 0);
-    if attempt.user {
-        return is_user_page
-            && match attempt.kind {
-                Kind::Read => true,
-                Kind::Write => writable,
-                Kind::Fetch => executable,
-            };
+impl Rules<'_> {
+    /// Tables 4-4 to 4-20: bits that have to be clear.
+    fn reserved(&self, shift: u32, is_leaf: bool) -> u64 {
+        let Features { physical_bits, .. } = *self.features;
+        if self.mode.is_narrow() {
+            let is_large = is_leaf && shift == 22;
+            return if is_large { bits(self.features.first_reserved_of_4_mib(), 22) } else { 0 };
+        }
+        if self.mode.is_pointer(shift) {
+            return bits(physical_bits, 64) | RESERVED_IN_POINTER;
+        }
+        let execute = if self.controls.no_execute { 0 } else { NO_EXECUTE };
+        // Bits 62:52 are ignored in long mode only.
+        let top = if self.mode == Mode::Long { 52 } else { 63 };
+        let shape = match (shift, is_leaf) {
+            (39, _) | (30, false) => LARGE,
+            (30 | 21, true) => bits(13, shift),
+            _ => 0,
+        };
+        bits(physical_bits, top) | execute | shape
     }
-    let passes_smap = !is_user_page || !controls.smap || attempt.aligned;
-    match attempt.kind {
-        Kind::Read => passes_smap,
-        Kind::Write => passes_smap && (writable || !controls.protects_supervisor),
-        Kind::Fetch => executable && !(controls.smep && is_user_page),
+
+    fn has_no_execute(&self) -> bool {
+        self.controls.no_execute && !self.mode.is_narrow()
     }
+
+    /// Section 4.6.1.
+    fn is_allowed(&self, attempt: Attempt, entries: &[u64]) -> bool {
+        let Controls { protects_supervisor, smep, smap, .. } = self.controls;
+        let all = |bit: u64| entries.iter().all(|entry| entry & bit != 0);
+        let (writable, is_user_page) = (all(WRITABLE), all(USER));
+        let executable = !self.has_no_execute() || entries.iter().all(|entry| entry & NO_EXECUTE == 0);
+        if attempt.user {
+            return is_user_page
+                && match attempt.kind {
+                    Kind::Read => true,
+                    Kind::Write => writable,
+                    Kind::Fetch => executable,
+                };
+        }
+        let passes_smap = !is_user_page || !smap || attempt.aligned;
+        match attempt.kind {
+            Kind::Read => passes_smap,
+            Kind::Write => passes_smap && (writable || !protects_supervisor),
+            Kind::Fetch => executable && !(smep && is_user_page),
+        }
+    }
+
+    /// Section 4.7.
+    fn code(&self, attempt: Attempt) -> u64 {
+        // I/D only where something could forbid fetches.
+        let tells_fetches = self.has_no_execute() || self.controls.smep;
+        let user = if attempt.user { CODE_USER } else { 0 };
+        user | match attempt.kind {
+            Kind::Write => CODE_WRITE,
+            Kind::Fetch if tells_fetches => CODE_FETCH,
+            Kind::Fetch | Kind::Read => 0,
+        }
+    }
+}
+
+/// What an access comes to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum End {
+    Done,
+    /// A page fault with this code.
+    Fault(u64),
+    /// MOV to CR3 has found a pointer with a reserved bit (section 4.4.1): #GP, before there is an access.
+    Refused,
 }
 
 /// What is to be seen.
 pub(super) struct Expected {
-    /// The error code, if it faults.
-    pub(super) fault: Option<u64>,
+    pub(super) end: End,
     /// How many entries the walk comes by, from the root on: those before the one that stops it.
     pub(super) entries: usize,
 }
 
 /// What the access comes to with these entries, the root's first.
-pub(super) fn expect(features: &Features, controls: Controls, attempt: Attempt, entries: &[u64]) -> Expected {
-    // Section 4.7: I/D only where something could forbid fetches.
-    let tells_fetches = controls.no_execute || controls.smep;
-    let mut code = if attempt.user { CODE_USER } else { 0 };
-    match attempt.kind {
-        Kind::Write => code |= CODE_WRITE,
-        Kind::Fetch if tells_fetches => code |= CODE_FETCH,
-        Kind::Fetch | Kind::Read => {}
-    }
-    for (number, (entry, shift)) in entries.iter().zip(SHIFTS).enumerate() {
-        let stopped = |why| Expected { fault: Some(code | why), entries: number };
+pub(super) fn expect(
+    features: &Features,
+    (mode, controls): (Mode, Controls),
+    attempt: Attempt,
+    entries: &[u64],
+) -> Expected {
+    let rules = Rules { features, mode, controls };
+    let code = rules.code(attempt);
+    for (number, (&entry, &shift)) in entries.iter().zip(mode.shifts()).enumerate() {
+        let stopped = |end| Expected { end, entries: number };
         if entry & PRESENT == 0 {
-            return stopped(0);
+            return stopped(End::Fault(code));
         }
-        let may_be_large = shift == 21 || shift == 30 && features.gigantic_pages;
-        let is_leaf = shift == 12 || may_be_large && entry & LARGE != 0;
-        if entry & reserved(features, controls, shift, is_leaf) != 0 {
-            return stopped(CODE_PRESENT | CODE_RESERVED);
+        let is_leaf = shift == 12 || mode.may_be_large(features, shift) && entry & LARGE != 0;
+        if entry & rules.reserved(shift, is_leaf) != 0 {
+            let is_pointer = mode.is_pointer(shift);
+            let fault = End::Fault(code | CODE_PRESENT | CODE_RESERVED);
+            return stopped(if is_pointer { End::Refused } else { fault });
         }
         if is_leaf {
-            let entries = &entries[..=number];
-            let fault = (!is_allowed(controls, attempt, entries)).then_some(code | CODE_PRESENT);
-            return Expected { fault, entries: entries.len() };
+            let is_allowed = rules.is_allowed(attempt, &entries[mode.pointers()..=number]);
+            let end = if is_allowed { End::Done } else { End::Fault(code | CODE_PRESENT) };
+            return Expected { end, entries: number + 1 };
         }
     }
-    Expected { fault: None, entries: entries.len() }
+    Expected { end: End::Done, entries: entries.len() }
 }

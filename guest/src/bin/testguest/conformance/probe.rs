@@ -1,4 +1,4 @@
-//! One access, by the supervisor or by CPL 3, and what came of it.
+//! One access in long mode, by the supervisor or by CPL 3, and what came of it.
 //!
 //! ```text
 //!   attempt ─► IRETQ, to either level ─► read, write, or the target itself ─► UD2: it was allowed ─┐
@@ -6,33 +6,20 @@
 //! ```
 
 use super::expect::{Attempt, Kind};
-use crate::Guest;
-use crate::report::Failure;
-use addr::Gpa;
-use core::arch::{asm, global_asm};
+use super::segments::{CODE, DATA, USER_CODE, USER_DATA};
+use super::tables::Tables;
+use super::{Case, Outcome};
+use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 use guest::cpu;
-use guest::memory::Pages;
 use guest::trap::{self, Frame};
 
-/// Selectors: those of the boot code, and behind them a user's and the task's.
-const CODE: u64 = 8;
-const DATA: u64 = 16;
-const USER_DATA: u64 = 24 | 3;
-const USER_CODE: u64 = 32 | 3;
-const TASK: u16 = 40;
-/// Code and data of the supervisor and of the user (SDM vol. 3A 3.4.5).
-const SEGMENTS: [u64; 5] =
-    [0, 0x0020_9a00_0000_0000, 0x0000_9200_0000_0000, 0x0000_f200_0000_0000, 0x0020_fa00_0000_0000];
-/// A 64-bit TSS that is free, its limit, and where it lies in its page.
-const FREE_TASK: u64 = 0x89 << 40;
-const TASK_LIMIT: u64 = 103;
-const TASK_OFFSET: u64 = 1024;
 /// RFLAGS: the bit that is always set, and AC.
-const FLAGS: u64 = 2;
-const ALIGNMENT_CHECK: u64 = 1 << 18;
-/// #UD, #PF.
+pub(super) const FLAGS: u64 = 2;
+pub(super) const ALIGNMENT_CHECK: u64 = 1 << 18;
+/// #UD, #GP, #PF.
 const INVALID_OPCODE: u64 = 6;
+const PROTECTION: u64 = 13;
 const PAGE_FAULT: u64 = 14;
 /// RAX among a frame's registers.
 const RAX: usize = 14;
@@ -66,10 +53,11 @@ unsafe extern "sysv64" {
 }
 unsafe extern "C" {
     static conformance_back: u8;
-    static conformance_code: [u64; 4];
+    static conformance_code: Code;
 }
 
-/// Bytes between the code that reads and the code that writes.
+/// Code that reads, and, after so many bytes, code that writes.
+pub(super) type Code = [u64; 4];
 const CODE_BYTES: u64 = 16;
 /// RSP of the attempt that is under way; 0: none is.
 static STACK: AtomicU64 = AtomicU64::new(0);
@@ -83,8 +71,32 @@ pub(super) enum Seen {
     Done(u64),
     /// A page fault at this linear address.
     Fault { code: u64, cr2: u64 },
+    /// #GP before the attempt, by what has loaded CR3.
+    Refused,
     /// Another exception, or #UD elsewhere than it should be.
     Other { vector: u64, rip: u64 },
+}
+
+impl Seen {
+    /// By vector, error code, CR2, RIP and RAX of the exception that has ended an attempt, which began at `to`, if it began.
+    pub(super) fn of([vector, error, cr2, rip, rax]: [u64; 5], to: u64) -> Self {
+        match vector {
+            INVALID_OPCODE if rip >= to && rip - to <= 3 => Self::Done(rax),
+            PAGE_FAULT => Self::Fault { code: error, cr2 },
+            PROTECTION if error == 0 && rip != to => Self::Refused,
+            _ => Self::Other { vector, rip },
+        }
+    }
+}
+
+/// Where an attempt begins, with the supervisor's code and the user's here.
+pub(super) const fn entry_of(attempt: Attempt, linear: u64, [supervisor, user]: [u64; 2]) -> u64 {
+    let code = if attempt.user { user } else { supervisor };
+    match attempt.kind {
+        Kind::Read => code,
+        Kind::Write => code + CODE_BYTES,
+        Kind::Fetch => linear,
+    }
 }
 
 fn end(frame: &mut Frame) -> bool {
@@ -99,65 +111,28 @@ fn end(frame: &mut Frame) -> bool {
     true
 }
 
-/// The segments and the task that lead to CPL 3 and back, and the code that a user runs.
-pub(super) struct Probe {
-    /// Where CPL 3 finds its code.
-    user_code: u64,
+/// Has the user's code where CPL 3 finds it, and exceptions come here.
+pub(super) fn prepare(tables: &Tables) {
+    // SAFETY: labels of the code above, 32 bytes.
+    tables.set_user_code(unsafe { &conformance_code });
+    trap::set_exception_hook(end);
 }
 
-impl Probe {
-    /// With the user's code mapped at a linear address; this page holds it.
-    pub(super) fn new(
-        guest: &mut Guest,
-        (pages, page): (&Pages, u64),
-        user_code: u64,
-    ) -> Result<Self, Failure> {
-        let (tables, stack) = (guest.memory.take(1)?, guest.memory.take(4)?);
-        // SAFETY: labels of the code above, 32 bytes.
-        let code = unsafe { conformance_code };
-        pages.fill(page, |word| code.get(word as usize).copied().unwrap_or(UD2));
-        load_segments(&tables, stack.page(3).add(addr::PAGE_SIZE));
-        trap::set_exception_hook(end);
-        Ok(Self { user_code })
+/// Does a case.
+pub(super) fn perform(tables: &Tables, case: &Case) -> Outcome {
+    let linear = tables.linear();
+    if case.lays {
+        tables.lay(case.entries());
+        cpu::invalidate(linear);
     }
-
-    /// Makes an access, which writes this value if it writes.
-    pub(super) fn attempt(&self, linear: u64, attempt: Attempt, value: u64) -> Seen {
-        let supervisor_code = (&raw const conformance_code).addr() as u64;
-        let code = if attempt.user { self.user_code } else { supervisor_code };
-        let to = match attempt.kind {
-            Kind::Read => code,
-            Kind::Write => code + CODE_BYTES,
-            Kind::Fetch => linear,
-        };
-        let flags = if attempt.aligned { FLAGS | ALIGNMENT_CHECK } else { FLAGS };
-        let (cs, ss) = if attempt.user { (USER_CODE, USER_DATA) } else { (CODE, DATA) };
-        // SAFETY: whatever it comes to, an exception ends it, and `end` brings it back. Only the target may be written.
-        unsafe { conformance_go(linear, value, flags, to, cs, ss) };
-        let [vector, error, cr2, rip, rax] = [0, 1, 2, 3, 4].map(|place| END[place].load(Ordering::SeqCst));
-        match vector {
-            INVALID_OPCODE if rip >= to && rip - to <= 3 => Seen::Done(rax),
-            PAGE_FAULT => Seen::Fault { code: error, cr2 },
-            _ => Seen::Other { vector, rip },
-        }
-    }
-}
-
-fn load_segments(tables: &Pages, stack: Gpa) {
-    let task = tables.page(0).as_u64() + TASK_OFFSET;
-    // SDM vol. 3A 8.2.3: the descriptor has 16 bytes; RSP0 is four bytes into the TSS.
-    let descriptor = FREE_TASK | TASK_LIMIT | (task & 0xff_ffff) << 16 | (task >> 24 & 0xff) << 56;
-    let words = SEGMENTS.into_iter().chain([descriptor, task >> 32]);
-    tables.fill(0, |_| 0);
-    words.zip(0..).for_each(|(value, word)| tables.write(0, word, value));
-    tables.write(0, TASK_OFFSET / 8, stack.as_u64() << 32);
-    tables.write(0, TASK_OFFSET / 8 + 1, stack.as_u64() >> 32);
-    let pointer: [u16; 5] = {
-        let base = tables.page(0).as_u64();
-        [TASK + 15, base as u16, (base >> 16) as u16, (base >> 32) as u16, (base >> 48) as u16]
-    };
-    // SAFETY: the boot code's segments are in the new table, at their places; the task names a stack of its own.
-    unsafe {
-        asm!("lgdt [{}]", "ltr {:x}", in(reg) &raw const pointer, in(reg) TASK, options(readonly, nostack));
-    }
+    tables.set_target(case.value);
+    let attempt = case.attempt;
+    let supervisor_code = (&raw const conformance_code).addr() as u64;
+    let to = entry_of(attempt, linear, [supervisor_code, tables.user_code()]);
+    let flags = if attempt.aligned { FLAGS | ALIGNMENT_CHECK } else { FLAGS };
+    let (cs, ss) = if attempt.user { (USER_CODE, USER_DATA) } else { (CODE, DATA) };
+    // SAFETY: whatever it comes to, an exception ends it, and `end` brings it back. Only the target may be written.
+    unsafe { conformance_go(linear, case.next, flags, to, cs, ss) };
+    let seen = Seen::of([0, 1, 2, 3, 4].map(|place| END[place].load(Ordering::SeqCst)), to);
+    Outcome { seen, target: tables.target(), entries: tables.entries(case.entries().len()) }
 }

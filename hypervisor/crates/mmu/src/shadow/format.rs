@@ -14,7 +14,7 @@ use addr::Pfn;
 const PRESENT: u64 = 1 << 0;
 pub(crate) const WRITABLE: u64 = 1 << 1;
 const USER: u64 = 1 << 2;
-const ACCESSED: u64 = 1 << 5;
+pub(crate) const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
 const NO_EXECUTE: u64 = 1 << 63;
 const FRAME: u64 = 0x000f_ffff_ffff_f000;

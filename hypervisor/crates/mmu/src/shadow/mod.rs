@@ -31,7 +31,7 @@ mod tests;
 
 pub(crate) use check::{unfaithful, unprotected};
 pub use format::ShadowLeaf;
-pub(crate) use format::WRITABLE;
+pub(crate) use format::{ACCESSED, WRITABLE};
 pub(crate) use tables::Shadow;
 pub use walk::{GuestPaging, GuestTables, LinearAccess, PageFault, Translation, WalkEnd, Width, walk};
 

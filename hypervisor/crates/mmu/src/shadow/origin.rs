@@ -14,6 +14,7 @@ use super::format::Rights;
 use super::walk::{DIRTY, GuestPaging, NO_EXECUTE, Path, Translation, USER, Used, WRITABLE};
 use addr::{Gfn, PAGE_SHIFT, Pfn};
 use mm::Host;
+use mutants::{Mutant, intact};
 use paging::Level;
 
 /// How a processor reads a table.
@@ -48,7 +49,7 @@ impl Role {
             (Self::LONG, paging.is_long()),
             (Self::NARROW, narrow),
             (Self::NO_EXECUTE, paging.has_no_execute()),
-            (Self::LARGE, narrow && paging.has_large_pages()),
+            (Self::LARGE, narrow && paging.has_large_pages() && intact(Mutant::ShadowRoleWithoutPse)),
             (Self::UNPROTECTED, unprotected),
             (Self::NO_USER_CODE, unprotected && paging.has_smep()),
         ];
@@ -102,7 +103,8 @@ pub(super) struct Origin {
 }
 
 impl Origin {
-    const fn of_table(gfn: Gfn, level: Level, part: u8, role: Role) -> Self {
+    fn of_table(gfn: Gfn, level: Level, part: u8, role: Role) -> Self {
+        let part = if intact(Mutant::ShadowRoleWithoutPart) { part } else { 0 };
         Self { gfn, level, part, role }
     }
 

@@ -80,7 +80,7 @@ impl Shadow {
     }
 
     /// No leaf that maps a frame may be written any more; whether one could. The caller flushes.
-    fn protect<H: Host>(&self, host: &H, gfn: Gfn) -> bool {
+    pub(crate) fn protect<H: Host>(&self, host: &H, gfn: Gfn) -> bool {
         let mut narrowed = false;
         for at in self.rmap.leaves_of(&self.tables, gfn).map(|place| self.entry(place)) {
             let bits = host.load(at);

@@ -250,6 +250,12 @@ impl Shadow {
         gfns.iter().any(|gfn| self.rmap.leaves_of(&self.tables, gfn).any(is_used))
     }
 
+    /// The same, and none is used any more. The mmu lock is held, shared at least; the caller flushes.
+    pub(crate) fn age<H: Host>(&self, host: &H, gfns: GfnRange) -> bool {
+        let age = |used, at| used | entry::age_shadow(host, self.entry(at));
+        gfns.iter().fold(false, |used, gfn| self.rmap.leaves_of(&self.tables, gfn).fold(used, age))
+    }
+
     /// The table that a pointer has to name.
     fn step_to<H: Host>(
         &mut self,
