@@ -139,6 +139,8 @@ mutants! {
     NoRaiseOnSlotRemoval,
     /// EPT: the sequence is read after the frame was resolved
     SnapshotAfterResolve,
+    /// EPT: a fault that has copied a page takes the sequence as it is then, whoever has raised it
+    CopyTrustsSequence,
     /// device TLB: the sequence is read after the frame was resolved
     DeviceSnapshotAfterResolve,
     /// a huge EPT leaf is checked for one of its base pages only

@@ -45,6 +45,8 @@ pub(super) struct Fault<'v, H: Host> {
     pub(super) swapped: Cell<Option<SwappedIn<'v, H>>>,
     /// Tables that were missing on the way to its entry at the last look.
     pub(super) lacking: Cell<usize>,
+    /// See [`Mapping::announced`].
+    pub(super) announced: Cell<u64>,
 }
 
 /// The leaf that a fault has put there; `None`: it has changed something else, or nothing, and looks again.
@@ -154,8 +156,8 @@ impl<H: Host> AddressSpace<H> {
             }
             return Ok(Attempt::Done(self.mapping(&leaf)));
         }
-        let (swapped, lacking) = (Cell::new(swapped), Cell::new(0));
-        let fault = Fault { vmas: &vmas, vma, page, access, swapped, lacking };
+        let (swapped, lacking, announced) = (Cell::new(swapped), Cell::new(0), Cell::new(0));
+        let fault = Fault { vmas: &vmas, vma, page, access, swapped, lacking, announced };
         loop {
             if let Some(attempt) = self.change(&fault, &found)? {
                 return Ok(attempt);
@@ -196,7 +198,8 @@ impl<H: Host> AddressSpace<H> {
         };
         // Whether it still is there, the invalidation sequence tells (I2), as where an entry was found.
         let mapped = mapped.filter(|leaf| allows(leaf, fault.access));
-        Ok(mapped.map(|leaf| Attempt::Done(self.mapping(&leaf))))
+        let announced = fault.announced.get();
+        Ok(mapped.map(|leaf| Attempt::Done(Mapping { announced, ..self.mapping(&leaf) })))
     }
 
     /// Whether a fault would find an entry that allows the access. Takes the mmap lock for reading.
