@@ -62,10 +62,11 @@ impl<H: Host> AddressSpace<H> {
 
     /// Counts an entry that is about to be written.
     pub(super) fn count_leaf(&self, leaf: &Leaf) {
-        if self.mm.counted(leaf.pfn).is_none() {
-            return;
+        let Some(meta) = self.mm.counted(leaf.pfn) else { return };
+        match leaf.size {
+            PageSize::Size4K => meta.add_entry(),
+            size => self.host().frames().metas(leaf.pfn, size).iter().for_each(FrameMeta::add_entry),
         }
-        self.host().frames().metas(leaf.pfn, leaf.size).iter().for_each(FrameMeta::add_entry);
         self.resident.fetch_add(leaf.size.base_pages(), Ordering::Relaxed);
     }
 

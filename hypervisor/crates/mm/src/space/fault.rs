@@ -14,7 +14,7 @@
 
 use super::beside::AskBeside;
 use super::file::page_error;
-use super::swapin::SwappedIn;
+use super::swapin::{Back, SwappedIn};
 use super::{AddressSpace, FaultError, Mapping};
 use crate::file::File;
 use crate::host::Host;
@@ -184,12 +184,11 @@ impl<H: Host> AddressSpace<H> {
                 None
             }
             View::Leaf(leaf) => self.write_protected(fault, found, &leaf)?,
-            View::Note(Note::Swap(slot)) => {
-                if !self.swap_in(fault, found.entry, slot)? {
-                    return Ok(Some(Attempt::InSwap(slot)));
-                }
-                None
-            }
+            View::Note(Note::Swap(slot)) => match self.swap_in(fault, found, slot)? {
+                Back::InSwap => return Ok(Some(Attempt::InSwap(slot))),
+                Back::Mapped(leaf) => Some(leaf),
+                Back::Changed => None,
+            },
             View::Note(Note::Offset(index)) => self.map_file_page(fault, found.entry, index)?,
             View::Empty | View::Table(_) => match fault.unread_file() {
                 Some(file) => return Ok(Some(Attempt::InFile(Arc::clone(file), fault.index()))),
