@@ -207,7 +207,8 @@ impl FrameMemory for PhysicalMemory {
 
     fn checksum(&self, frame: Pfn) -> u32 {
         let sums = sums_of_sample(frame);
-        let sums = if sums == [0; 4] { sums_of_all(frame) } else { sums };
+        let is_zero = sums.iter().fold(0, |any, sum| any | sum) == 0;
+        let sums = if is_zero { sums_of_all(frame) } else { sums };
         (sums.iter().fold(0_u64, |sum, part| (sum.rotate_left(5) ^ part).wrapping_mul(FACTOR)) >> 32) as u32
     }
 }
