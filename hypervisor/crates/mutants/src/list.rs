@@ -181,6 +181,8 @@ mutants! {
     ZapLeavesShadow,
     /// shadow: what stands on a leaf that the dirty log narrows stays writable
     LogLeavesShadow,
+    /// shadow: what stands on pages that were all written stays writable when that is harvested
+    HarvestOfAllLeavesShadow,
     /// shadow: a leaf that the guest's tables let it write may be written, whatever it stands on
     ShadowAllowsMore,
     /// shadow: an entry that names a table allows everything, whatever the guest's forbids

@@ -94,7 +94,9 @@ impl<H: Host> AddressSpace<H> {
         });
     }
 
-    /// Each page of a table gets the rights that its entry shall have. A CPU may set A and D meanwhile, and nothing else.
+    /// Each page of a table gets the rights that its entry shall have. A CPU may set A and D meanwhile, and nothing else. Apart, so
+    /// that the loop has the registers to itself.
+    #[inline(never)]
     fn protect_pages(
         &self,
         table: &PageTable,
@@ -102,7 +104,7 @@ impl<H: Host> AddressSpace<H> {
         rights: impl Fn(HostEntry) -> HostRights,
     ) {
         let entries = self.host().entries(table.table);
-        let (mut first, mut behind) = (table.entries.end, table.entries.start);
+        let mut changed = false;
         for index in table.entries.clone() {
             let mut old = HostEntry::from_bits(entries.load(index));
             if !old.is_page() {
@@ -118,9 +120,11 @@ impl<H: Host> AddressSpace<H> {
             while let Err(now) = exchange(old) {
                 old = HostEntry::from_bits(now);
             }
-            (first, behind) = (first.min(index), index + 1);
+            changed = true;
         }
-        gather.touch_pages(table, first..behind);
+        if changed {
+            gather.touch_pages(table, table.entries.clone());
+        }
     }
 
     /// The rights of a present entry under its area's new protection. That a shared page of a file is dirty holds
