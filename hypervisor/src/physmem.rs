@@ -205,14 +205,53 @@ impl FrameMemory for PhysicalMemory {
         equal != 0
     }
 
-    /// Four lanes side by side, of eight words each between two multiplications: those take their time. Who is equal is found by
-    /// it, and compared.
     fn checksum(&self, frame: Pfn) -> u32 {
-        let mut sums = [0_u64; 4];
-        let [a, b, c, d] = &mut sums;
-        // SAFETY: reads a frame of the direct map, which nobody frees meanwhile (I6).
-        unsafe {
-            asm!("2:",
+        let sums = sums_of_sample(frame);
+        let is_zero = sums.iter().fold(0, |any, sum| any | sum) == 0;
+        let sums = if is_zero { sums_of_all(frame) } else { sums };
+        (sums.iter().fold(0_u64, |sum, part| (sum.rotate_left(5) ^ part).wrapping_mul(FACTOR)) >> 32) as u32
+    }
+}
+
+/// Bytes of a page between two multiplications, of a sample.
+const SAMPLE_PIECE: u64 = 1024;
+
+/// Where the word of a line of such a piece is that is in the sample.
+const fn sampled(line: u16) -> u64 {
+    mm::sampled_word(line) as u64 * 8
+}
+
+/// Four lanes side by side, of four words each between two multiplications.
+fn sums_of_sample(frame: Pfn) -> [u64; 4] {
+    let mut sums = [0_u64; 4];
+    let [a, b, c, d] = &mut sums;
+    // SAFETY: reads a frame of the direct map, which nobody frees meanwhile (I6).
+    unsafe {
+        asm!("2:",
+             "add {a}, [{at} + {p0}]", "add {b}, [{at} + {p1}]", "add {c}, [{at} + {p2}]", "add {d}, [{at} + {p3}]",
+             "xor {a}, [{at} + {p4}]", "xor {b}, [{at} + {p5}]", "xor {c}, [{at} + {p6}]", "xor {d}, [{at} + {p7}]",
+             "sub {a}, [{at} + {p8}]", "sub {b}, [{at} + {p9}]", "sub {c}, [{at} + {p10}]", "sub {d}, [{at} + {p11}]",
+             "xor {a}, [{at} + {p12}]", "xor {b}, [{at} + {p13}]", "xor {c}, [{at} + {p14}]", "xor {d}, [{at} + {p15}]",
+             "imul {a}, {factor}", "imul {b}, {factor}", "imul {c}, {factor}", "imul {d}, {factor}",
+             "add {at}, {SAMPLE_PIECE}", "dec {left:e}", "jnz 2b",
+             a = inout(reg) *a, b = inout(reg) *b, c = inout(reg) *c, d = inout(reg) *d,
+             p0 = const sampled(0), p1 = const sampled(1), p2 = const sampled(2), p3 = const sampled(3),
+             p4 = const sampled(4), p5 = const sampled(5), p6 = const sampled(6), p7 = const sampled(7),
+             p8 = const sampled(8), p9 = const sampled(9), p10 = const sampled(10), p11 = const sampled(11),
+             p12 = const sampled(12), p13 = const sampled(13), p14 = const sampled(14), p15 = const sampled(15),
+             at = inout(reg) pointer::<u64>(frame) => _, left = inout(reg) PAGE_SIZE / SAMPLE_PIECE => _,
+             factor = in(reg) FACTOR, SAMPLE_PIECE = const SAMPLE_PIECE, options(nostack, readonly));
+    }
+    sums
+}
+
+/// The same over all words, eight between two multiplications: those take their time.
+fn sums_of_all(frame: Pfn) -> [u64; 4] {
+    let mut sums = [0_u64; 4];
+    let [a, b, c, d] = &mut sums;
+    // SAFETY: reads a frame of the direct map, which nobody frees meanwhile (I6).
+    unsafe {
+        asm!("2:",
                  "add {a}, [{at}]", "add {b}, [{at} + 8]", "add {c}, [{at} + 16]", "add {d}, [{at} + 24]",
                  "xor {a}, [{at} + 32]", "xor {b}, [{at} + 40]", "xor {c}, [{at} + 48]", "xor {d}, [{at} + 56]",
                  "sub {a}, [{at} + 64]", "sub {b}, [{at} + 72]", "sub {c}, [{at} + 80]", "sub {d}, [{at} + 88]",
@@ -226,9 +265,8 @@ impl FrameMemory for PhysicalMemory {
                  a = inout(reg) *a, b = inout(reg) *b, c = inout(reg) *c, d = inout(reg) *d,
                  at = inout(reg) pointer::<u64>(frame) => _, left = inout(reg) PAGE_SIZE / PIECE => _,
                  factor = in(reg) FACTOR, PIECE = const PIECE, options(nostack, readonly));
-        }
-        (sums.iter().fold(0_u64, |sum, part| (sum.rotate_left(5) ^ part).wrapping_mul(FACTOR)) >> 32) as u32
     }
+    sums
 }
 
 impl Shootdown for PhysicalMemory {

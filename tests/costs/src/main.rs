@@ -8,7 +8,7 @@ mod plain;
 
 use addr::{Gfn, GfnRange, Gpa, Hva, HvaRange, PAGE_SIZE, PageSize};
 use mm::notifier::MmuNotifier;
-use mm::{Access, AddressSpace, File, MapRequest, Mm, Placement, Protection, VmaKind, Zeros};
+use mm::{Access, AddressSpace, Advice, File, MapRequest, Mm, Placement, Protection, VmaKind, Zeros};
 use mmu::{AccessedDirty, LogBy, SecondaryMmu, Slot};
 use paging::{EptEntry, Level, TableEntry, TableMemory};
 use plain::{Nowhere, Plain};
@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 const START: Hva = Hva::new(0x20_0000_0000);
 /// Frames of the machine beyond the pages asked for: tables, copies.
-const SPARE: u64 = 4096;
+const SPARE: u64 = 16384;
 /// And for each address space.
 const TABLES: u64 = 32;
 
@@ -45,7 +45,7 @@ struct World {
     is_guests: bool,
 }
 
-const OPERATIONS: [Operation; 17] = [
+const OPERATIONS: [Operation; 22] = [
     ("write-fault", nothing, Each(write_all)),
     ("read-fault", nothing, Each(read_all)),
     ("fault-when-mapped", write_all, Each(write_all)),
@@ -63,6 +63,11 @@ const OPERATIONS: [Operation; 17] = [
     ("guest-first-touch", listen, Each(guest_writes)),
     ("guest-refault", run_and_protect, Each(guest_writes)),
     ("guest-logged-write", run_and_log, Each(guest_writes)),
+    ("guest-cow-break", run_and_fork, Each(guest_writes)),
+    ("guest-swap-in", listen_and_swap_out, Each(guest_writes)),
+    ("mprotect-back", write_and_protect, Each(allow)),
+    ("merge", run_pairs, Each(merge)),
+    ("guest-merge-break", merge_pairs, Each(guest_writes)),
 ];
 
 /// Somebody who listens and has nothing to do.
@@ -130,6 +135,51 @@ fn listen(world: &World) {
     if !world.is_guests {
         world.listen();
     }
+}
+
+fn run_and_fork(world: &World) {
+    listen(world);
+    guest_writes(world);
+    fork(world);
+}
+
+fn listen_and_swap_out(world: &World) {
+    swap_out(world);
+    listen(world);
+}
+
+fn write_and_protect(world: &World) {
+    write_all(world);
+    protect(world);
+}
+
+fn allow(World { space, range, .. }: &World) {
+    space.mprotect(range.start(), range.len(), Protection::ReadWrite).expect("the range is mapped");
+}
+
+/// A guest has pages that may be merged, each as another one, in the second half.
+fn run_pairs(world: &World) {
+    listen(world);
+    guest_writes(world);
+    let World { space, range, .. } = world;
+    let half = range.len() / PAGE_SIZE / 2;
+    for (page, index) in range.pages().zip(0..) {
+        let mapping = space.lookup(page).expect("was written");
+        space.host().fill(mapping.pfn, 1 + index % half);
+    }
+    space.madvise(range.start(), range.len(), Advice::Mergeable).expect("the range is mapped");
+}
+
+/// Two passes: a page is merged that has not changed since the first.
+fn merge(World { space, range, .. }: &World) {
+    let mm = space.mm();
+    (0..2).for_each(|_| assert!(mm.merge(u64::MAX).is_some(), "a whole pass"));
+    assert_eq!(mm.merge_counts().merged * 2, range.len() / PAGE_SIZE);
+}
+
+fn merge_pairs(world: &World) {
+    run_pairs(world);
+    merge(world);
 }
 
 /// Each page is written by a guest that has no right to.

@@ -14,6 +14,8 @@ pub(crate) struct Plain {
     frames: Frames,
     /// Entries of each frame, whether or not it holds a table.
     entries: Vec<[AtomicU64; ENTRIES]>,
+    /// What is in each frame, as a number: equal pages have the same.
+    contents: Vec<AtomicU64>,
     tables: AtomicU64,
 }
 
@@ -23,7 +25,17 @@ impl Plain {
         let frames = Frames::new((0..count).map(|_| FrameMeta::reserved()).collect(), 1);
         frames.add(PfnRange::new(Pfn::new(1), Pfn::new(count)));
         let entries = (0..count).map(|_| [const { AtomicU64::new(0) }; ENTRIES]).collect();
-        Self { frames, entries, tables: AtomicU64::new(0) }
+        let contents = (0..count).map(|_| AtomicU64::new(0)).collect();
+        Self { frames, entries, contents, tables: AtomicU64::new(0) }
+    }
+
+    /// Puts something into a frame.
+    pub(crate) fn fill(&self, frame: Pfn, contents: u64) {
+        self.contents[frame.as_u64() as usize].store(contents, Ordering::Relaxed);
+    }
+
+    fn contents(&self, frame: Pfn) -> u64 {
+        self.contents[frame.as_u64() as usize].load(Ordering::Relaxed)
     }
 
     /// Tables in use.
@@ -70,11 +82,21 @@ impl TableMemory for Plain {
     }
 }
 
-/// Contents are left out: zeroing and copying cost what the processor's `rep` forms cost, and nothing else.
+/// Contents are a number: zeroing, copying and comparing cost what the processor's `rep` forms cost, and nothing else.
 impl FrameMemory for Plain {
     fn zero(&self, _: Pfn, _: PageSize) {}
 
-    fn copy(&self, _: Pfn, _: Pfn) {}
+    fn copy(&self, from: Pfn, to: Pfn) {
+        self.fill(to, self.contents(from));
+    }
+
+    fn equal(&self, a: Pfn, b: Pfn) -> bool {
+        self.contents(a) == self.contents(b)
+    }
+
+    fn checksum(&self, frame: Pfn) -> u32 {
+        (self.contents(frame) as u32).wrapping_mul(0x9e37_79b1)
+    }
 
     fn poison(&self, _: Pfn, _: PageSize) {}
 

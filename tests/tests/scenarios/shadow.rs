@@ -427,6 +427,12 @@ fn the_dirty_log_sees_writes_by_shadows() -> Outcome {
     assert_eq!(written(), [4]);
     guest.reads(0x3000, 1)?;
     assert_eq!(written(), [4]);
+    // All that there is, by whomever: the guest's right to write goes as it does of one page.
+    guest.writes(0x1000, 60)?;
+    (0..RAM).try_for_each(|number| guest.write(gpage(number).add(8), number))?;
+    assert_eq!(written(), (0..RAM).collect::<Vec<_>>());
+    guest.writes(0x1000, 61)?;
+    assert_eq!(written(), [21]);
     guest.finish()
 }
 

@@ -88,6 +88,19 @@ fn pages_that_are_told_to_go_do_so_together_young_or_not() -> Outcome {
     b.finish()
 }
 
+/// The pages of a range go that begins and ends inside of clusters, and no others.
+#[test]
+fn neighbours_of_pages_that_are_told_to_go_stay() -> Outcome {
+    let b = filled(WIDE)?;
+    let told = 3..PAGES - 3;
+    assert!(told.end - told.start > 2 * CLUSTER, "a whole cluster, and parts of others");
+    let len = bytes(told.end - told.start);
+    b.does(0, "MADV_PAGEOUT", |space| space.madvise(page(told.start), len, Advice::PageOut))?;
+    b.resident(|index| !told.contains(&index))?;
+    (0..PAGES).try_for_each(|index| b.both_read(0, index, 100 + index))?;
+    b.finish()
+}
+
 /// Before the batch's flush a guest stores through what it has cached, and that is what comes back. The primary entries
 /// say nothing of it: the pages have been in swap before, and were brought back by loads.
 #[test]

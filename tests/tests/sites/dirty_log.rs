@@ -2,7 +2,7 @@
 //! in which way; and what nobody has changed was not.
 
 use crate::Outcome;
-use crate::bench::{Bench, LARGE, SMALL, SpaceId, answer, bytes};
+use crate::bench::{Bench, LARGE, Plan, SMALL, SpaceId, answer, bytes};
 use addr::{Gfn, GfnRange, PAGE_SIZE, PageSize};
 use mm::notifier::MmuNotifier;
 use mm::{Advice, Change, MapError, Protection, Remap, VmaKind};
@@ -77,6 +77,26 @@ fn what_the_guest_writes_is_in_the_next_harvest_and_in_no_other() -> Outcome {
             b.map_pages(0, 12, 1)?;
             b.guest_writes(0, 12, 55)
         })?;
+        b.finish()?;
+    }
+    Ok(())
+}
+
+/// More than a word of the log has bits for, all written, time and again.
+#[test]
+fn where_all_was_written_all_is_harvested() -> Outcome {
+    const PAGES: u64 = 70;
+    let all: Vec<_> = (0..PAGES).collect();
+    for by in ways() {
+        let b = Bench::new(Plan { ram: PAGES, ..SMALL });
+        b.map_pages(0, 0, PAGES)?;
+        b.fill(0, 0..PAGES, 10)?;
+        b.begin_log(0, by)?;
+        for round in 0..2 {
+            b.logs(&all, |b| {
+                all.iter().try_for_each(|&index| b.guest_writes(0, index, 100 * round + index))
+            })?;
+        }
         b.finish()?;
     }
     Ok(())

@@ -5,7 +5,8 @@ use crate::bench::{Bench, LARGE, Plan, SMALL, bytes};
 use crate::devices::DISK;
 use addr::HvaRange;
 use mm::notifier::MmuNotifier;
-use mm::{AddressSpace, Advice, Change, CpuIndex, Host, MapError, Protection, Spared, VmaKind};
+use mm::{Access, AddressSpace, Advice, Change, CpuIndex, Host, MapError, Protection, Spared, VmaKind};
+use mmu::FaultOutcome;
 use paging::FlushScope;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -78,6 +79,31 @@ fn a_private_copy_does_not_outlive_a_truncation_that_it_did_not_see() -> Outcome
     b.both_read(0, 1, DISK + 1)?;
     b.machine.clear_hook();
     drop(file);
+    finish(b)
+}
+
+/// A guest's fault copies a page. Meanwhile the slot goes: that the fault's own call has raised the sequence, too, hides nothing.
+#[test]
+fn a_slot_that_goes_while_a_page_is_copied_gets_no_entry() -> Outcome {
+    let b = Arc::new(Bench::new(SMALL));
+    b.map_pages(0, 0, 2)?;
+    b.fill(0, 0..2, 10)?;
+    let child = b.fork(0)?;
+    b.guest_writes(0, 1, 21)?;
+    let stats = || b.space(0).mmu.stats().snapshot();
+    assert_eq!(stats().retries, 0, "what the fault itself has called is no reason to look again");
+    meanwhile(
+        &b,
+        |event| event == Event::Copy,
+        |b| {
+            b.space(0).mmu.remove_slot(gpage(0).gfn()).expect("a slot");
+        },
+    );
+    let outcome = b.space(0).mmu.fault(gpage(0), Access::Write);
+    assert_eq!(outcome, Ok(FaultOutcome::NotRam));
+    assert_eq!(b.space(0).mmu.lookup(gpage(0).gfn()), None);
+    b.machine.clear_hook();
+    b.herald_reads(child, 0, 10)?;
     finish(b)
 }
 

@@ -127,6 +127,21 @@ fn three_share_a_table_and_the_last_has_it_back_with_its_pages() -> Outcome {
     b.finish()
 }
 
+/// What stands in a shared table allows less than it says: a fault maps no neighbours by it.
+#[test]
+fn what_lies_beside_a_page_in_a_shared_table_is_not_mapped() -> Outcome {
+    let b = Bench::new(SMALL);
+    b.map_pages(0, 0, 4)?;
+    b.fill(0, 0..4, 10)?;
+    let child = b.fork(0)?;
+    b.guest_reads(0, 0, 10)?;
+    assert_eq!(b.space(0).mmu.stats().snapshot().mapped_around, 0);
+    b.check()?;
+    b.guest_writes(0, 1, 21)?;
+    b.both_read(child, 1, 11)?;
+    b.finish()
+}
+
 #[test]
 fn a_space_that_has_shared_shares_again() -> Outcome {
     let b = Bench::new(SMALL);

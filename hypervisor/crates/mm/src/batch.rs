@@ -51,7 +51,8 @@ impl<H: Host> Mm<H> {
         let owners = pages.iter().find_map(|&(address, frame)| Some((address, self.rmap_of(frame)?.0)));
         let Some((address, rmap)) = owners else { return };
         let place = Neighbours { space, rmap, cluster: cluster_at(address) };
-        self.reclaim_together(&place, (pages, Youth::Ignored), |_, _| {});
+        let youth = if intact(Mutant::PageOutSparesYoung) { Youth::Ignored } else { Youth::Spares };
+        self.reclaim_together(&place, (pages, youth), |_, _| {});
     }
 
     /// Reclaims old pages of a cluster, and calls `tell` for each. The caller holds a reference on each frame, and no lock

@@ -64,9 +64,10 @@ pub trait FrameMemory {
         crate::merge::equal_by_pieces(self, a, b)
     }
 
-    /// A checksum of a base page, the same for equal ones. Somebody may write to the page meanwhile.
+    /// A checksum of a base page, the same for equal ones, and most often another one for others. Somebody may write to the page
+    /// meanwhile.
     fn checksum(&self, frame: Pfn) -> u32 {
-        crate::merge::checksum_by_pieces(self, frame)
+        crate::merge::checksum_by_words(self, frame)
     }
 }
 

@@ -37,7 +37,7 @@ mod vma;
 
 pub use file::{Direct, File, Store, StoreError, Zeros};
 pub use host::{CpuIndex, FrameMemory, Host, OutOfFrames};
-pub use merge::{MOST_SHARERS, MergeCounts, Pass};
+pub use merge::{MOST_SHARERS, MergeCounts, Pass, sampled_word};
 pub use mm::{Mm, NewError};
 pub use reclaim::Spared;
 pub use shrink::{Attempts, Progress, Shrunk};

@@ -91,19 +91,12 @@ impl<H: Host> Mm<H> {
             return self.pools().give(frame, size);
         }
         // No count that was looked at before will do: merging holds any frame for a moment (`merge/stable.rs`).
-        let retire = |index| self.host().retire(frame.add(index), PageSize::Size4K);
-        let mut whole = true;
-        for (index, meta) in (0..).zip(metas) {
-            let last = meta.put();
-            if !last && whole {
-                (0..index).for_each(retire);
-                whole = false;
-            } else if last && !whole {
-                retire(index);
+        match metas.iter().position(|meta| !meta.put()) {
+            None => self.host().retire(frame, size),
+            Some(held) => {
+                (0..held).for_each(|index| self.host().retire(frame.add(index as u64), PageSize::Size4K));
+                (held + 1..metas.len()).for_each(|index| self.put(frame.add(index as u64)));
             }
-        }
-        if whole {
-            self.host().retire(frame, size);
         }
     }
 

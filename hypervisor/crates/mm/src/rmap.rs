@@ -117,7 +117,12 @@ impl<H: Host> Rmap<H> {
 
     /// Makes it a merged page's, which so far is this page alone. Before any page has it as its owner.
     pub(crate) fn set_sharer(&self, rmap: Arc<Self>, index: u64) {
-        self.sharers.call_once(|| Mutex::new(Rank::Rmap, [(rmap, index)].into()));
+        self.sharers.call_once(|| {
+            // There is about to be another.
+            let mut sharers = Vec::with_capacity(2);
+            sharers.push((rmap, index));
+            Mutex::new(Rank::Rmap, sharers)
+        });
     }
 
     /// Whether a merged page may stand for one more.

@@ -405,6 +405,15 @@ impl Tdp {
         let mut looked_at = 0;
         for (&word, first) in bits.iter().zip((0_u16..).step_by(64)) {
             let mut rest = word;
+            let nobody_else = locked.shadows.is_empty() || !intact(Mutant::HarvestOfAllLeavesShadow);
+            if rest == u64::MAX && nobody_else {
+                // Where all were written nobody is looked for.
+                for index in first..first + 64 {
+                    entry::narrow(host, EntryRef::new(table, index), seen, &mut locked.in_progress);
+                }
+                looked_at += 64;
+                rest = 0;
+            }
             while rest != 0 {
                 let index = first + rest.trailing_zeros() as u16;
                 entry::narrow(host, EntryRef::new(table, index), seen, &mut locked.in_progress);

@@ -10,6 +10,20 @@ use mm::notifier::{MmuNotifier, YoungPages, runs};
 use mutants::{Mutant, intact};
 
 impl<H: Host> SecondaryMmu<H> {
+    /// Primary entries are clear: what stands on them goes. The slots lock is held.
+    #[inline]
+    fn invalidate(&self, gfns: impl Iterator<Item = GfnRange>) {
+        let mut locked = self.locked.write();
+        // Raised before the zap, the primary entry being clear already: a fault that resolved the old frame
+        // finds the sequence changed (I3).
+        if intact(Mutant::NoRaiseOnPage) {
+            self.sequence.raise(&mut locked.in_progress);
+        }
+        if intact(Mutant::PageZapsNothing) {
+            self.zap_and_flush(&mut locked, gfns);
+        }
+    }
+
     /// Of shadows' leaves A tells what a virtual processor has used, of the leaves that these stand on what faults have.
     fn age(&self, locked: &Locked, tdp: Tdp, slots: &Slots, range: HvaRange) -> bool {
         let host = &*self.host;
@@ -148,20 +162,13 @@ impl<H: Host> MmuNotifier for SecondaryMmu<H> {
     }
 
     fn invalidate_page(&self, address: Hva) {
-        self.invalidate_pages(&[address]);
+        let slots = self.slots.read();
+        self.invalidate(slots.gfns_at(address));
     }
 
     fn invalidate_pages(&self, pages: &[Hva]) {
         let slots = self.slots.read();
-        let mut locked = self.locked.write();
-        // Raised before the zap, the primary entry being clear already: a fault that resolved the old frame
-        // finds the sequence changed (I3).
-        if intact(Mutant::NoRaiseOnPage) {
-            self.sequence.raise(&mut locked.in_progress);
-        }
-        if intact(Mutant::PageZapsNothing) {
-            self.zap_and_flush(&mut locked, runs(pages).flat_map(|run| slots.gfns_of(run)));
-        }
+        self.invalidate(runs(pages).flat_map(|run| slots.gfns_of(run)));
     }
 
     fn invalidate_range_begin(&self, range: HvaRange) {

@@ -335,7 +335,11 @@ impl<H: Host> SecondaryMmu<H> {
         };
         let checked = if intact(Mutant::HugeLeafCheckedInPart) { size } else { PageSize::Size4K };
         let hvas = HvaRange::new(hva, hva.add(checked.bytes()));
-        let snapshot = if intact(Mutant::SnapshotAfterResolve) { snapshot } else { self.sequence.snapshot() };
+        // Of a page that this fault has copied the sequence tells, too: what it has called itself is known to be before it (I3).
+        let is_current = !intact(Mutant::SnapshotAfterResolve)
+            || mapping.announced > 0 && !intact(Mutant::CopyTrustsSequence);
+        let snapshot =
+            if is_current { self.sequence.snapshot() } else { snapshot.after_own(mapping.announced) };
         Ok(Resolved { gfn, leaf, hvas, mapping, snapshot })
     }
 

@@ -51,6 +51,13 @@ impl Slot {
         Some(GfnRange::new(self.gfns.start().add(first), self.gfns.start().add(last + 1)))
     }
 
+    /// The guest frame that a page backs.
+    #[inline]
+    fn gfn_at(&self, page: Hva) -> Option<Gfn> {
+        let offset = page.as_u64().wrapping_sub(self.hva.as_u64()) >> PAGE_SHIFT;
+        (offset < self.gfns.len()).then(|| self.gfns.start().add(offset))
+    }
+
     /// Whether a page of this size around `gfn` lies in the slot with guest and host equally aligned: only
     /// then can one secondary entry map it.
     #[must_use]
@@ -150,6 +157,11 @@ impl Slots {
     /// The guest frames backed by `range`, one run a slot.
     pub fn gfns_of(&self, range: HvaRange) -> impl Iterator<Item = GfnRange> + '_ {
         self.sorted.iter().filter_map(move |slot| slot.gfns_of(range))
+    }
+
+    /// The same for one page.
+    pub fn gfns_at(&self, page: Hva) -> impl Iterator<Item = GfnRange> + '_ {
+        self.sorted.iter().filter_map(move |slot| slot.gfn_at(page)).map(|gfn| GfnRange::new(gfn, gfn.add(1)))
     }
 
     /// The host address of a guest-physical address.

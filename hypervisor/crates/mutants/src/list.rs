@@ -77,6 +77,12 @@ mutants! {
     SwapWritesFirst,
     /// swap-out of neighbours: they are written before the flush of the batch (I14)
     BatchWritesFirst,
+    /// `MADV_PAGEOUT`: pages that were used lately stay
+    PageOutSparesYoung,
+    /// `MADV_PAGEOUT`: of a cluster all pages go, those outside of the range, too
+    PageOutTakesCluster,
+    /// `MADV_PAGEOUT`: one cluster of an area goes, and no other
+    PageOutStopsEarly,
     /// write-back: the page is written before its entries are write-protected
     WriteBackWritesFirst,
     /// collapse: entries stay writable while the pages are copied
@@ -139,6 +145,8 @@ mutants! {
     NoRaiseOnSlotRemoval,
     /// EPT: the sequence is read after the frame was resolved
     SnapshotAfterResolve,
+    /// EPT: a fault that has copied a page takes the sequence as it is then, whoever has raised it
+    CopyTrustsSequence,
     /// device TLB: the sequence is read after the frame was resolved
     DeviceSnapshotAfterResolve,
     /// a huge EPT leaf is checked for one of its base pages only
@@ -173,6 +181,8 @@ mutants! {
     ZapLeavesShadow,
     /// shadow: what stands on a leaf that the dirty log narrows stays writable
     LogLeavesShadow,
+    /// shadow: what stands on pages that were all written stays writable when that is harvested
+    HarvestOfAllLeavesShadow,
     /// shadow: a leaf that the guest's tables let it write may be written, whatever it stands on
     ShadowAllowsMore,
     /// shadow: an entry that names a table allows everything, whatever the guest's forbids
@@ -257,6 +267,10 @@ mutants! {
     MergeReplacesFirst,
     /// where there are more candidates for a merge than there is room for, all come in each pass, and none has its turn
     MergeHasOneClass,
+    /// merging: pages of one checksum lose their entries before anybody has compared them
+    MergeGuesses,
+    /// merging: a page whose sample is zeros has the checksum of zeros
+    MergeSamplesZeros,
     /// a page that swap has for several is mapped where its reverse map does not lead
     SwapInIgnoresOwner,
     /// a split loses D
@@ -287,6 +301,8 @@ mutants! {
     AroundUnlogged,
     /// map-around: pages are mapped beyond the end of the slot
     AroundLeavesSlot,
+    /// what lies beside a page is read in a shared table, too, which allows less than it says (I18)
+    AroundReadsShared,
 
     // The same under shadows.
     /// a leaf of a shadow that is derived beside another counts as used
@@ -355,6 +371,14 @@ mutants! {
     SwapInBelievesError,
     /// a page that comes back from swap becomes exclusive under a reference of somebody else
     SwapInIgnoresReferences,
+
+    // Pages that are kept as a few words.
+    /// of a page with too many words for it the first ones are kept
+    SparseCutsOff,
+    /// the words are put into whatever is in the frame
+    SparseKeepsOldWords,
+    /// the last word is not kept
+    SparseLosesLast,
 
     // Slots of swap.
     /// a slot's copy is given up with the first of its notes, not with the last

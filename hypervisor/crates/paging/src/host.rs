@@ -63,8 +63,15 @@ impl HostEntry {
     /// The same entry with other rights; A and D stay.
     #[must_use]
     pub const fn with_rights(self, rights: Rights) -> Self {
+        self.with(HostRights::of(rights))
+    }
+
+    /// The same, for who has worked out before what rights are in bits.
+    #[inline]
+    #[must_use]
+    pub const fn with(self, rights: HostRights) -> Self {
         let kept = self.0 & !(Self::PRESENT | Self::WRITABLE | Self::NO_EXECUTE);
-        Self(kept | rights_bits(rights))
+        Self(kept | rights.0)
     }
 
     /// An entry that holds no frame, but says where the page went.
@@ -139,6 +146,18 @@ impl HostEntry {
             (true, true) => View::Note(Note::Offset(number)),
             (true, false) => View::Note(Note::Swap(number)),
         }
+    }
+}
+
+/// Rights as an entry of a page table has them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HostRights(u64);
+
+impl HostRights {
+    /// Those.
+    #[must_use]
+    pub const fn of(rights: Rights) -> Self {
+        Self(rights_bits(rights))
     }
 }
 

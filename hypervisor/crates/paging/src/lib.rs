@@ -17,7 +17,7 @@ mod young;
 
 pub use cursor::{Cursor, Visit, first_shared};
 pub use ept::EptEntry;
-pub use host::HostEntry;
+pub use host::{HostEntry, HostRights};
 pub use level::Level;
 pub use memory::{EachAlone, Entries, EntryRef, OutOfTables, TableMemory, TableReserve};
 pub use parts::{PageTable, Part, Parts};

@@ -47,6 +47,13 @@ pub struct InProgress {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stale;
 
+impl Snapshot {
+    /// What the sequence is where whoever has taken this has raised it so many times himself since, and nobody else has.
+    pub const fn after_own(self, raises: u64) -> Self {
+        Self(self.0.wrapping_add(raises))
+    }
+}
+
 impl InvalidationSequence {
     /// A sequence at zero.
     #[must_use]

@@ -10,6 +10,7 @@
 use crate::spans::LEAST_BYTES;
 use addr::Pfn;
 use mm::Host;
+use mutants::{Mutant, intact};
 
 /// Bytes of an index and a word.
 const PAIR: usize = 10;
@@ -23,13 +24,14 @@ pub(crate) type Words = heapless::Vec<(u16, u64), MOST>;
 pub(crate) fn words_of<H: Host>(host: &H, frame: Pfn) -> Option<Words> {
     let mut words = Words::new();
     let all = host.nonzero_words(frame, &mut |index, word| words.push((index, word)).is_ok());
-    all.then_some(words)
+    (all || !intact(Mutant::SparseCutsOff)).then_some(words)
 }
 
 /// The bytes that are kept of them.
 pub(crate) fn encode(words: &Words) -> heapless::Vec<u8, LEAST_BYTES> {
     let mut bytes = heapless::Vec::new();
-    for (index, word) in words {
+    let kept = if intact(Mutant::SparseLosesLast) { words.len() } else { words.len() - 1 };
+    for (index, word) in &words[..kept] {
         // There is room for all of them.
         let _ = bytes.extend_from_slice(&index.to_le_bytes());
         let _ = bytes.extend_from_slice(&word.to_le_bytes());
@@ -39,7 +41,9 @@ pub(crate) fn encode(words: &Words) -> heapless::Vec<u8, LEAST_BYTES> {
 
 /// Makes a frame of them, whatever was in it.
 pub(crate) fn decode<H: Host>(host: &H, frame: Pfn, bytes: &[u8]) {
-    host.zero(frame, addr::PageSize::Size4K);
+    if intact(Mutant::SparseKeepsOldWords) {
+        host.zero(frame, addr::PageSize::Size4K);
+    }
     for pair in bytes.chunks_exact(PAIR) {
         if let Some((index, word)) = pair.split_first_chunk() {
             host.write_bytes(frame, usize::from(u16::from_le_bytes(*index)) * 8, word);

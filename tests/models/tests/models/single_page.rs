@@ -107,6 +107,38 @@ fn device_against_copy_on_write_by_herald() {
     copies_on_write("device", |lab| by_device(lab, WORD, Touch::Load));
 }
 
+/// The guest's fault copies the page itself, and goes on with the sequence that its own call has raised: what others do meanwhile is
+/// not hidden by that.
+fn copies_for_a_guest(name: &'static str, other: impl Fn(&Lab) + Send + Sync + 'static) {
+    Model::new(shared_with_a_child)
+        .thread("guest", |b: &Bench<(Lab, _)>| {
+            let guest = Program::guest(&b.bed.0, 0);
+            guest.store(WORD, NEW).expect("memory");
+            assert_eq!(guest.load(WORD), Ok(NEW));
+        })
+        .thread(name, move |b| other(&b.bed.0))
+        .end(|b| {
+            let (lab, child) = b.bed;
+            assert_eq!(everybody_reads(&lab, WORD), Ok(NEW));
+            assert_eq!(in_memory(&child, WORD), Some(OLD), "the child's page");
+            drop(child);
+            ends_well(lab);
+        })
+        .holds(TWO.with_passes(2));
+}
+
+#[test]
+fn copy_on_write_by_a_guest_against_migration() {
+    copies_for_a_guest("host", migrate);
+}
+
+#[test]
+fn copy_on_write_by_a_guest_against_a_load_by_herald() {
+    copies_for_a_guest("herald", |lab| {
+        assert!(matches!(Program::herald(lab, 1).load(WORD), Ok(OLD | NEW)));
+    });
+}
+
 /// Pages the page out, if nobody is at work on it.
 fn page_out(world: &World) {
     let space = world.space(0);

@@ -45,6 +45,8 @@ impl<H: Host> Candidate<H> {
 struct Noted<H: Host> {
     candidate: Candidate<H>,
     checksum: u32,
+    /// Of an earlier pass it is none any more, and its place is free.
+    pass: u32,
 }
 
 /// All candidates of a pass.
@@ -79,7 +81,8 @@ impl<H: Host> Candidates<H> {
 
     /// The candidate with this checksum is none any more.
     pub(super) fn take(&mut self, checksum: u32) -> Option<Candidate<H>> {
-        let is_it = |noted: &mut Noted<H>| noted.checksum == checksum;
+        let pass = self.pass;
+        let is_it = |noted: &mut Noted<H>| noted.checksum == checksum && noted.pass == pass;
         let noted = self.group(checksum).iter_mut().find_map(|place| place.take_if(is_it))?;
         Some(noted.candidate)
     }
@@ -89,11 +92,12 @@ impl<H: Host> Candidates<H> {
         if self.places.is_empty() && self.places.try_reserve_exact(self.room()).is_ok() {
             self.places.resize_with(self.room(), || None);
         }
-        let others = (self.pass / self.classes) as usize % GROUP;
+        let (pass, others) = (self.pass, (self.pass / self.classes) as usize % GROUP);
         let group = self.group(checksum);
-        let place = group.iter().position(Option::is_none).unwrap_or(others);
-        if let Some(place) = group.get_mut(place) {
-            *place = Some(Noted { candidate, checksum });
+        let is_taken = |noted: &Noted<H>| noted.pass == pass;
+        let free = group.iter().position(|place| !place.as_ref().is_some_and(is_taken));
+        if let Some(place) = group.get_mut(free.unwrap_or(others)) {
+            *place = Some(Noted { candidate, checksum, pass });
         }
     }
 
@@ -104,7 +108,6 @@ impl<H: Host> Candidates<H> {
 
     /// All are forgotten.
     pub(super) fn end_pass(&mut self) {
-        self.places.fill_with(|| None);
         // With more than three in four places taken, many would find their groups full.
         let most = self.room() as u64 / 4 * 3;
         self.classes = self.came.div_ceil(most).next_power_of_two().min(MOST_CLASSES) as u32;

@@ -3,14 +3,15 @@
 //! ```text
 //!   the next page ─► checksum ─ not that of the last pass ─► volatile: left alone
 //!                       │ the same
-//!                       ├─ that of zeros ──────────► the zero page
-//!                       ├─ that of a merged one ───► becomes it, up to a limit of sharers
-//!                       ├─ that of a candidate ────► the candidate is write-protected: merged; the page becomes it
+//!                       ├─ that of zeros ───────────────────► the zero page
+//!                       ├─ that of a merged one, and equal ─► becomes it, up to a limit of sharers
+//!                       ├─ that of a candidate, and equal ──► the candidate is write-protected: merged; the page becomes it
 //!                       └─ else ───────────────────► a candidate, until the pass ends
 //! ```
 //!
 //! Some pages of a block are looked at under one page-table lock, and no reference is taken: their entries keep them. Then
-//! those that have not changed are looked for by their checksums, and compared once, when nobody can write to either page any
+//! those that have not changed are looked for by their checksums, which are of a sample of their words (`contents.rs`), and compared:
+//! first while they are written, so that nobody loses an entry for nothing, then when nobody can write to either page any
 //! more (`space/merge.rs`). A merged page never changes: a write copies it, also where it has one entry left. The checksum
 //! of the last pass is in the frame's metadata: a page that waits costs nothing.
 //!
@@ -29,8 +30,10 @@ use addr::{Hva, Pfn};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use candidates::{Candidate, Candidates};
-pub(crate) use contents::{checksum_by_pieces, equal_by_pieces};
+pub use contents::sampled_word;
+pub(crate) use contents::{checksum_by_words, equal_by_pieces};
 use core::ops::ControlFlow;
+use mutants::{Mutant, intact};
 pub(crate) use stable::Merged;
 use stable::Stable;
 
@@ -134,7 +137,7 @@ impl<H: Host> Merge<H> {
             space: 0,
             address: Hva::ZERO,
             zeros,
-            stable: Stable::new(),
+            stable: Stable::new(frames),
             candidates: Candidates::new(frames),
             looked: Looked::default(),
             counts: MergeCounts::default(),
@@ -205,11 +208,27 @@ impl<H: Host> Mm<H> {
     fn merge_page(&self, merge: &mut Merge<H>, space: &Arc<AddressSpace<H>>, page: &Page) {
         if page.checksum == merge.zeros {
             merge.counts.zero += u64::from(space.become_zero(page));
-        } else if merge.stable.find(self, page.checksum, |merged| space.become_merged(page, merged))
-            || self.join_candidate(merge, space, page)
+        } else if merge.stable.find(self, page.checksum, |merged| {
+            self.seems(page.frame, merged.frame) && space.become_merged(page, merged)
+        }) || self.join_candidate(merge, space, page)
         {
             merge.counts.merged += 1;
         }
+    }
+
+    /// Whether a page has what is in a frame that the caller holds. Others may write to it: so nothing is taken from anybody for the sake of
+    /// a page that is another.
+    fn seems(&self, page: Pfn, held: Pfn) -> bool {
+        self.holding(page, || self.host().equal(page, held)) == Some(true) || !intact(Mutant::MergeGuesses)
+    }
+
+    /// Does something with a page held that is in use: the entry that kept it may be gone. Merging does not hold what it merges.
+    fn holding<T>(&self, page: Pfn, work: impl FnOnce() -> T) -> Option<T> {
+        self.host().frames().meta(page).try_get().then(|| {
+            let done = work();
+            self.put(page);
+            done
+        })
     }
 
     /// The page becomes the candidate with its checksum, if that is equal; else it is the candidate.
@@ -233,7 +252,8 @@ impl<H: Host> Mm<H> {
         other: &Candidate<H>,
     ) -> bool {
         let Some(others) = other.space() else { return false };
-        let Some(merged) = others.make_merged(other.address, page.frame) else { return false };
+        let merged = self.holding(page.frame, || others.make_merged(other.address, page.frame)).flatten();
+        let Some(merged) = merged else { return false };
         let joined = space.become_merged(page, &merged);
         // What it is found by, now that it cannot change: what its like has; at worst, what that had before.
         let checksum = if joined { page.checksum } else { self.host().checksum(merged.frame) };

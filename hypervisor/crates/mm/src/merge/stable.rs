@@ -6,12 +6,10 @@ use crate::host::Host;
 use crate::mm::Mm;
 use crate::rmap::Rmap;
 use addr::Pfn;
-use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-/// Most merged pages that one page is compared with. Only those have room and the same checksum that somebody has made so, and each
-/// costs a flush.
+/// Most merged pages that one page is compared with. Only those have room and the same checksum that somebody has made so.
 const MOST_COMPARED: usize = 4;
 
 /// A frame that was made a merged page, and the reverse map that it had then.
@@ -40,25 +38,47 @@ impl<H: Host> Merged<H> {
     }
 }
 
-/// All merged pages.
+/// There is a group of checksums for so many frames of the machine,
+const FRAMES_EACH: u64 = 32;
+/// but at most 2 to this power.
+const MOST_BITS: u32 = 12;
+
+struct Noted<H: Host> {
+    checksum: u32,
+    merged: Merged<H>,
+}
+
+/// All merged pages, in groups by the upper bits of their checksums.
 pub(super) struct Stable<H: Host> {
-    by_checksum: BTreeMap<u32, Vec<Merged<H>>>,
+    /// Empty until there is one.
+    groups: Vec<Vec<Noted<H>>>,
+    /// There are 2 to this power.
+    bits: u32,
 }
 
 impl<H: Host> Stable<H> {
-    pub(super) const fn new() -> Self {
-        Self { by_checksum: BTreeMap::new() }
+    /// None, on a machine of so many frames.
+    pub(super) fn new(frames: u64) -> Self {
+        Self { groups: Vec::new(), bits: (frames / FRAMES_EACH).max(2).ilog2().min(MOST_BITS) }
     }
 
     pub(super) fn add(&mut self, checksum: u32, merged: Merged<H>) {
-        self.by_checksum.entry(checksum).or_default().push(merged);
+        if self.groups.is_empty() {
+            self.groups.resize_with(1 << self.bits, Vec::new);
+        }
+        let group = self.group(checksum);
+        self.groups[group].push(Noted { checksum, merged });
+    }
+
+    const fn group(&self, checksum: u32) -> usize {
+        (checksum >> (u32::BITS - self.bits)) as usize
     }
 
     /// Whether `suits` says so of a page with this checksum that may have more sharers. A reference is held on it meanwhile.
     pub(super) fn find(&self, mm: &Mm<H>, checksum: u32, mut suits: impl FnMut(&Merged<H>) -> bool) -> bool {
-        let found = self.by_checksum.get(&checksum);
+        let Some(group) = self.groups.get(self.group(checksum)) else { return false };
         // The newest first: those before it have as many sharers as they may.
-        let newest = found.into_iter().flat_map(|all| all.iter().rev());
+        let newest = group.iter().rev().filter(|noted| noted.checksum == checksum).map(|noted| &noted.merged);
         let held = newest.filter(|merged| merged.rmap.has_room(MOST_SHARERS) && merged.hold(mm));
         held.take(MOST_COMPARED).any(|merged| {
             let suited = suits(merged);
@@ -69,22 +89,22 @@ impl<H: Host> Stable<H> {
 
     /// Forgets pages whose frames have gone.
     pub(super) fn forget_gone(&mut self, mm: &Mm<H>) {
-        self.by_checksum.retain(|_, all| {
-            all.retain(|merged| {
+        for group in self.groups.iter_mut().filter(|group| !group.is_empty()) {
+            group.retain(|Noted { merged, .. }| {
                 let held = merged.hold(mm);
                 if held {
                     mm.put(merged.frame);
                 }
                 held
             });
-            !all.is_empty()
-        });
+        }
     }
 
     /// How many frames there are, and how many entries map them.
     pub(super) fn count(&self, mm: &Mm<H>) -> (u64, u64) {
         let (mut shared, mut sharing) = (0, 0);
-        for merged in self.by_checksum.values().flatten().filter(|merged| merged.hold(mm)) {
+        for merged in self.groups.iter().flatten().map(|noted| &noted.merged).filter(|merged| merged.hold(mm))
+        {
             shared += 1;
             sharing += u64::from(mm.host().frames().meta(merged.frame).map_count());
             mm.put(merged.frame);

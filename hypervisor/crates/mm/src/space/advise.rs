@@ -149,6 +149,9 @@ impl<H: Host> AddressSpace<H> {
             self.split_all(vma, part).map_err(|_| MapError::OutOfTables)?;
             let mut rest = part;
             while let Some(cluster) = self.page_out_cluster(rest) {
+                if !intact(Mutant::PageOutStopsEarly) {
+                    break;
+                }
                 rest = HvaRange::new(cluster.end().min(part.end()), part.end());
             }
             Ok(())
@@ -161,8 +164,10 @@ impl<H: Host> AddressSpace<H> {
         let (first, frame) = self.first_old(range, |_| true)?;
         let cluster = cluster_at(first);
         let mut pages: Few<(Hva, Pfn)> = Few::new();
+        let wanted =
+            if intact(Mutant::PageOutTakesCluster) { cluster.intersection(&range)? } else { cluster };
         self.old_frames(
-            cluster.intersection(&range)?,
+            wanted,
             |_| true,
             |address, frame| {
                 let _ = pages.push((address, frame));

@@ -11,6 +11,7 @@
 use super::{AddressSpace, Mapping};
 use crate::host::Host;
 use addr::{Hva, HvaRange, PAGE_SHIFT, PageSize};
+use mutants::{Mutant, intact};
 use paging::{Entries, Found, HostEntry, Level, TableEntry, View};
 
 /// Entries of a page table.
@@ -29,7 +30,7 @@ pub struct Beside {
 impl Beside {
     /// Of the page table in which `found` is, what `wanted` asks for, but for what lies outside that table.
     fn read<H: Host>(host: &H, found: &Found<HostEntry>, page: Hva, wanted: Stretch) -> Option<Self> {
-        if found.level != Level::Pt || found.shared {
+        if found.level != Level::Pt || found.shared && intact(Mutant::AroundReadsShared) {
             return None;
         }
         let index = usize::from(found.at.index());

@@ -14,7 +14,7 @@
 use super::entry::{Tables, same_leaf};
 use super::fault::{Fault, Mapped};
 use super::{AddressSpace, FaultError};
-use crate::frames::PageFlags;
+use crate::frames::{FrameMeta, PageFlags};
 use crate::host::Host;
 use addr::{PageSize, Pfn};
 use mutants::{Mutant, PageSite, intact};
@@ -31,27 +31,28 @@ impl<H: Host> AddressSpace<H> {
         if !fault.vma.kind.is_private() {
             return self.write_shared(fault, found, leaf).map(|()| None);
         }
-        let source = match self.reuse(fault, found, leaf) {
+        let meta = self.mm.counted(leaf.pfn);
+        let source = match self.reuse(fault, found, (leaf, meta)) {
             Reuse::Changed => return Ok(None),
             Reuse::Reused(leaf) => return Ok(Some(leaf)),
             Reuse::Not(source) => source,
         };
         match (leaf.size, fault.vma.kind.page_size()) {
-            (PageSize::Size4K, _) => self.copy_page(fault, found, leaf, source),
+            (PageSize::Size4K, _) => self.copy_page(fault, found, (leaf, meta), source),
             (_, PageSize::Size4K) => self.split_at(fault.page).map(|()| None),
             (size, _) => self.copy_huge(fault, found, leaf, size).map(|()| None),
         }
     }
 
     /// Makes the entry writable where the page is this area's alone. A base page that has to be copied is held, under the same lock.
-    fn reuse(&self, fault: &Fault<'_, H>, found: &Found<HostEntry>, leaf: &Leaf) -> Reuse {
-        let counted = self.mm.counted(leaf.pfn);
+    fn reuse(&self, fault: &Fault<'_, H>, found: &Found<HostEntry>, (leaf, meta): Page<'_>) -> Reuse {
+        // Nobody's to have alone; whether the entry has changed is looked at when there is a copy.
+        let Some(meta) = meta else { return Reuse::Not(Source(None)) };
         let tables = self.tables.lock();
-        let now = self.walk(fault.page);
+        let now = self.again(&tables, found);
         if !same_leaf(&now, found) {
             return Reuse::Changed;
         }
-        let Some(meta) = counted else { return Reuse::Not(Source(None)) };
         let chain = fault.vma.anon.get().map(|chain| chain.id());
         let anonymous = chain.is_some() && meta.owner().map(|(owner, _)| owner) == chain;
         let last = leaf.size == PageSize::Size4K
@@ -82,16 +83,18 @@ impl<H: Host> AddressSpace<H> {
         &self,
         fault: &Fault<'_, H>,
         found: &Found<HostEntry>,
-        leaf: &Leaf,
+        page: Page<'_>,
         source: Source,
     ) -> Mapped {
-        let copy = self.private_copy(fault, leaf.pfn);
-        let outcome = copy.map(|copy| self.exchange(fault, found, copy));
+        let copy = self.private_copy(fault, page.0.pfn);
+        let outcome = copy.map(|copy| self.exchange(fault, found, page, copy));
         source.release(self);
         match outcome? {
-            // The old page may have had a copy in swap, which is nobody's now.
             Ok(leaf) => {
-                self.mm.drop_orphans();
+                // The old page had a copy in swap, which may be nobody's now.
+                if page.1.is_some_and(|meta| meta.swap_slot().is_some()) {
+                    self.mm.drop_orphans();
+                }
                 Ok(Some(leaf))
             }
             Err(unused) => {
@@ -111,31 +114,39 @@ impl<H: Host> AddressSpace<H> {
         Ok(copy)
     }
 
-    /// Points the entry at the copy. `Err` gives the copy back: the entry has changed.
-    fn exchange(&self, fault: &Fault<'_, H>, found: &Found<HostEntry>, copy: Pfn) -> Result<Leaf, Pfn> {
+    /// Points the entry at the copy, which is this area's alone. `Err` gives the copy back: the entry has changed.
+    fn exchange(
+        &self,
+        fault: &Fault<'_, H>,
+        found: &Found<HostEntry>,
+        (old, meta): Page<'_>,
+        copy: Pfn,
+    ) -> Result<Leaf, Pfn> {
         let tables = self.tables.lock();
-        let now = self.walk(fault.page);
+        let now = self.again(&tables, found);
         // Swapped out and in again since it was copied, the page may have become this area's own, been written, and
         // write-protected again: the entry looks the same, the contents are not.
-        let reusable =
-            |leaf: Leaf| self.mm.counted(leaf.pfn).is_some_and(|meta| meta.has(PageFlags::EXCLUSIVE));
-        if !same_leaf(&now, found) || now.leaf().is_some_and(reusable) && intact(Mutant::CopyIgnoresExclusive)
-        {
+        let reusable = meta.is_some_and(|meta| meta.has(PageFlags::EXCLUSIVE));
+        if !same_leaf(&now, found) || reusable && intact(Mutant::CopyIgnoresExclusive) {
             return Err(copy);
         }
-        let old = self.clear_flush_notify(PageSite::DoWpPage, &tables, fault.page, &now);
-        let rights = self.rights_for(fault.vma.protection, &fault.vma.kind, copy);
+        self.clear_flush_notify(PageSite::DoWpPage, &tables, fault.page, &now);
+        fault.announced.set(u64::from(!self.chain.is_empty()));
+        let rights = fault.vma.protection.rights();
         let leaf = Leaf { pfn: copy, size: PageSize::Size4K, rights, accessed: false, dirty: true };
         self.count_leaf(&leaf);
         self.host().store(now.at, HostEntry::leaf(leaf).bits());
-        let unmapped = old.leaf().filter(|old| self.uncount_leaf(old));
+        let unmapped = self.uncount_leaf(old);
         drop(tables);
-        if let Some(old) = unmapped {
-            self.mm.put_page(old.pfn, old.size);
+        if unmapped {
+            self.mm.put(old.pfn);
         }
         Ok(leaf)
     }
 }
+
+/// A page that a fault has found, and its metadata, if it is counted.
+type Page<'a> = (&'a Leaf, Option<&'a FrameMeta>);
 
 /// What has become of the attempt to write where the page is.
 enum Reuse {

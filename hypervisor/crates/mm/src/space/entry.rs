@@ -31,6 +31,12 @@ impl<H: Host> AddressSpace<H> {
         old
     }
 
+    /// An entry that a look has found, as it is by now. The mmap lock is held since, so that its table, which nobody shares, still
+    /// is where it was.
+    pub(super) fn again(&self, _tables: &Tables<'_>, found: &Found<HostEntry>) -> Found<HostEntry> {
+        Found { entry: HostEntry::from_bits(self.host().load(found.at)), ..*found }
+    }
+
     /// Writes a leaf where the entry for `address` still is what `seen` was, and counts it. The entry takes over
     /// the caller's reference on each base frame. `false`: somebody was faster, and the reference stays the
     /// caller's.
@@ -56,10 +62,11 @@ impl<H: Host> AddressSpace<H> {
 
     /// Counts an entry that is about to be written.
     pub(super) fn count_leaf(&self, leaf: &Leaf) {
-        if self.mm.counted(leaf.pfn).is_none() {
-            return;
+        let Some(meta) = self.mm.counted(leaf.pfn) else { return };
+        match leaf.size {
+            PageSize::Size4K => meta.add_entry(),
+            size => self.host().frames().metas(leaf.pfn, size).iter().for_each(FrameMeta::add_entry),
         }
-        self.host().frames().metas(leaf.pfn, leaf.size).iter().for_each(FrameMeta::add_entry);
         self.resident.fetch_add(leaf.size.base_pages(), Ordering::Relaxed);
     }
 

@@ -14,7 +14,7 @@
 
 use super::beside::AskBeside;
 use super::file::page_error;
-use super::swapin::SwappedIn;
+use super::swapin::{Back, SwappedIn};
 use super::{AddressSpace, FaultError, Mapping};
 use crate::file::File;
 use crate::host::Host;
@@ -45,6 +45,8 @@ pub(super) struct Fault<'v, H: Host> {
     pub(super) swapped: Cell<Option<SwappedIn<'v, H>>>,
     /// Tables that were missing on the way to its entry at the last look.
     pub(super) lacking: Cell<usize>,
+    /// See [`Mapping::announced`].
+    pub(super) announced: Cell<u64>,
 }
 
 /// The leaf that a fault has put there; `None`: it has changed something else, or nothing, and looks again.
@@ -154,8 +156,8 @@ impl<H: Host> AddressSpace<H> {
             }
             return Ok(Attempt::Done(self.mapping(&leaf)));
         }
-        let (swapped, lacking) = (Cell::new(swapped), Cell::new(0));
-        let fault = Fault { vmas: &vmas, vma, page, access, swapped, lacking };
+        let (swapped, lacking, announced) = (Cell::new(swapped), Cell::new(0), Cell::new(0));
+        let fault = Fault { vmas: &vmas, vma, page, access, swapped, lacking, announced };
         loop {
             if let Some(attempt) = self.change(&fault, &found)? {
                 return Ok(attempt);
@@ -182,12 +184,11 @@ impl<H: Host> AddressSpace<H> {
                 None
             }
             View::Leaf(leaf) => self.write_protected(fault, found, &leaf)?,
-            View::Note(Note::Swap(slot)) => {
-                if !self.swap_in(fault, found.entry, slot)? {
-                    return Ok(Some(Attempt::InSwap(slot)));
-                }
-                None
-            }
+            View::Note(Note::Swap(slot)) => match self.swap_in(fault, found, slot)? {
+                Back::InSwap => return Ok(Some(Attempt::InSwap(slot))),
+                Back::Mapped(leaf) => Some(leaf),
+                Back::Changed => None,
+            },
             View::Note(Note::Offset(index)) => self.map_file_page(fault, found.entry, index)?,
             View::Empty | View::Table(_) => match fault.unread_file() {
                 Some(file) => return Ok(Some(Attempt::InFile(Arc::clone(file), fault.index()))),
@@ -196,7 +197,8 @@ impl<H: Host> AddressSpace<H> {
         };
         // Whether it still is there, the invalidation sequence tells (I2), as where an entry was found.
         let mapped = mapped.filter(|leaf| allows(leaf, fault.access));
-        Ok(mapped.map(|leaf| Attempt::Done(self.mapping(&leaf))))
+        let announced = fault.announced.get();
+        Ok(mapped.map(|leaf| Attempt::Done(Mapping { announced, ..self.mapping(&leaf) })))
     }
 
     /// Whether a fault would find an entry that allows the access. Takes the mmap lock for reading.

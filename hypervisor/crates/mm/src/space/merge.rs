@@ -14,12 +14,11 @@
 
 use super::AddressSpace;
 use super::age::blocks;
-use super::entry::Tables;
 use crate::frames::{FrameMeta, PageFlags, PageTurn, TriedLock};
 use crate::host::Host;
 use crate::merge::{Looked, MOST_SHARERS, Merged, Page};
 use crate::rmap::{Rmap, Sharer};
-use crate::vma::{Access, VmaFlags, VmaKind, VmaTree};
+use crate::vma::{Access, Vma, VmaFlags, VmaKind, VmaTree};
 use addr::{Hva, HvaRange, PageSize, Pfn};
 use alloc::sync::Arc;
 use mutants::{Mutant, PageSite, intact};
@@ -124,46 +123,47 @@ impl<H: Host> AddressSpace<H> {
         Some(Place { address, frame, rmap: vma.anon.get()?, index: vma.index_of(address) })
     }
 
-    /// The entry of a page that nobody but this entry has, and the page's lock, if it is free. The entry keeps the page.
-    fn sole_entry<'a>(
+    /// A page that nobody but this entry has, and its lock, if it is free. The entry keeps the page.
+    fn sole_page<'a>(
         &'a self,
         turn: &'a PageTurn,
-        tables: &Tables<'_>,
+        found: &Found<HostEntry>,
         place: &Place<'_, H>,
-    ) -> Option<(Found<HostEntry>, TriedLock<'a>)> {
-        let (found, _) = self.mapped_here(tables, place.address, place.frame)?;
+    ) -> Option<(&'a FrameMeta, TriedLock<'a>)> {
+        let leaf = found.leaf()?;
+        if leaf.size != PageSize::Size4K || leaf.pfn != place.frame || found.shared {
+            return None;
+        }
         let meta = self.unmerged(place.frame)?;
         let owned = meta.owner() == Some((place.rmap.id(), place.index));
         let lock = meta.try_lock(turn).filter(|_| owned)?;
-        (meta.swap_slot().is_none() && is_sole(meta)).then_some((found, lock))
+        (meta.swap_slot().is_none() && is_sole(meta)).then_some((meta, lock))
     }
 
-    /// The frame of the base page at `address`.
-    fn frame_at(&self, address: Hva) -> Option<Pfn> {
-        let _tables = self.tables.lock();
-        let leaf = self.walk(address).leaf().filter(|leaf| leaf.size == PageSize::Size4K);
-        leaf.map(|leaf| leaf.pfn)
-    }
-
-    /// Makes the page at `address` a merged one, unless it is in frame `other`; a reference on its frame goes with the answer.
-    pub(crate) fn make_merged(&self, address: Hva, other: Pfn) -> Option<Merged<H>> {
+    /// Makes the page at `address` a merged one, if it is another one than that in frame `like`, and seems equal; a reference on its
+    /// frame goes with the answer. The caller holds `like`.
+    pub(crate) fn make_merged(&self, address: Hva, like: Pfn) -> Option<Merged<H>> {
         let vmas = self.vmas.read();
         self.own_table(address).ok()?;
-        let frame = self.frame_at(address).filter(|&frame| frame != other)?;
-        let place = self.place(&vmas, address, frame)?;
-        self.protect_merged(&place).map(|rmap| Merged { frame, rmap })
+        let vma = vmas.find(address).filter(|vma| vma.flags.contains(VmaFlags::MERGEABLE))?;
+        self.protect_merged(vma, address, like)
     }
 
     /// Site `write_protect_page`. The caller gets a reference.
-    fn protect_merged(&self, place: &Place<'_, H>) -> Option<Arc<Rmap<H>>> {
+    fn protect_merged(&self, vma: &Vma<H>, address: Hva, like: Pfn) -> Option<Merged<H>> {
+        let (rmap, index) = (vma.anon.get()?, vma.index_of(address));
         let merged = self.mm.rmaps().create(Rank::Rmap);
-        merged.set_sharer(Arc::clone(place.rmap), place.index);
+        merged.set_sharer(Arc::clone(rmap), index);
         let turn = PageTurn::take();
         let tables = self.tables.lock();
-        let (found, _lock) = self.sole_entry(&turn, &tables, place)?;
-        // It has metadata: a page of an execute-in-place file may have none.
-        let meta = self.host().frames().meta(place.frame);
-        let old = self.clear_flush_notify(PageSite::MergeProtect, &tables, place.address, &found);
+        let found = self.walk(address);
+        let frame = found.leaf()?.pfn;
+        let place = Place { address, frame, rmap, index };
+        let (meta, _lock) = self.sole_page(&turn, &found, &place).filter(|_| frame != like)?;
+        if intact(Mutant::MergeGuesses) && !self.host().equal(frame, like) {
+            return None;
+        }
+        let old = self.clear_flush_notify(PageSite::MergeProtect, &tables, address, &found);
         let leaf = old.leaf().filter(|_| is_sole(meta));
         let Some(leaf) = leaf else {
             self.host().store(old.at, old.entry.bits());
@@ -175,7 +175,7 @@ impl<H: Host> AddressSpace<H> {
         meta.set_owner(merged.id(), 0);
         let rights = Rights { write: false, ..leaf.rights };
         self.host().store(old.at, old.entry.with_rights(rights).bits());
-        Some(merged)
+        Some(Merged { frame, rmap: merged })
     }
 
     /// Makes a page the merged one, if they are equal; whether it did. The caller has a reference on the merged one.
@@ -211,14 +211,14 @@ impl<H: Host> AddressSpace<H> {
     /// Site `replace_page`: nobody writes to `target`.
     fn replace_page(&self, turn: &PageTurn, place: &Place<'_, H>, target: Pfn) -> bool {
         let tables = self.tables.lock();
-        let Some((found, lock)) = self.sole_entry(turn, &tables, place) else { return false };
+        let found = self.walk(place.address);
+        let Some((meta, lock)) = self.sole_page(turn, &found, place) else { return false };
         let equal = || self.host().equal(place.frame, target);
         let seen = intact(Mutant::MergeComparesWritable) || equal();
         let old = match intact(Mutant::MergeReplacesFirst) {
             true => self.clear_flush_notify(PageSite::MergeReplace, &tables, place.address, &found),
             false => self.clear_flush(place.address, &found),
         };
-        let meta = self.host().frames().meta(place.frame);
         let equal_now = || if intact(Mutant::MergeComparesWritable) { equal() } else { seen };
         let leaf = old.leaf().filter(|_| is_sole(meta) && equal_now());
         let Some(leaf) = leaf else {

@@ -83,6 +83,9 @@ pub struct Mapping {
     /// Whether the frame counts as dirty already: only then may a read fault make a secondary entry
     /// writable (I7).
     pub dirty: bool,
+    /// How often the fault that has put it there has called `invalidate_page` for the page that was there before: so many
+    /// times each subscriber's sequence has risen on its behalf.
+    pub announced: u64,
 }
 
 /// A host address space.
@@ -202,7 +205,7 @@ impl<H: Host> AddressSpace<H> {
 
     fn mapping(&self, leaf: &paging::Leaf) -> Mapping {
         let dirty = self.mm.counted(leaf.pfn).is_some_and(crate::frames::FrameMeta::is_dirty);
-        Mapping { pfn: leaf.pfn, size: leaf.size, writable: leaf.rights.write, dirty }
+        Mapping { pfn: leaf.pfn, size: leaf.size, writable: leaf.rights.write, dirty, announced: 0 }
     }
 
     /// Notes that the frame of a mapping will be written through a secondary entry. Called under the mmu

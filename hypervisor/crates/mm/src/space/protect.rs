@@ -8,7 +8,9 @@ use crate::vma::{Access, Protection, Vma, VmaFlags};
 use addr::{Hva, HvaRange};
 use alloc::vec::Vec;
 use mutants::{Mutant, RangeSite, intact};
-use paging::{Entries, Found, HostEntry, Leaf, Level, PageTable, Part, Rights, TableEntry, View, Visit};
+use paging::{
+    Entries, Found, HostEntry, HostRights, Leaf, Level, PageTable, Part, Rights, TableEntry, View, Visit,
+};
 
 impl<H: Host> AddressSpace<H> {
     /// Changes the protection of a range. As in Linux, areas before the first hole change even where there
@@ -77,49 +79,52 @@ impl<H: Host> AddressSpace<H> {
     /// The pages of a table. What is read-only is so whatever the frame is, and of a private page the frame's word is enough:
     /// neither takes a look at what an entry says.
     fn protect_table(&self, table: &PageTable, vma: &Vma<H>, gather: &mut Gather<'_, H>) {
-        let most = vma.protection.rights();
-        if !most.write {
+        let (most, least) = (HostRights::of(vma.protection.rights()), HostRights::of(Rights::READ));
+        if !vma.protection.rights().write {
             return self.protect_pages(table, gather, |_| most);
         }
         let frames = self.host().frames();
         if vma.kind.is_private() {
-            let rights =
-                |entry: HostEntry| if frames.is_exclusive(entry.page()) { most } else { Rights::READ };
+            let rights = |entry: HostEntry| if frames.is_exclusive(entry.page()) { most } else { least };
             return self.protect_pages(table, gather, rights);
         }
         self.protect_pages(table, gather, |entry| match entry.view(Level::Pt) {
-            View::Leaf(leaf) => self.rights_again(vma, &leaf),
-            View::Empty | View::Table(_) | View::Note(_) => Rights::NONE,
+            View::Leaf(leaf) => HostRights::of(self.rights_again(vma, &leaf)),
+            View::Empty | View::Table(_) | View::Note(_) => HostRights::of(Rights::NONE),
         });
     }
 
-    /// Each page of a table gets the rights that its entry shall have. A CPU may set A and D meanwhile, and nothing else.
+    /// Each page of a table gets the rights that its entry shall have. A CPU may set A and D meanwhile, and nothing else. Apart, so
+    /// that the loop has the registers to itself.
+    #[inline(never)]
     fn protect_pages(
         &self,
         table: &PageTable,
         gather: &mut Gather<'_, H>,
-        rights: impl Fn(HostEntry) -> Rights,
+        rights: impl Fn(HostEntry) -> HostRights,
     ) {
         let entries = self.host().entries(table.table);
-        let (mut first, mut behind) = (table.entries.end, table.entries.start);
+        let mut changed = false;
         for index in table.entries.clone() {
             let mut old = HostEntry::from_bits(entries.load(index));
             if !old.is_page() {
                 continue;
             }
             let rights = rights(old);
-            if old.with_rights(rights) == old {
+            if old.with(rights) == old {
                 continue;
             }
             table.is_to_change();
             let exchange =
-                |old: HostEntry| entries.compare_exchange(index, old.bits(), old.with_rights(rights).bits());
+                |old: HostEntry| entries.compare_exchange(index, old.bits(), old.with(rights).bits());
             while let Err(now) = exchange(old) {
                 old = HostEntry::from_bits(now);
             }
-            (first, behind) = (first.min(index), index + 1);
+            changed = true;
         }
-        gather.touch_pages(table, first..behind);
+        if changed {
+            gather.touch_pages(table, table.entries.clone());
+        }
     }
 
     /// The rights of a present entry under its area's new protection. That a shared page of a file is dirty holds

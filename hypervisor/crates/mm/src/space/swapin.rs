@@ -19,7 +19,7 @@ use crate::vma::Access;
 use addr::{PageSize, Pfn};
 use alloc::sync::Arc;
 use mutants::{Mutant, intact};
-use paging::{HostEntry, Leaf, TableReserve};
+use paging::{Found, HostEntry, Leaf, TableEntry, TableReserve};
 
 /// A frame in the swap cache, with a reference, for a fault that will map it.
 pub(super) struct SwappedIn<'m, H: Host> {
@@ -92,56 +92,73 @@ impl<H: Host> Mm<H> {
     }
 }
 
+/// What has become of the attempt to bring a page back.
+pub(super) enum Back {
+    /// It is there.
+    Mapped(Leaf),
+    /// Whatever there is now, another look will tell.
+    Changed,
+    /// No frame has it: it has to be read, see [`Mm::read_swapped`].
+    InSwap,
+}
+
 impl<H: Host> AddressSpace<H> {
     /// Brings a page back, if a frame has it. The swap cache is asked first: while a frame caches the slot, the device may
-    /// hold an older copy (I14). `false`: it has to be read, see [`Mm::read_swapped`].
+    /// hold an older copy (I14).
     ///
     /// # Errors
     /// [`FaultError`]: there is no frame for a copy.
     pub(super) fn swap_in(
         &self,
         fault: &Fault<'_, H>,
-        seen: HostEntry,
+        found: &Found<HostEntry>,
         slot: u64,
-    ) -> Result<bool, FaultError> {
-        let Some(frame) = fault.swapped.take().and_then(|page| page.take(slot)) else {
-            return self.swap_in_cached(fault, seen, slot);
-        };
-        self.map_or_put(fault, seen, slot, frame)?;
-        Ok(true)
+    ) -> Result<Back, FaultError> {
+        match fault.swapped.take().and_then(|page| page.take(slot)) {
+            Some(frame) => self.map_or_put(fault, found, slot, frame),
+            None => self.swap_in_cached(fault, found, slot),
+        }
     }
 
-    fn swap_in_cached(&self, fault: &Fault<'_, H>, seen: HostEntry, slot: u64) -> Result<bool, FaultError> {
+    fn swap_in_cached(
+        &self,
+        fault: &Fault<'_, H>,
+        found: &Found<HostEntry>,
+        slot: u64,
+    ) -> Result<Back, FaultError> {
         match self.mm.swap().probe(slot, |frame| self.host().frames().meta(frame).get()) {
-            Probe::Cached(frame) => self.map_or_put(fault, seen, slot, frame)?,
-            Probe::OnDevice { .. } => return Ok(false),
-            // Whoever was faster may be about to change the entry: his turn comes first.
-            Probe::Free => drop(self.tables.lock()),
+            Probe::Cached(frame) => self.map_or_put(fault, found, slot, frame),
+            Probe::OnDevice { .. } => Ok(Back::InSwap),
+            Probe::Free => {
+                // Whoever was faster may be about to change the entry: his turn comes first.
+                drop(self.tables.lock());
+                Ok(Back::Changed)
+            }
         }
-        Ok(true)
     }
 
     /// Maps a frame that cached the slot, or a copy of it, unless that has changed. Takes the caller's reference.
     fn map_or_put(
         &self,
         fault: &Fault<'_, H>,
-        seen: HostEntry,
+        found: &Found<HostEntry>,
         slot: u64,
         frame: Pfn,
-    ) -> Result<(), FaultError> {
+    ) -> Result<Back, FaultError> {
         let meta = self.host().frames().meta(frame);
         let lock = meta.lock();
         let still_cached = meta.swap_slot() == Some(slot);
         let foreign = still_cached && intact(Mutant::SwapInIgnoresOwner) && self.is_anothers(fault, frame);
-        let outcome = match foreign {
-            true => self.copy_swapped(fault, seen, slot, frame).map(|()| false),
-            false => Ok(still_cached && self.map_swapped(fault, seen, slot, frame)),
+        let mapped = match foreign {
+            false if still_cached => self.map_swapped(fault, found, slot, frame),
+            _ => None,
         };
+        let copied = if foreign { self.copy_swapped(fault, found.entry, slot, frame) } else { Ok(()) };
         drop(lock);
-        if !matches!(outcome, Ok(true)) {
+        if mapped.is_none() {
             self.mm.put(frame);
         }
-        outcome.map(|_| ())
+        copied.map(|()| mapped.map_or(Back::Changed, Back::Mapped))
     }
 
     /// Whether no entry here would be found from the frame: pages that were merged have gone to one slot, and another of
@@ -191,14 +208,20 @@ impl<H: Host> AddressSpace<H> {
         Ok(())
     }
 
-    /// Maps a cached frame in place of a note. The page lock is held; the entry takes the caller's reference.
-    fn map_swapped(&self, fault: &Fault<'_, H>, seen: HostEntry, slot: u64, frame: Pfn) -> bool {
+    /// Maps a cached frame in place of a note, if that still is there. The page lock is held; the entry takes the caller's
+    /// reference.
+    fn map_swapped(
+        &self,
+        fault: &Fault<'_, H>,
+        found: &Found<HostEntry>,
+        slot: u64,
+        frame: Pfn,
+    ) -> Option<Leaf> {
         let meta = self.host().frames().meta(frame);
         let chain = fault.vmas.prepare_anon(fault.vma, self.mm.rmaps());
-        let mut reserve = TableReserve::new(&**self.host());
         let tables = self.tables.lock();
-        if self.walk(fault.page).entry != seen {
-            return false;
+        if self.again(&tables, found).entry != found.entry {
+            return None;
         }
         if meta.owner().is_none() {
             meta.set_owner(chain.id(), fault.index());
@@ -219,8 +242,9 @@ impl<H: Host> AddressSpace<H> {
         let rights = self.rights_for(fault.vma.protection, &fault.vma.kind, frame);
         let dirty = fault.access == Access::Write && rights.write;
         let leaf = Leaf { pfn: frame, size: PageSize::Size4K, rights, accessed: false, dirty };
-        let installed = self.install(&tables, fault.page, seen, leaf, &mut reserve);
-        debug_assert!(installed, "the entry was looked at under the lock");
-        true
+        self.count_leaf(&leaf);
+        // From a note to a leaf: no CPU can have cached the entry, no flush (SDM vol. 3A 4.10.4.3).
+        self.host().store(found.at, HostEntry::leaf(leaf).bits());
+        Some(leaf)
     }
 }

@@ -127,8 +127,10 @@ impl<H: Host> DeviceTlb<H> {
                 access,
                 fault,
             })?;
-            let snapshot =
-                if intact(Mutant::DeviceSnapshotAfterResolve) { snapshot } else { self.sequence.snapshot() };
+            let snapshot = match intact(Mutant::DeviceSnapshotAfterResolve) {
+                true => snapshot.after_own(mapping.announced),
+                false => self.sequence.snapshot(),
+            };
             let mut locked = self.locked.lock();
             if let Some(frame) = self.install(&mut locked, (address, access), &mapping, snapshot)? {
                 count(&self.stats.installed);

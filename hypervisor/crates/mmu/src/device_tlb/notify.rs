@@ -4,10 +4,26 @@
 
 use super::DeviceTlb;
 use crate::stats::add;
-use addr::{Hva, HvaRange, PageSize};
+use addr::{Hva, HvaRange, PAGE_SIZE, PageSize};
 use mm::Host;
 use mm::notifier::{MmuNotifier, YoungPages, runs};
 use mutants::{Mutant, intact};
+
+impl<H: Host> DeviceTlb<H> {
+    /// Primary entries are clear: what was made of them goes.
+    #[inline]
+    fn invalidate(&self, runs: impl Iterator<Item = HvaRange>) {
+        let mut locked = self.locked.lock();
+        // Raised before the zap, the primary entry being clear already: an access that resolved the old frame
+        // finds the sequence changed (I3).
+        if intact(Mutant::NoRaiseOnDevicePage) {
+            self.sequence.raise(&mut locked.in_progress);
+        }
+        if intact(Mutant::DevicePageZapsNothing) {
+            runs.for_each(|run| self.zap(&mut locked, run));
+        }
+    }
+}
 
 impl<H: Host> MmuNotifier for DeviceTlb<H> {
     /// Drops everything, and lets no access install again.
@@ -41,19 +57,12 @@ impl<H: Host> MmuNotifier for DeviceTlb<H> {
     }
 
     fn invalidate_page(&self, address: Hva) {
-        self.invalidate_pages(&[address.align_down(PageSize::Size4K)]);
+        let page = address.align_down(PageSize::Size4K);
+        self.invalidate(core::iter::once(HvaRange::new(page, page.add(PAGE_SIZE))));
     }
 
     fn invalidate_pages(&self, pages: &[Hva]) {
-        let mut locked = self.locked.lock();
-        // Raised before the zap, the primary entry being clear already: an access that resolved the old frame
-        // finds the sequence changed (I3).
-        if intact(Mutant::NoRaiseOnDevicePage) {
-            self.sequence.raise(&mut locked.in_progress);
-        }
-        if intact(Mutant::DevicePageZapsNothing) {
-            runs(pages).for_each(|run| self.zap(&mut locked, run));
-        }
+        self.invalidate(runs(pages));
     }
 
     fn invalidate_range_begin(&self, range: HvaRange) {
