@@ -88,7 +88,7 @@ impl Tdp {
         reserve: &mut TableReserve<'_, H>,
     ) -> Result<Installed, Lacking> {
         let lowest = Level::of_leaf(leaf.size);
-        let found = self.grow(gfn, lowest, reserve, host);
+        let found = self.walk(host, gfn);
         let is_first = found.level == lowest && found.entry == EptEntry::EMPTY;
         if is_first && entry::install_first(host, &found, leaf) {
             return Ok(Installed::New(found.at));

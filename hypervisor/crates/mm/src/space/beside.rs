@@ -11,7 +11,7 @@
 use super::{AddressSpace, Mapping};
 use crate::host::Host;
 use addr::{Hva, HvaRange, PAGE_SHIFT, PageSize};
-use paging::{Entries, Found, HostEntry, Level, TableEntry, View};
+use paging::{Entries, Found, HostEntry, Leaf, Level, TableEntry, View};
 
 /// Entries of a page table.
 const PAGES: usize = 512;
@@ -78,14 +78,15 @@ impl AskBeside<'_> {
 
 impl<H: Host> AddressSpace<H> {
     /// What is mapped beside the page, with the index of each page in the range. Whether frames are dirty is as it is by now.
-    #[inline]
+    #[inline(always)]
     pub fn each_beside(&self, beside: &Beside, mut take: impl FnMut(u64, Mapping)) {
+        let is_dirty = self.mm.dirty_frames();
         for (&bits, index) in beside.entries.iter().zip(0..) {
             if bits & HostEntry::PRESENT == 0 {
                 continue;
             }
-            if let View::Leaf(leaf) = HostEntry::from_bits(bits).view(Level::Pt) {
-                take(index, self.mapping(&leaf));
+            if let View::Leaf(Leaf { pfn, size, rights, .. }) = HostEntry::from_bits(bits).view(Level::Pt) {
+                take(index, Mapping { pfn, size, writable: rights.write, dirty: is_dirty(pfn) });
             }
         }
     }

@@ -43,7 +43,10 @@ impl<H: Host> AddressSpace<H> {
         reserve: &mut TableReserve<'_, H>,
     ) -> bool {
         let lowest = Level::of_leaf(leaf.size);
-        let found = walk_or_grow::<HostEntry, H>(self.host(), self.root, address.as_u64(), lowest, reserve);
+        let mut found = self.walk(address);
+        if found.level > lowest {
+            found = walk_or_grow::<HostEntry, H>(self.host(), self.root, address.as_u64(), lowest, reserve);
+        }
         let expected = found.level == lowest && found.entry == seen;
         debug_assert!(!found.shared, "{address} is to change in a shared table (I18)");
         if expected {
