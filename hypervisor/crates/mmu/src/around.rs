@@ -25,7 +25,7 @@ use crate::tdp::AccessedDirty;
 use addr::{Gfn, Hva, PAGE_SHIFT, PageSize};
 use mm::{Beside, Host, MOST_BESIDE, Mapping, Stretch};
 use mutants::{Mutant, intact};
-use paging::{EntryRef, Leaf, Level, Rights};
+use paging::{EntryRef, Leaf, Rights};
 use sync::Snapshot;
 
 /// Entries of a table.

@@ -283,6 +283,8 @@ mutants! {
     AroundLeavesSlot,
 
     // The same under shadows.
+    /// leaves of a shadow that are derived beside another stand on the page table where the last one was found
+    GroundsInOneTable,
     /// a leaf of a shadow that is derived beside another counts as used
     ShadowBesideCountsAsUse,
     /// a leaf of a shadow that is derived beside another may be written although the guest's entry has no D

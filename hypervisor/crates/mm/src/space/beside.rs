@@ -37,10 +37,13 @@ impl Beside {
         let first = index - before;
         let count = (before + 1 + wanted.behind).min(PAGES - first);
         let table = host.entries(found.at.table());
-        let read = |beside| if beside < count { table.load((first + beside) as u16) } else { 0 };
+        let mut entries = [0; MOST_BESIDE];
+        for (entry, index) in entries[..count].iter_mut().zip(first as u16..) {
+            *entry = table.load(index);
+        }
         let start = page.align_down(PageSize::Size2M).add((first as u64) << PAGE_SHIFT);
         let range = HvaRange::new(start, start.add((count as u64) << PAGE_SHIFT));
-        Some(Self { range, entries: core::array::from_fn(read) })
+        Some(Self { range, entries })
     }
 
     /// The addresses that were looked at.
