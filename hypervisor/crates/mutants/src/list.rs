@@ -282,6 +282,9 @@ mutants! {
     /// map-around: pages are mapped beyond the end of the slot
     AroundLeavesSlot,
 
+    /// a fresh page is mapped although another fault has mapped one meanwhile
+    FreshMapsUnseen,
+
     // The same under shadows.
     /// leaves of a shadow that are derived beside another stand on the page table where the last one was found
     GroundsInOneTable,
