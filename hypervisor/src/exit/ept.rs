@@ -1,9 +1,8 @@
 //! EPT violations: memory to fault in, or a device to emulate.
 
 use super::{Flow, misc};
-use crate::cpu::tsc;
 use crate::plat::{self, End, Vm};
-use crate::vcpu::Vcpu;
+use crate::vcpu::{RunError, Vcpu};
 use addr::{Gpa, Gva, PAGE_SIZE, PageSize};
 use devices::{Effect, VcpuId};
 use emulate::{CodeSize, Done, GuestMemory, PagingState};
@@ -17,17 +16,29 @@ use vmxdefs::registers::Registers;
 /// Longest instruction, in bytes.
 const LONGEST: usize = 15;
 
-pub(super) fn handle(vcpu: &mut Vcpu, vm: &Vm, violation: EptViolation) -> Flow {
+/// An EPT violation. The type of the result is its caller's, so that it is not copied.
+#[inline(always)]
+pub(super) fn handle(vcpu: &mut Vcpu, vm: &Vm, violation: EptViolation) -> Result<Flow, RunError> {
     vcpu.counters.ept_violations += 1;
     let access = if violation.write { Access::Write } else { Access::Read };
-    let since = tsc();
-    match vm.memory.fault(violation.gpa, access) {
-        Ok(FaultOutcome::Mapped) => {
-            vcpu.counters.exits.ept_fault += 1;
-            vcpu.counters.memory_ticks += tsc() - since;
-            vm.note_fault();
-            Flow::Resume
-        }
+    if !vm.memory.passes_log(violation.gpa, access) {
+        let outcome = vm.memory.fault_behind_log(violation.gpa, access);
+        let Ok(FaultOutcome::Mapped) = outcome else { return Ok(not_mapped(vcpu, vm, violation, outcome)) };
+        vm.note_fault();
+    }
+    vcpu.counters.exits.ept_fault += 1;
+    Ok(Flow::Again)
+}
+
+#[inline(never)]
+fn not_mapped(
+    vcpu: &mut Vcpu,
+    vm: &Vm,
+    violation: EptViolation,
+    outcome: Result<FaultOutcome, MmuError>,
+) -> Flow {
+    match outcome {
+        Ok(FaultOutcome::Mapped) => Flow::Again,
         Ok(FaultOutcome::NotRam) => {
             vcpu.counters.exits.mmio += 1;
             device(vcpu, vm, &violation)

@@ -87,7 +87,7 @@ impl Surroundings<'_> {
     /// Goes on, or ends the run.
     fn follow(&mut self, flow: Flow) -> Result<(), Flow> {
         match flow {
-            Flow::Resume => Ok(()),
+            Flow::Resume | Flow::Again => Ok(()),
             Flow::Serve => {
                 self.serves = true;
                 Ok(())

@@ -13,7 +13,8 @@ mod shadow;
 use crate::plat::{End, Vm};
 use crate::vcpu::{RunError, Vcpu};
 use vmxdefs::event::Event;
-use vmxdefs::exit::Exit;
+use vmxdefs::exit::{EptViolation, Exit};
+use vmxdefs::field::Field;
 
 pub(crate) use cpuid::features;
 pub(crate) use interpret::interpret;
@@ -24,17 +25,32 @@ pub(crate) use interpret::interpret;
 pub(crate) enum Flow {
     /// Enter the guest again.
     Resume,
+    /// The same; memory was brought, and nothing of the virtual processor is other than at its last entry.
+    Again,
     /// The same, but serve the balloon first.
     Serve,
     /// The guest has ended.
     End(End),
 }
 
-/// Handles one exit.
+/// Handles the exit of the current VMCS: memory first, which most are for.
 ///
 /// # Errors
 /// [`RunError`]: a failure of Herald's.
-pub(crate) fn handle(vcpu: &mut Vcpu, vm: &Vm, exit: Exit) -> Result<Flow, RunError> {
+#[inline(always)]
+pub(crate) fn handle(vcpu: &mut Vcpu, vm: &Vm) -> Result<Flow, RunError> {
+    vcpu.counters.exits.total += 1;
+    let reason = vcpu.vmcs.read(Field::ExitReason) as u32;
+    if reason == EptViolation::REASON {
+        let violation = EptViolation::decode(|field| vcpu.vmcs.read(field));
+        return ept::handle(vcpu, vm, violation);
+    }
+    let exit = Exit::decode(reason, |field| vcpu.vmcs.read(field));
+    handle_other(vcpu, vm, exit)
+}
+
+#[inline(never)]
+fn handle_other(vcpu: &mut Vcpu, vm: &Vm, exit: Exit) -> Result<Flow, RunError> {
     count(vcpu, exit);
     Ok(match exit {
         Exit::ExternalInterrupt => misc::host_interrupt(vm),
@@ -47,7 +63,7 @@ pub(crate) fn handle(vcpu: &mut Vcpu, vm: &Vm, exit: Exit) -> Result<Flow, RunEr
         Exit::Io(access) => io::handle(vcpu, vm, access),
         Exit::Rdmsr => msr::read(vcpu, vm),
         Exit::Wrmsr => msr::write(vcpu, vm),
-        Exit::EptViolation(violation) => ept::handle(vcpu, vm, violation),
+        Exit::EptViolation(violation) => ept::handle(vcpu, vm, violation)?,
         Exit::Exception(event @ Event { error_code: Some(code), .. }) if event.is_page_fault() => {
             shadow::page_fault(vcpu, vm, code)
         }

@@ -2,7 +2,6 @@
 //! over its paging. Where a processor drops translations (SDM vol. 3A 4.10.4.1), the shadow is brought up to what the guest's tables say.
 
 use super::{Flow, ept, misc};
-use crate::cpu::tsc;
 use crate::plat::Vm;
 use crate::vcpu::Vcpu;
 use addr::Gpa;
@@ -34,15 +33,13 @@ pub(super) fn page_fault(vcpu: &mut Vcpu, vm: &Vm, code: u32) -> Flow {
         user,
         passes_smap: explicit && vcpu.vmcs.read(Field::GuestRflags) & RFLAGS_AC != 0,
     };
-    let since = tsc();
     let outcome = vm.memory.fault_linear(vcpu.processor(), &vcpu.guest_paging(), linear, access);
     match outcome {
         Ok(LinearFault::Mapped) => {
             block_nmis_again(vcpu);
             vcpu.counters.exits.page_fault += 1;
-            vcpu.counters.memory_ticks += tsc() - since;
             vm.note_fault();
-            Flow::Resume
+            Flow::Again
         }
         Ok(LinearFault::Guest(PageFault { code })) => {
             vcpu.counters.exits.guest_fault += 1;

@@ -10,6 +10,9 @@
 //!
 //! Each side stores, and then looks: at least one sees the other. A thread that is neither in the guest nor parked looks
 //! by itself before it enters or parks.
+//!
+//! The guest's end, or a pause, is stored before the news of it: who has no news has neither to heed. Who takes news looks
+//! at both afterwards, and notes news of its own if it does not heed them at once.
 
 use super::ticks::Ticks;
 use crate::cpu;
@@ -51,7 +54,8 @@ impl Control {
 
     /// Makes it look: at its board, at whether its guest has ended.
     pub(crate) fn kick(&self) {
-        self.news.store(true, Ordering::Relaxed);
+        // Release pairs with the Acquire of `has_news`: what there is to look at was stored before.
+        self.news.store(true, Ordering::Release);
         fence(Ordering::SeqCst);
         match self.on.load(Ordering::Relaxed) {
             0 => {

@@ -365,6 +365,21 @@ impl<H: Host + 'static> Memory<H> {
         self.upheavals.outlast(|| self.mmu.fault(gpa, access))
     }
 
+    /// The first half of it: whether the dirty log alone was in the way of a write, which may go on now.
+    #[inline]
+    pub fn passes_log(&self, gpa: Gpa, access: Access) -> bool {
+        self.mmu.passes_log(gpa, access)
+    }
+
+    /// The other half, where that was not so. Apart, so that such a write does not pay for it.
+    ///
+    /// # Errors
+    /// As for [`Self::fault`].
+    #[inline(never)]
+    pub fn fault_behind_log(&self, gpa: Gpa, access: Access) -> Result<FaultOutcome, MmuError> {
+        self.upheavals.outlast(|| self.mmu.fault_behind_log(gpa, access))
+    }
+
     /// Resolves a page fault of a virtual processor under a shadow.
     ///
     /// # Errors

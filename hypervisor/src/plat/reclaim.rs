@@ -91,11 +91,14 @@ impl Reclaimer {
         Ok((this, handle))
     }
 
-    /// A guest has got a frame: there may be few left. If that cannot be mended: the frames with what does not compress, once.
+    /// Whether few frames are left.
+    #[inline]
+    pub(super) fn is_short(&self) -> bool {
+        self.mm.host().frames().spare() < self.low
+    }
+
+    /// A guest has got a frame, and few are left. If that cannot be mended: the frames with what does not compress, once.
     pub(super) fn look(&self) -> Option<u64> {
-        if self.mm.host().frames().spare() >= self.low {
-            return None;
-        }
         self.wake();
         self.mm.take_standstill()
     }

@@ -34,7 +34,7 @@ impl Ticks {
         if first {
             self.first_entry = Some(now);
         } else {
-            self.outside += now.saturating_sub(self.last_exit);
+            self.outside += self.since_exit(now);
         }
         first
     }
@@ -46,6 +46,12 @@ impl Ticks {
         self.last_exit = now;
     }
 
+    /// Ticks since the processor has left the guest.
+    #[inline]
+    pub(crate) fn since_exit(&self, now: u64) -> u64 {
+        now.saturating_sub(self.last_exit)
+    }
+
     /// From `since` to `now`, after the last exit, the virtual processor had no CPU: it was halted, or another one's turn
     /// had come.
     pub(crate) fn idle(&mut self, since: u64, now: u64) {
@@ -54,7 +60,7 @@ impl Ticks {
 
     /// /init has started, in a guest whose first instruction was at `started`. Only the first call counts.
     pub(crate) fn mark_init(&mut self, started: u64, now: u64) {
-        let outside = self.outside + now.saturating_sub(self.last_exit);
+        let outside = self.outside + self.since_exit(now);
         let total = now.saturating_sub(started);
         self.boot.get_or_insert(Boot { total, outside });
     }

@@ -12,6 +12,7 @@ use super::memory::{Memory, NotRam, Notifiers, SetupError};
 use super::oom::{self, Departure, Told};
 use super::part::Snapshots;
 use super::pause::Pauses;
+use super::reclaim::Reclaimer;
 use super::run::{HostMemory, Machine};
 use super::stir::Stirrer;
 use super::storm::Storm;
@@ -230,9 +231,23 @@ impl Vm {
     }
 
     /// The guest has got memory.
+    #[inline]
     pub(crate) fn note_fault(&self) {
-        self.most_resident.fetch_max(self.memory.space().resident_frames(), Ordering::Relaxed);
-        if let Some(frames) = self.host.reclaimer.as_ref().and_then(|reclaimer| reclaimer.look()) {
+        let resident = self.memory.space().resident_frames();
+        // Mostly it is not more than there was already.
+        if resident > self.most_resident.load(Ordering::Relaxed) {
+            self.most_resident.fetch_max(resident, Ordering::Relaxed);
+        }
+        if let Some(reclaimer) = &self.host.reclaimer
+            && reclaimer.is_short()
+        {
+            self.note_shortage(reclaimer);
+        }
+    }
+
+    #[inline(never)]
+    fn note_shortage(&self, reclaimer: &Reclaimer) {
+        if let Some(frames) = reclaimer.look() {
             oom::judge(self, End::Standstill(frames));
         }
     }

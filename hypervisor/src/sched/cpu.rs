@@ -35,6 +35,8 @@ struct Cpu {
     next_wake: AtomicU64,
     /// Its idle thread runs.
     idle: AtomicBool,
+    /// Nobody has waited since its thread's last look: nobody was kept waiting. Its own, as what is `running`.
+    alone: AtomicBool,
     running: Own<Option<Running>>,
 }
 
@@ -51,8 +53,6 @@ struct Running {
     account: Account,
     /// Up to when it has been charged.
     charged: u64,
-    /// Nobody has waited so far: nobody was kept waiting.
-    alone: bool,
     handover: Option<(Arc<Thread>, Account, Leaving)>,
 }
 
@@ -77,6 +77,7 @@ impl Cpu {
             sleepers: Mutex::new(Rank::RunQueue, BTreeMap::new()),
             next_wake: AtomicU64::new(u64::MAX),
             idle: AtomicBool::new(false),
+            alone: AtomicBool::new(false),
             running: Own(RefCell::new(None)),
         }
     }
@@ -85,6 +86,12 @@ impl Cpu {
         let mut queue = self.queue.lock();
         queue.push(account, thread);
         self.waiting.store(queue.len(), Ordering::Release);
+    }
+
+    /// As at the last look: nobody was kept waiting since, so there is nothing to charge.
+    #[inline]
+    fn is_left_alone(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) == 0 && self.alone.load(Ordering::Relaxed)
     }
 
     fn note_next_wake(&self, sleepers: &Sleepers) {
@@ -117,12 +124,12 @@ pub(super) fn start(slice: u64) {
     let index = cpu::index();
     let this = &CPUS[index];
     let idle = Thread::idle();
+    this.alone.store(true, Ordering::Relaxed);
     *this.running.0.borrow_mut() = Some(Running {
         thread: Arc::clone(&idle),
         idle,
         account: Account::default(),
         charged: tsc(),
-        alone: true,
         handover: None,
     });
     ONLINE.fetch_max(index + 1, Ordering::AcqRel);
@@ -180,11 +187,18 @@ pub(crate) enum Turn {
 pub(crate) fn turn() -> Turn {
     let this = &CPUS[cpu::index()];
     let sleeper = this.next_wake.load(Ordering::Acquire);
-    if this.waiting.load(Ordering::Acquire) == 0 && tsc() < sleeper && own(|running| running.alone) {
-        // As at the last look: nobody was kept waiting since, so there is nothing to charge.
+    if this.is_left_alone() && tsc() < sleeper {
         return Turn::GoesOn(Some(sleeper).filter(|&next| next != u64::MAX));
     }
     turn_among_others(this)
+}
+
+/// Whether nobody waits for this CPU, and the caller has not left it since [`turn`] said that it may go on: until the time that
+/// it was told then, it may.
+#[inline]
+#[must_use]
+pub(crate) fn is_left_alone() -> bool {
+    CPUS[cpu::index()].is_left_alone()
 }
 
 /// The same where somebody waits, has waited, or is to be woken.
@@ -196,7 +210,7 @@ fn turn_among_others(this: &Cpu) -> Turn {
     let left = own(|running| {
         running.charge(now);
         if waiting == 0 {
-            running.alone = true;
+            this.alone.store(true, Ordering::Relaxed);
             return None;
         }
         this.queue.lock().ticks_left(running.account, running.thread.share(), slice())
@@ -221,7 +235,9 @@ impl Running {
     fn charge(&mut self, now: u64) {
         let ran = now.saturating_sub(self.charged);
         self.charged = now;
-        if core::mem::take(&mut self.alone) {
+        let alone = &CPUS[cpu::index()].alone;
+        if alone.load(Ordering::Relaxed) {
+            alone.store(false, Ordering::Relaxed);
             self.account = Account::default();
         } else {
             self.account.charge(ran, self.thread.share());
@@ -260,7 +276,7 @@ pub(super) fn leave(why: Leaving) {
         let left = core::mem::replace(&mut running.thread, thread);
         let saved = left.saved.get();
         running.handover = Some((left, running.account, why));
-        (running.account, running.alone) = (account, false);
+        running.account = account;
         (saved, target)
     });
     // SAFETY: the handover keeps the thread that is left alive; the one that is entered was taken from a queue by this

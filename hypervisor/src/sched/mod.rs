@@ -22,7 +22,7 @@ mod resident;
 mod switch;
 mod thread;
 
-pub(crate) use cpu::{Turn, current, online, others_wait, turn, yield_now};
+pub(crate) use cpu::{Turn, current, is_left_alone, online, others_wait, turn, yield_now};
 pub(crate) use idle::run as idle;
 pub(crate) use resident::{Resident, Residing, reside};
 pub(crate) use thread::{Group, JoinHandle, Thread, park, spawn};

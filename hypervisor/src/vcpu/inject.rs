@@ -14,12 +14,18 @@ const BLOCKED_BY_NMI: u64 = 1 << 3;
 
 impl Vcpu {
     /// Takes over the event whose delivery the exit cut short: it comes first at the next entry
-    /// (SDM vol. 3C 28.2.4). Asked for at each exit.
-    pub(super) fn save_interrupted_event(&mut self) {
+    /// (SDM vol. 3C 28.2.4). Asked for at each exit; whether there is one.
+    pub(super) fn save_interrupted_event(&mut self) -> bool {
         let information = self.vmcs.read(Field::IdtVectoring) as u32;
-        if information >> 31 == 0 {
-            return;
+        let interrupted = information >> 31 != 0;
+        if interrupted {
+            self.take_interrupted_event(information);
         }
+        interrupted
+    }
+
+    #[inline(never)]
+    fn take_interrupted_event(&mut self, information: u32) {
         let error_code = self.vmcs.read(Field::IdtVectoringErrorCode) as u32;
         self.pending = Event::decode(information, error_code);
         if self.pending.is_some_and(Event::needs_length) {

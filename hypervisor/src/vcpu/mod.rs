@@ -4,7 +4,8 @@
 //!        ┌───────────────────────────────────────────────────────────────────────────────┐
 //!        ▼                                                                               │ Resume
 //!   turn over? yield ─► inject what waits ─► set timer ─► flush if owed ─► enter ─► exit::handle ─► End
-//!        └─ halted? park
+//!        └─ halted? park                         ▲                                      │ Again, and
+//!                                                └──────────────────────────────────────┘ nothing new
 //! ```
 
 mod apic;
@@ -89,8 +90,10 @@ pub(crate) struct Vcpu {
     eoi_exits: [u64; 4],
     /// When its next device timer is due, as of its last look at its board.
     deadline: Option<devices::Ticks>,
-    /// When its turn is over, in TSC ticks.
-    turn_ends: Option<u64>,
+    /// When it has to look at what it does next, in TSC ticks: a device timer is due then, or its turn is over. All ones: never.
+    due: u64,
+    /// The preemption timer in the VMCS is set to never.
+    timer_rests: bool,
     /// It spins: whoever waits for its CPU goes first.
     pub gives_way: bool,
     /// It serves its guest's balloon before it enters.
@@ -149,7 +152,8 @@ impl Vcpu {
             nmi_waits: false,
             eoi_exits: [0; 4],
             deadline: None,
-            turn_ends: None,
+            due: u64::MAX,
+            timer_rests: false,
             gives_way: false,
             serves: false,
             shadow,

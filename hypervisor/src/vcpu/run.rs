@@ -62,74 +62,113 @@ pub(crate) fn run(vcpu: &mut Vcpu, vm: &Vm) {
     drop(residing);
 }
 
-/// Once around the loop: waits, or runs until the next exit is handled.
+/// Waits, or looks at what there is to do; or runs, until there is something to look at.
 ///
 /// # Errors
 /// How the guest has ended.
 fn step(vcpu: &mut Vcpu, vm: &Vm) -> Result<(), Result<End, RunError>> {
     let control = vm.control(vcpu.id);
-    if vm.is_paused() {
-        if vm.wants_states() {
-            control.deposit(vcpu.state());
-        }
-        vcpu.wait(vm, || sched::park(None));
+    if !vcpu.prepare(vm, control).map_err(Ok)? {
         return Ok(());
     }
-    let gives_way = core::mem::take(&mut vcpu.gives_way) && sched::others_wait();
-    match sched::turn() {
-        Turn::GoesOn(end) if !gives_way => vcpu.turn_ends = end,
-        _ => {
-            vcpu.wait(vm, sched::yield_now);
+    let mut now = tsc();
+    loop {
+        vcpu.set_timer(vm, now);
+        if !vcpu.enter(vm, control, now).map_err(|error| Err(RunError::Refused(error)))? {
+            return Ok(());
+        }
+        let interrupted = vcpu.save_interrupted_event();
+        match exit::handle(vcpu, vm) {
+            Ok(Flow::Again) => vcpu.leave_off(vm, control),
+            outcome => return vcpu.follow(vm, control, outcome.map_err(Err)?).map_err(Ok),
+        }
+        now = tsc();
+        vcpu.counters.memory_ticks += vcpu.ticks.since_exit(now);
+        if interrupted || !vcpu.may_go_on(control, now) {
             return Ok(());
         }
     }
-    if vcpu.serves {
-        vcpu.serves = vm.serve_balloon(vcpu.id);
-        return Ok(());
-    }
-    vcpu.take_cpu();
-    vcpu.look(vm, control).map_err(Ok)?;
-    if vcpu.activity != Activity::Active {
-        vcpu.sleep(vm);
-        return Ok(());
-    }
-    if vcpu.has_obstacle() {
-        let flow = exit::interpret(vcpu, vm);
-        return vcpu.follow(vm, control, flow).map_err(Ok);
-    }
-    vcpu.load_root(vm);
-    vcpu.set_timer(vm);
-    if !vcpu.enter(vm, control).map_err(|error| Err(RunError::Refused(error)))? {
-        return Ok(());
-    }
-    vcpu.save_interrupted_event();
-    let exit = Exit::decode(|field| vcpu.vmcs.read(field));
-    vcpu.counters.exits.total += 1;
-    let flow = exit::handle(vcpu, vm, exit).map_err(Err)?;
-    vcpu.follow(vm, control, flow).map_err(Ok)
 }
 
 impl Vcpu {
+    /// Does all that comes before an entry. `false`: it did something else, and has to look again.
+    ///
+    /// # Errors
+    /// How the guest has ended.
+    #[inline(never)]
+    fn prepare(&mut self, vm: &Vm, control: &Control) -> Result<bool, End> {
+        if vm.is_paused() {
+            if vm.wants_states() {
+                control.deposit(self.state());
+            }
+            self.wait(vm, || sched::park(None));
+            return Ok(false);
+        }
+        let gives_way = core::mem::take(&mut self.gives_way) && sched::others_wait();
+        let turn_ends = match sched::turn() {
+            Turn::GoesOn(end) if !gives_way => end,
+            _ => {
+                self.wait(vm, sched::yield_now);
+                return Ok(false);
+            }
+        };
+        if self.serves {
+            self.serves = vm.serve_balloon(self.id);
+            return Ok(false);
+        }
+        self.take_cpu();
+        self.look(vm, control)?;
+        if self.activity != Activity::Active {
+            self.sleep(vm);
+            return Ok(false);
+        }
+        if self.has_obstacle() {
+            let flow = exit::interpret(self, vm);
+            return self.follow(vm, control, flow).map(|()| false);
+        }
+        self.load_root(vm);
+        let device = self.deadline.map_or(u64::MAX, |deadline| vm.clock.machine_ticks(deadline));
+        self.due = device.min(turn_ends.unwrap_or(u64::MAX));
+        Ok(true)
+    }
+
+    /// Whether nothing has changed since it was prepared but memory, so that it may enter again as it is. A thread that has waited
+    /// meanwhile is not left alone.
+    fn may_go_on(&self, control: &Control, now: u64) -> bool {
+        now < self.due && !control.has_news() && sched::is_left_alone()
+    }
+
     /// Does what comes after an exit.
+    #[inline(never)]
     fn follow(&mut self, vm: &Vm, control: &Control, flow: Flow) -> Result<(), End> {
         if let Flow::End(end) = flow {
             return Err(end);
         }
-        self.serves = flow == Flow::Serve;
+        self.serves = matches!(flow, Flow::Serve);
+        self.leave_off(vm, control);
+        Ok(())
+    }
+
+    /// An exit was handled: what others may want between two entries.
+    fn leave_off(&self, vm: &Vm, control: &Control) {
         vm.after_exit(self.id);
         if control.is_asked() {
             control.publish(&self.counters, &self.ticks);
         }
-        Ok(())
     }
 
     /// Looks at the board, if there is news or a timer is due; chooses what the next entry delivers.
     fn look(&mut self, vm: &Vm, control: &Control) -> Result<(), End> {
         let now = vm.clock.now();
         let due = self.deadline.is_some_and(|deadline| deadline <= now);
-        if !control.take_news() && !due {
+        let news = control.take_news();
+        if !news && !due {
             self.deliver_pending();
             return Ok(());
+        }
+        if news && (vm.is_paused() || vm.has_ended()) {
+            // That it is looked at, before the next entry.
+            control.note_own_news();
         }
         let id = self.id;
         let startup = vm.with_devices(Some(id), |board| {
@@ -186,18 +225,17 @@ impl Vcpu {
         self.ticks.idle(since, tsc());
     }
 
-    /// Enters the guest, unless there is news; whether it did.
-    fn enter(&mut self, vm: &Vm, control: &Control) -> Result<bool, EntryError> {
+    /// Enters the guest, unless there is news, as there is of a pause and of the guest's end (`Control`); whether it did.
+    fn enter(&mut self, vm: &Vm, control: &Control, now: u64) -> Result<bool, EntryError> {
         control.enters();
         let (mut flushed, vmcs) = (0, &self.vmcs);
         vm.tag.enter(|| flushed = vmcs.drop_translations());
         self.counters.invept += flushed;
         // What was chosen for delivery before stays: the entry comes later.
-        let enters = !control.has_news() && !vm.has_ended() && !vm.is_paused();
+        let enters = !control.has_news();
         let mut entered = Ok(());
         if enters {
             cpu::set_fault_address(self.registers.cr2);
-            let now = tsc();
             if self.ticks.enter(now) {
                 vm.note_start(now);
             }
@@ -212,27 +250,30 @@ impl Vcpu {
         entered.map(|()| enters)
     }
 
-    /// Makes the guest exit when its next device timer is due, or its turn is over.
-    fn set_timer(&mut self, vm: &Vm) {
-        let device = self.deadline.map_or(u64::MAX, |deadline| vm.clock.machine_ticks(deadline));
-        let turn = self.turn_ends.unwrap_or(u64::MAX);
-        let deadline = device.min(turn).min(self.deaf_until(vm).unwrap_or(u64::MAX));
-        if !self.vmcs.controls().has_pin(Pin::PREEMPTION_TIMER) {
-            cpu::timer::arm(Some(deadline).filter(|&deadline| deadline != u64::MAX));
+    /// Makes the guest exit when it has something to look at.
+    fn set_timer(&mut self, vm: &Vm, now: u64) {
+        let deadline = self.due.min(self.deaf_until(vm, now).unwrap_or(u64::MAX));
+        let is_never = deadline == u64::MAX;
+        if is_never && self.timer_rests {
             return;
         }
+        if !self.vmcs.controls().has_pin(Pin::PREEMPTION_TIMER) {
+            cpu::timer::arm(Some(deadline).filter(|_| !is_never));
+            return;
+        }
+        self.timer_rests = is_never;
         // The timer counts in units of 2^shift ticks; rounded up, so that it is due when it fires.
         let shift = self.vmcs.capabilities().misc.preemption_timer_shift();
-        let left = deadline.saturating_sub(tsc());
+        let left = deadline.saturating_sub(now);
         let units = (left >> shift).saturating_add(1).min(u64::from(u32::MAX));
         self.vmcs.write(Field::PreemptionTimer, units);
     }
 
     /// When a guest with interrupts off has to exit, where other CPUs may want this one. A processor lets an interrupt end
     /// its stay whatever RFLAGS.IF is (SDM vol. 3C 26.2); Bochs 2.7 does not, where RFLAGS.IF is 0 from the entry on.
-    fn deaf_until(&self, vm: &Vm) -> Option<u64> {
+    fn deaf_until(&self, vm: &Vm, now: u64) -> Option<u64> {
         let may_be_wanted = sched::online() > 1 && !self.has_interrupts_on();
-        may_be_wanted.then(|| tsc() + vm.clock.tsc_hz / DEAF_PART)
+        may_be_wanted.then(|| now + vm.clock.tsc_hz / DEAF_PART)
     }
 
     /// Tells what is wrong with the guest state, rule by rule.

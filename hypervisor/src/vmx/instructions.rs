@@ -1,7 +1,7 @@
 //! VMX instructions of our own, each with its flags read in the same asm block (SDM vol. 3C 31.2: VMfailInvalid sets
 //! CF, VMfailValid sets ZF and leaves a number in the VMCS).
 
-use core::arch::asm;
+use core::arch::{asm, naked_asm};
 use core::fmt;
 
 /// How a VMX instruction failed.
@@ -88,6 +88,31 @@ pub(super) unsafe fn vmptrld(region: u64) -> Result<(), VmFail> {
              out(reg_byte) equal);
     }
     outcome(below, equal)
+}
+
+/// Reads a field of the current VMCS, which is there and has it.
+#[inline(always)]
+pub(super) fn vmread_present(field: u32) -> u64 {
+    let value: u64;
+    // SAFETY: as in `vmread`; a failure goes to a function that does not come back, with the stack aligned.
+    unsafe {
+        asm!("vmread {value}, rdi", "jbe {absent}", in("rdi") u64::from(field), value = lateout(reg) value,
+             absent = sym absent, options(readonly));
+    }
+    value
+}
+
+/// Where [`vmread_present`] goes where there is no such field: its number is in RDI.
+///
+/// # Safety
+/// Only that jumps here.
+#[unsafe(naked)]
+unsafe extern "sysv64" fn absent() {
+    naked_asm!("call {panics}", panics = sym no_field)
+}
+
+extern "sysv64" fn no_field(field: u64) -> ! {
+    panic!("VMREAD of field {field:#x} failed: {}", access_failure());
 }
 
 /// Reads a field of the current VMCS.

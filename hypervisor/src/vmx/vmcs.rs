@@ -1,7 +1,7 @@
 //! The VMCS of one virtual processor: its controls, negotiated; its fields; entry.
 
 use super::enter::{GuestRegisters, enter_guest};
-use super::instructions::{VmFail, invept_single, vmread, vmwrite};
+use super::instructions::{VmFail, invept_single, vmread, vmread_present, vmwrite};
 use super::kept::{Extent, Kept};
 use super::region::Region;
 use super::residence::Residence;
@@ -430,12 +430,13 @@ impl Vmcs {
     }
 
     /// Reads a field.
+    #[inline]
     #[must_use]
     pub(crate) fn read(&self, field: Field) -> u64 {
         if let Some(kept) = self.kept.place(field) {
             return kept.get();
         }
-        vmread(field.encoding()).unwrap_or_else(|error| panic!("VMREAD of {field:?} failed: {error}"))
+        vmread_present(field.encoding())
     }
 
     /// Writes a field of the guest state or of the controls.

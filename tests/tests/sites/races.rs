@@ -3,7 +3,7 @@
 use crate::Outcome;
 use crate::bench::{Bench, LARGE, Plan, SMALL, bytes};
 use crate::devices::DISK;
-use addr::HvaRange;
+use addr::{HvaRange, PageSize};
 use mm::notifier::MmuNotifier;
 use mm::{Access, AddressSpace, Advice, Change, CpuIndex, Host, MapError, Protection, Spared, VmaKind};
 use mmu::FaultOutcome;
@@ -126,6 +126,21 @@ fn a_page_that_comes_back_from_swap_is_not_written_under_somebody_who_holds_it()
     })?;
     b.both_read(0, 0, 20)?;
     b.finish()
+}
+
+/// A store's fault has no page yet. Before it has, another processor is faster: the page is his, and what he has stored stays.
+#[test]
+fn a_page_that_somebody_else_has_brought_meanwhile_is_his() -> Outcome {
+    let b = Arc::new(Bench::new(SMALL));
+    b.map_pages(0, 0, 2)?;
+    // The page table is there.
+    b.guest_writes(0, 1, 10)?;
+    let first = |event| matches!(event, Event::AllocateFrame(PageSize::Size4K));
+    meanwhile(&b, first, |b| assert_eq!(b.store(0, 0, 20), Verdict::Done));
+    assert_eq!(b.space(0).space.fault_in(page(0), Access::Write).map(|mapping| mapping.writable), Ok(true));
+    assert_eq!(b.space(0).space.resident_frames(), 2);
+    b.both_read(0, 0, 20)?;
+    finish(b)
 }
 
 /// A page was read from its slot. Before it is cached the slot is freed, and given to another page.

@@ -152,6 +152,13 @@ impl<H: Host> Mm<H> {
         counted.then(|| self.host.frames().meta(frame))
     }
 
+    /// Tells of frames whether they are counted, and dirty. What is asked of each is one load: where the metadata is, is found once.
+    #[inline(always)]
+    pub(crate) fn dirty_frames(&self) -> impl Fn(Pfn) -> bool + use<'_, H> {
+        let (zero, is_dirty) = (self.zero_page, self.host.frames().dirty_ones());
+        move |frame| frame != zero && is_dirty(frame)
+    }
+
     /// The reverse map that finds a frame's entries, and the frame's place in it.
     pub(crate) fn rmap_of(&self, frame: Pfn) -> Option<(Arc<Rmap<H>>, u64)> {
         let (id, index) = self.host.frames().meta(frame).owner()?;

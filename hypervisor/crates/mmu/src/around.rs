@@ -24,8 +24,11 @@ use crate::stats::add;
 use addr::{Gfn, Hva, PAGE_SHIFT, PageSize};
 use mm::{Beside, Host, MOST_BESIDE, Mapping, Stretch};
 use mutants::{Mutant, intact};
-use paging::{EntryRef, Leaf, Level, Rights};
+use paging::{EntryRef, Leaf, Rights};
 use sync::Snapshot;
+
+/// Entries of a table.
+const ENTRIES: u16 = 512;
 
 /// Pages of a group.
 const GROUP: u64 = MOST_BESIDE as u64;
@@ -57,7 +60,7 @@ impl<H: Host> SecondaryMmu<H> {
     /// Maps what is beside a page whose entry, a new one, is at `at`; how many pages. The mmu lock is held, shared at least.
     #[inline(never)]
     pub(crate) fn map_around(&self, locked: &Locked, at: EntryRef, around: &Around<'_>) -> u64 {
-        let Around { gfn, hva, stores, beside, snapshot } = around;
+        let Around { gfn, hva, beside, snapshot, .. } = around;
         let before = (hva.as_u64() - beside.range().start().as_u64()) >> PAGE_SHIFT;
         let first = Gfn::new(gfn.as_u64() - before);
         let (start, end) = (beside.range().start().as_u64(), beside.range().end().as_u64());
@@ -66,25 +69,35 @@ impl<H: Host> SecondaryMmu<H> {
             return 0;
         }
         let logs = self.is_logging().then(|| self.logs.read());
+        let mapped = match &logs {
+            Some(logs) if intact(Mutant::AroundUnlogged) => {
+                self.map_each(at, around, |index, leaf| logs.admit(first.add(index), leaf))
+            }
+            _ => self.map_each(at, around, |_, leaf| leaf),
+        };
+        add(&self.stats.mapped_around, mapped);
+        mapped
+    }
+
+    /// The same for pages that `admit` may take rights from. Each way by itself, so that a leaf is bits from the start where there
+    /// is no log.
+    #[inline(always)]
+    fn map_each(&self, at: EntryRef, around: &Around<'_>, admit: impl Fn(u64, Leaf) -> Leaf) -> u64 {
+        let before = (around.hva.as_u64() - around.beside.range().start().as_u64()) >> PAGE_SHIFT;
+        let start = at.index().wrapping_sub(before as u16);
         let mut mapped = 0;
-        self.space.each_beside(beside, |index, mapping| {
-            let gfn = first.add(index);
-            let at = EntryRef::new(at.table(), Level::Pt.index(gfn.base().as_u64()));
-            let leaf = unused_leaf(&mapping);
-            let leaf = match &logs {
-                Some(logs) if intact(Mutant::AroundUnlogged) => logs.admit(gfn, leaf),
-                _ => leaf,
-            };
-            let is_wanted = leaf.rights.write || !stores;
+        self.space.each_beside(around.beside, |index, mapping| {
+            let leaf = admit(index, unused_leaf(&mapping));
+            let at = EntryRef::new(at.table(), start.wrapping_add(index as u16) & (ENTRIES - 1));
+            let is_wanted = leaf.rights.write || !around.stores;
             mapped += u64::from(is_wanted && entry::install_beside(&*self.host, at, leaf));
         });
-        add(&self.stats.mapped_around, mapped);
         mapped
     }
 }
 
 /// What a load's fault would install, not used yet.
-#[inline]
+#[inline(always)]
 fn unused_leaf(mapping: &Mapping) -> Leaf {
     let write = mapping.writable && (mapping.dirty || !intact(Mutant::AroundWritesClean));
     let accessed = !intact(Mutant::AroundCountsAsUse);

@@ -59,14 +59,14 @@ pub(crate) fn install<M: TableMemory>(memory: &M, found: &Found<EptEntry>, leaf:
 }
 
 /// [`install`] where `found` is an empty entry of the leaf's level, as it mostly is; `false` where it is so no more.
-#[inline]
+#[inline(always)]
 pub(crate) fn install_first<M: TableMemory>(memory: &M, found: &Found<EptEntry>, leaf: Leaf) -> bool {
     exchange(memory, found, EptEntry::leaf(leaf)).is_ok()
 }
 
 /// Makes an empty entry of a page table map a page beside the one that a fault has brought; `false` where it is not empty. The mmu
 /// lock is held, shared at least.
-#[inline]
+#[inline(always)]
 pub(crate) fn install_beside<M: TableMemory>(memory: &M, at: EntryRef, leaf: Leaf) -> bool {
     let entry = EptEntry::from_bits(memory.load(at));
     let found = Found { at, level: Level::Pt, entry, shared: false };

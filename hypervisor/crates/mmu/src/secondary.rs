@@ -254,14 +254,27 @@ impl<H: Host> SecondaryMmu<H> {
         self.fault_around(gpa, access).map(|(outcome, _)| outcome)
     }
 
+    /// The first half of it: whether the dirty log alone was in the way of a write, which may go on now.
+    #[inline]
+    pub fn passes_log(&self, gpa: Gpa, access: Access) -> bool {
+        access == Access::Write && self.is_logging() && self.writes_again(gpa.gfn())
+    }
+
+    /// The other half, where that was not so.
+    ///
+    /// # Errors
+    /// As for [`Self::fault`].
+    pub fn fault_behind_log(&self, gpa: Gpa, access: Access) -> Result<FaultOutcome, MmuError> {
+        self.resolve_fault(gpa.gfn(), access).map(|(outcome, _)| outcome)
+    }
+
     /// The same, and how many pages were mapped around it.
     #[inline]
     pub(crate) fn fault_around(&self, gpa: Gpa, access: Access) -> Result<(FaultOutcome, u64), MmuError> {
-        let gfn = gpa.gfn();
-        if access == Access::Write && self.is_logging() && self.writes_again(gfn) {
+        if self.passes_log(gpa, access) {
             return Ok((FaultOutcome::Mapped, 0));
         }
-        self.resolve_fault(gfn, access)
+        self.resolve_fault(gpa.gfn(), access)
     }
 
     /// Apart, so that a write that only the log has stopped does not pay for it.

@@ -55,7 +55,29 @@ impl Tdp {
         leaf.map(|leaf| resize(leaf, gfn, PageSize::Size4K))
     }
 
-    /// The same, for somebody who uses it: no processor sets A there.
+    /// The same for guest frames of which many lie in one page table: that one is found once. The mmu lock is held exclusively
+    /// meanwhile, so that it stays.
+    pub(crate) fn grounds<H: Host>(self, host: &H) -> impl FnMut(Gfn) -> Option<Leaf> + use<'_, H> {
+        // The first guest frame of the last page table, and that.
+        let mut last: Option<(Gfn, Pfn)> = None;
+        move |gfn| {
+            let first = gfn.align_down(PageSize::Size2M);
+            if let Some((_, table)) =
+                last.filter(|(known, _)| *known == first || !intact(Mutant::GroundsInOneTable))
+            {
+                let at = EntryRef::new(table, Level::Pt.index(gfn.base().as_u64()));
+                let entry = EptEntry::from_bits(host.load(at));
+                return Found { at, level: Level::Pt, entry, shared: false }.leaf();
+            }
+            let found = self.reach(host, gfn)?;
+            if found.level == Level::Pt {
+                last = Some((first, found.at.table()));
+            }
+            found.leaf().map(|leaf| resize(leaf, gfn, PageSize::Size4K))
+        }
+    }
+
+    /// The same as [`Self::ground`] for somebody who uses it: no processor sets A there.
     pub(crate) fn ground_in_use<H: Host>(self, host: &H, gfn: Gfn) -> Option<Leaf> {
         let found = self.reach(host, gfn)?;
         let leaf = found.leaf()?;
@@ -88,7 +110,7 @@ impl Tdp {
         reserve: &mut TableReserve<'_, H>,
     ) -> Result<Installed, Lacking> {
         let lowest = Level::of_leaf(leaf.size);
-        let found = self.grow(gfn, lowest, reserve, host);
+        let found = self.walk(host, gfn);
         let is_first = found.level == lowest && found.entry == EptEntry::EMPTY;
         if is_first && entry::install_first(host, &found, leaf) {
             return Ok(Installed::New(found.at));

@@ -304,7 +304,12 @@ mutants! {
     /// what lies beside a page is read in a shared table, too, which allows less than it says (I18)
     AroundReadsShared,
 
+    /// a fresh page is mapped although another fault has mapped one meanwhile
+    FreshMapsUnseen,
+
     // The same under shadows.
+    /// leaves of a shadow that are derived beside another stand on the page table where the last one was found
+    GroundsInOneTable,
     /// a leaf of a shadow that is derived beside another counts as used
     ShadowBesideCountsAsUse,
     /// a leaf of a shadow that is derived beside another may be written although the guest's entry has no D

@@ -215,6 +215,7 @@ impl TableEntry for HostEntry {
         bits << 1 >> (addr::PAGE_SHIFT + 1)
     }
 
+    #[inline]
     fn leaf(leaf: Leaf) -> Self {
         let mut bits = leaf.pfn.base().as_u64() | rights_bits(leaf.rights);
         if leaf.size != PageSize::Size4K {

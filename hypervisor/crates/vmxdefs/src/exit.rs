@@ -156,9 +156,8 @@ pub struct EptViolation {
 }
 
 impl Exit {
-    /// Decodes the exit of the current VMCS, read through `vmread`.
-    pub fn decode(mut vmread: impl FnMut(Field) -> u64) -> Self {
-        let reason = vmread(Field::ExitReason) as u32;
+    /// Decodes the exit of the current VMCS, for this reason; the rest is read through `vmread`.
+    pub fn decode(reason: u32, mut vmread: impl FnMut(Field) -> u64) -> Self {
         if reason & ENTRY_FAILURE != 0 {
             return Self::EntryFailed(entry_failure(reason as u16, vmread));
         }
@@ -187,7 +186,7 @@ impl Exit {
             36 | 39 => Self::MonitorMwait,
             40 => Self::Pause,
             45 => Self::VirtualEoi(vmread(Field::ExitQualification) as u8),
-            48 => Self::EptViolation(ept_violation(vmread)),
+            48 => Self::EptViolation(EptViolation::decode(vmread)),
             49 => Self::EptMisconfiguration(gpa(&mut vmread)),
             52 => Self::PreemptionTimer,
             55 => Self::Xsetbv,
@@ -238,14 +237,21 @@ const fn io_access(qualification: u64) -> IoAccess {
     }
 }
 
-fn ept_violation(mut vmread: impl FnMut(Field) -> u64) -> EptViolation {
-    let qualification = vmread(Field::ExitQualification);
-    let has_linear = qualification & 1 << 7 != 0;
-    EptViolation {
-        gpa: gpa(&mut vmread),
-        write: qualification & 1 << 1 != 0,
-        fetch: qualification & 1 << 2 != 0,
-        walking: has_linear && qualification & 1 << 8 == 0,
+impl EptViolation {
+    /// The exit reason of one.
+    pub const REASON: u32 = 48;
+
+    /// Decodes the violation that the current VMCS tells of, read through `vmread`.
+    #[inline]
+    pub fn decode(mut vmread: impl FnMut(Field) -> u64) -> Self {
+        let qualification = vmread(Field::ExitQualification);
+        let has_linear = qualification & 1 << 7 != 0;
+        Self {
+            gpa: gpa(&mut vmread),
+            write: qualification & 1 << 1 != 0,
+            fetch: qualification & 1 << 2 != 0,
+            walking: has_linear && qualification & 1 << 8 == 0,
+        }
     }
 }
 
@@ -256,7 +262,9 @@ mod tests {
     use addr::Gpa;
 
     fn decode(values: &[(Field, u64)]) -> Exit {
-        Exit::decode(|field| {
+        let (reason, values) = values.split_first().expect("a reason");
+        assert_eq!(reason.0, Field::ExitReason);
+        Exit::decode(reason.1 as u32, |field| {
             let found = values.iter().find(|(name, _)| *name == field);
             found.unwrap_or_else(|| panic!("{field:?} was not needed")).1
         })

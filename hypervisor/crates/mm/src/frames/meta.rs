@@ -341,6 +341,13 @@ impl FrameMeta {
         self.flags.load(Ordering::Acquire) & wanted == wanted
     }
 
+    /// Whether it is in use, and dirty.
+    #[inline]
+    pub(super) fn is_used_and_dirty(&self) -> bool {
+        let wanted = STATE | PageFlags::DIRTY.bits();
+        self.flags.load(Ordering::Acquire) & wanted == wanted
+    }
+
     pub(crate) fn set(&self, flags: PageFlags) {
         self.flags.fetch_or(flags.bits(), Ordering::AcqRel);
     }

@@ -165,6 +165,12 @@ impl Frames {
             PageSize::Size2M | PageSize::Size1G => self.buddy.lock().allocate(&self.meta, order_of(size)),
         };
         let frame = frame.ok_or(OutOfFrames { size })?;
+        if size == PageSize::Size4K {
+            self.set_generation(frame, self.generation());
+            self.meta(frame).take();
+            self.free.fetch_sub(1, Ordering::Relaxed);
+            return Ok(frame);
+        }
         let generation = self.generation();
         if size == PageSize::Size4K {
             self.set_generation(frame, generation);
@@ -235,6 +241,13 @@ impl Frames {
     #[must_use]
     pub(crate) fn is_exclusive(&self, frame: Pfn) -> bool {
         self.meta.get(frame.as_u64() as usize).is_some_and(FrameMeta::is_exclusive)
+    }
+
+    /// Tells of frames whether they are in use, and dirty.
+    #[inline(always)]
+    pub(crate) fn dirty_ones(&self) -> impl Fn(Pfn) -> bool + use<'_> {
+        let all = &*self.meta;
+        move |frame| all.get(frame.as_u64() as usize).is_some_and(FrameMeta::is_used_and_dirty)
     }
 
     /// Whether the frame is allocated.

@@ -7,11 +7,11 @@ use crate::host::Host;
 use crate::vma::{Access, VmaFlags};
 use addr::{PageSize, Pfn};
 use mutants::{Mutant, intact};
-use paging::{HostEntry, Leaf, Rights, TableReserve};
+use paging::{Found, HostEntry, Leaf, Level, Rights, TableEntry, TableReserve};
 
 impl<H: Host> AddressSpace<H> {
     /// First touch: a read maps the zero page, a write a page of its own, huge where the area wants that.
-    pub(super) fn map_anonymous(&self, fault: &Fault<'_, H>) -> Mapped {
+    pub(super) fn map_anonymous(&self, fault: &Fault<'_, H>, found: &Found<HostEntry>) -> Mapped {
         if fault.vma.flags.contains(VmaFlags::HUGE) && self.map_transparent_huge(fault)? {
             return Ok(None);
         }
@@ -20,9 +20,34 @@ impl<H: Host> AddressSpace<H> {
             Access::Write => {
                 let frame = self.host().allocate_zeroed(PageSize::Size4K)?;
                 self.own(fault, frame);
-                self.map_new(fault, HostEntry::EMPTY, frame)
+                match found.level {
+                    Level::Pt => self.map_fresh(fault, found, frame),
+                    _ => self.map_new(fault, HostEntry::EMPTY, frame),
+                }
             }
         }
+    }
+
+    /// [`Self::map_new`] for a write to a page of which nothing was found in a page table that is there, as it mostly is: no table
+    /// is wanted, all rights are those of the area, and the mmap lock, held since that look, keeps the table where it was.
+    fn map_fresh(&self, fault: &Fault<'_, H>, found: &Found<HostEntry>, frame: Pfn) -> Mapped {
+        let rights = fault.vma.protection.rights();
+        let leaf = Leaf { pfn: frame, size: PageSize::Size4K, rights, accessed: false, dirty: true };
+        let tables = self.tables.lock();
+        debug_assert_eq!(self.walk(fault.page).at, found.at, "a page table has gone under the mmap lock");
+        let is_empty =
+            self.host().load(found.at) == HostEntry::EMPTY.bits() || !intact(Mutant::FreshMapsUnseen);
+        if is_empty {
+            self.count_leaf(&leaf);
+            // Not present to present: no flush (SDM vol. 3A 4.10.4.3).
+            self.host().store(found.at, HostEntry::leaf(leaf).bits());
+        }
+        drop(tables);
+        if !is_empty {
+            // Never visible: no flush is owed.
+            self.mm.put(frame);
+        }
+        Ok(is_empty.then_some(leaf))
     }
 
     /// Maps the zero page. Its entry is not counted, and a write will replace it.

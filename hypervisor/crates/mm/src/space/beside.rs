@@ -12,7 +12,7 @@ use super::{AddressSpace, Mapping};
 use crate::host::Host;
 use addr::{Hva, HvaRange, PAGE_SHIFT, PageSize};
 use mutants::{Mutant, intact};
-use paging::{Entries, Found, HostEntry, Level, TableEntry, View};
+use paging::{Entries, Found, HostEntry, Leaf, Level, TableEntry, View};
 
 /// Entries of a page table.
 const PAGES: usize = 512;
@@ -38,10 +38,13 @@ impl Beside {
         let first = index - before;
         let count = (before + 1 + wanted.behind).min(PAGES - first);
         let table = host.entries(found.at.table());
-        let read = |beside| if beside < count { table.load((first + beside) as u16) } else { 0 };
+        let mut entries = [0; MOST_BESIDE];
+        for (entry, index) in entries[..count].iter_mut().zip(first as u16..) {
+            *entry = table.load(index);
+        }
         let start = page.align_down(PageSize::Size2M).add((first as u64) << PAGE_SHIFT);
         let range = HvaRange::new(start, start.add((count as u64) << PAGE_SHIFT));
-        Some(Self { range, entries: core::array::from_fn(read) })
+        Some(Self { range, entries })
     }
 
     /// The addresses that were looked at.
@@ -79,14 +82,18 @@ impl AskBeside<'_> {
 
 impl<H: Host> AddressSpace<H> {
     /// What is mapped beside the page, with the index of each page in the range. Whether frames are dirty is as it is by now.
-    #[inline]
+    #[inline(always)]
     pub fn each_beside(&self, beside: &Beside, mut take: impl FnMut(u64, Mapping)) {
+        let is_dirty = self.mm.dirty_frames();
         for (&bits, index) in beside.entries.iter().zip(0..) {
             if bits & HostEntry::PRESENT == 0 {
                 continue;
             }
-            if let View::Leaf(leaf) = HostEntry::from_bits(bits).view(Level::Pt) {
-                take(index, self.mapping(&leaf));
+            if let View::Leaf(Leaf { pfn, size, rights, .. }) = HostEntry::from_bits(bits).view(Level::Pt) {
+                take(
+                    index,
+                    Mapping { pfn, size, writable: rights.write, dirty: is_dirty(pfn), announced: 0 },
+                );
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Single changes of primary entries: each one atomic access (I5), each under the page-table lock.
 
 use super::AddressSpace;
-use crate::frames::{FrameMeta, PageFlags};
+use crate::frames::FrameMeta;
 use crate::host::Host;
 use crate::mm::Mm;
 use crate::vma::{Protection, VmaKind};
@@ -49,7 +49,10 @@ impl<H: Host> AddressSpace<H> {
         reserve: &mut TableReserve<'_, H>,
     ) -> bool {
         let lowest = Level::of_leaf(leaf.size);
-        let found = walk_or_grow::<HostEntry, H>(self.host(), self.root, address.as_u64(), lowest, reserve);
+        let mut found = self.walk(address);
+        if found.level > lowest {
+            found = walk_or_grow::<HostEntry, H>(self.host(), self.root, address.as_u64(), lowest, reserve);
+        }
         let expected = found.level == lowest && found.entry == seen;
         debug_assert!(!found.shared, "{address} is to change in a shared table (I18)");
         if expected {
@@ -111,11 +114,15 @@ impl<H: Host> AddressSpace<H> {
     /// The rights of an entry for a frame in an area: writable only where a write needs no more thought (I7).
     pub(super) fn rights_for(&self, protection: Protection, kind: &VmaKind<H>, frame: Pfn) -> Rights {
         let most = protection.rights();
-        let writable = match self.mm.counted(frame) {
-            Some(meta) if kind.is_private() => meta.has(PageFlags::EXCLUSIVE),
-            Some(meta) => meta.is_dirty() || !intact(Mutant::SharedMappedWritable),
-            // An execute-in-place frame of a shared mapping; the zero page never.
-            None => !kind.is_private() && frame != self.mm.zero_page(),
+        let is_zero = || frame == self.mm.zero_page();
+        let writable = if kind.is_private() {
+            self.host().frames().is_exclusive(frame) && !is_zero()
+        } else {
+            match self.mm.counted(frame) {
+                Some(meta) => meta.is_dirty() || !intact(Mutant::SharedMappedWritable),
+                // An execute-in-place frame; the zero page never.
+                None => !is_zero(),
+            }
         };
         if most.write && !writable { Rights::READ } else { most }
     }

@@ -192,7 +192,7 @@ impl<H: Host> AddressSpace<H> {
             View::Note(Note::Offset(index)) => self.map_file_page(fault, found.entry, index)?,
             View::Empty | View::Table(_) => match fault.unread_file() {
                 Some(file) => return Ok(Some(Attempt::InFile(Arc::clone(file), fault.index()))),
-                None => self.missing(fault)?,
+                None => self.missing(fault, found)?,
             },
         };
         // Whether it still is there, the invalidation sequence tells (I2), as where an entry was found.
@@ -218,9 +218,9 @@ impl<H: Host> AddressSpace<H> {
     }
 
     /// Nothing is mapped.
-    fn missing(&self, fault: &Fault<'_, H>) -> Mapped {
+    fn missing(&self, fault: &Fault<'_, H>, found: &Found<HostEntry>) -> Mapped {
         match &fault.vma.kind {
-            VmaKind::Anonymous(PageSize::Size4K) => self.map_anonymous(fault),
+            VmaKind::Anonymous(PageSize::Size4K) => self.map_anonymous(fault, found),
             VmaKind::Anonymous(size) => self.map_huge(fault, *size).map(|()| None),
             VmaKind::Private(..) | VmaKind::Shared(..) => {
                 self.map_file_page(fault, paging::HostEntry::EMPTY, fault.index())

@@ -81,7 +81,7 @@ impl<H: Host> SecondaryMmu<H> {
         }
         let count = if to.is_around && !is_table { MANY } else { FEW };
         let first = step.index & !(count - 1);
-        let mut derived = 0;
+        let (mut derived, mut ground) = (0, tdp.grounds(host));
         for index in first..first + count {
             let at = Place::new(to.table, index);
             if locked.shadows[to.processor.0].is_there(at) {
@@ -90,7 +90,7 @@ impl<H: Host> SecondaryMmu<H> {
             let Some(found) = Neighbour::read(host, (to.paging, part, &step), (frame, index)) else {
                 continue;
             };
-            let Some(ground) = tdp.ground(host, found.gfn) else { continue };
+            let Some(ground) = ground(found.gfn) else { continue };
             let mut leaf = ShadowLeaf::new(ground.pfn, found.rights);
             leaf.write &= ground.rights.write && locked.may_write(found.gfn, Access::Read);
             locked.shadows[to.processor.0].derive_unused(host, at, (found.gfn, found.from), leaf);
