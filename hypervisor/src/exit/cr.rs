@@ -7,12 +7,11 @@
 use super::{Flow, misc, shadow};
 use crate::plat::Vm;
 use crate::vcpu::Vcpu;
-use addr::Gpa;
-use emulate::GuestMemory;
 use vmxdefs::controls::EntryControls;
 use vmxdefs::event::Event;
 use vmxdefs::exit::CrAccess;
 use vmxdefs::field::Field;
+use vmxdefs::registers::are_legal_pointers;
 
 const CR0_PE: u64 = 1 << 0;
 const CR0_PG: u64 = 1 << 31;
@@ -118,16 +117,12 @@ fn set_long_mode(vcpu: &mut Vcpu, on: bool) {
     vcpu.vmcs.write(Field::EntryControls, if on { entry | bit } else { entry & !bit });
 }
 
-/// With EPT the processor takes PAE's pointers from the VMCS (SDM vol. 3C 27.3.2.4).
+/// With EPT the processor takes PAE's pointers from the VMCS (SDM vol. 3C 27.3.2.4), and is not entered with what it would not load.
 fn load_pdptes(vcpu: &mut Vcpu, vm: &Vm) -> bool {
-    let mut bytes = [0; 32];
-    let table = Gpa::new(vcpu.vmcs.read(Field::GuestCr3) & 0xffff_ffe0);
-    if !vm.memory.read(table, &mut bytes) {
-        return false;
-    }
+    let table = vcpu.vmcs.read(Field::GuestCr3) & 0xffff_ffe0;
+    let legal = |pointers: &[u64; 4]| are_legal_pointers(pointers, vcpu.circumstances().physical_bits);
+    let Some(pointers) = shadow::load_pointers(vm, table).filter(legal) else { return false };
     let fields = [Field::GuestPdpte0, Field::GuestPdpte1, Field::GuestPdpte2, Field::GuestPdpte3];
-    for (field, entry) in fields.into_iter().zip(bytes.as_chunks::<8>().0) {
-        vcpu.vmcs.write(field, u64::from_le_bytes(*entry));
-    }
+    fields.into_iter().zip(pointers).for_each(|(field, pointer)| vcpu.vmcs.write(field, pointer));
     true
 }

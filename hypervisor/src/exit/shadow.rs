@@ -139,7 +139,7 @@ pub(super) fn msr(vcpu: &Vcpu, msr: u32) -> Option<u64> {
 }
 
 /// PAE's four pointers, from the guest's memory.
-fn load_pointers(vm: &Vm, at: u64) -> Option<[u64; 4]> {
+pub(super) fn load_pointers(vm: &Vm, at: u64) -> Option<[u64; 4]> {
     let mut bytes = [0; 32];
     vm.memory.read(Gpa::try_new(at)?, &mut bytes).then_some(())?;
     let mut pointers = [0; 4];

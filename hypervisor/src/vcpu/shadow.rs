@@ -45,16 +45,21 @@ impl Shadowed {
         if pointers.base().as_u64() >> 32 != 0 {
             return Err(VmcsError::HighRoot(pointers));
         }
-        let sizes = CpuId::new().get_processor_capacity_feature_info();
         Ok(Self {
             registers: Registers::default(),
             is_stale: true,
             pat: PAT,
-            physical_bits: sizes.map_or(PHYSICAL_BITS, |sizes| sizes.physical_address_bits()),
+            physical_bits: physical_bits(),
             gigantic_pages: crate::cpu::has_gigantic_pages(),
             has_obstacle: false,
         })
     }
+}
+
+/// Bits of a physical address.
+fn physical_bits() -> u8 {
+    let sizes = CpuId::new().get_processor_capacity_feature_info();
+    sizes.map_or(PHYSICAL_BITS, |sizes| sizes.physical_address_bits())
 }
 
 impl Vcpu {
@@ -159,7 +164,7 @@ impl Vcpu {
             long_code: self.vmcs.read(Segment::Cs.fields()[3]) & 1 << 13 != 0,
             short_task: self.vmcs.read(Segment::Tr.fields()[3]) & 0xf == BUSY_SHORT_TASK,
             cr4: self.vmcs.capabilities().cr4,
-            physical_bits: self.shadow.as_ref().map_or(PHYSICAL_BITS, |shadow| shadow.physical_bits),
+            physical_bits: self.shadow.as_ref().map_or_else(physical_bits, |shadow| shadow.physical_bits),
         }
     }
 

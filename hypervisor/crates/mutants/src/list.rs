@@ -207,6 +207,8 @@ mutants! {
     ShadowNewWayUncompared,
     /// shadow: a store to a table that is kept goes unnoticed
     ShadowTableWrittenUnseen,
+    /// shadow: a guest's table is read and written without the mmu lock
+    GuestTableWrittenUnlocked,
     /// shadow: what devices write to tables goes unnoticed
     ShadowTableDeafToDevices,
     /// shadow: a table is kept where the host has taken away what it lies in

@@ -217,25 +217,31 @@ impl Registers {
         Ok(())
     }
 
-    /// Loads PAE's pointers, where they count. Of one that is there bits 2:1, 8:5 and those above the address are reserved (SDM vol.
-    /// 3A table 4-8).
+    /// Loads PAE's pointers, where they count.
     fn load_pointers(
         &mut self,
         circumstances: &Circumstances,
         load: impl FnOnce(u64) -> Option<[u64; 4]>,
     ) -> Result<(), Refused> {
-        const RESERVED: u64 = 0b1_1110_0110;
         if !self.has_pointers() {
             return Ok(());
         }
         let pointers = load(self.cr3 & 0xffff_ffe0).ok_or(Refused)?;
-        let above = u64::MAX << circumstances.physical_bits;
-        if pointers.iter().any(|pointer| pointer & 1 != 0 && pointer & (RESERVED | above) != 0) {
+        if !are_legal_pointers(&pointers, circumstances.physical_bits) {
             return Err(Refused);
         }
         self.pdptes = pointers;
         Ok(())
     }
+}
+
+/// Whether a processor with so many bits of an address loads such pointers of PAE's: of one that is there bits 2:1, 8:5 and those above the
+/// address are reserved (SDM vol. 3A table 4-8).
+#[must_use]
+pub fn are_legal_pointers(pointers: &[u64; 4], physical_bits: u8) -> bool {
+    const RESERVED: u64 = 0b1_1110_0110;
+    let reserved = RESERVED | u64::MAX << physical_bits;
+    pointers.iter().all(|pointer| pointer & 1 == 0 || pointer & reserved == 0)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 //! | `huge` | a fault that maps a huge page, and a range over a part of it |
 //! | `aging` | aging, and unmapping, with and without A and D bits |
 //! | `fork` | fork, and a fault |
+//! | `guest_tables` | a fault under a shadow, which writes the guest's tables, and the pages that these lie in |
 //! | `merge` | merging of equal pages, and whoever works on one of them |
 //! | `reclaim` | the policy of reclaim, and whatever may happen to a page meanwhile |
 //! | `release` | the end of an address space, and reclaim |
@@ -26,6 +27,7 @@ mod broken;
 mod dirty_log;
 mod flushes;
 mod fork;
+mod guest_tables;
 mod huge;
 mod merge;
 mod parallel;

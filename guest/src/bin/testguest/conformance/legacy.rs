@@ -51,23 +51,25 @@ const BY_INVLPG: u32 = 1;
 const BY_CR3: u32 = 2;
 
 impl Record {
-    const NEW: Self = Self {
-        stores: AtomicU32::new(0),
-        refresh: AtomicU32::new(BY_NOTHING),
-        to: AtomicU32::new(0),
-        code: AtomicU32::new(0),
-        data: AtomicU32::new(0),
-        flags: AtomicU32::new(0),
-        linear: AtomicU32::new(0),
-        value: AtomicU32::new(0),
-        places: [const { AtomicU32::new(0) }; WORDS],
-        words: [const { AtomicU32::new(0) }; WORDS],
-        vector: AtomicU32::new(0),
-        error: AtomicU32::new(0),
-        cr2: AtomicU32::new(0),
-        eip: AtomicU32::new(0),
-        eax: AtomicU32::new(0),
-    };
+    const fn new() -> Self {
+        Self {
+            stores: AtomicU32::new(0),
+            refresh: AtomicU32::new(BY_NOTHING),
+            to: AtomicU32::new(0),
+            code: AtomicU32::new(0),
+            data: AtomicU32::new(0),
+            flags: AtomicU32::new(0),
+            linear: AtomicU32::new(0),
+            value: AtomicU32::new(0),
+            places: [const { AtomicU32::new(0) }; WORDS],
+            words: [const { AtomicU32::new(0) }; WORDS],
+            vector: AtomicU32::new(0),
+            error: AtomicU32::new(0),
+            cr2: AtomicU32::new(0),
+            eip: AtomicU32::new(0),
+            eax: AtomicU32::new(0),
+        }
+    }
 }
 
 /// Registers of both sides, and where the list is.
@@ -84,7 +86,7 @@ struct Sides {
     end: AtomicU32,
 }
 
-static RECORDS: [Record; CASES] = [const { Record::NEW }; CASES];
+static RECORDS: [Record; CASES] = [const { Record::new() }; CASES];
 static SIDES: Sides = Sides {
     stack: AtomicU64::new(0),
     long_vectors: [const { AtomicU32::new(0) }; 4],

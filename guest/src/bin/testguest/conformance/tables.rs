@@ -222,7 +222,7 @@ impl Tables {
                 self.pages.write(ROOT, 0, boot);
             }
             Mode::Pae => {
-                self.pages.fill(first, |entry| entry * 2 * MIB | LARGE | PRESENT | WRITABLE);
+                self.pages.fill(first, |entry| (entry * 2 * MIB) | LARGE | PRESENT | WRITABLE);
                 self.pages.write(ROOT, 0, table | PRESENT);
             }
             Mode::Narrow { .. } => {

@@ -6,6 +6,7 @@ use super::walk::{GuestTables, Width};
 use crate::secondary::{FaultOutcome, MmuError, SecondaryMmu};
 use addr::{GfnRange, Gpa, PageSize, Pfn};
 use mm::{Access, Host};
+use mutants::{Mutant, intact};
 
 /// The memory of a guest.
 pub(super) struct Reached<'m, H: Host>(pub(super) &'m SecondaryMmu<H>);
@@ -23,6 +24,7 @@ impl<H: Host> Reached<'_, H> {
             let locked = mmu.locked.read();
             let leaf = locked.tdp.and_then(|tdp| tdp.ground_in_use(&*mmu.host, at.gfn()));
             if let Some(leaf) = leaf.filter(|leaf| access == Access::Read || leaf.rights.write) {
+                let _held = intact(Mutant::GuestTableWrittenUnlocked).then_some(locked);
                 return Ok(Some(work(&mmu.host, leaf.pfn)));
             }
             drop(locked);

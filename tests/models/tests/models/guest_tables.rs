@@ -1,0 +1,74 @@
+//! A fault under a shadow, which sets A and D in the guest's tables, and what happens to the page meanwhile that such a table lies in
+//! (CVE-2022-1158: KVM went by the host's address of before, and wrote to a frame that somebody else had by then).
+
+use crate::{MACHINE, PAGE, TWO};
+use mmu::{AccessedDirty, GuestPaging, LinearAccess, LinearFault, PageFault, Processor};
+use models::{GUEST, Model, Program, Word, ends_well, in_memory, map};
+use tests::lab::{Lab, page};
+use tests::machine::{Options, Paging};
+
+/// Entries of 32 bits: the root is page 1, page 2 is its table, which maps page 3.
+const PAGING: GuestPaging = GuestPaging {
+    cr0: 1 << 31 | 1 << 16 | 1,
+    cr3: 0x1000,
+    cr4: 0,
+    efer: 0,
+    pdptes: [0; 4],
+    physical_bits: 40,
+    gigantic_pages: false,
+};
+/// Sixteenth entries, at word 8 of either.
+const LINEAR: u64 = 16 << 22 | 16 << 12;
+const ROOT: Word = Word::of(1);
+const TABLE: Word = Word::of(2);
+const PRESENT_WRITABLE: u64 = 0b11;
+const ACCESSED: u64 = 1 << 5;
+const DIRTY: u64 = 1 << 6;
+const WRITE: LinearAccess = LinearAccess { write: true, fetch: false, user: false, passes_smap: false };
+
+/// A guest whose tables its processor has not used yet.
+fn bed() -> Lab {
+    let options = Options { accessed_dirty: AccessedDirty::Absent, paging: Paging::Shadow, ..MACHINE };
+    let lab = Lab::with_ram(options, 4);
+    map(&lab.space, 0, 4);
+    for (word, entry) in [(ROOT, 0x2000), (TABLE, 0x3000)] {
+        Program::herald(&lab, 1).store(word, entry | PRESENT_WRITABLE).expect("memory");
+    }
+    tests::paging::load_root(&lab.machine, &lab.guest(GUEST).mmu, mm::CpuIndex(0), &PAGING);
+    lab
+}
+
+fn fault(lab: &Lab) -> LinearFault {
+    lab.guest(GUEST).mmu.fault_linear(Processor(0), &PAGING, LINEAR, WRITE).expect("memory")
+}
+
+#[test]
+fn bits_of_a_table_against_migration_of_its_page() {
+    Model::new(bed)
+        .thread("guest", |lab| assert_eq!(fault(lab), LinearFault::Mapped))
+        .thread("host", |lab| {
+            let _ = lab.space.migrate_page(page(2));
+        })
+        .end(|lab| {
+            let entry = 0x3000 | PRESENT_WRITABLE | ACCESSED | DIRTY;
+            assert_eq!(in_memory(&lab.space, TABLE), Some(entry));
+            ends_well(lab);
+        })
+        .holds(TWO.with_passes(2));
+}
+
+#[test]
+fn bits_of_a_table_against_discard_of_its_page() {
+    Model::new(bed)
+        .thread("guest", |lab| {
+            let not_there = LinearFault::Guest(PageFault { code: PageFault::WRITE });
+            let found = fault(lab);
+            assert!(found == LinearFault::Mapped || found == not_there, "{found:?}");
+        })
+        .thread("host", |lab| lab.space.discard(page(2), PAGE).expect("is mapped"))
+        .end(|lab| {
+            assert_eq!(in_memory(&lab.space, TABLE).unwrap_or(0), 0, "what was discarded is written");
+            ends_well(lab);
+        })
+        .holds(TWO.with_passes(2));
+}
