@@ -8,7 +8,7 @@ mod kept;
 mod random;
 
 use crate::{CPU0, CPU1, GUEST, Outcome, lab_with};
-use addr::{Gfn, GfnRange, Gpa, PageSize, Pfn};
+use addr::{Gfn, GfnRange, Gpa, PAGE_SIZE, PageSize, Pfn};
 use mmu::{AccessedDirty, GuestPaging, LinearAccess, LinearFault, LogBy, PageFault, Processor};
 use paging::{Level, OutOfTables};
 use tests::lab::{Lab, Verdict, gpage, page, pages};
@@ -429,7 +429,7 @@ fn the_dirty_log_sees_writes_by_shadows() -> Outcome {
     assert_eq!(written(), [4]);
     // All that there is, by whomever: the guest's right to write goes as it does of one page.
     guest.writes(0x1000, 60)?;
-    (0..RAM).try_for_each(|number| guest.write(gpage(number).add(8), number))?;
+    (0..RAM).try_for_each(|number| guest.write(gpage(number).add(PAGE_SIZE - 8), 0))?;
     assert_eq!(written(), (0..RAM).collect::<Vec<_>>());
     guest.writes(0x1000, 61)?;
     assert_eq!(written(), [21]);

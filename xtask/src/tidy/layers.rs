@@ -27,7 +27,7 @@ const ALLOWED: [(&str, &[&str]); 28] = [
     ("emulate", &["addr"]),
     ("realmode", &["addr"]),
     ("fair", &[]),
-    ("tiers", &["addr", "mm", "sync"]),
+    ("tiers", &["addr", "mm", "mutants", "sync"]),
     ("screen", &["abi"]),
     ("snapshot", &["mutants"]),
     ("startup", &["addr", "abi"]),
