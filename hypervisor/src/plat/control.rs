@@ -1,18 +1,4 @@
-//! What others know of a virtual processor, and how they get its attention.
-//!
-//! ```text
-//!   virtual processor                           whoever has news for it
-//!   1  on = this CPU                            1  news = true
-//!   2  full fence (the flush handshake's)       2  full fence
-//!   3  news? back, and look                     3  on = a CPU? interrupt it; else unpark the thread
-//!   4  enter
-//! ```
-//!
-//! Each side stores, and then looks: at least one sees the other. A thread that is neither in the guest nor parked looks
-//! by itself before it enters or parks.
-//!
-//! The guest's end, or a pause, is stored before the news of it: who has no news has neither to heed. Who takes news looks
-//! at both afterwards, and notes news of its own if it does not heed them at once.
+//! What others know of a virtual processor, and how they get its attention (`sync::Attention`).
 
 use super::ticks::Ticks;
 use crate::cpu;
@@ -20,16 +6,15 @@ use crate::sched::Thread;
 use crate::vcpu::{Counters, VcpuState};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use core::sync::atomic::{AtomicBool, Ordering};
 use spin::Mutex;
+use sync::Attention;
 
 /// One virtual processor, seen from outside.
 #[derive(Default)]
 pub(crate) struct Control {
     thread: Mutex<Option<Arc<Thread>>>,
-    news: AtomicBool,
-    /// The CPU that has it in guest mode, and 1; 0: none has.
-    on: AtomicUsize,
+    attention: Attention,
     /// It sleeps, and only another virtual processor could wake it.
     asleep_for_good: AtomicBool,
     /// It works on its guest's memory, or runs in it.
@@ -54,43 +39,40 @@ impl Control {
 
     /// Makes it look: at its board, at whether its guest has ended.
     pub(crate) fn kick(&self) {
-        // Release pairs with the Acquire of `has_news`: what there is to look at was stored before.
-        self.news.store(true, Ordering::Release);
-        fence(Ordering::SeqCst);
-        match self.on.load(Ordering::Relaxed) {
-            0 => {
+        match self.attention.post() {
+            None => {
                 let thread = self.thread.lock().clone();
                 if let Some(thread) = thread {
                     thread.unpark();
                 }
             }
-            on => cpu::kick(on - 1),
+            Some(cpu) => cpu::kick(cpu),
         }
     }
 
     /// It has done something to its own local APIC, and will look before it enters.
     pub(crate) fn note_own_news(&self) {
-        self.news.store(true, Ordering::Relaxed);
+        self.attention.note();
     }
 
     /// Whether it has to look.
     pub(crate) fn has_news(&self) -> bool {
-        self.news.load(Ordering::Acquire)
+        self.attention.has_news()
     }
 
-    /// It looks now.
-    pub(crate) fn take_news(&self) -> bool {
-        self.has_news() && self.news.swap(false, Ordering::AcqRel)
+    /// It looks now. The news stays where `waits` says that there is something to heed first: a pause, or the guest's end.
+    pub(crate) fn take_news(&self, waits: impl FnOnce() -> bool) -> bool {
+        self.attention.take(waits)
     }
 
     /// It is about to enter its guest on this CPU. A full fence follows.
     pub(crate) fn enters(&self) {
-        self.on.store(cpu::index() + 1, Ordering::Relaxed);
+        self.attention.enters(cpu::index());
     }
 
     /// It has left its guest.
     pub(crate) fn has_left(&self) {
-        self.on.store(0, Ordering::Release);
+        self.attention.has_left();
     }
 
     /// Whether only another virtual processor could wake it.

@@ -161,14 +161,9 @@ impl Vcpu {
     fn look(&mut self, vm: &Vm, control: &Control) -> Result<(), End> {
         let now = vm.clock.now();
         let due = self.deadline.is_some_and(|deadline| deadline <= now);
-        let news = control.take_news();
-        if !news && !due {
+        if !control.take_news(|| vm.is_paused() || vm.has_ended()) && !due {
             self.deliver_pending();
             return Ok(());
-        }
-        if news && (vm.is_paused() || vm.has_ended()) {
-            // That it is looked at, before the next entry.
-            control.note_own_news();
         }
         let id = self.id;
         let startup = vm.with_devices(Some(id), |board| {

@@ -92,15 +92,22 @@ impl<H: Host> AddressSpace<H> {
     ///
     /// # Errors
     /// [`FaultError::OverLimit`]: nothing of it can go, and the page is not there.
+    #[inline]
     pub(crate) fn stay_below_limit(&self, address: Hva, access: Access) -> Result<(), FaultError> {
         let limit = self.allowance().limit.load(Ordering::Relaxed);
+        if self.is_below(limit) { Ok(()) } else { self.get_below(limit, address, access) }
+    }
+
+    fn is_below(&self, limit: u64) -> bool {
+        self.resident_frames().saturating_add(DIRECT) <= limit || !intact(Mutant::LimitIgnored)
+    }
+
+    #[inline(never)]
+    fn get_below(&self, limit: u64, address: Hva, access: Access) -> Result<(), FaultError> {
         let mut attempts = Attempts::default();
-        loop {
-            if self.resident_frames().saturating_add(DIRECT) <= limit || !intact(Mutant::LimitIgnored) {
+        while self.makes_progress(&mut attempts) {
+            if self.is_below(limit) {
                 return Ok(());
-            }
-            if !self.makes_progress(&mut attempts) {
-                break;
             }
         }
         if self.resident_frames() < limit || self.has_page(address, access) {

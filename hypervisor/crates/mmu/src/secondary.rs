@@ -18,7 +18,7 @@ use crate::slots::{Slot, SlotError, Slots};
 use crate::spare::{Spare, supply};
 use crate::stats::{Stats, add, count};
 use crate::tdp::{AccessedDirty, Lacking, Tdp, resize};
-use addr::{Gfn, GfnRange, Gpa, GpaRange, HvaRange, PageSize, Pfn};
+use addr::{Gfn, GfnRange, Gpa, GpaRange, Hva, HvaRange, PageSize, Pfn};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
@@ -331,16 +331,17 @@ impl<H: Host> SecondaryMmu<H> {
         access: Access,
         (snapshot, ask): (Snapshot, Option<AskBeside<'_>>),
     ) -> Result<Resolved, FaultError> {
-        let mapping = self.space.fault_in_and_ask(slot.hva_of(gfn), access, ask)?;
+        let page = slot.hva_of(gfn);
+        let mapping = self.space.fault_in_and_ask(page, access, ask)?;
         // A read fault installs a writable entry only if the frame is dirty already (I7).
         let dirty = mapping.dirty || !intact(Mutant::ReadInstallsWritable);
         let write = mapping.writable && (access == Access::Write || dirty);
-        // As large as the host's page, the CPU and the slot allow.
-        let fits = |&size: &PageSize| size <= mapping.size.min(self.largest) && slot.maps_whole(gfn, size);
-        let size = [PageSize::Size1G, PageSize::Size2M].into_iter().find(fits).unwrap_or(PageSize::Size4K);
-        let hva = slot.hva_of(gfn).align_down(size);
+        let (hva, pfn, size) = match mapping.size {
+            PageSize::Size4K => (page, mapping.pfn, PageSize::Size4K),
+            _ => self.most_of(slot, gfn, &mapping),
+        };
         let leaf = Leaf {
-            pfn: mapping.pfn.add(hva.offset_in(mapping.size) >> addr::PAGE_SHIFT),
+            pfn,
             size,
             rights: Rights { write, ..Rights::ALL },
             accessed: true,
@@ -354,6 +355,15 @@ impl<H: Host> SecondaryMmu<H> {
         let snapshot =
             if is_current { self.sequence.snapshot() } else { snapshot.after_own(mapping.announced) };
         Ok(Resolved { gfn, leaf, hvas, mapping, snapshot })
+    }
+
+    /// The part of a huge page around a guest frame that one entry may map: as large as that page, the CPU and the slot allow.
+    #[inline(never)]
+    fn most_of(&self, slot: &Slot, gfn: Gfn, mapping: &Mapping) -> (Hva, Pfn, PageSize) {
+        let fits = |&size: &PageSize| size <= mapping.size.min(self.largest) && slot.maps_whole(gfn, size);
+        let size = [PageSize::Size1G, PageSize::Size2M].into_iter().find(fits).unwrap_or(PageSize::Size4K);
+        let hva = slot.hva_of(gfn).align_down(size);
+        (hva, mapping.pfn.add(hva.offset_in(mapping.size) >> addr::PAGE_SHIFT), size)
     }
 
     /// Checks that nothing has changed since, and installs (I2), under the shared side: whoever takes the frame away, or

@@ -114,6 +114,10 @@ mutants! {
     /// a processor that enters a guest for the first time is not looked at
     VisitorIsNotNoted,
 
+    // How a virtual processor is made to look.
+    /// whoever takes news does not look whether there is a pause or an end
+    NewsHidesPause,
+
     // Flushes of secondary translations.
     /// zapped EPT entries are not flushed: invalidation, release, slot removal
     NoFlushOfZapped,

@@ -13,6 +13,7 @@
 extern crate std;
 
 pub mod atomic;
+mod attention;
 mod guest_mode;
 mod held;
 mod lock;
@@ -23,6 +24,7 @@ mod raw;
 mod sequence;
 mod switch;
 
+pub use attention::Attention;
 pub use guest_mode::{GuestMode, Requested};
 pub use held::{Held, MAX_CPUS, set_current_cpu};
 pub use lock::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};

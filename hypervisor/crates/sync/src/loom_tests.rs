@@ -4,7 +4,7 @@
 //! Frames are loom's cells: it reports two accesses that nothing orders, if one of them is a write.
 
 use crate::atomic::{AtomicU64, Ordering, fence};
-use crate::{GuestMode, InProgress, InvalidationSequence};
+use crate::{Attention, GuestMode, InProgress, InvalidationSequence};
 use loom::cell::UnsafeCell;
 use loom::sync::{Arc, RwLock};
 use loom::thread;
@@ -105,6 +105,77 @@ fn a_first_entry_drops_what_others_have_left() {
         mode.enter(0, || left = None);
         assert_eq!(left, None);
     });
+}
+
+/// A virtual processor, a pause, and the interrupt line of its CPU.
+struct Pausable {
+    attention: Attention,
+    paused: AtomicU64,
+    interrupt: AtomicU64,
+}
+
+impl Pausable {
+    fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether it has come into its guest, and stays there. It has news of something else.
+    fn run(&self, fence: fn()) -> bool {
+        for _ in 0..2 {
+            if self.is_paused() {
+                return false;
+            }
+            self.attention.take(|| self.is_paused());
+            self.attention.enters(0);
+            fence();
+            if !self.attention.has_news() {
+                return true;
+            }
+            self.attention.has_left();
+        }
+        false
+    }
+
+    fn pause(&self, fence: fn()) {
+        self.paused.store(1, Ordering::Relaxed);
+        if self.attention.post_behind(fence).is_some() {
+            self.interrupt.store(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// On both sides a fence, or none.
+fn pause(processors: fn(), others: fn()) {
+    loom::model(move || {
+        let one = Arc::new(Pausable {
+            attention: Attention::new(),
+            paused: AtomicU64::new(0),
+            interrupt: AtomicU64::new(0),
+        });
+        one.attention.note();
+        let other = Arc::clone(&one);
+        let processor = thread::spawn(move || other.run(processors));
+        one.pause(others);
+        let is_in_guest = processor.join().expect("no panic");
+        assert!(!is_in_guest || one.interrupt.load(Ordering::Relaxed) == 1, "runs on in a pause");
+    });
+}
+
+#[test]
+fn a_virtual_processor_never_runs_on_in_a_pause() {
+    pause(full, full);
+}
+
+#[test]
+#[should_panic(expected = "runs on in a pause")]
+fn without_its_fence_it_does() {
+    pause(none, full);
+}
+
+#[test]
+#[should_panic(expected = "runs on in a pause")]
+fn without_the_fence_of_who_pauses_it_does() {
+    pause(full, none);
 }
 
 /// The primary entry is empty, or names a frame; "in progress" lies in the mmu lock. The secondary entry is empty, or names a frame:

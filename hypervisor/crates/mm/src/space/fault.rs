@@ -91,6 +91,7 @@ impl<H: Host> AddressSpace<H> {
     ///
     /// # Errors
     /// [`FaultError`]; nothing has changed then (I16).
+    #[inline]
     pub fn fault_in_and_ask(
         &self,
         address: Hva,
