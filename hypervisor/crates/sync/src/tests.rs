@@ -68,6 +68,17 @@ fn a_stray_end_only_costs_a_retry() {
     assert_eq!(active.permits(&sequence, before, 0, 1), Err(Stale));
 }
 
+#[test]
+fn who_has_raised_the_sequence_himself_sees_what_others_do() {
+    let (sequence, mut active) = (InvalidationSequence::new(), InProgress::new());
+    let before = sequence.snapshot();
+    sequence.raise(&mut active);
+    assert_eq!(active.permits(&sequence, before, 0, 1), Err(Stale));
+    assert_eq!(active.permits(&sequence, before.after_own(1), 0, 1), Ok(()));
+    sequence.raise(&mut active);
+    assert_eq!(active.permits(&sequence, before.after_own(1), 0, 1), Err(Stale));
+}
+
 /// CPU 0 is in guest mode, CPU 1 is not: only the one is interrupted, the other flushes when it enters.
 #[test]
 fn only_cpus_in_guest_mode_are_interrupted() {
