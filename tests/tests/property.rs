@@ -122,7 +122,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 fn options() -> impl Strategy<Value = Options> {
-    // Under a shadow there are no A bits.
+    // What a shadow stands on has no A bits of a processor's.
     let guests = prop_oneof![
         3 => Just((AccessedDirty::Hardware, Paging::Ept)),
         1 => Just((AccessedDirty::Absent, Paging::Ept)),
