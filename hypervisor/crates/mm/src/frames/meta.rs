@@ -140,21 +140,30 @@ impl FrameMeta {
     #[inline]
     #[track_caller]
     pub(super) fn release(&self, frame: Pfn) {
-        let unused = !self.flags.load(Ordering::Acquire) & STATE;
-        if unused | self.count() | self.map_count() != 0 {
+        if !self.try_release() {
             self.refuse_release(frame);
         }
-        self.set_state(State::Free, 0);
+    }
+
+    /// The same, if it is right; whether it was.
+    #[inline]
+    pub(super) fn try_release(&self) -> bool {
+        let unused = !self.flags.load(Ordering::Acquire) & STATE;
+        let right = unused | self.count() | self.map_count() == 0;
+        if right {
+            self.set_state(State::Free, 0);
+        }
+        right
     }
 
     #[cold]
     #[inline(never)]
     #[track_caller]
-    fn refuse_release(&self, frame: Pfn) {
+    fn refuse_release(&self, frame: Pfn) -> ! {
         let (state, count, entries) = (self.state(), self.count(), self.map_count());
         assert!(state == State::Used, "{frame} freed while {state:?}");
         assert!(count == 0, "{frame} freed with {count} references left");
-        assert!(entries == 0, "{frame} freed with {entries} primary entries left");
+        panic!("{frame} freed with {entries} primary entries left");
     }
 
     /// The order of the free block that this frame heads.

@@ -209,8 +209,9 @@ impl Frames {
                 cache.push(frame);
             }
             PageSize::Size2M | PageSize::Size1G => {
-                for (index, meta) in (0..).zip(self.metas(frame, size)) {
-                    meta.release(frame.add(index));
+                let metas = self.metas(frame, size);
+                if let Some(wrong) = metas.iter().position(|meta| !meta.try_release()) {
+                    metas[wrong].release(frame.add(wrong as u64));
                 }
                 self.buddy.lock().free(&self.meta, frame, order_of(size));
             }
@@ -236,11 +237,12 @@ impl Frames {
         self.free.fetch_add(frames.len() as u64, Ordering::Relaxed);
     }
 
-    /// Whether the frame is a page that one address space has alone ([`PageFlags::EXCLUSIVE`]).
+    /// Tells of a frame whether it is a page that one address space has alone ([`PageFlags::EXCLUSIVE`]). For loops: where the metadata
+    /// is, is read once.
     #[inline]
-    #[must_use]
-    pub(crate) fn is_exclusive(&self, frame: Pfn) -> bool {
-        self.meta.get(frame.as_u64() as usize).is_some_and(FrameMeta::is_exclusive)
+    pub(crate) fn are_exclusive(&self) -> impl Fn(Pfn) -> bool + use<'_> {
+        let metas = &*self.meta;
+        move |frame| metas.get(frame.as_u64() as usize).is_some_and(FrameMeta::is_exclusive)
     }
 
     /// Tells of frames whether they are in use, and dirty.

@@ -83,9 +83,9 @@ impl<H: Host> AddressSpace<H> {
         if !vma.protection.rights().write {
             return self.protect_pages(table, gather, |_| most);
         }
-        let frames = self.host().frames();
         if vma.kind.is_private() {
-            let rights = |entry: HostEntry| if frames.is_exclusive(entry.page()) { most } else { least };
+            let is_exclusive = self.host().frames().are_exclusive();
+            let rights = move |entry: HostEntry| if is_exclusive(entry.page()) { most } else { least };
             return self.protect_pages(table, gather, rights);
         }
         self.protect_pages(table, gather, |entry| match entry.view(Level::Pt) {
