@@ -25,7 +25,8 @@ pub(crate) use interpret::interpret;
 pub(crate) enum Flow {
     /// Enter the guest again.
     Resume,
-    /// The same; memory was brought, and nothing of the virtual processor is other than at its last entry.
+    /// The same; memory was brought, and the virtual processor is as at its last entry, but for the blocking of NMIs that an IRET had
+    /// ended.
     Again,
     /// The same, but serve the balloon first.
     Serve,

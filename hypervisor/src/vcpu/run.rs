@@ -74,16 +74,17 @@ fn step(vcpu: &mut Vcpu, vm: &Vm) -> Result<(), Result<End, RunError>> {
     let mut now = tsc();
     loop {
         vcpu.set_timer(vm, now);
-        if !vcpu.enter(vm, control, now).map_err(|error| Err(RunError::Refused(error)))? {
+        if !vcpu.enter(vm, control).map_err(|error| Err(RunError::Refused(error)))? {
             return Ok(());
         }
         let interrupted = vcpu.save_interrupted_event();
         match exit::handle(vcpu, vm) {
-            Ok(Flow::Again) => vcpu.leave_off(vm, control),
+            Ok(Flow::Again) => {}
             outcome => return vcpu.follow(vm, control, outcome.map_err(Err)?).map_err(Ok),
         }
         now = tsc();
         vcpu.counters.memory_ticks += vcpu.ticks.since_exit(now);
+        vcpu.leave_off(vm, control);
         if interrupted || !vcpu.may_go_on(control, now) {
             return Ok(());
         }
@@ -221,7 +222,7 @@ impl Vcpu {
     }
 
     /// Enters the guest, unless there is news, as there is of a pause and of the guest's end (`Control`); whether it did.
-    fn enter(&mut self, vm: &Vm, control: &Control, now: u64) -> Result<bool, EntryError> {
+    fn enter(&mut self, vm: &Vm, control: &Control) -> Result<bool, EntryError> {
         control.enters();
         let (mut flushed, vmcs) = (0, &self.vmcs);
         vm.tag.enter(|| flushed = vmcs.drop_translations());
@@ -231,6 +232,7 @@ impl Vcpu {
         let mut entered = Ok(());
         if enters {
             cpu::set_fault_address(self.registers.cr2);
+            let now = tsc();
             if self.ticks.enter(now) {
                 vm.note_start(now);
             }

@@ -6,7 +6,7 @@ use super::host;
 use super::machine::rows_of;
 use super::{Row, Table};
 use crate::setup;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 /// Pages of a guest, the guest's RAM, the machine's, and what it may swap to compressed memory.
 const SIZES: [(&str, u64, [&str; 3]); 3] = [
@@ -52,7 +52,10 @@ fn sizes() -> Result<Table> {
             }
         }
     }
-    let columns = SIZES.iter().map(|(column, ..)| *column).collect();
+    let columns: Vec<_> = SIZES.iter().map(|(column, ..)| *column).collect();
+    let ragged = rows.iter().find(|row| row.values.len() != columns.len());
+    ensure!(ragged.is_none(), "{}: not of all sizes", ragged.map_or("", |row| &row.name));
+    ensure!(!rows.is_empty(), "the guest has measured nothing");
     Ok(Table { title: "a guest's page, ticks, by the size of its memory", columns, rows })
 }
 

@@ -250,7 +250,7 @@ pub struct Telemetry {
     pub run_outside_ticks: u64,
     /// Ticks that its virtual processors spent in the guest.
     pub guest_ticks: u64,
-    /// Ticks that its virtual processors have waited for memory, in EPT violations.
+    /// Ticks that its virtual processors have waited for memory: from such an exit until it was there.
     pub memory_ticks: u64,
     /// Ticks from the last byte of input on its console to the last byte of output behind it; 0: there was none.
     pub answer_ticks: u64,

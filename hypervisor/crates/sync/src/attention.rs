@@ -48,7 +48,8 @@ impl Attention {
 
     /// The processor has news for itself, and will look before it enters.
     pub fn note(&self) {
-        self.news.store(1, Ordering::Relaxed);
+        // Not a store: what another's post has released stays released.
+        self.news.fetch_or(1, Ordering::Relaxed);
     }
 
     /// Whether there is news.

@@ -45,15 +45,18 @@ pub(in super::super) fn measure(told: &str) -> Result<(Said, Vec<Sample>)> {
 /// # Errors
 /// There are not as many breaks and boots as variants.
 pub(in super::super) fn outside(said: &Said, samples: &[Sample]) -> Result<Vec<u64>> {
-    let begins = samples.iter().filter(|sample| sample.is_break).map(|sample| sample.time);
-    let boots = said.iter().filter(|(_, name, _)| name == BOOT).map(|(.., ticks)| *ticks);
+    let begins: Vec<u64> =
+        samples.iter().filter(|sample| sample.is_break).map(|sample| sample.time).collect();
+    let boots: Vec<u64> = said.iter().filter(|(_, name, _)| name == BOOT).map(|(.., ticks)| *ticks).collect();
+    let (begun, ended) = (begins.len(), boots.len());
+    ensure!(begun == VARIANTS.len() && ended == begun, "{begun} boots have begun, {ended} have ended");
     let outside = |(begin, boot): (u64, u64)| {
+        let is_whole = samples.last().is_some_and(|last| last.time >= begin + boot);
+        ensure!(is_whole, "the samples end before the boot that began at {begin}");
         let part = part(samples, begin..begin + boot, is_host).context("no samples of a boot")?;
         Ok((part * boot as f64) as u64)
     };
-    let outside = begins.zip(boots).map(outside).collect::<Result<Vec<_>>>()?;
-    ensure!(outside.len() == VARIANTS.len(), "{} boots were sampled", outside.len());
-    Ok(outside)
+    begins.into_iter().zip(boots).map(outside).collect()
 }
 
 /// Whether that is Linux with KVM and its monitor, and not the guest, which has no programs before /init, no modules, and its kernel

@@ -47,7 +47,7 @@ impl Variant {
     /// For `run`.
     pub(in super::super) const fn herald(self) -> &'static [&'static str] {
         match self {
-            Self::Ept | Self::Huge => &[],
+            Self::Ept | Self::Huge => &["--paging", "ept"],
             Self::Shadow => &["--paging", "shadow"],
         }
     }
