@@ -116,7 +116,7 @@ impl<H: Host> AddressSpace<H> {
         let most = protection.rights();
         let is_zero = || frame == self.mm.zero_page();
         let writable = if kind.is_private() {
-            self.host().frames().is_exclusive(frame) && !is_zero()
+            self.host().frames().are_exclusive()(frame) && !is_zero()
         } else {
             match self.mm.counted(frame) {
                 Some(meta) => meta.is_dirty() || !intact(Mutant::SharedMappedWritable),
