@@ -370,6 +370,29 @@ fn pages_that_only_look_equal_are_left_alone() -> Outcome {
     b.finish()
 }
 
+/// Two pages that differ only where no sample looks, twice: each merges with its like.
+#[test]
+fn pages_that_look_alike_merge_with_their_likes() -> Outcome {
+    let b = Bench::new(SMALL);
+    b.add_space();
+    for id in 0..2 {
+        b.map_pages(id, 0, 2)?;
+        b.does(id, "MADV_MERGEABLE", |space| space.madvise(page(0), bytes(2), Advice::Mergeable))?;
+        for index in 0..2 {
+            b.herald_writes(id, index, 7)?;
+            let word = page(index).add(u64::from(sampled_word(1) + 1) * 8);
+            let stored = b.machine.store_linear(b.space(id).herald_cpu, word, 1 + index);
+            stored.expect("it is mapped, writable");
+        }
+    }
+    b.merge_all()?;
+    for index in 0..2 {
+        assert!(b.frame(0, index).is_some() && b.frame(0, index) == b.frame(1, index), "page {index}");
+    }
+    assert_ne!(b.frame(0, 0), b.frame(0, 1), "they differ");
+    b.finish()
+}
+
 /// A page of zeros but for a word that no sample has is no page of zeros, and merges with its like.
 #[test]
 fn a_word_anywhere_is_seen_where_all_else_is_zero() -> Outcome {

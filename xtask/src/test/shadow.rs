@@ -129,7 +129,14 @@ pub(super) const SHADOW: [Scenario; 14] = [
     Scenario {
         name: "conformance",
         args: &["--kernel", "{testguest}", "--append", "conformance every=3", "--memory", "16M"],
-        stdout: &["conformance: ok"],
+        stdout: &[
+            "conformance: Long: 33120 accesses",
+            "conformance: Pae: 14256 accesses",
+            "conformance: Narrow { large: true }: 2688 accesses",
+            "conformance: Narrow { large: false }: 2304 accesses",
+            "conformance: Off: 144 accesses",
+            "conformance: ok",
+        ],
         ..PLAIN
     },
     Scenario {
@@ -144,7 +151,14 @@ pub(super) const SHADOW: [Scenario; 14] = [
             "--memory",
             "16M",
         ],
-        stdout: &["conformance: Off: 144", "conformance: ok"],
+        stdout: &[
+            "conformance: Long: 8736 accesses",
+            "conformance: Pae: 4512 accesses",
+            "conformance: Narrow { large: true }: 1680 accesses",
+            "conformance: Narrow { large: false }: 1200 accesses",
+            "conformance: Off: 144 accesses",
+            "conformance: ok",
+        ],
         telemetry: &[Bound::AtLeast("/exits/guest_fault", 5000), Bound::AtMost("/ept_violations", 0)],
         ..PLAIN
     },
@@ -162,14 +176,28 @@ pub(super) const SHADOW: [Scenario; 14] = [
             "--memory",
             "16M",
         ],
-        stdout: &["conformance: ok"],
+        stdout: &[
+            "conformance: Long: 26208 accesses",
+            "conformance: Pae: 13536 accesses",
+            "conformance: Narrow { large: true }: 5040 accesses",
+            "conformance: Narrow { large: false }: 3600 accesses",
+            "conformance: Off: 432 accesses",
+            "conformance: ok",
+        ],
         telemetry: &[Bound::AtLeast("/exits/guest_fault", 10_000), Bound::AtMost("/ept_violations", 0)],
         ..PLAIN
     },
     Scenario {
         name: "penryn-conformance",
         args: &["--cpu", "penryn", "--kernel", "{testguest}", "--append", "conformance", "--memory", "16M"],
-        stdout: &["conformance: ok"],
+        stdout: &[
+            "conformance: Long: 5688 accesses",
+            "conformance: Pae: 3216 accesses",
+            "conformance: Narrow { large: true }: 936 accesses",
+            "conformance: Narrow { large: false }: 720 accesses",
+            "conformance: Off: 72 accesses",
+            "conformance: ok",
+        ],
         telemetry: &[Bound::AtLeast("/exits/guest_fault", 1000)],
         ..PLAIN
     },

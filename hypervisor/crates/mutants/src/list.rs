@@ -275,6 +275,8 @@ mutants! {
     MergeHasOneClass,
     /// merging: pages of one checksum lose their entries before anybody has compared them
     MergeGuesses,
+    /// merging: a candidate that only looks like a page is none any more
+    MergeForgetsLookalikes,
     /// merging: a page whose sample is zeros has the checksum of zeros
     MergeSamplesZeros,
     /// a page that swap has for several is mapped where its reverse map does not lead

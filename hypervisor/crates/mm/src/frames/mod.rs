@@ -172,13 +172,8 @@ impl Frames {
             return Ok(frame);
         }
         let generation = self.generation();
-        if size == PageSize::Size4K {
-            self.set_generation(frame, generation);
-            self.meta(frame).take();
-        } else {
-            (0..size.base_pages()).for_each(|index| self.set_generation(frame.add(index), generation));
-            self.metas(frame, size).iter().for_each(FrameMeta::take);
-        }
+        (0..size.base_pages()).for_each(|index| self.set_generation(frame.add(index), generation));
+        self.metas(frame, size).iter().for_each(FrameMeta::take);
         self.free.fetch_sub(size.base_pages(), Ordering::Relaxed);
         Ok(frame)
     }

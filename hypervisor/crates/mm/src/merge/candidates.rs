@@ -21,7 +21,7 @@ const FRAMES_EACH: u64 = 8;
 /// but at most 2 to this power, 384 KiB of them.
 const MOST_BITS: u32 = 14;
 /// Places in a group.
-const GROUP: usize = 4;
+pub(super) const GROUP: usize = 4;
 /// Most classes: a guest may see to it that all its pages are of one.
 const MOST_CLASSES: u64 = 1 << 10;
 
@@ -79,15 +79,22 @@ impl<H: Host> Candidates<H> {
         (checksum ^ self.pass) & (self.classes - 1) == 0 || !intact(Mutant::MergeHasOneClass)
     }
 
-    /// The candidate with this checksum is none any more.
-    pub(super) fn take(&mut self, checksum: u32) -> Option<Candidate<H>> {
+    /// Takes the candidate at a place of its group out, if it has this checksum.
+    pub(super) fn take(&mut self, checksum: u32, place: usize) -> Option<Candidate<H>> {
         let pass = self.pass;
         let is_it = |noted: &mut Noted<H>| noted.checksum == checksum && noted.pass == pass;
-        let noted = self.group(checksum).iter_mut().find_map(|place| place.take_if(is_it))?;
-        Some(noted.candidate)
+        Some(self.group(checksum).get_mut(place)?.take_if(is_it)?.candidate)
     }
 
-    /// One more candidate; there is none with its checksum.
+    /// Puts it back.
+    pub(super) fn put_back(&mut self, checksum: u32, place: usize, candidate: Candidate<H>) {
+        let pass = self.pass;
+        if let Some(place) = self.group(checksum).get_mut(place) {
+            *place = Some(Noted { candidate, checksum, pass });
+        }
+    }
+
+    /// One more candidate; others may have its checksum, and other contents.
     pub(super) fn add(&mut self, checksum: u32, candidate: Candidate<H>) {
         if self.places.is_empty() && self.places.try_reserve_exact(self.room()).is_ok() {
             self.places.resize_with(self.room(), || None);

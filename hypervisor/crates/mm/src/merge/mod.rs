@@ -29,7 +29,7 @@ use crate::space::AddressSpace;
 use addr::{Hva, Pfn};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use candidates::{Candidate, Candidates};
+use candidates::{Candidate, Candidates, GROUP};
 pub use contents::sampled_word;
 pub(crate) use contents::{checksum_by_words, equal_by_pieces};
 use core::ops::ControlFlow;
@@ -206,7 +206,7 @@ impl<H: Host> Mm<H> {
     }
 
     fn merge_page(&self, merge: &mut Merge<H>, space: &Arc<AddressSpace<H>>, page: &Page) {
-        if page.checksum == merge.zeros {
+        if page.checksum == merge.zeros && self.seems(page.frame, self.zero_page()) {
             merge.counts.zero += u64::from(space.become_zero(page));
         } else if merge.stable.find(self, page.checksum, |merged| {
             self.seems(page.frame, merged.frame) && space.become_merged(page, merged)
@@ -231,17 +231,22 @@ impl<H: Host> Mm<H> {
         })
     }
 
-    /// The page becomes the candidate with its checksum, if that is equal; else it is the candidate.
+    /// The page becomes a candidate with its checksum that is equal; else it is one more of them.
     fn join_candidate(&self, merge: &mut Merge<H>, space: &Arc<AddressSpace<H>>, page: &Page) -> bool {
         if !merge.candidates.is_turn_of(page.checksum) {
             return false;
         }
-        let other = merge.candidates.take(page.checksum);
-        let joined = other.is_some_and(|other| self.join_other(merge, space, page, &other));
-        if !joined {
-            merge.candidates.add(page.checksum, Candidate::new(space, page.address));
+        for place in 0..GROUP {
+            let Some(other) = merge.candidates.take(page.checksum, place) else { continue };
+            match self.join_other(merge, space, page, &other) {
+                Join::Joined => return true,
+                Join::Gone => {}
+                Join::Differs if !intact(Mutant::MergeForgetsLookalikes) => {}
+                Join::Differs => merge.candidates.put_back(page.checksum, place, other),
+            }
         }
-        joined
+        merge.candidates.add(page.checksum, Candidate::new(space, page.address));
+        false
     }
 
     fn join_other(
@@ -250,15 +255,25 @@ impl<H: Host> Mm<H> {
         space: &AddressSpace<H>,
         page: &Page,
         other: &Candidate<H>,
-    ) -> bool {
-        let Some(others) = other.space() else { return false };
+    ) -> Join {
+        let Some(others) = other.space() else { return Join::Gone };
         let merged = self.holding(page.frame, || others.make_merged(other.address, page.frame)).flatten();
-        let Some(merged) = merged else { return false };
+        let Some(merged) = merged else { return Join::Differs };
         let joined = space.become_merged(page, &merged);
         // What it is found by, now that it cannot change: what its like has; at worst, what that had before.
         let checksum = if joined { page.checksum } else { self.host().checksum(merged.frame) };
         self.put(merged.frame);
         merge.stable.add(checksum, merged);
-        joined
+        if joined { Join::Joined } else { Join::Gone }
     }
+}
+
+/// What has come of a page and a candidate with its checksum.
+enum Join {
+    /// They are one.
+    Joined,
+    /// That is no candidate any more.
+    Gone,
+    /// Other contents, or it could not be taken just now.
+    Differs,
 }

@@ -97,6 +97,7 @@ impl<H: Host> Stable<H> {
                 }
                 held
             });
+            group.shrink_to(2 * group.len());
         }
     }
 

@@ -31,28 +31,31 @@ impl<H: Host> AddressSpace<H> {
         if !fault.vma.kind.is_private() {
             return self.write_shared(fault, found, leaf).map(|()| None);
         }
-        let meta = self.mm.counted(leaf.pfn);
-        let source = match self.reuse(fault, found, (leaf, meta)) {
+        let source = match self.reuse(fault, found, leaf) {
             Reuse::Changed => return Ok(None),
             Reuse::Reused(leaf) => return Ok(Some(leaf)),
             Reuse::Not(source) => source,
         };
         match (leaf.size, fault.vma.kind.page_size()) {
-            (PageSize::Size4K, _) => self.copy_page(fault, found, (leaf, meta), source),
+            (PageSize::Size4K, _) => self.copy_page(fault, found, leaf, source),
             (_, PageSize::Size4K) => self.split_at(fault.page).map(|()| None),
             (size, _) => self.copy_huge(fault, found, leaf, size).map(|()| None),
         }
     }
 
     /// Makes the entry writable where the page is this area's alone. A base page that has to be copied is held, under the same lock.
-    fn reuse(&self, fault: &Fault<'_, H>, found: &Found<HostEntry>, (leaf, meta): Page<'_>) -> Reuse {
-        // Nobody's to have alone; whether the entry has changed is looked at when there is a copy.
-        let Some(meta) = meta else { return Reuse::Not(Source(None)) };
+    fn reuse(&self, fault: &Fault<'_, H>, found: &Found<HostEntry>, leaf: &Leaf) -> Reuse<'_> {
+        // Nobody's to have alone, and never free: whether the entry has changed is looked at when there is a copy.
+        if leaf.pfn == self.mm.zero_page() {
+            return Reuse::Not(Source(None));
+        }
         let tables = self.tables.lock();
         let now = self.again(&tables, found);
         if !same_leaf(&now, found) {
             return Reuse::Changed;
         }
+        // Asked while the entry keeps the frame: one that is free is not counted either.
+        let Some(meta) = self.mm.counted(leaf.pfn) else { return Reuse::Not(Source(None)) };
         let chain = fault.vma.anon.get().map(|chain| chain.id());
         let anonymous = chain.is_some() && meta.owner().map(|(owner, _)| owner) == chain;
         let last = leaf.size == PageSize::Size4K
@@ -69,7 +72,7 @@ impl<H: Host> AddressSpace<H> {
         if base {
             meta.get();
         }
-        Reuse::Not(Source(base.then_some(leaf.pfn)))
+        Reuse::Not(Source(base.then_some((leaf.pfn, meta))))
     }
 
     /// More rights on the same frame: no flush, a CPU that has cached less faults and finds out.
@@ -83,16 +86,17 @@ impl<H: Host> AddressSpace<H> {
         &self,
         fault: &Fault<'_, H>,
         found: &Found<HostEntry>,
-        page: Page<'_>,
-        source: Source,
+        leaf: &Leaf,
+        source: Source<'_>,
     ) -> Mapped {
-        let copy = self.private_copy(fault, page.0.pfn);
-        let outcome = copy.map(|copy| self.exchange(fault, found, page, copy));
+        let copy = self.private_copy(fault, leaf.pfn);
+        let outcome = copy.map(|copy| self.exchange(fault, found, (leaf, &source), copy));
+        let is_in_swap = source.0.is_some_and(|(_, meta)| meta.swap_slot().is_some());
         source.release(self);
         match outcome? {
             Ok(leaf) => {
-                // The old page had a copy in swap, which may be nobody's now.
-                if page.1.is_some_and(|meta| meta.swap_slot().is_some()) {
+                // The old page's copy there may be nobody's now.
+                if is_in_swap {
                     self.mm.drop_orphans();
                 }
                 Ok(Some(leaf))
@@ -119,14 +123,14 @@ impl<H: Host> AddressSpace<H> {
         &self,
         fault: &Fault<'_, H>,
         found: &Found<HostEntry>,
-        (old, meta): Page<'_>,
+        (old, source): (&Leaf, &Source<'_>),
         copy: Pfn,
     ) -> Result<Leaf, Pfn> {
         let tables = self.tables.lock();
         let now = self.again(&tables, found);
         // Swapped out and in again since it was copied, the page may have become this area's own, been written, and
         // write-protected again: the entry looks the same, the contents are not.
-        let reusable = meta.is_some_and(|meta| meta.has(PageFlags::EXCLUSIVE));
+        let reusable = source.0.is_some_and(|(_, meta)| meta.has(PageFlags::EXCLUSIVE));
         if !same_leaf(&now, found) || reusable && intact(Mutant::CopyIgnoresExclusive) {
             return Err(copy);
         }
@@ -145,26 +149,23 @@ impl<H: Host> AddressSpace<H> {
     }
 }
 
-/// A page that a fault has found, and its metadata, if it is counted.
-type Page<'a> = (&'a Leaf, Option<&'a FrameMeta>);
-
 /// What has become of the attempt to write where the page is.
-enum Reuse {
+enum Reuse<'a> {
     /// The entry is another one by now: the fault looks again.
     Changed,
     /// It is writable.
     Reused(Leaf),
     /// Others have the page, too.
-    Not(Source),
+    Not(Source<'a>),
 }
 
-/// A reference on the page that is copied; none where the frame is not counted.
+/// A reference on the page that is copied, and its metadata; none where the frame is not counted.
 #[must_use = "a reference is to be released"]
-struct Source(Option<Pfn>);
+struct Source<'a>(Option<(Pfn, &'a FrameMeta)>);
 
-impl Source {
+impl Source<'_> {
     fn release<H: Host>(self, space: &AddressSpace<H>) {
-        if let Some(frame) = self.0 {
+        if let Some((frame, _)) = self.0 {
             space.mm.put(frame);
         }
     }
