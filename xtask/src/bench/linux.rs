@@ -21,8 +21,8 @@ const COUNTERS: [(&str, &str); 3] = [
     (COUNTED, "/outside_guest_ticks"),
     ("exits of the whole run", "/exits/total"),
 ];
-const COUNTED: &str = "of these outside the guest";
-const SAMPLED: &str = "the same, by samples";
+const COUNTED: &str = "of these outside the guest, as Herald counts";
+const SAMPLED: &str = "of these outside the guest, by samples";
 /// Herald's aim for it, of KVM's, in percent.
 const AIM: u64 = 50;
 /// Linux hands its first process what is behind `--`.
