@@ -220,6 +220,9 @@ pub(crate) struct TestArgs {
     /// `mutants`: write the list in docs/mutants.md anew
     #[arg(long)]
     pub(crate) list: bool,
+    /// `machine`: all guests under shadows, in scenarios that do not say how their guests are paged
+    #[arg(long)]
+    pub(crate) shadow: bool,
     /// Steps of `random`, in all (suffixes K, M, G: powers of 1000)
     #[arg(long, value_name = "N", default_value = "10M", value_parser = parse_count)]
     pub(crate) steps: u64,

@@ -498,7 +498,8 @@ impl Machine {
         wanted && self.vmx.capabilities.secondary.offers(control.bits())
     }
 
-    /// How the addresses of a guest with so many virtual processors are translated. Shadows have no A bits, and map base pages.
+    /// How the addresses of a guest with so many virtual processors are translated. No processor walks what shadows stand on, so no A bits
+    /// are set there but by faults; shadows have their own, and map base pages.
     pub(super) fn paging_features(&self, vcpus: u32) -> PagingFeatures {
         if self.has_shadows() {
             return PagingFeatures {

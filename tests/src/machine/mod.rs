@@ -95,7 +95,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The same under the paging that was asked for. Aging finds no A bits under a shadow.
+    /// The same under the paging that was asked for. Under a shadow aging finds A bits in that, and in the ground what faults have set.
     #[must_use]
     pub fn with_chosen_paging(self) -> Self {
         match Paging::chosen() {

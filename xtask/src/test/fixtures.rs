@@ -95,6 +95,8 @@ merge = true
 /// The directory with the files.
 pub(super) struct Fixtures {
     dir: PathBuf,
+    /// Guests are under shadows, whatever the processor has.
+    pub(super) is_shadowed: bool,
 }
 
 impl Fixtures {
@@ -132,12 +134,12 @@ impl Fixtures {
         for (name, bytes) in files {
             std::fs::write(dir.join(name), bytes)?;
         }
-        Ok(Self { dir })
+        Ok(Self { dir, is_shadowed: false })
     }
 
     /// Those of a directory that holds them already.
     pub(super) fn of(dir: PathBuf) -> Self {
-        Self { dir }
+        Self { dir, is_shadowed: false }
     }
 
     /// The directory.

@@ -41,6 +41,21 @@ impl Bench {
         Ok(Self { fixtures: Fixtures::make(&binaries)?, herald: binaries.herald })
     }
 
+    /// All guests are under shadows, in scenarios that leave that open.
+    pub(super) fn under_shadows(mut self) -> Self {
+        self.fixtures.is_shadowed = true;
+        self
+    }
+
+    /// These scenarios.
+    pub(super) fn shadowed_jobs(&self) -> Vec<Job<'_>> {
+        let fixtures = &self.fixtures;
+        let rows = SCENARIOS.iter().copied().flatten().filter(|row| row.is_of_any_paging());
+        let scenarios = rows.map(|row| Job::check(row.name, || row.run(fixtures)));
+        let snapshots = SNAPSHOTS.iter().map(|row| Job::check(row.name, || row.run(fixtures)));
+        scenarios.chain(snapshots).collect()
+    }
+
     /// The lab in which Herald is nested: one job of many tests, the longest.
     pub(super) fn lab(&self) -> Job<'_> {
         Job::sum("nested", || nested::run_in_lab(&self.fixtures, None))

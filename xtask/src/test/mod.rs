@@ -24,7 +24,7 @@ mod weights;
 
 use crate::cli::{Suite, TestArgs, TidyArgs};
 use crate::{fuzz, tidy};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use machine::Bench;
 pub(crate) use pool::Job;
 use std::panic::resume_unwind;
@@ -107,6 +107,7 @@ impl Tally {
 /// A suite that is not there yet, or one that cannot even start.
 pub(crate) fn run(args: &TestArgs) -> Result<u8> {
     let mut tally = Tally::default();
+    ensure!(!args.shadow || args.suite == Suite::Machine, "--shadow is for the suite `machine`");
     match args.suite {
         Suite::Random => return random::run(args.steps, args.seed),
         Suite::Mutants => {
@@ -117,6 +118,10 @@ pub(crate) fn run(args: &TestArgs) -> Result<u8> {
         Suite::Host => tally.add(pool::run(host::build()?)),
         Suite::Machine => {
             let bench = Bench::prepare()?;
+            if args.shadow {
+                let bench = bench.under_shadows();
+                return Ok(pool::run(named(args.only.as_deref(), bench.shadowed_jobs())).told());
+            }
             tally.add(pool::run(named(args.only.as_deref(), bench.jobs())));
         }
         Suite::All => return all(args.only.as_deref()),

@@ -2,7 +2,7 @@
 
 use super::scenario::{Bound, Console, Scenario};
 use super::smp::COUNT;
-use super::table::PLAIN;
+use super::table::{PLAIN, POWER_OFF};
 
 /// The test guest with a second virtual processor that stays in real mode.
 macro_rules! real_mode {
@@ -27,7 +27,7 @@ macro_rules! real_mode {
 }
 
 /// All of them.
-pub(super) const SHADOW: [Scenario; 14] = [
+pub(super) const SHADOW: [Scenario; 16] = [
     // Unmodified: it has much that the tiny one has not.
     Scenario {
         name: "penryn-debian-4-vcpus",
@@ -36,6 +36,13 @@ pub(super) const SHADOW: [Scenario; 14] = [
         stdout: &["cpus: 4"],
         telemetry: &[Bound::AtLeast("/exits/interpreted", 3), Bound::AtMost("/ept_violations", 0)],
         timeout: 600,
+        ..PLAIN
+    },
+    Scenario {
+        name: "penryn-tiny",
+        args: &["--cpu", "penryn"],
+        console: POWER_OFF,
+        telemetry: &[Bound::AtLeast("/exits/page_fault", 1000), Bound::AtMost("/ept_violations", 0)],
         ..PLAIN
     },
     // In protected mode without paging, and through swap; the coherence oracle looks after each disturbance.
@@ -135,6 +142,29 @@ pub(super) const SHADOW: [Scenario; 14] = [
             "conformance: Narrow { large: true }: 2688 accesses",
             "conformance: Narrow { large: false }: 2304 accesses",
             "conformance: Off: 144 accesses",
+            "conformance: ok",
+        ],
+        ..PLAIN
+    },
+    // As there, what SMAP has to do, and an EPT's guest gets.
+    Scenario {
+        name: "conformance-skylake",
+        args: &[
+            "--cpu",
+            "skylake",
+            "--kernel",
+            "{testguest}",
+            "--append",
+            "conformance every=31",
+            "--memory",
+            "16M",
+        ],
+        stdout: &[
+            "conformance: Long: 26208 accesses",
+            "conformance: Pae: 13536 accesses",
+            "conformance: Narrow { large: true }: 5040 accesses",
+            "conformance: Narrow { large: false }: 3600 accesses",
+            "conformance: Off: 432 accesses",
             "conformance: ok",
         ],
         ..PLAIN
