@@ -42,8 +42,9 @@ pub(super) struct Scenario {
     pub(super) timeout: u32,
 }
 
-/// What is about an EPT, or about a processor without one.
-const EPT_ONLY: [&str; 7] = [
+/// What is about an EPT, or about a processor without one, or has its own scenario under a shadow.
+const EPT_ONLY: [&str; 8] = [
+    "conformance-skylake",
     "huge-pages",
     "gigantic-pages",
     "no-gigantic-pages",
