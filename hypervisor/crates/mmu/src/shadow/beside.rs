@@ -26,7 +26,7 @@ use mutants::{Mutant, intact};
 
 /// Entries that are looked at, around the leaf's own.
 const FEW: u16 = 8;
-/// The same where the ground has just been mapped around, in a large page.
+/// The same in a large page, where the ground has just been mapped around, or is as large.
 const MANY: u16 = 64;
 
 /// Where a leaf was derived, and for whom.
@@ -35,7 +35,7 @@ pub(super) struct Derivation<'a> {
     pub(super) paging: &'a GuestPaging,
     /// The number of the page table.
     pub(super) table: u16,
-    /// The ground has just been mapped around.
+    /// The ground has just been mapped around, or is one large leaf.
     pub(super) is_around: bool,
 }
 
@@ -91,7 +91,7 @@ impl<H: Host> SecondaryMmu<H> {
                 continue;
             };
             let Some(ground) = ground(found.gfn) else { continue };
-            let mut leaf = ShadowLeaf::new(ground.pfn, found.rights);
+            let mut leaf = ShadowLeaf::new((ground.pfn, ground.size), found.rights);
             leaf.write &= ground.rights.write && locked.may_write(found.gfn, Access::Read);
             locked.shadows[to.processor.0].derive_unused(host, at, (found.gfn, found.from), leaf);
             derived += 1;
