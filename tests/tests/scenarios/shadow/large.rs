@@ -15,7 +15,7 @@ use tests::lab::{gpage, page, pages};
 use tests::machine::{Event, Options, Paging};
 
 /// The first page of the area, and where the guest's second entry for 2 MiB maps it.
-const AREA: u64 = 512;
+pub(super) const AREA: u64 = 512;
 const LINEAR: u64 = 0x20_0000;
 /// Of which linear page 100 is page 612.
 const INSIDE: u64 = LINEAR + 100 * PAGE_SIZE;
