@@ -221,7 +221,7 @@ mutants! {
     ShadowLargeOverTable,
     /// shadow: a large leaf is derived where the host has base pages
     ShadowLargeOnSmallGround,
-    /// shadow: a large leaf is derived where the supervisor is lent single pages
+    /// shadow: a large leaf is derived where single pages may be lent to the supervisor
     ShadowLargeLent,
     /// shadow: a table is kept although a large leaf lets it be written
     ShadowProtectMissesLarge,

@@ -323,6 +323,11 @@ fn what_is_lent_to_the_supervisor_is_a_base_page() -> Outcome {
         assert_eq!(super::shadow_entry(&guest, linear) & (P | W | U), rights, "both at a time, at {linear:#x}");
     }
     guest.lab.check()?;
+    // Where the entry allows stores nothing is lent.
+    guest.write(gpage(3).add(8), gpage(AREA).as_u64() | PS | ALL)?;
+    guest.loads_cr3();
+    guest.writes(INSIDE, 1)?;
+    assert_eq!(guest.directory_entry(INSIDE) & (P | W | U | PS), P | W | U | PS);
     guest.finish()
 }
 

@@ -26,7 +26,7 @@ use mutants::{Mutant, intact};
 
 /// Entries that are looked at, around the leaf's own.
 const FEW: u16 = 8;
-/// The same in a large page, where the ground has just been mapped around, or is as large.
+/// The same where the ground has just been mapped around, in a large page.
 const MANY: u16 = 64;
 
 /// Where a leaf was derived, and for whom.
@@ -35,7 +35,7 @@ pub(super) struct Derivation<'a> {
     pub(super) paging: &'a GuestPaging,
     /// The number of the page table.
     pub(super) table: u16,
-    /// The ground has just been mapped around, or is one large leaf.
+    /// The ground has just been mapped around.
     pub(super) is_around: bool,
 }
 

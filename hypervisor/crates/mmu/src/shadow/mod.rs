@@ -203,7 +203,6 @@ impl<H: Host> SecondaryMmu<H> {
         if large.is_some() {
             count(&self.stats.derived_large);
         } else if let Some(is_around) = beside {
-            let is_around = is_around || ground.size >= AREA;
             let to = Derivation { processor, paging, table, is_around };
             add(&self.stats.derived_beside, self.derive_beside(&mut locked, &part, &to));
         }

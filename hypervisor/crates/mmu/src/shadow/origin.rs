@@ -126,6 +126,11 @@ impl Origin {
         self.role.is_protected()
     }
 
+    /// Whether the supervisor may come to write pages of it that the entries do not allow it to.
+    const fn may_be_lent(&self) -> bool {
+        self.role.has(Role::BELOW_READ_ONLY)
+    }
+
     /// What an entry of the guest's allows by itself.
     pub(super) const fn rights(&self, entry: u64) -> Rights {
         self.role.rights(entry)
@@ -208,16 +213,18 @@ impl Way {
         Self { pointer, steps, rights, is_lent: found.write && !path.write }
     }
 
-    /// The way to all of the 2 MiB around, where the guest has them in one page. Not where CR0.WP is clear: what is lent then is a base page.
+    /// The way to all of the 2 MiB around, where the guest has them in one page, and no single page of it may be lent.
     pub(super) fn to_large(&self) -> Option<Self> {
         let last = self.steps.iter().rposition(Option::is_some)?;
         let Step { origin, .. } = self.steps[last]?;
-        if origin.is_table() || !origin.is_protected() && intact(Mutant::ShadowLargeLent) {
+        if origin.is_table() || origin.may_be_lent() && intact(Mutant::ShadowLargeLent) {
             return None;
         }
         let mut large = *self;
         large.steps[last] = None;
-        large.rights = large.steps().last()?.rights;
+        if origin.is_protected() {
+            large.rights = large.steps().last()?.rights;
+        }
         Some(large)
     }
 }
