@@ -34,7 +34,12 @@ fn bed() -> Lab {
     for (word, entry) in [(ROOT, 0x2000), (TABLE, 0x3000)] {
         Program::herald(&lab, 1).store(word, entry | PRESENT_WRITABLE).expect("memory");
     }
-    tests::paging::load_root(&lab.machine, &lab.guest(GUEST).mmu, mm::CpuIndex(0), &PAGING);
+    tests::paging::load_root(
+        &lab.machine,
+        &lab.guest(GUEST).mmu,
+        mm::CpuIndex(0),
+        (&PAGING, mmu::Drops::Pcid),
+    );
     lab
 }
 
