@@ -26,6 +26,7 @@ mod mmio_forms;
 mod model;
 mod notifier;
 mod once;
+mod pcid;
 mod ports;
 mod realmode;
 mod report;
@@ -72,7 +73,7 @@ impl Guest {
 
 type Test = fn(&mut Guest) -> Result<(), Failure>;
 
-const TESTS: [(&str, Test); 26] = [
+const TESTS: [(&str, Test); 27] = [
     ("hello", hello::run),
     ("notifier", notifier::run),
     ("costs", costs::run),
@@ -99,6 +100,7 @@ const TESTS: [(&str, Test); 26] = [
     ("versus", versus::run),
     ("conformance", conformance::run),
     ("rewrite", rewrite::run),
+    ("pcid", pcid::run),
 ];
 
 unsafe extern "C" {
