@@ -160,15 +160,20 @@ fn a_table_that_was_apart_comes_below_another_root() -> Outcome {
 
 #[test]
 fn a_flush_of_a_global_page_is_one_for_all() -> Outcome {
-    let mut guest = two_pcids(false)?;
-    guest.map(5, 20, FLAGS | G)?;
-    guest.reads(0x5000, 20)?;
-    guest.map(5, 21, FLAGS | G)?;
-    guest.load((2, 8), Drops::Nothing);
-    guest.invalidates(0x5000);
-    guest.load((1, 1), Drops::Nothing);
-    guest.reads(0x5000, 21)?;
-    guest.finish()
+    // One, and more than are remembered.
+    for others in [0, 20] {
+        let mut guest = two_pcids(false)?;
+        guest.map(5, 20, FLAGS | G)?;
+        guest.reads(0x5000, 20)?;
+        guest.map(5, 21, FLAGS | G)?;
+        guest.load((2, 8), Drops::Nothing);
+        guest.invalidates(0x5000);
+        (0..others).for_each(|page| guest.invalidates(0x10_0000 + page * 0x1000));
+        guest.load((1, 1), Drops::Nothing);
+        guest.reads(0x5000, 21)?;
+        guest.finish()?;
+    }
+    Ok(())
 }
 
 #[test]

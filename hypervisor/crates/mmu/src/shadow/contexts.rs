@@ -24,11 +24,12 @@
 //! - **A flush of anybody's** compares all lost tables. What it leaves is what the guest's tables say, so A's case is no worse.
 //!   What A flushes itself it has no entry of any more: it is known by a new stay, or not known.
 //!
-//! Whom a shadow does not know it takes for one who has cached nothing, which is always allowed. So few are known, the ones loaded
-//! last, each by the root that it had last. The root's role is part of it: with other CR0, CR4 or EFER nobody is known. Global translations
-//! are no PCID's: a flush may drop them, and does, where they have changed; INVLPG is one for all who are known.
+//! Whom a shadow does not know it takes for one who has cached nothing, which is always allowed. So few are known, each by the root that
+//! it had last. The root's role is part of it, and with other CR0, CR4 or EFER nobody is known. Global translations are no PCID's: a flush may
+//! drop them, and does, where they have changed. INVLPG drops those of all: the last addresses are remembered, and compared
+//! when another one is loaded; where there were too many, that one is a stranger.
 
-use super::origin::Root;
+use super::origin::{Origin, Root};
 use super::rmap::Place;
 use super::table::Sync;
 use super::tables::Shadow;
@@ -37,8 +38,10 @@ use mm::Host;
 use mutants::{Mutant, intact};
 use paging::Level;
 
-/// PCIDs that are known at a time. Linux has 6, each once more for the user's tables.
+/// Places for PCIDs that are known, each for some of them. Linux has 6, from 1 on, each once more with bit 11 for the user's tables.
 const KNOWN: usize = 16;
+/// Addresses of INVLPGs that are remembered.
+const REMEMBERED: usize = 16;
 const LEVELS: [Level; 4] = [Level::Pml4, Level::Pdpt, Level::Pd, Level::Pt];
 
 /// What a virtual processor drops of what it has cached.
@@ -56,19 +59,26 @@ pub enum Drops {
 #[derive(Clone, Copy, Debug)]
 struct Context {
     pcid: u16,
-    root: Root,
+    root: Origin,
     /// Its last stay.
     last: u64,
+    /// INVLPGs before its last stay, or in it.
+    invalidated: usize,
 }
 
 /// Those that are known.
 #[derive(Debug, Default)]
 pub(super) struct Contexts {
     known: [Option<Context>; KNOWN],
+    /// The place of the one that is loaded.
+    current: usize,
     /// The number of this stay.
     pub(super) stay: u64,
     /// The last stay in which a new way led to a table of a level, by the level's place in the address.
     ways: [u64; LEVELS.len()],
+    /// INVLPGs, and the addresses of the last ones.
+    invalidated: usize,
+    addresses: [u64; REMEMBERED],
 }
 
 const fn place_of(level: Level) -> usize {
@@ -80,32 +90,38 @@ const fn place_of(level: Level) -> usize {
     }
 }
 
+const fn place_for(pcid: u16) -> usize {
+    (pcid ^ pcid >> 8) as usize % KNOWN
+}
+
 impl Contexts {
-    /// The last stay of a PCID with this root.
-    fn last(&self, pcid: u16, root: &Root) -> Option<u64> {
-        let is_it = |context: &&Context| context.pcid == pcid && context.root == *root;
-        self.known.iter().flatten().find(is_it).map(|context| context.last)
+    fn find(&self, pcid: u16) -> Option<&Context> {
+        self.known[place_for(pcid)].as_ref().filter(|context| context.pcid == pcid)
     }
 
     /// A stay begins.
-    pub(super) fn begin(&mut self, pcid: u16, root: Root) {
+    pub(super) fn begin(&mut self, pcid: u16, root: &Root) {
+        if let Some(context) = &mut self.known[self.current] {
+            context.invalidated = self.invalidated;
+        }
         self.stay += 1;
-        self.forget(pcid);
-        let age = |place: &&mut Option<Context>| place.map_or(0, |context| context.last);
-        if let Some(place) = self.known.iter_mut().min_by_key(age) {
-            *place = Some(Context { pcid, root, last: self.stay });
-        }
-    }
-
-    fn forget(&mut self, pcid: u16) {
-        for place in &mut self.known {
-            place.take_if(|context| context.pcid == pcid);
-        }
+        self.current = place_for(pcid);
+        let (last, invalidated) = (self.stay, self.invalidated);
+        self.known[self.current] = match *root {
+            Root::Long(root) => Some(Context { pcid, root, last, invalidated }),
+            Root::Legacy(_) => None,
+        };
     }
 
     /// Nobody has cached anything.
     pub(super) fn forget_all(&mut self) {
         self.known = [None; KNOWN];
+    }
+
+    /// INVLPG, which drops what there is of a global page for whomever. Others look at it when they are loaded.
+    pub(super) fn note_invalidated(&mut self, linear: u64) {
+        self.addresses[self.invalidated % REMEMBERED] = linear;
+        self.invalidated += usize::from(intact(Mutant::ShadowGlobalOfOthersStays));
     }
 
     /// A new way leads to a table of this level.
@@ -127,25 +143,30 @@ impl Shadow {
         (pcid, root): (u16, &Root),
         ground: Option<Tdp>,
     ) -> bool {
-        let Some(last) = self.contexts.last(pcid, root) else {
+        let Root::Long(origin) = *root else { return false };
+        let found = self.contexts.find(pcid).filter(|context| context.root == origin);
+        let Some(&Context { last, invalidated, .. }) = found else {
             return !intact(Mutant::ShadowStrangerUncompared);
         };
+        if self.lost.is_empty() {
+            return true;
+        }
+        if self.contexts.invalidated - invalidated > REMEMBERED {
+            return false;
+        }
+        let begins_with = self.index.find(&self.tables, origin);
+        for number in invalidated..self.contexts.invalidated {
+            let linear = self.contexts.addresses[number % REMEMBERED];
+            self.compare_along(host, (begins_with, linear), ground);
+        }
         let (by_entries, by_ways) =
             (intact(Mutant::ShadowPcidHasEntriesOfOthers), intact(Mutant::ShadowPcidHasWaysOfOthers));
-        let begins_with = self.root(root);
         self.compare_lost(host, ground, |shadow, table, level| {
             let is_new = by_entries && shadow.table(table).since > last
                 || by_ways && shadow.contexts.has_new_way(level, last);
             is_new && !shadow.is_apart(table, begins_with)
         });
         true
-    }
-
-    fn root(&self, root: &Root) -> Option<u16> {
-        match root {
-            Root::Long(origin) => self.index.find(&self.tables, *origin),
-            Root::Legacy(_) => None,
-        }
     }
 
     /// Whether a table is known not to be below a root.
@@ -163,8 +184,8 @@ impl Shadow {
 
     /// A PCID that is not loaded has dropped all that it had.
     pub(super) fn drop_pcid(&mut self, pcid: u16) {
-        if intact(Mutant::ShadowPcidFlushedInVain) {
-            self.contexts.forget(pcid);
+        if self.contexts.find(pcid).is_some() && intact(Mutant::ShadowPcidFlushedInVain) {
+            self.contexts.known[place_for(pcid)] = None;
         }
     }
 
@@ -175,25 +196,8 @@ impl Shadow {
         (pcid, linear): (u16, u64),
         ground: Option<Tdp>,
     ) {
-        self.drop_where(host, linear, ground, |context| context.pcid == pcid);
-    }
-
-    /// INVLPG has dropped what there was of a global page, for whomever.
-    pub(super) fn drop_global<H: Host>(&mut self, host: &H, linear: u64, ground: Option<Tdp>) {
-        self.drop_where(host, linear, ground, |_| intact(Mutant::ShadowGlobalOfOthersStays));
-    }
-
-    fn drop_where<H: Host>(
-        &mut self,
-        host: &H,
-        linear: u64,
-        ground: Option<Tdp>,
-        is_wanted: impl Fn(&Context) -> bool,
-    ) {
-        for place in 0..KNOWN {
-            if let Some(context) = self.contexts.known[place].filter(&is_wanted) {
-                self.compare_along(host, (self.root(&context.root), linear), ground);
-            }
+        if let Some(&Context { root, .. }) = self.contexts.find(pcid) {
+            self.compare_along(host, (self.index.find(&self.tables, root), linear), ground);
         }
     }
 

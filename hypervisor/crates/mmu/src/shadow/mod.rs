@@ -147,7 +147,7 @@ impl<H: Host> SecondaryMmu<H> {
             let shadow = locked.shadows.get_mut(processor.0)?;
             match shadow.load(&*self.host, &root) {
                 Ok(frame) => {
-                    shadow.contexts.begin(pcid, root);
+                    shadow.contexts.begin(pcid, &root);
                     return Some(frame);
                 }
                 Err(Lack::Cleared) => {}

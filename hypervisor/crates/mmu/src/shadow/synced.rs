@@ -197,7 +197,7 @@ impl Shadow {
         if let Some(table) = self.find(linear).filter(|&table| self.table(table).sync == Sync::Lost) {
             self.compare(host, Place::new(table, Level::Pt.index(linear)), ground);
         }
-        self.drop_global(host, linear, ground);
+        self.contexts.note_invalidated(linear);
     }
 }
 
