@@ -40,7 +40,7 @@ macro_rules! real_mode {
 }
 
 /// All of them.
-pub(super) const SHADOW: [Scenario; 19] = [
+pub(super) const SHADOW: [Scenario; 21] = [
     // Unmodified: it has much that the tiny one has not.
     Scenario {
         name: "penryn-debian-4-vcpus",
@@ -256,6 +256,19 @@ pub(super) const SHADOW: [Scenario; 19] = [
             Bound::AtLeast("/exits/control_register", 50),
             Bound::AtMost("/ept_violations", 0),
         ],
+        ..PLAIN
+    },
+    // The LDT on a user's page, with RFLAGS.AC: whatever the processor makes of it, the guest gets on.
+    Scenario {
+        name: "implicit-skylake",
+        args: &["--paging", "ept", "--cpu", "skylake", "--kernel", "{testguest}", "--append", "implicit"],
+        stdout: &["implicit: ok"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "shadow-implicit-skylake",
+        args: &["--paging", "shadow", "--cpu", "skylake", "--kernel", "{testguest}", "--append", "implicit"],
+        stdout: &["implicit: ok"],
         ..PLAIN
     },
     Scenario {

@@ -19,6 +19,7 @@ mod fpu;
 mod fwcfg;
 mod hello;
 mod hostops;
+mod implicit;
 mod interrupts;
 mod merge;
 mod mmio;
@@ -73,7 +74,7 @@ impl Guest {
 
 type Test = fn(&mut Guest) -> Result<(), Failure>;
 
-const TESTS: [(&str, Test); 27] = [
+const TESTS: [(&str, Test); 28] = [
     ("hello", hello::run),
     ("notifier", notifier::run),
     ("costs", costs::run),
@@ -101,6 +102,7 @@ const TESTS: [(&str, Test); 27] = [
     ("conformance", conformance::run),
     ("rewrite", rewrite::run),
     ("pcid", pcid::run),
+    ("implicit", implicit::run),
 ];
 
 unsafe extern "C" {

@@ -73,7 +73,9 @@ pub(super) struct Contexts {
     /// The place of the one that is loaded.
     current: usize,
     /// The number of this stay.
-    pub(super) stay: u64,
+    stay: u64,
+    /// The last stay in which any entry was derived.
+    newest: u64,
     /// The last stay in which a new way led to a table of a level, by the level's place in the address.
     ways: [u64; LEVELS.len()],
     /// INVLPGs, and the addresses of the last ones.
@@ -113,6 +115,12 @@ impl Contexts {
         };
     }
 
+    /// An entry is derived, in this stay.
+    pub(super) const fn note_entry(&mut self) -> u64 {
+        self.newest = self.stay;
+        self.stay
+    }
+
     /// Nobody has cached anything.
     pub(super) fn forget_all(&mut self) {
         self.known = [None; KNOWN];
@@ -148,14 +156,15 @@ impl Shadow {
         let Some(&Context { last, invalidated, .. }) = found else {
             return !intact(Mutant::ShadowStrangerUncompared);
         };
-        if self.lost.is_empty() {
+        let Contexts { newest, invalidated: now, .. } = self.contexts;
+        if self.lost.is_empty() || newest <= last && now == invalidated {
             return true;
         }
-        if self.contexts.invalidated - invalidated > REMEMBERED {
+        if now - invalidated > REMEMBERED {
             return false;
         }
         let begins_with = self.index.find(&self.tables, origin);
-        for number in invalidated..self.contexts.invalidated {
+        for number in invalidated..now {
             let linear = self.contexts.addresses[number % REMEMBERED];
             self.compare_along(host, (begins_with, linear), ground);
         }

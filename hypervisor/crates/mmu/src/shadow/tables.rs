@@ -312,7 +312,7 @@ impl Shadow {
             let bits = format::table(self.table(child).frame, rights);
             let from = &mut self.table_mut(table).link_mut(step.index).from;
             if core::mem::replace(from, step.from) != step.from {
-                self.table_mut(table).since = self.contexts.stay;
+                self.table_mut(table).since = self.contexts.note_entry();
             }
             entry::rename(host, self.entry(at), bits);
             return Ok(child);
@@ -408,7 +408,7 @@ impl Shadow {
 
     /// An entry is about to be there.
     fn note(&mut self, at: Place, (named, from): (Named, u64)) {
-        let stay = self.contexts.stay;
+        let stay = self.contexts.note_entry();
         let table = self.table_mut(at.table());
         table.note_present(at.index());
         table.since = stay;
