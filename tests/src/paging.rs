@@ -6,7 +6,7 @@
 use crate::machine::{GuestMode, Machine, Paging, ShadowRoot};
 use addr::{Gpa, Pfn};
 use mm::{Access, AddressSpace, CpuIndex};
-use mmu::{FaultOutcome, GuestPaging, LinearAccess, LinearFault, MmuError, Processor, SecondaryMmu};
+use mmu::{Drops, FaultOutcome, GuestPaging, LinearAccess, LinearFault, MmuError, Processor, SecondaryMmu};
 use paging::OutOfTables;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ pub fn secondary(
     }
     let processors = machine.cpus().count();
     let mmu = mmu.with_shadows(processors, SHADOW_TABLES)?;
-    let roots = (0..processors).filter_map(|number| mmu.load_root(Processor(number), &OFF));
+    let roots = (0..processors).filter_map(|number| mmu.load_root(Processor(number), &OFF, Drops::All));
     let shadows = roots.map(|root| ShadowRoot { root, mode: GuestMode::Off }).collect();
     machine.set_shadows(mmu.root().unwrap_or(Pfn::ZERO), shadows);
     Ok(mmu)
@@ -57,13 +57,18 @@ pub fn secondary(
 ///
 /// # Panics
 /// If it has no shadow.
-pub fn load_root(machine: &Machine, mmu: &SecondaryMmu<Machine>, cpu: CpuIndex, paging: &GuestPaging) {
+pub fn load_root(
+    machine: &Machine,
+    mmu: &SecondaryMmu<Machine>,
+    cpu: CpuIndex,
+    (paging, drops): (&GuestPaging, Drops),
+) {
     let mode = match (paging.is_off(), paging.is_long()) {
         (true, _) => GuestMode::Off,
         (false, true) => GuestMode::Long,
         (false, false) => GuestMode::Legacy,
     };
-    let root = mmu.load_root(Processor(cpu.0), paging).expect("it has a shadow");
+    let root = mmu.load_root(Processor(cpu.0), paging, drops).expect("it has a shadow");
     machine.set_shadow(mmu.root().unwrap_or(Pfn::ZERO), cpu, ShadowRoot { root, mode });
 }
 

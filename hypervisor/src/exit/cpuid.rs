@@ -33,7 +33,6 @@ pub(super) fn answer_to(vcpu: &Vcpu, vm: &Vm, leaf: u32, subleaf: u32) -> Regist
         osxsave: vcpu.vmcs.read(Field::GuestCr4) & CR4_OSXSAVE != 0,
         rdtscp: controls.has(Secondary::RDTSCP),
         invpcid: controls.has(Secondary::INVPCID),
-        pcid: !vcpu.is_shadowed(),
     };
     answer(leaf, subleaf, &facts, host)
 }
@@ -46,7 +45,6 @@ pub(crate) fn features(offers: impl Fn(Secondary) -> bool) -> Features {
         osxsave: false,
         rdtscp: offers(Secondary::RDTSCP),
         invpcid: offers(Secondary::INVPCID),
-        pcid: offers(Secondary::EPT),
     };
     let ask = |leaf, subleaf| answer(leaf, subleaf, &facts, host);
     let (basic, extended) = (ask(1, 0), ask(0x8000_0001, 0));

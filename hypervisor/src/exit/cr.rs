@@ -25,9 +25,7 @@ const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 
 pub(super) fn handle(vcpu: &mut Vcpu, vm: &Vm, access: CrAccess) -> Flow {
-    if vcpu.is_shadowed()
-        && let Some(flow) = shadow::control_register(vcpu, vm, access)
-    {
+    if let Some(flow) = shadow::control_register(vcpu, vm, access) {
         return flow;
     }
     let done = match access {

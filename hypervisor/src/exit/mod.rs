@@ -5,6 +5,7 @@ mod cr;
 mod ept;
 mod hypercall;
 mod interpret;
+mod invpcid;
 mod io;
 mod misc;
 mod msr;
@@ -69,6 +70,7 @@ fn handle_other(vcpu: &mut Vcpu, vm: &Vm, exit: Exit) -> Result<Flow, RunError> 
             shadow::page_fault(vcpu, vm, code)
         }
         Exit::Invlpg(linear) => shadow::invalidate(vcpu, vm, linear),
+        Exit::Invpcid(operands) => invpcid::handle(vcpu, vm, &operands),
         Exit::Xsetbv => misc::xsetbv(vcpu),
         Exit::CacheFlush => misc::skip(vcpu),
         // It was emptied when the guest was left.
@@ -112,7 +114,7 @@ fn count(vcpu: &mut Vcpu, exit: Exit) {
         Exit::PreemptionTimer => &mut exits.preemption_timer,
         // Told apart, and counted, where the slot is looked up.
         Exit::EptViolation(_) | Exit::Exception(_) => return,
-        Exit::Invlpg(_) => &mut exits.invlpg,
+        Exit::Invlpg(_) | Exit::Invpcid(_) => &mut exits.invlpg,
         _ => &mut exits.other,
     };
     *counter += 1;

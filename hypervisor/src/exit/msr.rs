@@ -41,9 +41,7 @@ pub(super) fn write(vcpu: &mut Vcpu, vm: &Vm) -> Flow {
 
 /// What the guest reads of an MSR that it does not have the processor's of.
 pub(super) fn value(vcpu: &Vcpu, vm: &Vm, msr: u32) -> Result<u64, GeneralProtection> {
-    if vcpu.is_shadowed()
-        && let Some(value) = shadow::msr(vcpu, msr)
-    {
+    if let Some(value) = shadow::msr(vcpu, msr) {
         return Ok(value);
     }
     match policy(msr) {
@@ -57,9 +55,7 @@ pub(super) fn value(vcpu: &Vcpu, vm: &Vm, msr: u32) -> Result<u64, GeneralProtec
 
 /// The guest writes such an MSR.
 pub(super) fn set(vcpu: &mut Vcpu, vm: &Vm, msr: u32, value: u64) -> Result<Flow, GeneralProtection> {
-    if vcpu.is_shadowed()
-        && let Some(done) = shadow::set_msr(vcpu, msr, value)
-    {
+    if let Some(done) = shadow::set_msr(vcpu, msr, value) {
         return done.map(|()| Flow::Resume);
     }
     match policy(msr) {

@@ -1,13 +1,13 @@
-//! Exits of a guest under a shadow that one under an EPT does not have: its page faults, INVLPG, all writes to the registers that decide
+//! Exits of a guest under a shadow that one under an EPT does not have: its page faults, INVLPG (INVPCID: `invpcid.rs`), all writes to the registers that decide
 //! over its paging. Where a processor drops translations (SDM vol. 3A 4.10.4.1), the shadow is brought up to what the guest's tables say.
 
 use super::{Flow, ept, misc};
 use crate::plat::Vm;
 use crate::vcpu::Vcpu;
-use addr::Gpa;
+use addr::{Gpa, Gva, PAGE_SIZE};
 use devices::GeneralProtection;
 use emulate::GuestMemory;
-use mmu::{LinearAccess, LinearFault, PageFault};
+use mmu::{Drops, LinearAccess, LinearFault, PageFault};
 use vmxdefs::event::Event;
 use vmxdefs::exit::{CrAccess, EptViolation};
 use vmxdefs::field::Field;
@@ -27,12 +27,16 @@ pub(super) fn page_fault(vcpu: &mut Vcpu, vm: &Vm, code: u32) -> Flow {
     let user = has(PageFault::USER);
     // An access by CPL 3 with the rights of the supervisor is an implicit one, which SMAP stops in any case.
     let explicit = vcpu.privilege_level() < 3;
-    let access = LinearAccess {
+    let mut access = LinearAccess {
         write: has(PageFault::WRITE),
         fetch: has(PageFault::FETCH),
         user,
-        passes_smap: explicit && vcpu.vmcs.read(Field::GuestRflags) & RFLAGS_AC != 0,
+        passes_smap: explicit && passes_smap(vcpu),
     };
+    // So is one that only SMAP can have stopped.
+    if access.passes_smap && !user && has(PageFault::PRESENT) && !access.fetch {
+        access.passes_smap = !vm.memory.mmu().is_implicit(vcpu.processor(), linear, access.write);
+    }
     let outcome = vm.memory.fault_linear(vcpu.processor(), &vcpu.guest_paging(), linear, access);
     match outcome {
         Ok(LinearFault::Mapped) => {
@@ -41,11 +45,7 @@ pub(super) fn page_fault(vcpu: &mut Vcpu, vm: &Vm, code: u32) -> Flow {
             vm.note_fault();
             Flow::Again
         }
-        Ok(LinearFault::Guest(PageFault { code })) => {
-            vcpu.counters.exits.guest_fault += 1;
-            vcpu.registers.cr2 = linear;
-            if vcpu.raise_page_fault(code) { Flow::Resume } else { misc::triple_fault(vcpu) }
-        }
+        Ok(LinearFault::Guest(PageFault { code })) => raise(vcpu, linear, code),
         Ok(LinearFault::NotRam(gpa)) => {
             vcpu.counters.exits.mmio += 1;
             let LinearAccess { write, fetch, .. } = access;
@@ -56,6 +56,45 @@ pub(super) fn page_fault(vcpu: &mut Vcpu, vm: &Vm, code: u32) -> Flow {
             ept::failed(vcpu, vm, error)
         }
     }
+}
+
+/// Whether RFLAGS.AC lets the supervisor past SMAP.
+fn passes_smap(vcpu: &Vcpu) -> bool {
+    vcpu.vmcs.read(Field::GuestRflags) & RFLAGS_AC != 0
+}
+
+/// A page fault that is the guest's.
+fn raise(vcpu: &mut Vcpu, linear: u64, code: u32) -> Flow {
+    vcpu.counters.exits.guest_fault += 1;
+    vcpu.registers.cr2 = linear;
+    if vcpu.raise_page_fault(code) { Flow::Resume } else { misc::triple_fault(vcpu) }
+}
+
+/// Reads bytes for an instruction of the supervisor's.
+///
+/// # Errors
+/// What comes instead.
+pub(super) fn read(vcpu: &mut Vcpu, vm: &Vm, linear: u64, bytes: &mut [u8]) -> Result<(), Flow> {
+    let access = LinearAccess { write: false, fetch: false, user: false, passes_smap: passes_smap(vcpu) };
+    let mut done = 0;
+    while done < bytes.len() {
+        let linear = linear.wrapping_add(done as u64);
+        let left = (PAGE_SIZE - linear % PAGE_SIZE) as usize;
+        let part = bytes.len().min(done + left);
+        match vm.memory.fault_linear(vcpu.processor(), &vcpu.guest_paging(), linear, access) {
+            // Where the guest has changed its tables meanwhile: once more.
+            Ok(LinearFault::Mapped) => Gva::try_new(linear)
+                .is_some_and(|linear| ept::read_linear(vcpu, vm, linear, &mut bytes[done..part]))
+                .then_some(())
+                .ok_or(Flow::Resume)?,
+            // Nobody answers.
+            Ok(LinearFault::NotRam(_)) => bytes[done..part].fill(0xff),
+            Ok(LinearFault::Guest(PageFault { code })) => return Err(raise(vcpu, linear, code)),
+            Err(error) => return Err(ept::failed(vcpu, vm, error)),
+        }
+        done = part;
+    }
+    Ok(())
 }
 
 /// IRET unblocks NMIs and then faults: it will be executed again, and NMIs are to wait until it has been. Where the fault is the
@@ -74,8 +113,9 @@ pub(super) fn invalidate(vcpu: &mut Vcpu, vm: &Vm, linear: u64) -> Flow {
     misc::skip(vcpu)
 }
 
-/// An access to CR0, CR3 or CR4; `None`: it is no matter of paging.
+/// An access to CR0, CR3 or CR4; `None`: it is no matter of a shadow.
 pub(super) fn control_register(vcpu: &mut Vcpu, vm: &Vm, access: CrAccess) -> Option<Flow> {
+    vcpu.is_shadowed().then_some(())?;
     match access {
         CrAccess::Read { cr: 3, register } => {
             let value = vcpu.guest_registers().cr3;
@@ -100,13 +140,14 @@ pub(super) fn control_register(vcpu: &mut Vcpu, vm: &Vm, access: CrAccess) -> Op
 pub(super) fn set_control(vcpu: &mut Vcpu, vm: &Vm, cr: u8, value: u64) -> Result<(), Refused> {
     let (mut registers, circumstances) = (vcpu.guest_registers(), vcpu.circumstances());
     let load = |at| load_pointers(vm, at);
+    let drops = if registers.keeps_translations(value) { Drops::Nothing } else { Drops::Pcid };
     match cr {
         0 => registers.write_cr0(value, &circumstances, load),
         3 => registers.write_cr3(value, &circumstances, load),
         _ => registers.write_cr4(value, &circumstances, load),
     }?;
     match cr {
-        3 => vcpu.load_cr3(registers),
+        3 => vcpu.load_cr3(registers, drops),
         _ => vcpu.load_shadow(registers),
     }
     Ok(())
@@ -114,6 +155,7 @@ pub(super) fn set_control(vcpu: &mut Vcpu, vm: &Vm, cr: u8, value: u64) -> Resul
 
 /// The guest writes an MSR that it does not have the processor's of; `None`: it is another one.
 pub(super) fn set_msr(vcpu: &mut Vcpu, msr: u32, value: u64) -> Option<Result<(), GeneralProtection>> {
+    vcpu.is_shadowed().then_some(())?;
     Some(match msr {
         EFER => {
             let mut registers = vcpu.guest_registers();
@@ -132,6 +174,7 @@ pub(super) fn set_msr(vcpu: &mut Vcpu, msr: u32, value: u64) -> Option<Result<()
 /// What it reads of the same.
 pub(super) fn msr(vcpu: &Vcpu, msr: u32) -> Option<u64> {
     match msr {
+        _ if !vcpu.is_shadowed() => None,
         EFER => Some(vcpu.guest_registers().efer),
         PAT => Some(vcpu.guest_pat()),
         _ => None,

@@ -120,7 +120,6 @@ pub(crate) struct HostMemory {
 const OF_EPT: Secondary = Secondary::EPT
     .union(Secondary::UNRESTRICTED)
     .union(Secondary::VPID)
-    .union(Secondary::INVPCID)
     .union(Secondary::PAGE_MODIFICATION_LOG);
 
 /// What a run works with, for as long as Herald runs.

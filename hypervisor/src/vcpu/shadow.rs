@@ -12,7 +12,7 @@ use super::initial::PAT;
 use crate::plat::Vm;
 use crate::vmx::{CR0_OWNED, CR4_OWNED, PAGE_FAULTS, VmcsError};
 use addr::Pfn;
-use mmu::{GuestPaging, Processor};
+use mmu::{Drops, GuestPaging, Processor};
 use raw_cpuid::CpuId;
 use vmxdefs::controls::EntryControls;
 use vmxdefs::field::{Field, Segment};
@@ -27,8 +27,8 @@ const POINTERS: [Field; 4] = [Field::GuestPdpte0, Field::GuestPdpte1, Field::Gue
 /// What a virtual processor under a shadow has besides.
 pub(super) struct Shadowed {
     registers: Registers,
-    /// What it had cached is to be dropped before it enters its guest, and CR3 of the VMCS is not that of its registers yet.
-    is_stale: bool,
+    /// CR3 of the VMCS is not that of its registers yet, and so much of what it had cached is to be dropped before it enters its guest.
+    stale: Option<Drops>,
     /// IA32_PAT, as the guest has written it.
     pat: u64,
     physical_bits: u8,
@@ -47,7 +47,7 @@ impl Shadowed {
         }
         Ok(Self {
             registers: Registers::default(),
-            is_stale: true,
+            stale: Some(Drops::All),
             pat: PAT,
             physical_bits: physical_bits(),
             gigantic_pages: crate::cpu::has_gigantic_pages(),
@@ -175,7 +175,7 @@ impl Vcpu {
         shadow.registers = registers;
         // What else there can be, only who loads segments knows: `look_for_obstacle`.
         shadow.has_obstacle |= !registers.is_protected();
-        shadow.is_stale = true;
+        shadow.stale = Some(Drops::All);
         let capabilities = *self.vmcs.capabilities();
         let long = u64::from(EntryControls::IA32E_GUEST.bits());
         let entry = self.vmcs.read(Field::EntryControls) & !long;
@@ -193,18 +193,25 @@ impl Vcpu {
     }
 
     /// MOV to CR3 under a shadow: nothing else changes.
-    pub(crate) fn load_cr3(&mut self, registers: Registers) {
+    pub(crate) fn load_cr3(&mut self, registers: Registers, drops: Drops) {
         if let Some(shadow) = &mut self.shadow {
             (shadow.registers.cr3, shadow.registers.pdptes) = (registers.cr3, registers.pdptes);
-            shadow.is_stale = true;
+        }
+        self.drop_cached(drops);
+    }
+
+    /// It has dropped what it had cached. What two have dropped between two entries may be of two PCIDs.
+    pub(crate) fn drop_cached(&mut self, drops: Drops) {
+        if let Some(shadow) = &mut self.shadow {
+            shadow.stale = Some(if shadow.stale.is_some() { Drops::All } else { drops });
         }
     }
 
     /// Drops what a processor would have dropped since its registers changed, and begins with the guest's tables of now. Before an
     /// entry, and before its shadow is used otherwise.
     pub(crate) fn load_root(&mut self, vm: &Vm) {
-        let stale = self.shadow.as_mut().is_some_and(|shadow| core::mem::take(&mut shadow.is_stale));
-        if stale && let Some(root) = vm.memory.mmu().load_root(self.processor(), &self.guest_paging()) {
+        let Some(drops) = self.shadow.as_mut().and_then(|shadow| shadow.stale.take()) else { return };
+        if let Some(root) = vm.memory.mmu().load_root(self.processor(), &self.guest_paging(), drops) {
             self.vmcs.write(Field::GuestCr3, root.base().as_u64());
         }
     }

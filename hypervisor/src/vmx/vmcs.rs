@@ -82,7 +82,9 @@ impl Translation {
 
     fn controls(&self, capabilities: &Capabilities) -> TranslationControls {
         if let Self::Shadow = self {
-            let (secondary, optional) = (Secondary::empty(), Secondary::RDTSCP);
+            let secondary = Secondary::empty();
+            // INVPCID exits as INVLPG does (SDM vol. 3C 26.1.3).
+            let optional = Secondary::RDTSCP | Secondary::INVPCID;
             return TranslationControls {
                 proc: Proc::INVLPG | Proc::CR3_LOAD | Proc::CR3_STORE,
                 secondary,

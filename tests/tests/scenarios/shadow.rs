@@ -6,11 +6,12 @@ mod aging;
 mod beside;
 mod kept;
 mod large;
+mod pcid;
 mod random;
 
 use crate::{CPU0, CPU1, GUEST, Outcome, lab_with};
 use addr::{Gfn, GfnRange, Gpa, PAGE_SIZE, PageSize, Pfn};
-use mmu::{AccessedDirty, GuestPaging, LinearAccess, LinearFault, LogBy, PageFault, Processor};
+use mmu::{AccessedDirty, Drops, GuestPaging, LinearAccess, LinearFault, LogBy, PageFault, Processor};
 use paging::{Level, OutOfTables};
 use tests::lab::{Lab, Verdict, gpage, page, pages};
 use tests::machine::{Failing, Machine, Options, Paging};
@@ -135,8 +136,13 @@ impl Guest {
 
     /// MOV to CR3.
     fn loads_cr3(&self) {
+        self.loads(Drops::Pcid);
+    }
+
+    /// The same, with or without bit 63, or something else that drops all.
+    fn loads(&self, drops: Drops) {
         self.lab.machine.exit(CPU0);
-        load_root(&self.lab.machine, &self.lab.guest(GUEST).mmu, CPU0, &self.paging);
+        load_root(&self.lab.machine, &self.lab.guest(GUEST).mmu, CPU0, (&self.paging, drops));
     }
 
     fn finish(self) -> Outcome {
@@ -499,7 +505,7 @@ fn of_few_tables(guest: &Guest) -> (mmu::SecondaryMmu<Machine>, Pfn) {
     for slot in guest.lab.guest(GUEST).mmu.slots() {
         mmu.add_slot(slot).expect("as the guest's own");
     }
-    let root = mmu.load_root(PROCESSOR, &guest.paging).expect("a shadow");
+    let root = mmu.load_root(PROCESSOR, &guest.paging, Drops::All).expect("a shadow");
     (mmu, root)
 }
 

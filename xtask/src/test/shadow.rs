@@ -14,6 +14,9 @@ const ON_SKYLAKE: [&str; 6] = [
     "conformance: ok",
 ];
 
+/// What the guest of PCIDs says where it has them.
+const PCIDS: [&str; 3] = ["pcid: PCIDs true, INVPCID true", "pcid: 45 cases", "pcid: ok"];
+
 /// The test guest with a second virtual processor that stays in real mode.
 macro_rules! real_mode {
     ($name:literal, $append:literal, $paging:literal) => {
@@ -37,7 +40,7 @@ macro_rules! real_mode {
 }
 
 /// All of them.
-pub(super) const SHADOW: [Scenario; 18] = [
+pub(super) const SHADOW: [Scenario; 23] = [
     // Unmodified: it has much that the tiny one has not.
     Scenario {
         name: "penryn-debian-4-vcpus",
@@ -225,6 +228,53 @@ pub(super) const SHADOW: [Scenario; 18] = [
             "conformance: ok",
         ],
         telemetry: &[Bound::AtLeast("/exits/guest_fault", 1000)],
+        ..PLAIN
+    },
+    // PCIDs and INVPCID: an EPT leaves them to the processor, a shadow has none of its own, Penryn neither.
+    Scenario {
+        name: "pcid",
+        args: &["--paging", "ept", "--kernel", "{testguest}", "--append", "pcid", "--memory", "16M"],
+        stdout: &PCIDS,
+        ..PLAIN
+    },
+    Scenario {
+        name: "shadow-pcid",
+        args: &[
+            "--paging",
+            "shadow",
+            "--kernel",
+            "{testguest}",
+            "--append",
+            "pcid",
+            "--memory",
+            "16M",
+            "--oracle",
+        ],
+        stdout: &PCIDS,
+        telemetry: &[
+            Bound::AtLeast("/exits/invlpg", 20),
+            Bound::AtLeast("/exits/control_register", 50),
+            Bound::AtMost("/ept_violations", 0),
+        ],
+        ..PLAIN
+    },
+    // The LDT on a user's page, with RFLAGS.AC: whatever the processor makes of it, the guest gets on.
+    Scenario {
+        name: "implicit-skylake",
+        args: &["--paging", "ept", "--cpu", "skylake", "--kernel", "{testguest}", "--append", "implicit"],
+        stdout: &["implicit: ok"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "shadow-implicit-skylake",
+        args: &["--paging", "shadow", "--cpu", "skylake", "--kernel", "{testguest}", "--append", "implicit"],
+        stdout: &["implicit: ok"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "penryn-pcid",
+        args: &["--cpu", "penryn", "--kernel", "{testguest}", "--append", "pcid", "--memory", "16M"],
+        stdout: &["pcid: PCIDs false, INVPCID false", "pcid: ok"],
         ..PLAIN
     },
     // Two processors that rewrite their tables, with the oracle, while the host does things to the pages.

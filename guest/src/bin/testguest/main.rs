@@ -19,6 +19,7 @@ mod fpu;
 mod fwcfg;
 mod hello;
 mod hostops;
+mod implicit;
 mod interrupts;
 mod merge;
 mod mmio;
@@ -26,6 +27,7 @@ mod mmio_forms;
 mod model;
 mod notifier;
 mod once;
+mod pcid;
 mod ports;
 mod realmode;
 mod report;
@@ -72,7 +74,7 @@ impl Guest {
 
 type Test = fn(&mut Guest) -> Result<(), Failure>;
 
-const TESTS: [(&str, Test); 26] = [
+const TESTS: [(&str, Test); 28] = [
     ("hello", hello::run),
     ("notifier", notifier::run),
     ("costs", costs::run),
@@ -99,6 +101,8 @@ const TESTS: [(&str, Test); 26] = [
     ("versus", versus::run),
     ("conformance", conformance::run),
     ("rewrite", rewrite::run),
+    ("pcid", pcid::run),
+    ("implicit", implicit::run),
 ];
 
 unsafe extern "C" {

@@ -33,7 +33,7 @@ pub struct Exits {
     pub page_fault: u64,
     /// Those that were its own.
     pub guest_fault: u64,
-    /// INVLPG.
+    /// INVLPG and INVPCID.
     pub invlpg: u64,
     /// No exits, but turns of what interprets real mode.
     pub interpreted: u64,

@@ -39,8 +39,8 @@ pub use observer::{Call, Observer};
 pub use oracle::Incoherence;
 pub use secondary::{FaultOutcome, MmuError, SecondaryMmu};
 pub use shadow::{
-    GuestPaging, GuestTables, LinearAccess, LinearFault, PAGES_OF_AN_INSTRUCTION, PageFault, Processor,
-    ShadowLeaf, TABLES_OF_AN_INSTRUCTION, Translation, WalkEnd, Width, walk,
+    Drops, GuestPaging, GuestTables, LinearAccess, LinearFault, PAGES_OF_AN_INSTRUCTION, PageFault,
+    Processor, ShadowLeaf, TABLES_OF_AN_INSTRUCTION, Translation, WalkEnd, Width, walk,
 };
 pub use slots::{Slot, SlotError, Slots};
 pub use stats::{CallCounts, DeviceStats, DeviceStatsSnapshot, Stats, StatsSnapshot};

@@ -4,7 +4,7 @@
 use crate::secondary::{Locked, SecondaryMmu};
 use crate::slots::{Slot, Slots};
 use crate::tdp::{Tdp, every_gfn};
-use addr::{GfnRange, Hva, HvaRange, PAGE_SHIFT};
+use addr::{GfnRange, Hva, HvaRange};
 use mm::Host;
 use mm::notifier::{MmuNotifier, YoungPages, runs};
 use mutants::{Mutant, intact};
@@ -52,24 +52,11 @@ impl<H: Host> SecondaryMmu<H> {
         let mut zapped = 0;
         for (slot, run) in parts(slots, young.range()) {
             let leaves = tdp.leaves(&*self.host, run).filter(|(_, leaf)| leaf.accessed);
-            leaves.for_each(|(gfns, _)| young.add(hvas_of(&slot, gfns)));
+            leaves.for_each(|(gfns, _)| young.add(slot.hvas_of(gfns)));
             zapped += tdp.zap(&*self.host, run, &mut locked);
         }
         if zapped > 0 && intact(Mutant::NoFlushOfCollected) {
             self.flush(tdp);
-        }
-    }
-
-    /// By leaves of shadows, which have A: what these stand on has A of no processor's, nor have the tables above.
-    fn collect_from_shadows(&self, slots: &Slots, young: &mut YoungPages) {
-        let (host, locked) = (&*self.host, self.locked.read());
-        let Some(tdp) = locked.tdp else { return };
-        for (slot, run) in parts(slots, young.range()) {
-            tdp.age_each(host, run, |gfns, used| {
-                if used | locked.age(host, gfns) {
-                    young.add(hvas_of(&slot, gfns));
-                }
-            });
         }
     }
 }
@@ -77,14 +64,6 @@ impl<H: Host> SecondaryMmu<H> {
 /// Where slots and a range of host addresses meet.
 fn parts(slots: &Slots, range: HvaRange) -> impl Iterator<Item = (Slot, GfnRange)> + '_ {
     slots.iter().filter_map(move |slot| Some((slot, slot.gfns_of(range)?)))
-}
-
-/// The host addresses of guest frames, as far as the slot has them.
-fn hvas_of(slot: &Slot, gfns: GfnRange) -> HvaRange {
-    let first = gfns.start().max(slot.gfns().start());
-    let count = gfns.end().min(slot.gfns().end()).as_u64() - first.as_u64();
-    let start = slot.hva_of(first);
-    HvaRange::new(start, start.add(count << PAGE_SHIFT))
 }
 
 impl<H: Host> MmuNotifier for SecondaryMmu<H> {
@@ -133,18 +112,10 @@ impl<H: Host> MmuNotifier for SecondaryMmu<H> {
         if !self.has_accessed_bits() {
             return self.collect_by_zapping(&slots, young);
         }
-        if self.is_shadowed {
-            return self.collect_from_shadows(&slots, young);
-        }
         let locked = self.locked.read();
         let Some(tdp) = locked.tdp else { return };
-        let uses = self.host.frames().uses(young.generation());
-        for (slot, run) in parts(&slots, young.range()) {
-            tdp.collect_young(&*self.host, run, uses, |first, used| {
-                // May lie before the slot; then the pages there are none of the run.
-                let offset = slot.hva_of(run.start()).as_u64().wrapping_sub(run.start().base().as_u64());
-                young.add_noted(Hva::new(first.base().as_u64().wrapping_add(offset)), used);
-            });
+        for part in parts(&slots, young.range()) {
+            locked.collect_young(&*self.host, tdp, part, young);
         }
     }
 
@@ -186,9 +157,7 @@ impl<H: Host> MmuNotifier for SecondaryMmu<H> {
     }
 
     fn contents_changed(&self, range: HvaRange) {
-        if self.is_shadowed {
-            self.note_written(self.slots.read().gfns_of(range));
-        }
+        self.note_contents(range);
         self.logs.read().mark(range);
     }
 }

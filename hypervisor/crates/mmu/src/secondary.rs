@@ -75,11 +75,12 @@ impl Locked {
 pub struct SecondaryMmu<H: Host> {
     pub(crate) host: Arc<H>,
     pub(crate) space: Arc<AddressSpace<H>>,
+    /// What processors do in the tables that they walk for the guest.
     pub(crate) accessed_dirty: AccessedDirty,
     /// Largest leaf that the CPU's EPT can have.
     largest: PageSize,
-    /// Whether there are shadows, so that nobody takes a lock to see that there are none.
-    pub(crate) is_shadowed: bool,
+    /// For `shadow`.
+    pub(crate) has_shadows: bool,
     pub(crate) slots: RwLock<Slots>,
     pub(crate) sequence: InvalidationSequence,
     pub(crate) locked: RwLock<Locked>,
@@ -161,7 +162,7 @@ impl<H: Host> SecondaryMmu<H> {
             space,
             accessed_dirty,
             largest: PageSize::Size1G,
-            is_shadowed: false,
+            has_shadows: false,
             slots: RwLock::new(Rank::Slots, Slots::new()),
             sequence: InvalidationSequence::new(),
             locked: RwLock::new(
@@ -187,10 +188,10 @@ impl<H: Host> SecondaryMmu<H> {
         self
     }
 
-    /// Whether a processor tells by A bits what it has used: in the EPT, or in shadows, which are tables like any other.
+    /// Whether a processor tells by A bits what it has used.
     #[inline]
     pub(crate) fn has_accessed_bits(&self) -> bool {
-        self.accessed_dirty == AccessedDirty::Hardware || self.is_shadowed
+        self.accessed_dirty == AccessedDirty::Hardware
     }
 
     /// The root for the EPT pointer; `None` once released.

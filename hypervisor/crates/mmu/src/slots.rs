@@ -42,6 +42,14 @@ impl Slot {
         self.hva.add((gfn.as_u64() - self.gfns.start().as_u64()) << PAGE_SHIFT)
     }
 
+    /// The host addresses of guest frames, as far as the slot has them.
+    pub(crate) fn hvas_of(&self, gfns: GfnRange) -> HvaRange {
+        let first = gfns.start().max(self.gfns.start());
+        let count = gfns.end().min(self.gfns.end()).as_u64() - first.as_u64();
+        let start = self.hva_of(first);
+        HvaRange::new(start, start.add(count << PAGE_SHIFT))
+    }
+
     /// The guest frames that `range` backs: whole pages, also where the range touches only a part.
     #[must_use]
     pub fn gfns_of(&self, range: HvaRange) -> Option<GfnRange> {

@@ -209,6 +209,20 @@ mutants! {
     ShadowCrowdedOut,
     /// shadow: a table that is reached by one more way is not looked at
     ShadowNewWayUncompared,
+    /// shadow: a PCID that has not had this root is not compared
+    ShadowStrangerUncompared,
+    /// shadow: what other PCIDs have derived since is not compared for one that comes back
+    ShadowPcidHasEntriesOfOthers,
+    /// shadow: tables that new ways of other PCIDs lead to are not compared for one that comes back
+    ShadowPcidHasWaysOfOthers,
+    /// shadow: a PCID that was flushed while others were loaded is still known
+    ShadowPcidFlushedInVain,
+    /// shadow: INVLPG leaves a global page to other PCIDs
+    ShadowGlobalOfOthersStays,
+    /// shadow: an implicit access of the supervisor is taken for an explicit one
+    ShadowImplicitUnseen,
+    /// shadow: a table that is written again and again, and not used, stays
+    ShadowFloodIgnored,
     /// shadow: a store to a table that is kept goes unnoticed
     ShadowTableWrittenUnseen,
     /// shadow: a guest's table is read and written without the mmu lock

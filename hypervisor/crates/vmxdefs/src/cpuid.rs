@@ -31,8 +31,6 @@ pub struct Facts {
     pub rdtscp: bool,
     /// INVPCID works ("enable INVPCID").
     pub invpcid: bool,
-    /// There are PCIDs: not under a shadow.
-    pub pcid: bool,
 }
 
 const fn bits(list: &[u32]) -> u32 {
@@ -44,10 +42,9 @@ const fn bits(list: &[u32]) -> u32 {
     mask
 }
 
-/// SSE3, PCLMULQDQ, SSSE3, FMA, CMPXCHG16B, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, XSAVE, AVX, F16C, RDRAND.
+/// SSE3, PCLMULQDQ, SSSE3, FMA, CMPXCHG16B, PCID, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, XSAVE, AVX, F16C, RDRAND.
 /// Not: VMX (no nesting), MONITOR (MWAIT would stop the host's processor), performance and debug store.
-const LEAF1_ECX: u32 = bits(&[0, 1, 9, 12, 13, 19, 20, 22, 23, 25, 26, 28, 29, 30]);
-const LEAF1_ECX_PCID: u32 = bits(&[17]);
+const LEAF1_ECX: u32 = bits(&[0, 1, 9, 12, 13, 17, 19, 20, 22, 23, 25, 26, 28, 29, 30]);
 /// x2APIC and TSC-deadline timer: the local APIC is Herald's, whatever the host has.
 const LEAF1_ECX_X2APIC: u32 = bits(&[21, 24]);
 /// A hypervisor is present: guests then look at 0x4000_0000.
@@ -133,14 +130,13 @@ pub fn answer(
 
 fn features(own: Registers, facts: &Facts) -> Registers {
     let osxsave = if facts.osxsave { LEAF1_ECX_OSXSAVE } else { 0 };
-    let own_too = LEAF1_ECX | if facts.pcid { LEAF1_ECX_PCID } else { 0 };
     let several = facts.vcpus > 1;
     let threads = if several { facts.vcpus.min(255) << 16 } else { 1 << 16 };
     Registers {
         eax: own.eax,
         // APIC id, logical processors, CLFLUSH line size.
         ebx: (facts.apic_id & 0xff) << 24 | threads | own.ebx & 0xff00,
-        ecx: own.ecx & own_too | LEAF1_ECX_X2APIC | LEAF1_ECX_HYPERVISOR | osxsave,
+        ecx: own.ecx & LEAF1_ECX | LEAF1_ECX_X2APIC | LEAF1_ECX_HYPERVISOR | osxsave,
         edx: own.edx & LEAF1_EDX | if several { LEAF1_EDX_HTT } else { 0 },
     }
 }
@@ -178,8 +174,7 @@ fn signature(highest: u32, text: [u8; 12]) -> Registers {
 mod tests {
     use super::{Facts, KVM_BASE, Registers, answer};
 
-    const FACTS: Facts =
-        Facts { apic_id: 3, vcpus: 4, osxsave: true, rdtscp: false, invpcid: false, pcid: true };
+    const FACTS: Facts = Facts { apic_id: 3, vcpus: 4, osxsave: true, rdtscp: false, invpcid: false };
 
     fn all_ones(_leaf: u32, _subleaf: u32) -> Registers {
         Registers { eax: u32::MAX, ebx: u32::MAX, ecx: u32::MAX, edx: u32::MAX }
@@ -198,8 +193,6 @@ mod tests {
     fn what_vmx_does_not_enable_is_hidden() {
         assert_eq!(answer(7, 0, &FACTS, all_ones).ebx & 1 << 10, 0);
         assert_eq!(answer(0x8000_0001, 0, &FACTS, all_ones).edx & 1 << 27, 0);
-        let pcid = |facts| answer(1, 0, &facts, all_ones).ecx & 1 << 17 != 0;
-        assert!(pcid(FACTS) && !pcid(Facts { pcid: false, ..FACTS }));
         let facts = Facts { rdtscp: true, invpcid: true, ..FACTS };
         assert_ne!(answer(7, 0, &facts, all_ones).ebx & 1 << 10, 0);
         assert_ne!(answer(0x8000_0001, 0, &facts, all_ones).edx & 1 << 27, 0);

@@ -58,6 +58,8 @@ impl Event {
     pub const INVALID_OPCODE: Self = Self::exception(6, None);
     /// #DF.
     pub const DOUBLE_FAULT: Self = Self::exception(8, Some(0));
+    /// #SS(0).
+    pub const STACK_FAULT: Self = Self::exception(12, Some(0));
     /// #GP(0).
     pub const GENERAL_PROTECTION: Self = Self::exception(13, Some(0));
     /// NMI.

@@ -5,6 +5,7 @@
 
 use crate::event::Event;
 use crate::field::Field;
+use crate::invpcid::Operands;
 use addr::Gpa;
 
 /// Bit 31 of the exit reason: the entry itself failed.
@@ -39,6 +40,8 @@ pub enum Exit {
     CacheFlush,
     /// INVLPG of this linear address, which need not be canonical.
     Invlpg(u64),
+    /// INVPCID with these operands.
+    Invpcid(Operands),
     /// RDPMC.
     Rdpmc,
     /// VMCALL.
@@ -191,6 +194,7 @@ impl Exit {
             52 => Self::PreemptionTimer,
             55 => Self::Xsetbv,
             56 => Self::ApicWrite { register: (vmread(Field::ExitQualification) >> 4) as u8 },
+            58 => Self::Invpcid(invpcid(vmread)),
             62 => Self::LogFull,
             other => Self::Unknown(other),
         }
@@ -210,6 +214,11 @@ fn exception(mut vmread: impl FnMut(Field) -> u64) -> Exit {
     let information = vmread(Field::ExitInterruption) as u32;
     let error_code = vmread(Field::ExitErrorCode) as u32;
     Event::decode(information, error_code).map_or(Exit::Unknown(0), Exit::Exception)
+}
+
+fn invpcid(mut vmread: impl FnMut(Field) -> u64) -> Operands {
+    let information = vmread(Field::ExitInstructionInformation) as u32;
+    Operands::decode(information, vmread(Field::ExitQualification))
 }
 
 /// The processor reports at most 52 bits.

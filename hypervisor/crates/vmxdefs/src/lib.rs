@@ -22,5 +22,6 @@ pub mod event;
 pub mod exit;
 pub mod field;
 pub mod instruction_error;
+pub mod invpcid;
 pub mod msr;
 pub mod registers;

@@ -7,6 +7,8 @@
 //!   processor  CR0                    CR4                                 EFER                       the shadow's
 //! ```
 //!
+//! PCIDs are the guest's alone: without a VPID each entry begins with an empty TLB, whatever tags its entries would have.
+//!
 //! Rules are those of MOV to a control register and of WRMSR (SDM vol. 2B, vol. 3A 4.1.2, 10.8.5): what the processor would refuse is
 //! refused.
 
@@ -43,9 +45,12 @@ const EFER_NXE: u64 = 1 << 11;
 /// Bits of CR0 that such a guest changes without an exit.
 pub const CR0_PASSED: u64 = CR0_MP | CR0_EM | CR0_TS | CR0_AM;
 /// Bits of CR4 that it does not have.
-const CR4_ABSENT: u64 = CR4_LA57 | CR4_VMXE | CR4_SMXE | CR4_PCIDE | CR4_PKE | CR4_CET | CR4_PKS;
+const CR4_ABSENT: u64 = CR4_LA57 | CR4_VMXE | CR4_SMXE | CR4_PKE | CR4_CET | CR4_PKS;
 /// Bits of CR4 that it does not change without an exit.
-pub const CR4_KEPT: u64 = CR4_ABSENT | CR4_PSE | CR4_PAE | CR4_PGE | CR4_SMEP | CR4_SMAP;
+pub const CR4_KEPT: u64 = CR4_ABSENT | CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_SMEP | CR4_SMAP;
+/// Of CR3 where there are PCIDs: the PCID, and, of what is written, that nothing is to be dropped (SDM vol. 3A 4.10.4.1).
+const CR3_PCID: u64 = 0xfff;
+const CR3_KEEPS: u64 = 1 << 63;
 
 /// The processor would answer with #GP(0).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -96,6 +101,24 @@ impl Registers {
     #[must_use]
     pub const fn is_long(&self) -> bool {
         self.efer & EFER_LMA != 0
+    }
+
+    /// Whether addresses are translated by PCID.
+    #[must_use]
+    pub const fn has_pcids(&self) -> bool {
+        self.cr4 & CR4_PCIDE != 0
+    }
+
+    /// The PCID of now.
+    #[must_use]
+    pub const fn pcid(&self) -> u16 {
+        if self.has_pcids() { (self.cr3 & CR3_PCID) as u16 } else { 0 }
+    }
+
+    /// Whether a MOV of this to CR3 leaves cached what is cached.
+    #[must_use]
+    pub const fn keeps_translations(&self, cr3: u64) -> bool {
+        self.has_pcids() && cr3 & CR3_KEEPS != 0
     }
 
     /// Whether PAE's pointers count.
@@ -151,7 +174,7 @@ impl Registers {
                 new.efer |= EFER_LMA;
             }
             (true, false) => {
-                if self.is_long() && circumstances.long_code {
+                if self.has_pcids() || self.is_long() && circumstances.long_code {
                     return Err(Refused);
                 }
                 new.efer &= !EFER_LMA;
@@ -173,7 +196,8 @@ impl Registers {
         circumstances: &Circumstances,
         load: impl FnOnce(u64) -> Option<[u64; 4]>,
     ) -> Result<(), Refused> {
-        // Without PCIDs bit 63 is a bit like others that have to be 0.
+        // Without PCIDs bit 63 is a bit like others that have to be 0; with them it is not kept.
+        let value = if self.has_pcids() { value & !CR3_KEEPS } else { value };
         if value >> circumstances.physical_bits != 0 {
             return Err(Refused);
         }
@@ -194,7 +218,11 @@ impl Registers {
         load: impl FnOnce(u64) -> Option<[u64; 4]>,
     ) -> Result<(), Refused> {
         let there = circumstances.cr4.allowed & !CR4_ABSENT;
-        if value & !there != 0 || self.is_long() && value & CR4_PAE == 0 {
+        let starts_pcids = value & CR4_PCIDE != 0 && !self.has_pcids();
+        let illegal = value & !there != 0
+            || self.is_long() && value & CR4_PAE == 0
+            || starts_pcids && (!self.is_long() || self.cr3 & CR3_PCID != 0);
+        if illegal {
             return Err(Refused);
         }
         let mut new = Self { cr4: value, ..*self };
@@ -302,6 +330,35 @@ mod tests {
         assert_eq!(registers.write_cr0(PE | PG, &with_short_task, none), Err(Refused));
         let mut without_pae = Registers { cr4: 0, ..registers };
         assert_eq!(without_pae.write_cr0(PE | PG, &PLAIN, none), Err(Refused));
+    }
+
+    #[test]
+    fn pcids_are_of_long_mode_and_not_the_processors() {
+        const PCIDE: u64 = 1 << 17;
+        const KEEPS: u64 = 1 << 63;
+        assert_eq!(protected().write_cr4(PAE | PCIDE, &PLAIN, none), Err(Refused), "not in long mode");
+        let mut registers = long();
+        assert_eq!(registers.write_cr3(KEEPS | 0x2000, &PLAIN, none), Err(Refused), "reserved");
+        assert!(!registers.keeps_translations(KEEPS | 0x2000));
+        registers.write_cr3(0x2008, &PLAIN, none).expect("PWT");
+        assert_eq!(registers.write_cr4(PAE | PCIDE, &PLAIN, none), Err(Refused), "CR3 would have a PCID");
+        assert_eq!(registers.pcid(), 0);
+        registers.write_cr3(0x2000, &PLAIN, none).expect("legal");
+        registers.write_cr4(PAE | PCIDE, &PLAIN, none).expect("legal");
+        registers.write_cr3(KEEPS | 0x3fff, &PLAIN, none).expect("legal");
+        assert_eq!((registers.cr3, registers.pcid()), (0x3fff, 0xfff), "bit 63 is not kept");
+        assert!(registers.keeps_translations(KEEPS) && !registers.keeps_translations(0x3fff));
+        registers.write_cr4(PAE | PCIDE | 1 << 9, &PLAIN, none).expect("a PCID is no reason when it is set");
+        assert_eq!(registers.real_cr4(ALL) & PCIDE, 0);
+        assert_ne!(CR4_KEPT & PCIDE, 0);
+        let before = registers;
+        assert_eq!(registers.write_cr0(PE, &PLAIN, none), Err(Refused), "PCIDE has to go first");
+        assert_eq!(registers.write_cr3(KEEPS | 1 << 40, &PLAIN, none), Err(Refused));
+        let without = Circumstances { cr4: Fixed { ones: 0, allowed: !PCIDE }, ..PLAIN };
+        assert_eq!(long().write_cr4(PAE | PCIDE, &without, none), Err(Refused), "a processor without PCIDs");
+        assert_eq!(registers, before);
+        registers.write_cr4(PAE, &PLAIN, none).expect("legal, whatever the PCID");
+        assert_eq!(registers.pcid(), 0);
     }
 
     #[test]

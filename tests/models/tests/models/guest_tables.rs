@@ -4,7 +4,7 @@
 
 use crate::{MACHINE, PAGE, TWO};
 use mm::{Advice, CpuIndex};
-use mmu::{AccessedDirty, GuestPaging, LinearAccess, LinearFault, PageFault, Processor};
+use mmu::{AccessedDirty, Drops, GuestPaging, LinearAccess, LinearFault, PageFault, Processor};
 use models::{GUEST, Model, Program, Word, ends_well, in_memory, map};
 use tests::lab::{Lab, page};
 use tests::machine::{Options, Paging};
@@ -36,7 +36,7 @@ fn bed() -> Lab {
     for (word, entry) in [(ROOT, 0x2000), (TABLE, 0x3000)] {
         Program::herald(&lab, 1).store(word, entry | PRESENT_WRITABLE).expect("memory");
     }
-    tests::paging::load_root(&lab.machine, &lab.guest(GUEST).mmu, CpuIndex(0), &PAGING);
+    tests::paging::load_root(&lab.machine, &lab.guest(GUEST).mmu, CpuIndex(0), (&PAGING, Drops::Pcid));
     lab
 }
 
@@ -51,7 +51,7 @@ fn written_bed(pages: u64) -> Lab {
     for (word, entry) in [(ROOT, 0x2000), (TABLE, 0x3000 << 32 | PRESENT_WRITABLE << 32 | 0x3000)] {
         Program::guest(&lab, 1).store(word, entry | PRESENT_WRITABLE).expect("memory");
     }
-    tests::paging::load_root(&lab.machine, &lab.guest(GUEST).mmu, CpuIndex(0), &PAGING);
+    tests::paging::load_root(&lab.machine, &lab.guest(GUEST).mmu, CpuIndex(0), (&PAGING, Drops::Pcid));
     for linear in [LINEAR, LINEAR + PAGE] {
         assert_eq!(fault_at(&lab, linear), LinearFault::Mapped);
     }

@@ -13,7 +13,7 @@ use super::{A, CPU0, D, End, GUEST, Guest, LONG, P, PROCESSOR, PS, RAM, READ, U,
 use crate::Outcome;
 use addr::{Gfn, GfnRange, Gpa, PAGE_SIZE};
 use mm::{Access, Protection};
-use mmu::{GuestPaging, GuestTables, LinearAccess, LogBy, PageFault, WalkEnd, Width, walk};
+use mmu::{Drops, GuestPaging, GuestTables, LinearAccess, LogBy, PageFault, WalkEnd, Width, walk};
 use paging::Level;
 use std::convert::Infallible;
 use tests::lab::{DeviceId, gpage, page, pages};
@@ -169,7 +169,35 @@ fn host(guest: &Guest, seen: &mut Seen, random: &mut Random) -> Outcome {
     guest.lab.check().map(|_| ())
 }
 
-fn step(guest: &mut Guest, seen: &mut Seen, random: &mut Random) -> Outcome {
+/// PCIDs that are used, and which of them may have something cached.
+struct Pcids([bool; 4]);
+
+const PCIDE: u64 = 1 << 17;
+
+/// A PCID comes back without a flush, or is flushed while it is not loaded. One that can have cached nothing finds what its tables say.
+fn pcids(guest: &mut Guest, Pcids(used): &mut Pcids, random: &mut Random) -> Outcome {
+    let (pcid, current) = (random.below(4), guest.paging.cr3 & 3);
+    if pcid != current && random.below(3) == 0 {
+        let address = (random.below(2) == 0).then(|| linear(guest, random));
+        guest.lab.guest(GUEST).mmu.invalidate_pcid(PROCESSOR, pcid as u16, address);
+        used[pcid as usize] &= address.is_some();
+        return Ok(());
+    }
+    guest.paging.cr3 = ROOTS[random.below(3) as usize] * PAGE_SIZE | pcid;
+    guest.loads(Drops::Nothing);
+    let is_new = !core::mem::replace(&mut used[pcid as usize], true);
+    for _ in 0..2 {
+        let address = linear(guest, random);
+        if is_new {
+            guest.agrees(address, None)?;
+        } else {
+            guest.access(address, None)?;
+        }
+    }
+    Ok(())
+}
+
+fn step(guest: &mut Guest, (seen, known): (&mut Seen, &mut Pcids), random: &mut Random) -> Outcome {
     let mmu = |guest: &Guest| std::sync::Arc::clone(&guest.lab.guest(GUEST).mmu);
     match random.below(20) {
         0..=5 => {
@@ -205,8 +233,10 @@ fn step(guest: &mut Guest, seen: &mut Seen, random: &mut Random) -> Outcome {
             guest.write(gpage(table), entry(guest, random))?;
         }
         14..=17 => host(guest, seen, random)?,
+        18 if guest.paging.cr4 & PCIDE != 0 => pcids(guest, known, random)?,
         _ => {
-            guest.paging.cr3 = guest.place(ROOTS[random.below(3) as usize]) * PAGE_SIZE;
+            let pcid = guest.paging.cr3 & 3;
+            guest.paging.cr3 = guest.place(ROOTS[random.below(3) as usize]) * PAGE_SIZE | pcid;
             guest.loads_cr3();
             for _ in 0..2 {
                 guest.agrees(linear(guest, random), None)?;
@@ -229,9 +259,9 @@ fn storm(mut guest: Guest, seed: u64, steps: u64) -> Outcome {
             guest.write(gpage(guest.place(table)).add(index * 8), below | P | W | U)?;
         }
     }
-    let mut seen = None;
+    let (mut seen, mut known) = (None, Pcids([true, false, false, false]));
     for _ in 0..steps {
-        step(&mut guest, &mut seen, &mut random)?;
+        step(&mut guest, (&mut seen, &mut known), &mut random)?;
     }
     guest.finish()
 }
@@ -250,6 +280,16 @@ fn tables_that_anybody_writes_in_huge_pages() -> Outcome {
     for seed in 1..=4 {
         storm(Guest::on_huge(LONG, 3 * AREA), 0x9e37_79b9 + seed, 500)?;
         storm(Guest::on_huge(of_32_bits, 3 * AREA), 0x9e37_79b9 + seed, 200)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn tables_that_anybody_writes_with_pcids() -> Outcome {
+    let paging = GuestPaging { cr4: LONG.cr4 | PCIDE, ..LONG };
+    for seed in 1..=8 {
+        storm(Guest::new(paging), 0x9e37_79b9 + seed, 500)?;
+        storm(Guest::on_huge(paging, 3 * AREA), 0x9e37_79b9 + seed, 200)?;
     }
     Ok(())
 }

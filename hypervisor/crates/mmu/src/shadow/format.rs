@@ -104,6 +104,12 @@ pub(super) const fn is_writable(bits: u64) -> bool {
     bits & WRITABLE != 0
 }
 
+/// Whether an entry lets the user in; for a store, too.
+pub(super) const fn grants_user(bits: u64, write: bool) -> bool {
+    let wanted = PRESENT | USER | if write { WRITABLE } else { 0 };
+    bits & wanted == wanted
+}
+
 /// Whether a processor has used a leaf, or a fault has wanted it.
 pub(super) const fn is_used(bits: u64) -> bool {
     bits & ACCESSED != 0

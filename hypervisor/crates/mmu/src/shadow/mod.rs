@@ -17,7 +17,9 @@
 mod areas;
 mod beside;
 mod check;
+mod contexts;
 mod format;
+mod implicit;
 mod index;
 mod origin;
 mod reach;
@@ -26,11 +28,13 @@ mod synced;
 mod table;
 mod tables;
 mod walk;
+mod young;
 
 #[cfg(test)]
 mod tests;
 
 pub(crate) use check::{unfaithful, unprotected};
+pub use contexts::Drops;
 pub use format::ShadowLeaf;
 pub(crate) use format::{ACCESSED, WRITABLE};
 pub(crate) use tables::Shadow;
@@ -38,8 +42,8 @@ pub use walk::{GuestPaging, GuestTables, LinearAccess, PageFault, Translation, W
 
 use crate::secondary::{FaultOutcome, Locked, MmuError, SecondaryMmu};
 use crate::stats::{add, count};
-use crate::tdp::resize;
-use addr::{Gfn, GfnRange, Gpa, PageSize, Pfn};
+use crate::tdp::{AccessedDirty, resize};
+use addr::{Gfn, GfnRange, Gpa, HvaRange, PageSize, Pfn};
 use areas::AREA;
 use beside::Derivation;
 use core::ops::RangeInclusive;
@@ -102,7 +106,8 @@ impl<H: Host> SecondaryMmu<H> {
         processors: usize,
         tables: RangeInclusive<usize>,
     ) -> Result<Self, OutOfTables> {
-        let mut shadows = alloc::vec::Vec::with_capacity(processors);
+        let mut shadows = alloc::vec::Vec::new();
+        shadows.try_reserve_exact(processors).map_err(|_| OutOfTables)?;
         for _ in 0..processors {
             match Shadow::new(&*self.host, &tables) {
                 Ok(shadow) => shadows.push(shadow),
@@ -112,7 +117,11 @@ impl<H: Host> SecondaryMmu<H> {
                 }
             }
         }
-        self.is_shadowed = !shadows.is_empty();
+        if !shadows.is_empty() {
+            self.has_shadows = true;
+            // Every processor sets A in tables like these, whatever it does in an EPT.
+            self.accessed_dirty = AccessedDirty::Hardware;
+        }
         self.locked.write().shadows = shadows;
         Ok(self)
     }
@@ -122,17 +131,27 @@ impl<H: Host> SecondaryMmu<H> {
         self.locked.read().shadows.get(processor.0).map(Shadow::pointers)
     }
 
-    /// A virtual processor, which does not run, has loaded CR3, or done anything else that drops all that it has cached. What CR3 of the
+    /// A virtual processor, which does not run, has loaded CR3, or done anything else that drops what it has cached. What CR3 of the
     /// processor has to be while it runs it; `None`: it has no shadow.
-    pub fn load_root(&self, processor: Processor, paging: &GuestPaging) -> Option<Pfn> {
-        let root = Root::of(paging);
+    pub fn load_root(&self, processor: Processor, paging: &GuestPaging, drops: Drops) -> Option<Pfn> {
+        let (root, pcid) = (Root::of(paging), paging.pcid());
         let mut locked = self.locked.write();
         let Locked { tdp, shadows, .. } = &mut *locked;
-        let flush = || tdp.iter().for_each(|tdp| self.flush(*tdp));
-        synced::keep_all(&*self.host, (shadows, processor.0), *tdp, flush);
+        let shadow = shadows.get_mut(processor.0)?;
+        if drops == Drops::All {
+            shadow.contexts.forget_all();
+        }
+        if drops != Drops::Nothing || !shadow.knows(&*self.host, (pcid, &root), *tdp) {
+            let flush = || tdp.iter().for_each(|tdp| self.flush(*tdp));
+            synced::keep_all(&*self.host, (shadows, processor.0), *tdp, flush);
+        }
         loop {
-            match locked.shadows.get_mut(processor.0)?.load(&*self.host, &root) {
-                Ok(frame) => return Some(frame),
+            let shadow = locked.shadows.get_mut(processor.0)?;
+            match shadow.load(&*self.host, &root) {
+                Ok(frame) => {
+                    shadow.contexts.begin(pcid, &root);
+                    return Some(frame);
+                }
                 Err(Lack::Cleared) => {}
                 Err(Lack::Wanting) => {
                     drop(locked);
@@ -227,6 +246,27 @@ impl<H: Host> SecondaryMmu<H> {
         let tdp = locked.tdp;
         if let Some(shadow) = locked.shadows.get_mut(processor.0) {
             shadow.invalidate(&*self.host, linear, tdp);
+        }
+    }
+
+    /// INVPCID by a virtual processor, for a PCID that is not loaded: of one address, or of all.
+    pub fn invalidate_pcid(&self, processor: Processor, pcid: u16, linear: Option<u64>) {
+        let mut locked = self.locked.write();
+        let tdp = locked.tdp;
+        if let Some(shadow) = locked.shadows.get_mut(processor.0) {
+            match linear {
+                Some(linear) => shadow.drop_address(&*self.host, (pcid, linear), tdp),
+                None => shadow.drop_pcid(pcid),
+            }
+        }
+    }
+
+    /// What lies at host addresses was written by something else than guests: tables may lie there. Without shadows nobody takes a lock to
+    /// see that there are none.
+    #[inline]
+    pub(crate) fn note_contents(&self, range: HvaRange) {
+        if self.has_shadows {
+            self.note_written(self.slots.read().gfns_of(range));
         }
     }
 

@@ -150,7 +150,7 @@ impl Shadow {
     }
 
     /// Drops what an entry names, unless the guest's still says so.
-    fn compare<H: Host>(&mut self, host: &H, at: Place, ground: Option<Tdp>) {
+    pub(super) fn compare<H: Host>(&mut self, host: &H, at: Place, ground: Option<Tdp>) {
         let table = self.table(at.table());
         let Some(origin) = table.origin.filter(Origin::is_table) else { return };
         let frame = ground.and_then(|tdp| tdp.ground(host, origin.gfn)).map(|leaf| leaf.pfn);
@@ -179,7 +179,8 @@ impl Shadow {
         self.compare_all(host, number, ground);
         let table = self.table_mut(number);
         table.floods = if core::mem::take(&mut table.used) { 0 } else { table.floods + 1 };
-        if table.is_empty() || table.floods >= FLOOD {
+        let is_flooded = table.floods >= FLOOD && intact(Mutant::ShadowFloodIgnored);
+        if table.is_empty() || is_flooded {
             self.drop_root(host, number);
             self.unname(host, number);
         }
@@ -191,29 +192,36 @@ impl Shadow {
     /// among them. The table.
     pub(super) fn look_below<H: Host>(&mut self, host: &H, number: u16, ground: Option<Tdp>) -> u16 {
         let Some(Origin { level, .. }) = self.table(number).origin else { return number };
+        self.contexts.note_way(level);
+        self.compare_lost(host, ground, |_, table, other| {
+            intact(Mutant::ShadowNewWayUncompared) && (table == number || other < level)
+        });
+        number
+    }
+
+    /// Compares lost tables, those that are wanted.
+    pub(super) fn compare_lost<H: Host>(
+        &mut self,
+        host: &H,
+        ground: Option<Tdp>,
+        is_wanted: impl Fn(&Self, u16, Level) -> bool,
+    ) {
         let lost = core::mem::take(&mut self.lost);
-        for &table in lost.iter().filter(|_| intact(Mutant::ShadowNewWayUncompared)) {
-            let is_below = |origin: Origin| origin.level < level;
-            if table == number || self.table(table).origin.is_some_and(is_below) {
-                self.compare_all(host, table, ground);
+        for &number in &lost {
+            if self.table(number).origin.is_some_and(|origin| is_wanted(self, number, origin.level)) {
+                self.compare_all(host, number, ground);
             }
         }
         self.put_back(lost);
-        number
     }
 
     /// The guest's INVLPG: what has been read of tables above the page tables, and the entry for the address.
     pub(crate) fn invalidate<H: Host>(&mut self, host: &H, linear: u64, ground: Option<Tdp>) {
-        let lost = core::mem::take(&mut self.lost);
-        for &table in &lost {
-            if self.table(table).origin.is_some_and(|origin| origin.level > Level::Pt) {
-                self.compare_all(host, table, ground);
-            }
-        }
-        self.put_back(lost);
+        self.compare_lost(host, ground, |_, _, level| level > Level::Pt);
         if let Some(table) = self.find(linear).filter(|&table| self.table(table).sync == Sync::Lost) {
             self.compare(host, Place::new(table, Level::Pt.index(linear)), ground);
         }
+        self.contexts.note_invalidated(linear);
     }
 }
 

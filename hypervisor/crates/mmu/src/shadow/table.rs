@@ -37,6 +37,8 @@ pub(super) struct Table {
     pub(super) used: bool,
     /// How often in a row it was written, and not used.
     pub(super) floods: u8,
+    /// The last stay of a PCID in which an entry was derived.
+    pub(super) since: u64,
     /// The next table in its bucket of the index.
     pub(super) next: Option<u16>,
     /// Entries that are not empty.
@@ -55,6 +57,7 @@ impl Table {
             sync: Sync::Kept,
             used: false,
             floods: 0,
+            since: 0,
             next: None,
             present: [0; ENTRIES / 64],
             links,

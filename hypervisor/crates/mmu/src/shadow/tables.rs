@@ -14,6 +14,7 @@
 //! leave tables where they are (I11).
 
 use super::PAGES_OF_AN_INSTRUCTION;
+use super::contexts::Contexts;
 use super::format::{self, Rights, ShadowLeaf};
 use super::index::Index;
 use super::origin::{Origin, Root, Step, Way};
@@ -69,6 +70,14 @@ pub(crate) struct Shadow {
     hand: u16,
     pub(super) index: Index,
     pub(super) rmap: ReverseMap,
+    pub(super) contexts: Contexts,
+}
+
+/// Nothing, with room for so much.
+fn room<T>(most: usize) -> Result<Vec<T>, OutOfTables> {
+    let mut room = Vec::new();
+    room.try_reserve_exact(most).map_err(|_| OutOfTables)?;
+    Ok(room)
 }
 
 impl Shadow {
@@ -79,16 +88,19 @@ impl Shadow {
     pub(crate) fn new<H: Host>(host: &H, tables: &RangeInclusive<usize>) -> Result<Self, OutOfTables> {
         let possible = |count: &usize| (*count).clamp(LEAST, usize::from(u16::MAX));
         let (least, most) = (possible(tables.start()), possible(tables.end()));
+        let mut roots = VecDeque::new();
+        roots.try_reserve_exact(most).map_err(|_| OutOfTables)?;
         let mut shadow = Self {
-            tables: Vec::with_capacity(most),
+            tables: room(most)?,
             most,
-            free: Vec::with_capacity(most),
+            free: room(most)?,
             current: POINTERS,
-            roots: VecDeque::with_capacity(most),
-            lost: Vec::with_capacity(most),
+            roots,
+            lost: room(most)?,
             hand: POINTERS,
             index: Index::new(most)?,
             rmap: ReverseMap::new(most)?,
+            contexts: Contexts::default(),
         };
         for _ in 0..least {
             match Unused::new(host) {
@@ -138,6 +150,11 @@ impl Shadow {
 
     fn named(&self, at: Place) -> Named {
         self.table(at.table()).link(at.index()).named
+    }
+
+    /// What the processor begins with.
+    pub(super) const fn current(&self) -> u16 {
+        self.current
     }
 
     /// The table that an entry names.
@@ -292,7 +309,10 @@ impl Shadow {
         let rights = if intact(Mutant::ShadowTableAllowsAll) { step.rights } else { Rights::ALL };
         if let Some(child) = self.child(at).filter(|&child| self.table(child).origin == Some(below)) {
             let bits = format::table(self.table(child).frame, rights);
-            self.table_mut(table).link_mut(step.index).from = step.from;
+            let from = &mut self.table_mut(table).link_mut(step.index).from;
+            if core::mem::replace(from, step.from) != step.from {
+                self.table_mut(table).since = self.contexts.note_entry();
+            }
             entry::rename(host, self.entry(at), bits);
             return Ok(child);
         }
@@ -387,7 +407,10 @@ impl Shadow {
 
     /// An entry is about to be there.
     fn note(&mut self, at: Place, (named, from): (Named, u64)) {
-        self.table_mut(at.table()).note_present(at.index());
+        let stay = self.contexts.note_entry();
+        let table = self.table_mut(at.table());
+        table.note_present(at.index());
+        table.since = stay;
         self.rmap.insert(&mut self.tables, at, (named, from));
     }
 

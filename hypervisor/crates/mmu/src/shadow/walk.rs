@@ -35,6 +35,7 @@ const CR0_WP: u64 = 1 << 16;
 const CR0_PG: u64 = 1 << 31;
 const CR4_PSE: u64 = 1 << 4;
 const CR4_PAE: u64 = 1 << 5;
+const CR4_PCIDE: u64 = 1 << 17;
 const CR4_SMEP: u64 = 1 << 20;
 const CR4_SMAP: u64 = 1 << 21;
 const EFER_LMA: u64 = 1 << 10;
@@ -64,6 +65,11 @@ impl GuestPaging {
     #[must_use]
     pub const fn is_long(&self) -> bool {
         !self.is_off() && self.efer & EFER_LMA != 0
+    }
+
+    /// Whose translations are used.
+    pub(super) const fn pcid(&self) -> u16 {
+        if self.has_cr4(CR4_PCIDE) { (self.cr3 & 0xfff) as u16 } else { 0 }
     }
 
     /// Whether entries have 32 bits, if there is paging.
