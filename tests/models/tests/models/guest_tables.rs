@@ -70,14 +70,14 @@ fn fault_at(lab: &Lab, linear: u64) -> LinearFault {
 fn store_against_flush(bed: fn() -> Lab) {
     Model::new(bed)
         .thread("flush", |lab| {
-            lab.guest(GUEST).mmu.load_root(Processor(0), &PAGING).expect("a shadow");
+            lab.guest(GUEST).mmu.load_root(Processor(0), &PAGING, Drops::Pcid).expect("a shadow");
         })
         .thread("store", |lab| {
             Program::guest(lab, 1).store(TABLE, PRESENT_WRITABLE).expect("memory");
         })
         .end(|lab| {
             lab.guest(GUEST).mmu.check_coherence().expect("what is kept says what the table says");
-            lab.guest(GUEST).mmu.load_root(Processor(0), &PAGING).expect("a shadow");
+            lab.guest(GUEST).mmu.load_root(Processor(0), &PAGING, Drops::Pcid).expect("a shadow");
             let not_there = LinearFault::Guest(PageFault { code: PageFault::WRITE });
             assert_eq!((fault(&lab), fault_at(&lab, LINEAR + PAGE)), (LinearFault::Mapped, not_there));
             ends_well(lab);
