@@ -15,7 +15,7 @@ use std::sync::Arc;
 const SHADOW_TABLES: RangeInclusive<usize> = 5..=16;
 
 /// Registers of a guest without paging.
-const OFF: GuestPaging =
+pub(crate) const OFF: GuestPaging =
     GuestPaging { cr0: 1, cr3: 0, cr4: 0, efer: 0, pdptes: [0; 4], physical_bits: 40, gigantic_pages: false };
 
 impl Paging {

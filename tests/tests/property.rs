@@ -130,13 +130,9 @@ fn options() -> impl Strategy<Value = Options> {
     ];
     let speculation = prop_oneof![Just(Speculation::Off), Just(Speculation::AfterFlush)];
     (guests, speculation, prop_oneof![Just(0u64), Just(1500)]).prop_map(
-        |((accessed_dirty, paging), speculation, quarantine)| Options {
-            frames: 8192,
-            cpus: CPUS,
-            quarantine,
-            accessed_dirty,
-            speculation,
-            paging,
+        |((accessed_dirty, paging), speculation, quarantine)| {
+            Options { frames: 8192, cpus: CPUS, quarantine, accessed_dirty, speculation, paging }
+                .with_chosen_paging()
         },
     )
 }
