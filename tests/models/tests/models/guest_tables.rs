@@ -1,14 +1,14 @@
 //! A fault under a shadow, which sets A and D in the guest's tables, and what happens to the page meanwhile that such a table lies in
 //! (CVE-2022-1158: KVM went by the host's address of before, and wrote to a frame that somebody else had by then).
 
-use crate::{MACHINE, PAGE, TWO};
+use crate::{PAGE, TWO, machine};
 use mmu::{AccessedDirty, GuestPaging, LinearAccess, LinearFault, PageFault, Processor};
 use models::{GUEST, Model, Program, Word, ends_well, in_memory, map};
 use tests::lab::{Lab, page};
 use tests::machine::{Options, Paging};
 
 /// Entries of 32 bits: the root is page 1, page 2 is its table, which maps page 3.
-const PAGING: GuestPaging = GuestPaging {
+pub(crate) const PAGING: GuestPaging = GuestPaging {
     cr0: 1 << 31 | 1 << 16 | 1,
     cr3: 0x1000,
     cr4: 0,
@@ -18,18 +18,23 @@ const PAGING: GuestPaging = GuestPaging {
     gigantic_pages: false,
 };
 /// Sixteenth entries, at word 8 of either.
-const LINEAR: u64 = 16 << 22 | 16 << 12;
-const ROOT: Word = Word::of(1);
-const TABLE: Word = Word::of(2);
-const PRESENT_WRITABLE: u64 = 0b11;
-const ACCESSED: u64 = 1 << 5;
-const DIRTY: u64 = 1 << 6;
-const WRITE: LinearAccess = LinearAccess { write: true, fetch: false, user: false, passes_smap: false };
+pub(crate) const LINEAR: u64 = 16 << 22 | 16 << 12;
+pub(crate) const ROOT: Word = Word::of(1);
+pub(crate) const TABLE: Word = Word::of(2);
+pub(crate) const PRESENT_WRITABLE: u64 = 0b11;
+pub(crate) const ACCESSED: u64 = 1 << 5;
+pub(crate) const DIRTY: u64 = 1 << 6;
+pub(crate) const WRITE: LinearAccess =
+    LinearAccess { write: true, fetch: false, user: false, passes_smap: false };
+
+/// A machine whose guests are under shadows.
+pub(crate) fn shadowed() -> Options {
+    Options { accessed_dirty: AccessedDirty::Absent, paging: Paging::Shadow, ..machine() }
+}
 
 /// A guest whose tables its processor has not used yet.
 fn bed() -> Lab {
-    let options = Options { accessed_dirty: AccessedDirty::Absent, paging: Paging::Shadow, ..MACHINE };
-    let lab = Lab::with_ram(options, 4);
+    let lab = Lab::with_ram(shadowed(), 4);
     map(&lab.space, 0, 4);
     for (word, entry) in [(ROOT, 0x2000), (TABLE, 0x3000)] {
         Program::herald(&lab, 1).store(word, entry | PRESENT_WRITABLE).expect("memory");

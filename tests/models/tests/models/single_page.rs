@@ -245,22 +245,41 @@ fn two_stores_against_reclaim_of_a_page_that_may_be_dropped() {
         .holds(Bounds::preemptions(1));
 }
 
+/// A page that fork has shared.
+fn forked_world() -> World {
+    let mut world = private_world();
+    // A second area there, so that fork copies the page table: what is meant here comes after its sharing.
+    world.mmap(0, (8, 1), crate::RW, Backing::Anonymous(PageSize::Size4K)).expect("room");
+    world.fork(0, 1, With::Nothing).expect("a child");
+    world
+}
+
+/// What is copied may go to swap and be free before the copy is made: whoever copies holds it.
+#[test]
+fn copy_on_write_by_a_guest_against_swap_out() {
+    Model::new(forked_world)
+        .thread("guest", guest_stores)
+        .thread("reclaim", |world| {
+            for id in 0..2 {
+                world.space(id).madvise(page(0), PAGE, Advice::PageOut).expect("is mapped");
+            }
+        })
+        .end(|world| {
+            assert_eq!(guests_read(&world), Ok(NEW));
+            world_ends_well(world);
+        })
+        .holds(TWO.with_passes(2));
+}
+
 /// A page that fork has shared is copied for a store. Meanwhile the child gives it up, it goes half-way to swap and comes
 /// back as the space's own, is stored to, and protected again: it looks as before, and is not.
 #[test]
 fn copy_on_write_against_a_page_that_becomes_the_spaces_own() {
-    let shared = || {
-        let mut world = private_world();
-        // A second area there, so that fork copies the page table: what is meant here comes after its sharing.
-        world.mmap(0, (8, 1), crate::RW, Backing::Anonymous(PageSize::Size4K)).expect("room");
-        world.fork(0, 1, With::Nothing).expect("a child");
-        world
-    };
     let protect = |world: &World| {
         let protected = world.space(0).apply_to_page_range(page(0), PAGE, |_, _| Ok(Change::WriteProtect));
         protected.unwrap_or_else(|error: MapError| panic!("{error}"));
     };
-    Model::new(shared)
+    Model::new(forked_world)
         .thread("Herald", |world: &World| {
             let space = world.space(0);
             assert_eq!(Program::herald_in(world, &space, 0).store(WORD, NEW), Ok(NEW));
