@@ -103,7 +103,11 @@ fn busy_lab_on(options: Options) -> Lab {
 
 /// A world with a guest in space 0 and two pages there; CPUs 0 and 1 have the space loaded, and the word is [`OLD`].
 fn world(backing: Backing) -> World {
-    let mut world = World::new(Options { frames: 224, ..machine() }, 4);
+    world_on(machine(), backing)
+}
+
+fn world_on(options: Options, backing: Backing) -> World {
+    let mut world = World::new(Options { frames: 224, ..options }, 4);
     world.machine.excuse_unaged_guests();
     // Threads' operations are not one at a time.
     world.machine.ignore_writes();
