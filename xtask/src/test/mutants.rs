@@ -27,11 +27,12 @@ use std::time::{Duration, Instant};
 const VARIABLE: &str = "HERALD_MUTANT";
 /// The suites, cheapest first, with what each leaves out: tests that make mistakes of their own, and expect others to
 /// be absent; threads, whose order is luck.
-const SUITES: [(&str, &[&str]); 7] = [
+const SUITES: [(&str, &[&str]); 8] = [
     // The models under loom.
     ("sync", &["--skip", "without_", "--skip", "s_nothing_"]),
     ("sites", &["--skip", "every_call::", "--skip", "crowd::"]),
     ("scenarios", &["--skip", "device_deaf::"]),
+    ("tiers", &[]),
     ("spaces", &["--skip", "random::", "--skip", "threads::"]),
     ("property", &[]),
     ("models", &["--skip", "broken::"]),

@@ -5,7 +5,7 @@ use crate::{
     private_world, world_ends_well, world_on,
 };
 use addr::PageSize;
-use mm::{Advice, Change, MapError};
+use mm::{Advice, Change, CpuIndex, MapError};
 use models::{Bounds, Model, Program, Touch, Word, by_device, ends_well, everybody_reads, in_memory};
 use tests::lab::{Lab, Verdict, page};
 use tests::machine::Options;
@@ -172,7 +172,10 @@ fn fault_against_swap_out() {
 #[test]
 fn two_faults_on_a_page_in_swap() {
     let in_swap = || {
-        let world = private_world();
+        let mut world = private_world();
+        // The device's first copy stays when its page comes back: that is another page's.
+        world.store(0, CpuIndex(1), (1, 0), OLD).expect("memory");
+        world.madvise(0, (1, 1), Advice::PageOut).expect("is mapped");
         page_out(&world);
         world
     };
