@@ -1,7 +1,7 @@
 //! Guests' paging: by an EPT or by shadows, and nothing else about a bench differs.
 //!
-//! `HERALD_PAGING=shadow` puts the guests of all benches under shadows. They have no paging of their own there, so that linear
-//! addresses are guest-physical ones.
+//! `HERALD_PAGING=shadow` puts the guests of all benches under shadows. They have no paging of their own there, unless a bench gives
+//! them some, so that linear addresses are guest-physical ones.
 
 use crate::machine::{GuestMode, Machine, Paging, ShadowRoot};
 use addr::{Gpa, Pfn};
@@ -15,7 +15,7 @@ use std::sync::Arc;
 const SHADOW_TABLES: RangeInclusive<usize> = 5..=16;
 
 /// Registers of a guest without paging.
-const OFF: GuestPaging =
+pub(crate) const OFF: GuestPaging =
     GuestPaging { cr0: 1, cr3: 0, cr4: 0, efer: 0, pdptes: [0; 4], physical_bits: 40, gigantic_pages: false };
 
 impl Paging {
@@ -72,7 +72,8 @@ pub fn load_root(
     machine.set_shadow(mmu.root().unwrap_or(Pfn::ZERO), cpu, ShadowRoot { root, mode });
 }
 
-/// What the exit handler does where a guest without paging could not make an access. The CPU is in root mode.
+/// What the exit handler does where a guest could not make an access, without paging of its own or with this, by which addresses lead
+/// to themselves. The CPU is in root mode.
 ///
 /// # Errors
 /// [`MmuError`].
@@ -80,16 +81,25 @@ pub fn resolve(
     machine: &Machine,
     mmu: &SecondaryMmu<Machine>,
     cpu: CpuIndex,
-    (gpa, access): (Gpa, Access),
+    touch: (Gpa, Access),
+) -> Result<FaultOutcome, MmuError> {
+    resolve_by(&OFF, machine, mmu, (cpu, touch))
+}
+
+pub(crate) fn resolve_by(
+    paging: &GuestPaging,
+    machine: &Machine,
+    mmu: &SecondaryMmu<Machine>,
+    (cpu, (gpa, access)): (CpuIndex, (Gpa, Access)),
 ) -> Result<FaultOutcome, MmuError> {
     if machine.options.paging == Paging::Ept {
         return mmu.fault(gpa, access);
     }
     let write = access == Access::Write;
     let access = LinearAccess { write, fetch: false, user: false, passes_smap: false };
-    match mmu.fault_linear(Processor(cpu.0), &OFF, gpa.as_u64(), access)? {
+    match mmu.fault_linear(Processor(cpu.0), paging, gpa.as_u64(), access)? {
         LinearFault::Mapped => Ok(FaultOutcome::Mapped),
         LinearFault::NotRam(_) => Ok(FaultOutcome::NotRam),
-        LinearFault::Guest(fault) => panic!("a guest without paging gets {fault:?}"),
+        LinearFault::Guest(fault) => panic!("a guest whose addresses lead to themselves gets {fault:?}"),
     }
 }

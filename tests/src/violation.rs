@@ -12,6 +12,8 @@ pub enum Violation {
     DeadTableWalked { cpu: usize, root: Pfn, address: u64, table: Pfn },
     /// A CPU reached a frame that had been retired.
     DeadFrameTouched { cpu: usize, address: u64, frame: Pfn },
+    /// The program copied a frame that had been retired: whoever copies has to hold it.
+    DeadFrameCopied { frame: Pfn },
     /// A CPU met an entry with reserved bits set.
     MalformedEntry { cpu: usize, address: u64, level: u8, bits: u64 },
     /// A frame was retired while a CPU could still translate to it (I6).

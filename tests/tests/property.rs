@@ -3,9 +3,9 @@
 //! The arena has four 2 MiB regions. Operations prefer pages near their bounds, where small and huge mappings,
 //! slots in step and out of step, and table boundaries meet. `PROPTEST_CASES` asks for more.
 
-use addr::PageSize;
+use addr::{PAGE_SIZE, PageSize};
 use mm::{CpuIndex, Protection};
-use mmu::AccessedDirty;
+use mmu::{AccessedDirty, GuestPaging};
 use proptest::prelude::{BoxedStrategy, Just, ProptestConfig, Strategy, any, prop_oneof};
 use proptest::test_runner::{RngAlgorithm, TestCaseError, TestCaseResult, TestRng, TestRunner};
 use tests::Violation;
@@ -130,15 +130,50 @@ fn options() -> impl Strategy<Value = Options> {
     ];
     let speculation = prop_oneof![Just(Speculation::Off), Just(Speculation::AfterFlush)];
     (guests, speculation, prop_oneof![Just(0u64), Just(1500)]).prop_map(
-        |((accessed_dirty, paging), speculation, quarantine)| Options {
-            frames: 8192,
-            cpus: CPUS,
-            quarantine,
-            accessed_dirty,
-            speculation,
-            paging,
+        |((accessed_dirty, paging), speculation, quarantine)| {
+            Options { frames: 8192, cpus: CPUS, quarantine, accessed_dirty, speculation, paging }
+                .with_chosen_paging()
         },
     )
+}
+
+/// The second guest's own paging, where it is under a shadow: four levels, whose tables lie behind the arena.
+const PAGING: GuestPaging = GuestPaging {
+    cr0: 1 << 31 | 1 << 16 | 1,
+    cr3: REGIONS * 512 * PAGE_SIZE,
+    cr4: 1 << 5,
+    efer: 1 << 8 | 1 << 10 | 1 << 11,
+    pdptes: [0; 4],
+    physical_bits: 40,
+    gigantic_pages: true,
+};
+/// What lies in a table, at a place: addresses lead to themselves, region 0 in pages of 4 KiB, all else of the first GiB in large ones.
+/// P, W, U, A, D; and PS.
+fn entries() -> impl Iterator<Item = (u64, u64, u64)> {
+    const ENTRY: u64 = 0b110_0111;
+    const LARGE: u64 = 1 << 7;
+    let table = |number: u64| gpage(REGIONS * 512 + number).as_u64() | ENTRY;
+    let large = (1..512).map(|index| (2, index, gpage(index * 512).as_u64() | ENTRY | LARGE));
+    let small = (0..512).map(|index| (3, index, gpage(index).as_u64() | ENTRY));
+    [(0, 0, table(1)), (1, 0, table(2)), (2, 0, table(3))].into_iter().chain(large).chain(small)
+}
+
+/// Pages of tables.
+const TABLES: u64 = 4;
+
+fn give_paging(lab: &mut Lab, guest: GuestId) -> Result<(), Violation> {
+    let tables = pages(REGIONS * 512, TABLES);
+    lab.mmap(tables, Protection::ReadWrite, PageSize::Size4K)?;
+    lab.add_slot(guest, gpage(REGIONS * 512), tables);
+    for (table, place, entry) in entries() {
+        let at = page(REGIONS * 512 + table).add(place * 8);
+        // The first store of each page faults; the others are made by the same translation.
+        if lab.machine.store_linear(CpuIndex(0), at, entry).is_err() {
+            lab.store(CpuIndex(0), at, entry)?;
+        }
+    }
+    lab.set_paging(guest, PAGING);
+    Ok(())
 }
 
 /// A bench with two guests: the first sees the arena in step, and a part of it out of step; the second in step only.
@@ -150,6 +185,9 @@ fn bench(options: Options) -> Result<Lab, Violation> {
     lab.add_slot(GuestId(0), gpage(SHORT.0), pages(512, SHORT.1));
     lab.mmap(pages(0, 512), Protection::ReadWrite, PageSize::Size4K)?;
     lab.mmap(pages(512, 512), Protection::ReadWrite, PageSize::Size2M)?;
+    if options.paging == Paging::Shadow {
+        give_paging(&mut lab, second)?;
+    }
     Ok(lab)
 }
 

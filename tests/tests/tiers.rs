@@ -326,6 +326,21 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
+    /// From about as many words as are kept as such, to more; from memory, and from the disk.
+    #[test]
+    fn any_page_of_few_words_comes_back(words in prop::collection::btree_map(0..512_usize, any::<u64>(), 0..32)) {
+        let bench = Bench::new((Memory::Compressed, 4), 4);
+        let mut page = [0; PAGE_SIZE as usize];
+        for (index, word) in words {
+            page[index * 8..index * 8 + 8].copy_from_slice(&word.to_le_bytes());
+        }
+        bench.machine.write_bytes(bench.frame, 0, &page);
+        prop_assert!(bench.tiers.write(0, bench.frame).is_ok());
+        prop_assert!(bench.read(0) == Some(page), "from memory");
+        while bench.tiers.make_room() {}
+        prop_assert!(bench.read(0) == Some(page), "from the disk");
+    }
+
     #[test]
     fn any_sequence_keeps_every_page(steps in prop::collection::vec(step(), 1..200)) {
         let bench = Bench::new((Memory::Compressed, 24), 32);

@@ -101,6 +101,18 @@ pub(crate) fn tail(output: &[String]) -> String {
 /// # Errors
 /// It cannot start.
 pub(crate) fn follow(label: &str, command: &mut Command) -> Result<(ExitStatus, Vec<String>)> {
+    follow_each(label, command, |_| {})
+}
+
+/// The same; what it prints is looked at as it comes.
+///
+/// # Errors
+/// It cannot start.
+pub(crate) fn follow_each(
+    label: &str,
+    command: &mut Command,
+    mut look: impl FnMut(&str),
+) -> Result<(ExitStatus, Vec<String>)> {
     let name = command.get_program().to_string_lossy().into_owned();
     let (reader, writer) = std::io::pipe()?;
     command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
@@ -112,7 +124,10 @@ pub(crate) fn follow(label: &str, command: &mut Command) -> Result<(ExitStatus, 
     let mut output: Vec<String> = Vec::new();
     loop {
         match lines.recv_timeout(TICK) {
-            Ok(line) => output.push(line),
+            Ok(line) => {
+                look(&line);
+                output.push(line);
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }

@@ -13,7 +13,7 @@ use mmu::AccessedDirty;
 use std::ops::RangeInclusive;
 use tests::machine::{Options, Paging, Speculation};
 use tests::sequence::{CALLBACKS, Case, Range, Step, What};
-use tests::worlds::{ALIAS, ALIASED, ANNEX, Backing, Lost, Move, Reclaim, TABLES};
+use tests::worlds::{ALIAS, ALIASED, ANNEX, Backing, Lost, Move, Reclaim, Rewrite, TABLES};
 
 /// Most steps of a case.
 const STEPS: usize = 60;
@@ -34,7 +34,9 @@ fn draw(u: &mut Unstructured<'_>) -> Result<Case> {
     let accessed_dirty = if u.ratio(3, 4)? { AccessedDirty::Hardware } else { AccessedDirty::Absent };
     let speculation = if u.arbitrary()? { Speculation::AfterFlush } else { Speculation::Off };
     let quarantine = if u.arbitrary()? { 600 } else { 0 };
-    let paging = Paging::Ept;
+    // What a shadow stands on has no A bits of a processor's.
+    let shadow = accessed_dirty == AccessedDirty::Absent && u.arbitrary()?;
+    let paging = if shadow { Paging::Shadow } else { Paging::Ept };
     let options = Options { frames: 10 * 1024, cpus: 4, quarantine, accessed_dirty, speculation, paging };
     let slots = *u.choose(&[3, 40])?;
     let late = if u.arbitrary()? { Some(1 + u64::from(u.arbitrary::<u16>()?)) } else { None };
@@ -113,12 +115,22 @@ fn access(u: &mut Unstructured<'_>) -> Result<What> {
         5 | 6 => What::Load { cpu, page: page(u)?, word },
         7..=9 => What::Store { cpu, page: page(u)?, word, value },
         10 => What::GuestLoadLinear { cpu, page: guest_page(u)?, word },
-        11 | 12 => What::GuestStoreLinear { cpu, page: guest_page(u)?, word, value },
+        11 => What::GuestStoreLinear { cpu, page: guest_page(u)?, word, value },
+        12 => What::Rewrite { cpu, what: rewrite(u)? },
         13 => What::Speculate { cpu, page: page(u)?, guest: u.arbitrary()? },
         14 => What::SpeculateLinear { cpu, page: guest_page(u)? },
         _ if u.arbitrary()? => What::ProtectTables(protection(u)?),
         _ => What::Lose { cpu, what: lost(u)? },
     })
+}
+
+fn rewrite(u: &mut Unstructured<'_>) -> Result<Rewrite> {
+    if u.ratio(1, 6)? {
+        return Ok(Rewrite::Size { large: u.arbitrary()? });
+    }
+    let index = if u.ratio(3, 4)? { u.int_in_range(0..=9)? } else { u.int_in_range(508..=511)? };
+    let to = if u.ratio(4, 5)? { Some(guest_page(u)?) } else { None };
+    Ok(Rewrite::Page { index, to, alone: u.arbitrary()? })
 }
 
 fn lost(u: &mut Unstructured<'_>) -> Result<Lost> {

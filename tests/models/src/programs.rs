@@ -5,6 +5,7 @@ use mm::{Access, AddressSpace, CpuIndex, Host, MapRequest, Placement, Protection
 use mmu::{FaultOutcome, SecondaryMmu};
 use tests::lab::{DeviceId, GuestId, Lab, Verdict, gpage, page, pages};
 use tests::machine::Machine;
+use tests::paging::resolve;
 use tests::worlds::World;
 
 /// The guest of a bench.
@@ -153,7 +154,7 @@ impl<'a> Program<'a> {
             return self.space.fault_in(word.hva(), access).map(drop).map_err(Verdict::from);
         };
         self.machine.exit(self.cpu);
-        let outcome = tests::paging::resolve(self.machine, mmu, self.cpu, (word.gpa(), access));
+        let outcome = resolve(self.machine, mmu, self.cpu, (word.gpa(), access));
         self.machine.enter(self.cpu, root);
         match outcome? {
             FaultOutcome::Mapped => Ok(()),

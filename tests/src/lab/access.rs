@@ -1,9 +1,9 @@
 //! Accesses as programs make them: the CPU tries, and after a fault the handler runs and the CPU tries again.
 
 use super::model::Who;
-use super::{GuestId, Lab, Verdict};
+use super::{Guest, GuestId, Lab, Verdict};
 use crate::machine::Speculation;
-use crate::paging::resolve;
+use crate::paging::resolve_by;
 use crate::{Violation, lock};
 use addr::{Gpa, Hva};
 use mm::{Access, CpuIndex};
@@ -126,9 +126,10 @@ impl Lab {
         gpa: Gpa,
         access: Access,
     ) -> Result<Verdict, Option<Verdict>> {
+        let Guest { mmu, paging, root, .. } = self.guest(guest);
         self.machine.exit(cpu);
-        let outcome = resolve(&self.machine, &self.guest(guest).mmu, cpu, (gpa, access));
-        self.machine.enter(cpu, self.guest(guest).root);
+        let outcome = resolve_by(paging, &self.machine, mmu, (cpu, (gpa, access)));
+        self.machine.enter(cpu, *root);
         match outcome {
             Ok(FaultOutcome::Mapped) => Err(None),
             Ok(FaultOutcome::NotRam) => Err(Some(Verdict::NotRam)),

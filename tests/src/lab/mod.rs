@@ -16,11 +16,12 @@ pub use verdict::Verdict;
 
 use crate::machine::{Kind, Machine, Options};
 use crate::oracle::{self, Census, Secondary, Subjects};
+use crate::paging::{OFF, load_root};
 use crate::{Violation, lock};
 use addr::{Gfn, GfnRange, Gpa, Hva, HvaRange, PAGE_SHIFT, PAGE_SIZE, PageSize, Pfn};
 use mm::notifier::MmuNotifier;
 use mm::{AddressSpace, CpuIndex, Host, Mm};
-use mmu::{SecondaryMmu, Slot};
+use mmu::{Drops, GuestPaging, SecondaryMmu, Slot};
 use model::Model;
 use std::sync::{Arc, Mutex};
 
@@ -57,6 +58,8 @@ pub struct Guest {
     pub ears: Arc<Deaf>,
     root: Pfn,
     slots: Mutex<Vec<Slot>>,
+    /// Under a shadow.
+    paging: GuestPaging,
 }
 
 impl Guest {
@@ -124,8 +127,17 @@ impl Lab {
         let root = mmu.root().unwrap_or(root);
         let ears = Arc::new(Deaf::new(Arc::clone(&mmu) as Arc<dyn MmuNotifier>));
         self.space.register(Arc::clone(&ears) as Arc<dyn MmuNotifier>);
-        self.guests.push(Guest { mmu, ears, root, slots: Mutex::default() });
+        self.guests.push(Guest { mmu, ears, root, slots: Mutex::default(), paging: OFF });
         GuestId(self.guests.len() - 1)
+    }
+
+    /// Under a shadow: a guest's processors have this paging, by which addresses lead to themselves.
+    pub fn set_paging(&mut self, id: GuestId, paging: GuestPaging) {
+        for cpu in self.machine.cpus() {
+            self.machine.exit(cpu);
+            load_root(&self.machine, &self.guest(id).mmu, cpu, (&paging, Drops::All));
+        }
+        self.guests[id.0].paging = paging;
     }
 
     /// The last guest goes, and its secondary MMU, while the address space lives on.

@@ -306,6 +306,9 @@ impl FrameMemory for Machine {
     fn copy(&self, from: Pfn, to: Pfn) {
         switch_point();
         self.seams.pass(Event::Copy);
+        if from == to || !self.is_live_frame(from) {
+            self.report(Violation::DeadFrameCopied { frame: from });
+        }
         self.fill_frame(to, || self.memory.copy(from, to));
     }
 

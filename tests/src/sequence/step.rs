@@ -2,7 +2,7 @@
 
 use crate::Violation;
 use crate::lab::Verdict;
-use crate::worlds::{Backing, By, Callback, Lost, Move, Reclaim, SPACES, With, World};
+use crate::worlds::{Backing, By, Callback, Lost, Move, Reclaim, Rewrite, SPACES, With, World};
 use addr::PageSize;
 use mm::{Advice, Change, CpuIndex, Protection};
 use mmu::LogBy;
@@ -59,6 +59,7 @@ pub enum What {
     SpeculateLinear { cpu: usize, page: u64 },
     Lose { cpu: usize, what: Lost },
     ProtectTables(Protection),
+    Rewrite { cpu: usize, what: Rewrite },
     ToggleAlias,
     ToggleLog { by_processor: bool },
     Harvest,
@@ -147,6 +148,7 @@ fn happen(world: &mut World, id: usize, what: What) -> Result<Verdict, Violation
         }
         What::SpeculateLinear { cpu, page } => world.speculate_linear(id, CpuIndex(cpu), page),
         What::Lose { cpu, what } => world.lose(CpuIndex(cpu), what),
+        What::Rewrite { cpu, what } => world.rewrite(id, CpuIndex(cpu), what),
         What::ProtectTables(protection) => world.protect_tables(id, protection),
         What::Speculate { cpu, page, guest } => {
             world.speculate(id, CpuIndex(cpu), page, if guest { By::Guest } else { By::Herald })

@@ -8,7 +8,7 @@ use super::Case;
 use super::step::{CALLBACKS, Range, Step, What};
 use crate::machine::{Options, Paging, Speculation};
 use crate::worlds::{
-    ALIAS, ALIASED, ANNEX, Backing, IN_PLACE, Lost, Move, Reclaim, SHARED, SPACES, STORED, TABLES,
+    ALIAS, ALIASED, ANNEX, Backing, IN_PLACE, Lost, Move, Reclaim, Rewrite, SHARED, SPACES, STORED, TABLES,
 };
 use addr::PageSize;
 use mm::{Advice, Protection};
@@ -206,10 +206,20 @@ fn accesses() -> BoxedStrategy<What> {
         1 => (cpu.clone(), page(), any::<bool>())
             .prop_map(|(cpu, page, guest)| What::Speculate { cpu, page, guest }),
         1 => (cpu.clone(), guest_page()).prop_map(|(cpu, page)| What::SpeculateLinear { cpu, page }),
-        1 => (cpu, lost()).prop_map(|(cpu, what)| What::Lose { cpu, what }),
+        1 => (cpu.clone(), lost()).prop_map(|(cpu, what)| What::Lose { cpu, what }),
         1 => protection().prop_map(What::ProtectTables),
+        3 => (cpu, rewrite()).prop_map(|(cpu, what)| What::Rewrite { cpu, what }),
     ]
     .boxed()
+}
+
+fn rewrite() -> impl Strategy<Value = Rewrite> {
+    let index = prop_oneof![6 => 0..10u16, 2 => 508..512u16];
+    let to = proptest::option::weighted(0.8, guest_page());
+    prop_oneof![
+        5 => (index, to, any::<bool>()).prop_map(|(index, to, alone)| Rewrite::Page { index, to, alone }),
+        1 => any::<bool>().prop_map(|large| Rewrite::Size { large }),
+    ]
 }
 
 fn step(huge: Huge) -> BoxedStrategy<Step> {
@@ -242,14 +252,19 @@ fn step(huge: Huge) -> BoxedStrategy<Step> {
 
 /// A machine and what is done on it.
 pub(super) fn case() -> impl Strategy<Value = Case> {
-    let accessed_dirty = prop_oneof![3 => Just(AccessedDirty::Hardware), 1 => Just(AccessedDirty::Absent)];
+    // What a shadow stands on has no A bits of a processor's.
+    let guests = prop_oneof![
+        3 => Just((AccessedDirty::Hardware, Paging::Ept)),
+        1 => Just((AccessedDirty::Absent, Paging::Ept)),
+        2 => Just((AccessedDirty::Absent, Paging::Shadow)),
+    ];
     let speculation = prop_oneof![Just(Speculation::Off), Just(Speculation::AfterFlush)];
     let huge = prop_oneof![Just(Huge::Never), Just(Huge::Often)];
-    let options = (accessed_dirty, speculation, prop_oneof![Just(0u64), Just(600)], huge);
-    options.prop_flat_map(|(accessed_dirty, speculation, quarantine, huge)| {
+    let options = (guests, speculation, prop_oneof![Just(0u64), Just(600)], huge);
+    options.prop_flat_map(|((accessed_dirty, paging), speculation, quarantine, huge)| {
         let frames = if huge == Huge::Often { 10 * 1024 } else { 4 * 1024 };
-        let paging = Paging::Ept;
-        let options = Options { frames, cpus: CPUS, quarantine, accessed_dirty, speculation, paging };
+        let options = Options { frames, cpus: CPUS, quarantine, accessed_dirty, speculation, paging }
+            .with_chosen_paging();
         let late = prop_oneof![Just(None), (1..u64::MAX).prop_map(Some)];
         (select(&SLOTS), late, proptest::collection::vec(step(huge), 1..STEPS))
             .prop_map(move |(slots, late, steps)| Case { options, slots, late, steps })

@@ -5,6 +5,8 @@ use super::model::{Certainty, Model};
 use super::{World, address, number};
 use crate::Violation;
 use crate::lab::Verdict;
+use crate::machine::GuestMode;
+use crate::paging::resolve;
 use addr::{Gfn, Gpa, PAGE_SHIFT};
 use mm::{Access, CpuIndex};
 use mmu::FaultOutcome;
@@ -53,14 +55,15 @@ impl World {
         }
     }
 
-    /// Has the CPU run the guest of a space. `false`: it has none.
-    pub(super) fn enter_guest(&mut self, id: usize, cpu: CpuIndex) -> bool {
+    /// Has the CPU run the guest of a space; under a shadow, with its paging so. `false`: it has none.
+    pub(super) fn enter_guest(&mut self, id: usize, cpu: CpuIndex, mode: GuestMode) -> bool {
         let Some(root) = self.living(id).guest.as_ref().map(|guest| guest.root) else { return false };
         if self.machine.guest_root(cpu) != Some(root) {
             self.enter_space(id, cpu);
             self.machine.set_context(cpu, Some(Self::context(id)));
             self.machine.enter(cpu, root);
         }
+        self.set_mode(id, cpu, mode);
         true
     }
 
@@ -164,7 +167,7 @@ impl World {
         at: Word,
         operation: Operation,
     ) -> Result<Verdict, Violation> {
-        if !self.enter_guest(id, cpu) {
+        if !self.enter_guest(id, cpu, GuestMode::Off) {
             return Ok(Verdict::NotRam);
         }
         let gpa = Gfn::new(at.page).base().add(offset(at.word));
@@ -195,7 +198,7 @@ impl World {
     ) -> Option<Verdict> {
         let guest = self.living(id).guest.as_ref()?;
         self.machine.exit(cpu);
-        let outcome = guest.mmu.fault(gpa, access);
+        let outcome = resolve(&self.machine, &guest.mmu, cpu, (gpa, access));
         self.machine.settle();
         self.machine.enter(cpu, guest.root);
         match outcome {
@@ -261,7 +264,7 @@ impl World {
     /// [`Violation`].
     pub fn speculate(&mut self, id: usize, cpu: CpuIndex, page: u64, by: By) -> Result<Verdict, Violation> {
         match by {
-            By::Guest if self.enter_guest(id, cpu) => {
+            By::Guest if self.enter_guest(id, cpu, GuestMode::Off) => {
                 self.machine.speculate(cpu, Gfn::new(page).base().as_u64());
             }
             By::Guest => return Ok(Verdict::NotRam),

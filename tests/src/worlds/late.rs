@@ -9,7 +9,7 @@
 //! Whatever is accessed that way was allowed before the operation, and comes before it: loads find what was there, and
 //! stores are in what the operation keeps. What it copies may have been copied before the store.
 
-use super::paging::is_table;
+use super::paging::{self, is_table};
 use super::{World, address};
 use crate::lab::Verdict;
 use crate::machine::{Cached, Event, Kind, Machine};
@@ -126,7 +126,7 @@ impl Lateness {
         for translation @ (kind, _, cached) in machine.cached(cpu) {
             let pages = if cached.size == PageSize::Size4K { &OF_HUGE[..1] } else { &OF_HUGE };
             for &page in pages {
-                let place = self.place(machine, cpu, translation, page);
+                let Some(place) = self.place(machine, cpu, translation, page) else { continue };
                 self.load(machine, place, 0);
                 if machine.stores_blindly(kind, &cached) && !is_table(place.page) {
                     let value = 0x1a7e_0000 + self.made.1;
@@ -145,7 +145,7 @@ impl Lateness {
         let translation @ (kind, _, cached) = cached[random.below(cached.len() as u64) as usize];
         let page = random.below(cached.size.base_pages());
         let (word, value, stores) = (random.below(512) as u16, random.below(1 << 48), random.below(2) == 0);
-        let place = self.place(machine, cpu, translation, page);
+        let Some(place) = self.place(machine, cpu, translation, page) else { return };
         if stores && machine.stores_blindly(kind, &cached) && !is_table(place.page) {
             self.store(machine, place, word, value);
         } else {
@@ -153,15 +153,15 @@ impl Lateness {
         }
     }
 
-    /// Where a base page of a translation leads.
+    /// Where a base page of a translation leads, if that is known.
     fn place(
         &self,
         machine: &Machine,
         cpu: CpuIndex,
         (kind, first, cached): (Kind, u64, Cached),
         page: u64,
-    ) -> Place {
-        let root = machine.current_root(cpu).expect("tables");
+    ) -> Option<Place> {
+        let root = machine.guest_root(cpu).or_else(|| machine.current_root(cpu)).expect("tables");
         let Some(Owner { id, slots }) = self.owners.get(&root) else {
             panic!("a {kind:?} translation from tables that nobody owns")
         };
@@ -169,12 +169,12 @@ impl Lateness {
         let page = match slots {
             None => address >> PAGE_SHIFT,
             Some(slots) => {
-                let gfn = cached.gpa.unwrap_or(Gpa::new(first)).add(page * PAGE_SIZE).gfn();
+                let gfn = guest_page(kind, first, &cached)?.add(page * PAGE_SIZE).gfn();
                 let slot = slots.iter().find(|slot| slot.gfns().contains(gfn));
                 slot.expect("RAM, or it would not be cached").hva_of(gfn).as_u64() >> PAGE_SHIFT
             }
         };
-        Place { cpu, kind, address, id: *id, page }
+        Some(Place { cpu, kind, address, id: *id, page })
     }
 
     fn load(&mut self, machine: &Machine, place: Place, word: u16) {
@@ -201,6 +201,14 @@ impl Lateness {
         done.expect("a cached translation");
         self.made.1 += 1;
         self.log.push(Made { id, page, word, what: What::Store(value), kind });
+    }
+}
+
+/// Where a guest's translation begins. `None`: under a shadow, by an entry that the guest may have changed.
+fn guest_page(kind: Kind, first: u64, cached: &Cached) -> Option<Gpa> {
+    match kind {
+        Kind::Shadow => paging::frame_of(Gva::new(first)),
+        Kind::Linear | Kind::GuestPhysical | Kind::Combined => Some(cached.gpa.unwrap_or(Gpa::new(first))),
     }
 }
 

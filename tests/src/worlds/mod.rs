@@ -16,6 +16,7 @@ mod model;
 mod operations;
 mod paging;
 mod remap;
+mod rewrite;
 
 pub use access::By;
 pub use devices::{Direct4K, Disk, Kept, Medium, Slots};
@@ -24,6 +25,7 @@ pub use late::Late;
 pub use operations::{Backing, Callback};
 pub use paging::{Lost, TABLES, gva};
 pub use remap::Move;
+pub use rewrite::{IN_SMALL, Rewrite};
 
 use crate::lab::{ARENA, Verdict};
 use crate::machine::{Kind, Machine, Options, Speculation};
@@ -88,8 +90,8 @@ struct Guest {
 struct Living {
     space: Arc<AddressSpace<Machine>>,
     guest: Option<Guest>,
-    /// Whether a guest's own tables are in its pages.
-    has_tables: bool,
+    /// What a guest's own tables map, if they are in its pages.
+    tables: Option<rewrite::Maps>,
     /// What its pages held at the last harvest, where its guest is logged.
     seen: Option<dirty_log::Seen>,
 }
@@ -221,7 +223,7 @@ impl World {
             return self.judged(|| "a new space".into(), &[], Verdict::OutOfMemory);
         };
         self.model.spaces[id] = Some(model::Space::default());
-        self.adopt(id, space, with, false)
+        self.adopt(id, space, with, None)
     }
 
     /// fork.
@@ -234,7 +236,7 @@ impl World {
             Ok(child) => {
                 self.absorb()?;
                 self.model.spaces[to] = self.model.forked(id);
-                self.adopt(to, child, with, self.living(id).has_tables)
+                self.adopt(to, child, with, self.living(id).tables.as_ref().map(rewrite::Maps::inherited))
             }
             Err(_) => self.judged(|| format!("fork of {id}"), &[], Verdict::OutOfMemory),
         }
@@ -245,12 +247,11 @@ impl World {
         id: usize,
         space: Arc<AddressSpace<Machine>>,
         with: With,
-        has_tables: bool,
+        tables: Option<rewrite::Maps>,
     ) -> Result<Verdict, Violation> {
-        let accessed_dirty = self.machine.options.accessed_dirty;
         self.machine.watch_root(Kind::Linear, space.root());
         lock(&self.late).add_space(space.root(), id);
-        let mmu = (with == With::Guest).then(|| SecondaryMmu::new(Arc::clone(&space), accessed_dirty).ok());
+        let mmu = (with == With::Guest).then(|| crate::paging::secondary(&self.machine, &space).ok());
         let guest = mmu.flatten().map(|mmu| {
             let mmu = Arc::new(mmu);
             space.register(Arc::clone(&mmu) as Arc<dyn MmuNotifier>);
@@ -259,7 +260,7 @@ impl World {
             lock(&self.late).add_guest(root, id);
             Guest { mmu, root, slots: Vec::new() }
         });
-        self.spaces[id] = Some(Living { space, guest, has_tables, seen: None });
+        self.spaces[id] = Some(Living { space, guest, tables, seen: None });
         self.add_slot(id, Gfn::new(0), run(0, ANNEX));
         self.add_slot(id, Gfn::new(ANNEX), run(ANNEX, ANNEX_PAGES));
         self.add_slot(id, Gfn::new(TABLES.0), run(TABLES.0, TABLES.1));

@@ -3,6 +3,7 @@
 use crate::{CPU0, CPU1, GUEST, HUGE, Outcome, fill, lab, lab_with};
 use addr::PageSize;
 use mm::Protection;
+use mm::notifier::MmuNotifier;
 use mmu::AccessedDirty;
 use tests::lab::{GuestId, Lab, Verdict, gpage, page, pages};
 use tests::machine::{Event, Options};
@@ -52,6 +53,18 @@ fn without_accessed_bits_aging_unmaps_and_the_next_touch_is_seen() -> Outcome {
     assert_eq!(lab.age(page(0))?, Verdict::Young(false));
     assert_eq!(lab.guest_load(GUEST, CPU1, gpage(0))?, Verdict::Value(1));
     assert_eq!(lab.age(page(0))?, Verdict::Young(true));
+    lab.finish()
+}
+
+/// The frame may go to somebody else at any time: no CPU may still have what was zapped (I6).
+#[test]
+fn without_accessed_bits_what_clear_young_unmaps_is_flushed() -> Outcome {
+    let options = Options { accessed_dirty: AccessedDirty::Absent, ..Options::default() };
+    let lab = lab_with(options, 2);
+    fill(&lab, 2, 1)?;
+    assert!(lab.guest_has_cached(CPU0, gpage(0)) || lab.guest_has_cached(CPU1, gpage(0)));
+    assert!(lab.guest(GUEST).mmu.clear_young(pages(0, 1)));
+    lab.check()?;
     lab.finish()
 }
 

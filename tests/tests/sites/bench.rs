@@ -85,7 +85,9 @@ impl Bench {
             accessed_dirty: plan.accessed_dirty,
             ..Options::default()
         };
-        let options = if plan.needs_young { options } else { options.with_chosen_paging() };
+        // A shadow always has A bits.
+        let by_ept = plan.needs_young || plan.accessed_dirty == AccessedDirty::Absent;
+        let options = if by_ept { options } else { options.with_chosen_paging() };
         let machine = Arc::new(Machine::new(options));
         let swap = Platter::new(&machine, plan.swap);
         let mm = Mm::new(Arc::clone(&machine), Some(Box::new(Swap(Arc::clone(&swap))))).expect("a zero page");

@@ -181,6 +181,9 @@ fn reclaim_does_not_search_on_while_swap_has_no_room() -> Outcome {
     b.finish()
 }
 
+/// Batches that fill swap's room, one after the other: far more than a fault tries again for want of frames.
+const CROWD: u64 = 10_000;
+
 /// Small pages on their way to a disk leave room for a large one once a whole span of them has gone: no fault fails before.
 #[test]
 fn a_fault_waits_for_room_in_swap_however_much_has_to_move_for_it() -> Outcome {
@@ -188,7 +191,7 @@ fn a_fault_waits_for_room_in_swap_however_much_has_to_move_for_it() -> Outcome {
     b.map_pages(0, 0, PAGES)?;
     b.space(0).space.set_limit(Some(LIMIT));
     b.swap.room.store(0, Ordering::Relaxed);
-    b.swap.crowded.store(1000, Ordering::Relaxed);
+    b.swap.crowded.store(CROWD, Ordering::Relaxed);
     (0..PAGES).try_for_each(|index| b.guest_writes(0, index, 100 + index))?;
     assert_eq!(b.swap.crowded.load(Ordering::Relaxed), 0);
     b.check()?;

@@ -4,7 +4,7 @@ use crate::Outcome;
 use crate::bench::{Bench, Plan, SMALL, bytes};
 use crate::races::{finish, meanwhile};
 use crate::scenario::Scenario;
-use mm::{Advice, Host, Protection, Spared, sampled_word};
+use mm::{Advice, FrameMemory, Host, Protection, Spared, sampled_word};
 use paging::FlushScope;
 use std::sync::Arc;
 use tests::lab::{Notice, page};
@@ -408,6 +408,43 @@ fn a_word_anywhere_is_seen_where_all_else_is_zero() -> Outcome {
     assert_ne!(b.frame(0, 3), Some(b.mm.zero_page()));
     b.guest_writes(0, 3, 20)?;
     b.both_read(1, 3, 0)?;
+    b.finish()
+}
+
+/// Checksums and comparisons against those of a second look at all words: equal pages have one sum, a word of the sample gives
+/// another, and so does any word where the sample is zeros.
+#[test]
+fn checksums_are_of_a_sample_and_comparisons_of_all() -> Outcome {
+    let b = Bench::new(SMALL);
+    two_spaces(&b)?;
+    let frames = [0, 1].map(|id| {
+        let space = b.space(id);
+        space.space.fault_in(page(3), mm::Access::Write).expect("memory");
+        b.frame(id, 3).expect("is mapped")
+    });
+    let store = |id: usize, word: u16, value: u64| {
+        let at = page(3).add(u64::from(word) * 8);
+        b.machine.store_linear(b.space(id).herald_cpu, at, value).expect("it is mapped, writable");
+    };
+    let is_sampled = |word: u16| sampled_word(word / 8) == word;
+    let mut random = tests::random::Random(7);
+    for first in [0, 11] {
+        // The word that the sample begins with.
+        [0, 1].into_iter().for_each(|id| store(id, sampled_word(0), first));
+        for word in (1..512).filter(|_| random.below(8) == 0) {
+            store(0, word, 5);
+            let [sums, equal] = [
+                b.machine.checksum(frames[0]) == b.machine.checksum(frames[1]),
+                b.machine.equal(frames[0], frames[1]),
+            ];
+            let is_seen = is_sampled(word) || first == 0;
+            assert_eq!((sums, equal), (!is_seen, false), "word {word}, behind {first}");
+            store(1, word, 5);
+            assert_eq!(b.machine.checksum(frames[0]), b.machine.checksum(frames[1]), "word {word}");
+            assert!(b.machine.equal(frames[0], frames[1]), "word {word}");
+            [0, 1].into_iter().for_each(|id| store(id, word, 0));
+        }
+    }
     b.finish()
 }
 

@@ -1,7 +1,7 @@
 //! Guests with paging: their translations name host frames, by way of tables that lie in memory which the host takes
 //! away like any other. First what the machine keeps and drops, then that a flush which leaves them is found.
 
-use crate::{CPU0, Outcome, SMALL, world};
+use crate::{CPU0, Outcome, SMALL};
 use addr::{Gfn, Hva, HvaRange, PAGE_SHIFT, PageSize, Pfn};
 use mm::{Advice, CpuIndex, Protection};
 use mmu::AccessedDirty;
@@ -18,9 +18,11 @@ const FRAMES: [u64; 2] = [513, 3];
 const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
 
-/// A guest that has stored 1 to a small and 2 to a large page of its own, on CPU 1.
+/// A guest that has stored 1 to a small and 2 to a large page of its own, on CPU 1. Under a shadow there are no combined translations.
 fn guest() -> Result<World, Violation> {
-    set(world()?)
+    let mut world = World::new(Options { cpus: 4, ..Options::default() }, 20);
+    world.spawn(0, With::Guest)?;
+    set(world)
 }
 
 fn set(mut world: World) -> Result<World, Violation> {

@@ -32,7 +32,7 @@ fn world() -> Result<World, Violation> {
 
 /// The same, with a swap device of so many slots.
 fn world_with_slots(slots: u64) -> Result<World, Violation> {
-    let mut world = World::new(Options { cpus: 4, ..Options::default() }, slots);
+    let mut world = World::new(Options { cpus: 4, ..Options::default() }.with_chosen_paging(), slots);
     world.spawn(0, With::Guest)?;
     Ok(world)
 }

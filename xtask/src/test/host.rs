@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-/// What cargo is told for each; that of all members has the rest of the line to itself. `--quiet` is a dot for a test.
-const TEST: [&str; 3] = ["test", "--quiet", "--no-fail-fast"];
+/// What cargo is told for each; that of all members has the rest of the line to itself.
+const TEST: [&str; 2] = ["test", "--no-fail-fast"];
 /// Which is understood by each test program.
 const THREADS: &str = "RUST_TEST_THREADS";
 
@@ -59,7 +59,7 @@ impl Suite {
         command
     }
 
-    /// Runs it, telling all that it says when it ends.
+    /// Runs it, telling how each of its programs has ended when that does, and in the end what those say that have failed.
     ///
     /// # Errors
     /// Cargo cannot be started.
@@ -67,7 +67,17 @@ impl Suite {
         let started = Instant::now();
         let mut command = self.cargo();
         command.env(THREADS, pool::threads().to_string());
-        let (status, output) = progress::follow(&format!("testing: {}", self.name), &mut command)?;
+        let mut program = String::new();
+        let (status, output) =
+            progress::follow_each(&format!("testing: {}", self.name), &mut command, |line| {
+                if let Some(name) = program_line(line) {
+                    name.clone_into(&mut program);
+                } else if let Some(Tally { passed, failed }) = result_line(line)
+                    && passed + failed > 0
+                {
+                    progress::say(&format!("{}: {program}: {passed} passed, {failed} failed", self.name));
+                }
+            })?;
         let mut tally = Tally::default();
         output.iter().filter_map(|line| result_line(line)).for_each(|result| tally.add(result));
         // A crate that does not compile has no result line.
@@ -75,7 +85,8 @@ impl Suite {
             tally.failed = 1;
         }
         let seconds = started.elapsed().as_secs_f64();
-        let told = output.iter().filter(|line| !line.trim().is_empty()).map(String::as_str);
+        let wanted = |line: &&str| tally.failed > 0 && !line.trim().is_empty() && !line.ends_with(" ... ok");
+        let told = output.iter().map(String::as_str).filter(wanted);
         let told = told.chain([""]).collect::<Vec<_>>().join("\n");
         let Tally { passed, failed } = tally;
         progress::say(&format!("{told}{}: {passed} passed, {failed} failed ({seconds:.1} s)", self.name));
@@ -99,6 +110,13 @@ pub(super) fn command(arguments: &[&str]) -> Command {
     command
 }
 
+/// `     Running tests/sites/main.rs (target/debug/deps/sites-...)`
+fn program_line(line: &str) -> Option<&str> {
+    let line = line.trim_start();
+    let rest = line.strip_prefix("Running ").or_else(|| line.strip_prefix("Doc-tests "))?;
+    rest.split(" (").next()
+}
+
 /// `test result: ok. 31 passed; 0 failed; ...`
 fn result_line(line: &str) -> Option<Tally> {
     let counts = line.strip_prefix("test result: ")?.split_once(". ")?.1;
@@ -109,12 +127,19 @@ fn result_line(line: &str) -> Option<Tally> {
 #[cfg(test)]
 mod tests {
     use super::super::Tally;
-    use super::result_line;
+    use super::{program_line, result_line};
 
     #[test]
     fn result_lines_are_read() {
         let line = "test result: FAILED. 31 passed; 2 failed; 0 ignored; 0 measured; finished in 0.02s";
         assert_eq!(result_line(line), Some(Tally { passed: 31, failed: 2 }));
         assert_eq!(result_line("test result of mine"), None);
+    }
+
+    #[test]
+    fn names_of_programs_are_read() {
+        let line = "     Running tests/sites/main.rs (target/debug/deps/sites-0123456789abcdef)";
+        assert_eq!(program_line(line), Some("tests/sites/main.rs"));
+        assert_eq!(program_line("test sites::running ... ok"), None);
     }
 }

@@ -27,11 +27,12 @@ use std::time::{Duration, Instant};
 const VARIABLE: &str = "HERALD_MUTANT";
 /// The suites, cheapest first, with what each leaves out: tests that make mistakes of their own, and expect others to
 /// be absent; threads, whose order is luck.
-const SUITES: [(&str, &[&str]); 7] = [
+const SUITES: [(&str, &[&str]); 8] = [
     // The models under loom.
     ("sync", &["--skip", "without_", "--skip", "s_nothing_"]),
     ("sites", &["--skip", "every_call::", "--skip", "crowd::"]),
     ("scenarios", &["--skip", "device_deaf::"]),
+    ("tiers", &[]),
     ("spaces", &["--skip", "random::", "--skip", "threads::"]),
     ("property", &[]),
     ("models", &["--skip", "broken::"]),
@@ -142,11 +143,13 @@ fn try_all(suites: &[PathBuf], wanted: &[Mutant]) -> Result<Vec<Fate>> {
         loop {
             let place = next.fetch_add(1, Ordering::Relaxed);
             let Some(&mutant) = wanted.get(place) else { return };
+            let started = Instant::now();
             let fate = fate(suites, Some(mutant));
+            let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+            progress::say(&told((done, wanted.len()), mutant, &fate, started.elapsed()));
             if let Ok(mut slot) = fates[place].lock() {
                 *slot = Some(fate);
             }
-            done.fetch_add(1, Ordering::Relaxed);
         }
     };
     std::thread::scope(|scope| {
@@ -159,6 +162,16 @@ fn try_all(suites: &[PathBuf], wanted: &[Mutant]) -> Result<Vec<Fate>> {
         }
     });
     fates.into_iter().map(|fate| fate.into_inner().ok().flatten().context("a worker has failed")?).collect()
+}
+
+/// The line for one that is done.
+fn told((done, of): (usize, usize), mutant: Mutant, fate: &Result<Fate>, took: Duration) -> String {
+    let fate = match fate {
+        Ok(Fate::Killed(test)) => format!("killed by {test}"),
+        Ok(Fate::Survived) => "survived".to_owned(),
+        Err(error) => format!("{error:#}"),
+    };
+    format!("{done}/{of} {mutant}: {fate} ({:.1} s)", took.as_secs_f64())
 }
 
 /// Runs the suites until one fails.

@@ -404,6 +404,8 @@ mutants! {
     ReuseIgnoresReferences,
     /// copy-on-write maps its copy although the page has become exclusive since
     CopyIgnoresExclusive,
+    /// copy-on-write: whether a frame is counted is asked before the lock under which its entry keeps it
+    CopyAsksUnlocked,
     /// a frame that goes to swap stays exclusive
     UnmapLeavesExclusive,
     /// swap-in: a slot that cannot be read is a lost page, also where somebody else has brought it in

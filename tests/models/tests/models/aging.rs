@@ -1,13 +1,13 @@
 //! Aging, and unmapping, on CPUs with A and D bits and on others: without them aging unmaps, too.
 
-use crate::{Bench, MACHINE, NEW, OLD, PAGE, TWO, WORD, untouched};
+use crate::{Bench, NEW, OLD, PAGE, TWO, WORD, machine, untouched};
 use mmu::AccessedDirty;
 use models::{Bounds, Model, Program, ends_well, everybody_reads};
 use tests::lab::{Lab, Verdict, page};
 use tests::machine::Options;
 
 fn bed(accessed_dirty: AccessedDirty) -> Lab {
-    let lab = untouched(Options { accessed_dirty, ..MACHINE });
+    let lab = untouched(Options { accessed_dirty, ..machine() }.with_chosen_paging());
     Program::guest(&lab, 0).store(WORD, OLD).expect("memory");
     assert_eq!(everybody_reads(&lab, WORD), Ok(OLD));
     Program::guest(&lab, 0).load(WORD).expect("memory");

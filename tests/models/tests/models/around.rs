@@ -1,7 +1,7 @@
 //! A fault that maps its neighbours, and what happens to one of these meanwhile: the faulting page is left alone, so that only the
 //! test of the whole group keeps the neighbour from being mapped as it was (I2).
 
-use crate::{MACHINE, NEW, OLD, PAGE, TWO};
+use crate::{NEW, OLD, PAGE, TWO, machine};
 use addr::Gfn;
 use mm::Protection;
 use models::{Bounds, GUEST, Model, Program, Word, ends_well, everybody_reads, map};
@@ -13,7 +13,7 @@ const BESIDE: Word = Word::of(1);
 
 /// Two pages that are resident, and a guest that has no entries.
 fn bed() -> Lab {
-    let lab = Lab::with_ram(MACHINE, 2);
+    let lab = Lab::with_ram(machine(), 2);
     map(&lab.space, 0, 2);
     for word in [FAULTS, BESIDE] {
         Program::herald(&lab, 1).store(word, OLD).expect("memory");

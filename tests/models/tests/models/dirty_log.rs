@@ -1,12 +1,14 @@
 //! A dirty log, and writes that meet its begin and its harvest: what a page holds when a copy is made after a harvest is what
 //! was written before, or the next harvest has the page again.
 
-use crate::{NEW, OLD, PAGE, TWO, WORD, busy_lab};
+use crate::guest_tables::shadowed;
+use crate::{NEW, OLD, PAGE, TWO, WORD, busy_lab_on, machine};
 use addr::{Gfn, GfnRange};
 use mmu::{DirtyPages, LogBy};
 use models::{Bounds, GUEST, Model, Program, Touch, by_device, ends_well, everybody_reads};
 use std::sync::Mutex;
 use tests::lab::{Lab, page};
+use tests::machine::{Options, Paging};
 
 /// A bench under a log, and the copy that somebody keeps of its word.
 struct Copied {
@@ -22,8 +24,8 @@ fn harvest(lab: &Lab) -> DirtyPages {
     guest.mmu.harvest(GfnRange::new(Gfn::ZERO, Gfn::new(2)))
 }
 
-fn logged(by: LogBy) -> Copied {
-    let lab = busy_lab();
+fn logged(options: Options, by: LogBy) -> Copied {
+    let lab = busy_lab_on(options);
     assert_eq!(lab.guest(GUEST).mmu.begin_log(Gfn::ZERO, by), Ok(()));
     // What the processor has logged before.
     let _ = harvest(&lab);
@@ -48,11 +50,22 @@ impl Copied {
 }
 
 fn against_a_harvest(by: LogBy, touch: impl Fn(&Lab) + Send + Sync + 'static) {
-    Model::new(move || logged(by))
+    against_a_harvest_on(machine, by, touch);
+}
+
+fn against_a_harvest_on(options: fn() -> Options, by: LogBy, touch: impl Fn(&Lab) + Send + Sync + 'static) {
+    Model::new(move || logged(options(), by))
         .thread("writer", move |bench| touch(&bench.lab))
         .thread("host", Copied::bring_up_to_date)
         .end(|bench| bench.ends_complete(NEW))
         .holds(TWO);
+}
+
+fn write_twice(lab: &Lab) {
+    let guest = Program::guest(lab, 0);
+    for value in [NEW + 1, NEW] {
+        let _ = guest.store(WORD, value).expect("memory");
+    }
 }
 
 #[test]
@@ -62,8 +75,17 @@ fn a_write_fault_against_a_harvest() {
     });
 }
 
+/// What may be written to by a shadow is narrowed with what it stands on.
+#[test]
+fn two_writes_under_a_shadow_against_a_harvest() {
+    against_a_harvest_on(shadowed, LogBy::WriteFault, write_twice);
+}
+
 #[test]
 fn a_write_that_the_processor_logs_against_a_harvest() {
+    if Paging::chosen() == Paging::Shadow {
+        return;
+    }
     against_a_harvest(LogBy::Processor, |lab| {
         let _ = Program::guest(lab, 0).store(WORD, NEW).expect("memory");
     });
@@ -79,17 +101,12 @@ fn a_device_against_a_harvest() {
 /// Two writes, the first of which makes the page writable: the harvest may come between them.
 #[test]
 fn two_writes_against_a_harvest() {
-    against_a_harvest(LogBy::WriteFault, |lab| {
-        let guest = Program::guest(lab, 0);
-        for value in [NEW + 1, NEW] {
-            let _ = guest.store(WORD, value).expect("memory");
-        }
-    });
+    against_a_harvest(LogBy::WriteFault, write_twice);
 }
 
 #[test]
 fn a_discard_against_a_harvest() {
-    Model::new(|| logged(LogBy::WriteFault))
+    Model::new(|| logged(machine(), LogBy::WriteFault))
         .thread("discard", |bench| bench.lab.space.discard(page(0), PAGE).expect("is mapped"))
         .thread("host", Copied::bring_up_to_date)
         .end(|bench| bench.ends_complete(0))
@@ -99,7 +116,7 @@ fn a_discard_against_a_harvest() {
 /// What is written before the log begins is in the copy that is made then; what is written later is logged.
 #[test]
 fn a_write_fault_against_the_begin() {
-    Model::new(|| Copied { lab: busy_lab(), copy: Mutex::new(OLD) })
+    Model::new(|| Copied { lab: busy_lab_on(machine()), copy: Mutex::new(OLD) })
         .thread("guest", |bench| {
             let _ = Program::guest(&bench.lab, 0).store(WORD, NEW).expect("memory");
         })

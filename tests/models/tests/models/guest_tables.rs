@@ -2,7 +2,7 @@
 //! (CVE-2022-1158: KVM went by the host's address of before, and wrote to a frame that somebody else had by then). And the flush that has a table
 //! kept from then on, against a store to it by another processor.
 
-use crate::{MACHINE, PAGE, TWO};
+use crate::{PAGE, TWO, machine};
 use mm::{Advice, CpuIndex};
 use mmu::{AccessedDirty, Drops, GuestPaging, LinearAccess, LinearFault, PageFault, Processor};
 use models::{GUEST, Model, Program, Word, ends_well, in_memory, map};
@@ -10,7 +10,7 @@ use tests::lab::{Lab, page};
 use tests::machine::{Options, Paging};
 
 /// Entries of 32 bits: the root is page 1, page 2 is its table, which maps page 3.
-const PAGING: GuestPaging = GuestPaging {
+pub(crate) const PAGING: GuestPaging = GuestPaging {
     cr0: 1 << 31 | 1 << 16 | 1,
     cr3: 0x1000,
     cr4: 0,
@@ -20,18 +20,23 @@ const PAGING: GuestPaging = GuestPaging {
     gigantic_pages: false,
 };
 /// Sixteenth entries, at word 8 of either.
-const LINEAR: u64 = 16 << 22 | 16 << 12;
-const ROOT: Word = Word::of(1);
-const TABLE: Word = Word::of(2);
-const PRESENT_WRITABLE: u64 = 0b11;
-const ACCESSED: u64 = 1 << 5;
-const DIRTY: u64 = 1 << 6;
-const WRITE: LinearAccess = LinearAccess { write: true, fetch: false, user: false, passes_smap: false };
+pub(crate) const LINEAR: u64 = 16 << 22 | 16 << 12;
+pub(crate) const ROOT: Word = Word::of(1);
+pub(crate) const TABLE: Word = Word::of(2);
+pub(crate) const PRESENT_WRITABLE: u64 = 0b11;
+pub(crate) const ACCESSED: u64 = 1 << 5;
+pub(crate) const DIRTY: u64 = 1 << 6;
+pub(crate) const WRITE: LinearAccess =
+    LinearAccess { write: true, fetch: false, user: false, passes_smap: false };
+
+/// A machine whose guests are under shadows.
+pub(crate) fn shadowed() -> Options {
+    Options { accessed_dirty: AccessedDirty::Absent, paging: Paging::Shadow, ..machine() }
+}
 
 /// A guest whose tables its processor has not used yet.
 fn bed() -> Lab {
-    let options = Options { accessed_dirty: AccessedDirty::Absent, paging: Paging::Shadow, ..MACHINE };
-    let lab = Lab::with_ram(options, 4);
+    let lab = Lab::with_ram(shadowed(), 4);
     map(&lab.space, 0, 4);
     for (word, entry) in [(ROOT, 0x2000), (TABLE, 0x3000)] {
         Program::herald(&lab, 1).store(word, entry | PRESENT_WRITABLE).expect("memory");
@@ -43,9 +48,7 @@ fn bed() -> Lab {
 /// The same, and another processor, without paging, has written the tables: it may go on, by base leaves or by a large one. The first has used two
 /// entries of the table.
 fn written_bed(pages: u64) -> Lab {
-    let options =
-        Options { frames: 1200, accessed_dirty: AccessedDirty::Absent, paging: Paging::Shadow, ..MACHINE };
-    let lab = Lab::with_ram(options, pages);
+    let lab = Lab::with_ram(Options { frames: 1200, ..shadowed() }, pages);
     map(&lab.space, 0, pages);
     lab.space.madvise(page(0), pages * PAGE, Advice::HugePage).expect("is mapped");
     for (word, entry) in [(ROOT, 0x2000), (TABLE, 0x3000 << 32 | PRESENT_WRITABLE << 32 | 0x3000)] {

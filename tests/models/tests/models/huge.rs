@@ -1,6 +1,6 @@
 //! A fault that maps a whole huge page at once, and a range over one base page of it.
 
-use crate::{Bench, MACHINE, NEW, OLD, PAGE, RW};
+use crate::{Bench, NEW, OLD, PAGE, RW, machine};
 use mm::{Advice, Protection};
 use models::{Bounds, Model, Program, Word, ends_well, everybody_reads, map};
 use tests::lab::{Lab, Verdict, page};
@@ -14,7 +14,7 @@ const BOUNDS: Bounds = Bounds { preemptions: 2, passes: 2, random: 200 };
 
 /// One huge page, which Herald has touched and the guest has not.
 fn bed() -> Bench<Lab> {
-    let lab = Lab::with_ram(Options { frames: 1200, quarantine: 64, ..MACHINE }, 512);
+    let lab = Lab::with_ram(Options { frames: 1200, quarantine: 64, ..machine() }, 512);
     map(&lab.space, 0, 512);
     lab.space.madvise(page(0), 512 * PAGE, Advice::HugePage).expect("is mapped");
     for word in [INSIDE, BESIDE] {

@@ -10,6 +10,7 @@
 //! | `huge` | a fault that maps a huge page, and a range over a part of it |
 //! | `aging` | aging, and unmapping, with and without A and D bits |
 //! | `fork` | fork, and a fault |
+//! | `shadows` | what is derived and kept of a guest's tables, and whoever writes these, ages or takes what they lead to |
 //! | `guest_tables` | a fault under a shadow, which writes the guest's tables, and the pages that these lie in |
 //! | `merge` | merging of equal pages, and whoever works on one of them |
 //! | `reclaim` | the policy of reclaim, and whatever may happen to a page meanwhile |
@@ -35,6 +36,7 @@ mod ranges;
 mod reclaim;
 mod registration;
 mod release;
+mod shadows;
 mod single_page;
 mod slots;
 mod truncation;
@@ -57,14 +59,17 @@ const TWO: Bounds = Bounds::preemptions(2);
 const RW: Protection = Protection::ReadWrite;
 
 /// A machine as small and as hostile as can be: what a CPU had to forget it fetches again at once.
-const MACHINE: Options = Options {
-    frames: 160,
-    cpus: 2,
-    quarantine: 16,
-    accessed_dirty: AccessedDirty::Hardware,
-    speculation: Speculation::AfterFlush,
-    paging: Paging::Ept,
-};
+fn machine() -> Options {
+    Options {
+        frames: 160,
+        cpus: 2,
+        quarantine: 16,
+        accessed_dirty: AccessedDirty::Hardware,
+        speculation: Speculation::AfterFlush,
+        paging: Paging::Ept,
+    }
+    .with_chosen_paging()
+}
 
 /// A bench with two pages of memory that a guest sees; nothing was touched.
 fn untouched(options: Options) -> Lab {
@@ -75,14 +80,22 @@ fn untouched(options: Options) -> Lab {
 
 /// The same, where Herald has stored [`OLD`]: the page is resident, and the guest has no entry for it.
 fn lab() -> Lab {
-    let lab = untouched(MACHINE);
+    lab_on(machine())
+}
+
+fn lab_on(options: Options) -> Lab {
+    let lab = untouched(options);
     Program::herald(&lab, 1).store(WORD, OLD).expect("memory");
     lab
 }
 
 /// The same, where guest and Herald have cached translations, too.
 fn busy_lab() -> Lab {
-    let lab = lab();
+    busy_lab_on(machine())
+}
+
+fn busy_lab_on(options: Options) -> Lab {
+    let lab = lab_on(options);
     assert_eq!(models::everybody_reads(&lab, WORD), Ok(OLD));
     Program::guest(&lab, 0).store(WORD, OLD).expect("memory");
     lab
@@ -90,7 +103,11 @@ fn busy_lab() -> Lab {
 
 /// A world with a guest in space 0 and two pages there; CPUs 0 and 1 have the space loaded, and the word is [`OLD`].
 fn world(backing: Backing) -> World {
-    let mut world = World::new(Options { frames: 224, ..MACHINE }, 4);
+    world_on(machine(), backing)
+}
+
+fn world_on(options: Options, backing: Backing) -> World {
+    let mut world = World::new(Options { frames: 224, ..options }, 4);
     world.machine.excuse_unaged_guests();
     // Threads' operations are not one at a time.
     world.machine.ignore_writes();

@@ -1,7 +1,7 @@
 //! Merging of equal pages, and whoever works on one of them: a guest that needs no fault to write, reclaim, fork. Space 0 has the
 //! page that is write-protected, space 1 the one that is replaced.
 
-use crate::{Bench, MACHINE, NEW, OLD, PAGE, RW, WORD, world_ends_well};
+use crate::{Bench, NEW, OLD, PAGE, RW, WORD, machine, world_ends_well};
 use addr::PageSize;
 use mm::{AddressSpace, Advice, CpuIndex};
 use models::{Bounds, Model, Program, in_memory};
@@ -15,7 +15,7 @@ const ONE: Bounds = Bounds { random: 200, ..Bounds::preemptions(1).with_passes(2
 
 /// Two spaces with an equal page each, which merging has looked at once; CPU 0 runs the guest of one, which can write.
 fn equal_pages(guest: usize) -> World {
-    let mut world = World::new(Options { frames: 224, ..MACHINE }, 4);
+    let mut world = World::new(Options { frames: 224, ..machine() }, 4);
     world.machine.excuse_unaged_guests();
     world.machine.ignore_writes();
     for id in 0..2 {

@@ -1,7 +1,7 @@
 //! Faults of one guest on two CPUs at the same time, on the shared side of the mmu lock: on one page, and on pages that
 //! have tables in common, which both CPUs may find missing.
 
-use crate::{MACHINE, NEW, OLD, PAGE, TWO, WORD, file_world, guests_read, world_ends_well};
+use crate::{NEW, OLD, PAGE, TWO, WORD, file_world, guests_read, machine, world_ends_well};
 use addr::Gfn;
 use mm::Advice;
 use models::{Bounds, GUEST, Model, Program, Word, ends_well, everybody_reads, map};
@@ -15,7 +15,7 @@ const FAR: Word = Word::of(512);
 
 /// Pages that are resident, and a guest whose EPT is a root and nothing else.
 fn bed() -> Lab {
-    let lab = Lab::with_ram(MACHINE, 514);
+    let lab = Lab::with_ram(machine(), 514);
     for (first, count) in [(0, 2), (512, 1)] {
         map(&lab.space, first, count);
     }

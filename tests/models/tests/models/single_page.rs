@@ -1,13 +1,14 @@
 //! A fault, and `invalidate_page`: the sequence rises there, too (I3).
 
 use crate::{
-    Bench, NEW, OLD, PAGE, TWO, WORD, busy_lab, evict, file_world, guests_read, lab, note_stores,
-    private_world, world_ends_well,
+    Bench, NEW, OLD, PAGE, TWO, WORD, busy_lab, evict, file_world, guests_read, lab, machine, note_stores,
+    private_world, world_ends_well, world_on,
 };
 use addr::PageSize;
-use mm::{Advice, Change, MapError};
+use mm::{Advice, Change, CpuIndex, MapError};
 use models::{Bounds, Model, Program, Touch, Word, by_device, ends_well, everybody_reads, in_memory};
 use tests::lab::{Lab, Verdict, page};
+use tests::machine::Options;
 use tests::worlds::{Backing, STORED, With, World};
 
 /// Migration leaves a page alone that somebody works on.
@@ -171,7 +172,10 @@ fn fault_against_swap_out() {
 #[test]
 fn two_faults_on_a_page_in_swap() {
     let in_swap = || {
-        let world = private_world();
+        let mut world = private_world();
+        // The device's first copy stays when its page comes back: that is another page's.
+        world.store(0, CpuIndex(1), (1, 0), OLD).expect("memory");
+        world.madvise(0, (1, 1), Advice::PageOut).expect("is mapped");
         page_out(&world);
         world
     };
@@ -245,22 +249,42 @@ fn two_stores_against_reclaim_of_a_page_that_may_be_dropped() {
         .holds(Bounds::preemptions(1));
 }
 
+/// A page that fork has shared. A frame that is freed is free at once where nothing is kept in quarantine.
+fn forked_world(quarantine: u64) -> World {
+    let options = Options { quarantine, ..machine() };
+    let mut world = world_on(options, Backing::Anonymous(PageSize::Size4K));
+    // A second area there, so that fork copies the page table: what is meant here comes after its sharing.
+    world.mmap(0, (8, 1), crate::RW, Backing::Anonymous(PageSize::Size4K)).expect("room");
+    world.fork(0, 1, With::Nothing).expect("a child");
+    world
+}
+
+/// What is copied may go to swap and be free before the copy is made: whoever copies holds it.
+#[test]
+fn copy_on_write_by_a_guest_against_swap_out() {
+    Model::new(|| forked_world(0))
+        .thread("guest", guest_stores)
+        .thread("reclaim", |world| {
+            for id in 0..2 {
+                world.space(id).madvise(page(0), PAGE, Advice::PageOut).expect("is mapped");
+            }
+        })
+        .end(|world| {
+            assert_eq!(guests_read(&world), Ok(NEW));
+            world_ends_well(world);
+        })
+        .holds(TWO.with_passes(2));
+}
+
 /// A page that fork has shared is copied for a store. Meanwhile the child gives it up, it goes half-way to swap and comes
 /// back as the space's own, is stored to, and protected again: it looks as before, and is not.
 #[test]
 fn copy_on_write_against_a_page_that_becomes_the_spaces_own() {
-    let shared = || {
-        let mut world = private_world();
-        // A second area there, so that fork copies the page table: what is meant here comes after its sharing.
-        world.mmap(0, (8, 1), crate::RW, Backing::Anonymous(PageSize::Size4K)).expect("room");
-        world.fork(0, 1, With::Nothing).expect("a child");
-        world
-    };
     let protect = |world: &World| {
         let protected = world.space(0).apply_to_page_range(page(0), PAGE, |_, _| Ok(Change::WriteProtect));
         protected.unwrap_or_else(|error: MapError| panic!("{error}"));
     };
-    Model::new(shared)
+    Model::new(|| forked_world(machine().quarantine))
         .thread("Herald", |world: &World| {
             let space = world.space(0);
             assert_eq!(Program::herald_in(world, &space, 0).store(WORD, NEW), Ok(NEW));

@@ -1,6 +1,6 @@
 //! Truncation, and a fault that makes a private copy of a page that is about to go.
 
-use crate::{MACHINE, NEW, RW, TWO, WORD, guests_read, world_ends_well};
+use crate::{NEW, RW, TWO, WORD, guests_read, machine, world_ends_well};
 use models::{Model, Program};
 use tests::lab::Verdict;
 use tests::machine::Options;
@@ -8,7 +8,7 @@ use tests::worlds::{Backing, STORED, With, World};
 
 /// A private mapping of the file, of which nobody has touched a page.
 fn untouched_copies() -> World {
-    let mut world = World::new(Options { frames: 224, ..MACHINE }, 4);
+    let mut world = World::new(Options { frames: 224, ..machine() }, 4);
     world.machine.excuse_unaged_guests();
     world.machine.ignore_writes();
     world.spawn(0, With::Guest).expect("a space");

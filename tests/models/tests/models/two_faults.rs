@@ -1,8 +1,8 @@
 //! Two faults on one page: one frame, and the loser gives its own back.
 
-use crate::{MACHINE, NEW, OLD, TWO, WORD, lab, untouched};
-use models::{Model, Program, Touch, by_device, ends_well, everybody_reads};
-use tests::lab::Lab;
+use crate::{NEW, OLD, PAGE, TWO, WORD, lab, machine, untouched};
+use models::{Model, Program, Touch, Word, by_device, ends_well, everybody_reads};
+use tests::lab::{Lab, page};
 
 /// A first touch on each side; nothing that was stored may be lost, each in its word.
 fn both_store(
@@ -17,14 +17,21 @@ fn both_store(
         .end(|lab| {
             assert_eq!(everybody_reads(&lab, WORD), Ok(NEW));
             assert_eq!(everybody_reads(&lab, WORD.next()), Ok(NEW + 1));
-            assert_eq!(lab.space.resident_frames(), 1);
+            assert_eq!(lab.space.lookup(page(1)).is_some(), lab.space.resident_frames() == 2);
             ends_well(lab);
         })
         .holds(TWO);
 }
 
 fn nothing_there() -> Lab {
-    untouched(MACHINE)
+    untouched(machine())
+}
+
+/// The same, beside a page that is there: what is mapped needs no table, and finds its place empty or not.
+fn a_page_beside() -> Lab {
+    let lab = nothing_there();
+    Program::herald(&lab, 0).store(Word::of(1), OLD).expect("memory");
+    lab
 }
 
 /// The zero page is mapped everywhere.
@@ -97,6 +104,30 @@ fn a_load_and_a_store() {
         })
         .end(|lab| {
             assert_eq!(everybody_reads(&lab, WORD), Ok(NEW));
+            ends_well(lab);
+        })
+        .holds(TWO);
+}
+
+#[test]
+fn two_guest_cpus_beside_a_page() {
+    both_store("other guest", a_page_beside, guest_stores, other_guest_stores);
+}
+
+#[test]
+fn guest_and_herald_beside_a_page() {
+    both_store("herald", a_page_beside, guest_stores, herald_stores);
+}
+
+/// A first touch, and a range over it: what is brought before goes, what is brought later stays.
+#[test]
+fn a_first_touch_beside_a_page_against_discard() {
+    Model::new(a_page_beside)
+        .thread("guest", |lab| Program::guest(lab, 0).store(WORD, NEW).map(drop).expect("memory"))
+        .thread("host", |lab| lab.space.discard(page(0), PAGE).expect("is mapped"))
+        .end(|lab| {
+            let found = everybody_reads(&lab, WORD);
+            assert!(matches!(found, Ok(0 | NEW)), "{found:?}");
             ends_well(lab);
         })
         .holds(TWO);

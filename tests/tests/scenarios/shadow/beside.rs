@@ -1,6 +1,6 @@
 //! Leaves that are derived beside that of a fault: what the guest's entries and the ground say, unused until they are used.
 
-use super::{A, D, Guest, P, W, numbered, shadow_entry};
+use super::{A, D, End, Guest, P, W, numbered, shadow_entry};
 use crate::{GUEST, Outcome};
 use mm::Protection;
 use tests::lab::{gpage, page, pages};
@@ -90,5 +90,16 @@ fn what_the_guest_has_used_and_flushed_was_used() -> Outcome {
     assert_eq!(shadow_entry(&guest, 0x1e_000), 0);
     assert_eq!(is_young(&guest, 30), Some(true));
     assert_eq!(is_young(&guest, 29), Some(false));
+    guest.finish()
+}
+
+/// Where there is no RAM, the ground's page table of the others has the place of another page.
+#[test]
+fn what_leads_elsewhere_is_not_taken_from_the_table_of_the_others() -> Outcome {
+    let guest = prepared()?;
+    guest.map(17, 512 + 17, P | W | A | D)?;
+    guest.loads_cr3();
+    guest.reads(0x10_000, 16)?;
+    assert_eq!(guest.access(0x11_000, None)?, End::Device(gpage(512 + 17)));
     guest.finish()
 }

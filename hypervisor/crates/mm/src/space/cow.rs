@@ -49,6 +49,9 @@ impl<H: Host> AddressSpace<H> {
         if leaf.pfn == self.mm.zero_page() {
             return Reuse::Not(Source(None));
         }
+        if !intact(Mutant::CopyAsksUnlocked) && self.mm.counted(leaf.pfn).is_none() {
+            return Reuse::Not(Source(None));
+        }
         let tables = self.tables.lock();
         let now = self.again(&tables, found);
         if !same_leaf(&now, found) {
