@@ -48,7 +48,7 @@ use core::ops::RangeInclusive;
 use mm::{Access, Host};
 use mutants::{Mutant, intact};
 use origin::{Root, Way};
-use paging::{Leaf, OutOfTables};
+use paging::{Leaf, Level, OutOfTables};
 use reach::Reached;
 use table::Unused;
 use tables::{Lack, Part};
@@ -139,10 +139,11 @@ impl<H: Host> SecondaryMmu<H> {
         if drops == Drops::All {
             shadow.contexts.forget_all();
         }
-        if drops != Drops::Nothing || !shadow.knows(&*self.host, (pcid, &root), *tdp) {
-            let flush = || tdp.iter().for_each(|tdp| self.flush(*tdp));
-            synced::keep_all(&*self.host, (shadows, processor.0), *tdp, flush);
-        }
+        let keeps = drops == Drops::Nothing && shadow.knows(&*self.host, (pcid, &root), *tdp);
+        // Directories in any case: each INVLPG looks at all that are lost, and they are seldom written.
+        let lowest = if keeps { Level::Pd } else { Level::Pt };
+        let flush = || tdp.iter().for_each(|tdp| self.flush(*tdp));
+        synced::keep_all(&*self.host, (shadows, processor.0), lowest, *tdp, flush);
         loop {
             let shadow = locked.shadows.get_mut(processor.0)?;
             match shadow.load(&*self.host, &root) {
