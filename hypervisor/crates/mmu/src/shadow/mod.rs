@@ -141,9 +141,11 @@ impl<H: Host> SecondaryMmu<H> {
         }
         let keeps = drops == Drops::Nothing && shadow.knows(&*self.host, (pcid, &root), *tdp);
         // Directories in any case: each INVLPG looks at all that are lost, and they are seldom written.
-        let lowest = if keeps { Level::Pd } else { Level::Pt };
-        let flush = || tdp.iter().for_each(|tdp| self.flush(*tdp));
-        synced::keep_all(&*self.host, (shadows, processor.0), lowest, *tdp, flush);
+        if !keeps || shadow.has_lost_directory {
+            let lowest = if keeps { Level::Pd } else { Level::Pt };
+            let flush = || tdp.iter().for_each(|tdp| self.flush(*tdp));
+            synced::keep_all(&*self.host, (shadows, processor.0), lowest, *tdp, flush);
+        }
         loop {
             let shadow = locked.shadows.get_mut(processor.0)?;
             match shadow.load(&*self.host, &root) {

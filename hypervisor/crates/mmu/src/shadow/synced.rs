@@ -35,6 +35,8 @@ impl Shadow {
     pub(super) fn lose(&mut self, table: u16) {
         if core::mem::replace(&mut self.table_mut(table).sync, Sync::Lost) == Sync::Kept {
             self.lost.push(table);
+            self.has_lost_directory |=
+                self.table(table).origin.is_some_and(|origin| origin.level > Level::Pt);
         }
     }
 
@@ -187,7 +189,9 @@ impl Shadow {
 
     /// The guest's INVLPG: what has been read of tables above the page tables, and the entry for the address.
     pub(crate) fn invalidate<H: Host>(&mut self, host: &H, linear: u64, ground: Option<Tdp>) {
-        self.compare_lost(host, ground, |_, _, level| level > Level::Pt);
+        if self.has_lost_directory {
+            self.compare_lost(host, ground, |_, _, level| level > Level::Pt);
+        }
         if let Some(table) = self.find(linear).filter(|&table| self.table(table).sync == Sync::Lost) {
             self.compare(host, Place::new(table, Level::Pt.index(linear)), ground);
         }
@@ -204,6 +208,7 @@ pub(super) fn keep_all<H: Host>(
     flush: impl FnOnce(),
 ) {
     let Some(shadow) = shadows.get_mut(number) else { return };
+    shadow.has_lost_directory = false;
     let lost = core::mem::take(&mut shadow.lost);
     let is_meant = |shadow: &Shadow, table: u16| {
         shadow.table(table).origin.is_some_and(|Origin { level, .. }| level >= lowest)

@@ -66,6 +66,8 @@ pub(crate) struct Shadow {
     roots: VecDeque<u16>,
     /// Tables that the guest's may differ from.
     pub(super) lost: Vec<u16>,
+    /// Whether directories may be among them.
+    pub(super) has_lost_directory: bool,
     /// Whose turn it is to go.
     hand: u16,
     pub(super) index: Index,
@@ -97,6 +99,7 @@ impl Shadow {
             current: POINTERS,
             roots,
             lost: room(most)?,
+            has_lost_directory: false,
             hand: POINTERS,
             index: Index::new(most)?,
             rmap: ReverseMap::new(most * ENTRIES / 8)?,
