@@ -42,6 +42,8 @@ use paging::Level;
 const KNOWN: usize = 16;
 /// Addresses of INVLPGs that are remembered.
 const REMEMBERED: usize = 16;
+/// Most lost tables that stay so when a known PCID is loaded: who looks for some of them, as INVLPG does, goes through all.
+const MOST_LOST: usize = 16;
 const LEVELS: [Level; 4] = [Level::Pml4, Level::Pdpt, Level::Pd, Level::Pt];
 
 /// What a virtual processor drops of what it has cached.
@@ -157,11 +159,14 @@ impl Shadow {
             return !intact(Mutant::ShadowStrangerUncompared);
         };
         let Contexts { newest, invalidated: now, .. } = self.contexts;
-        if self.lost.is_empty() || newest <= last && now == invalidated {
+        if self.lost.is_empty() {
             return true;
         }
-        if now - invalidated > REMEMBERED {
+        if now - invalidated > REMEMBERED || self.lost.len() > MOST_LOST {
             return false;
+        }
+        if newest <= last && now == invalidated {
+            return true;
         }
         let begins_with = self.index.find(&self.tables, origin);
         for number in invalidated..now {

@@ -50,7 +50,7 @@ use core::ops::RangeInclusive;
 use mm::{Access, Host};
 use mutants::{Mutant, intact};
 use origin::{Root, Way};
-use paging::{Leaf, OutOfTables};
+use paging::{Leaf, Level, OutOfTables};
 use reach::Reached;
 use table::Unused;
 use tables::{Lack, Part};
@@ -141,9 +141,12 @@ impl<H: Host> SecondaryMmu<H> {
         if drops == Drops::All {
             shadow.contexts.forget_all();
         }
-        if drops != Drops::Nothing || !shadow.knows(&*self.host, (pcid, &root), *tdp) {
+        let keeps = drops == Drops::Nothing && shadow.knows(&*self.host, (pcid, &root), *tdp);
+        // Directories in any case: each INVLPG looks at all that are lost, and they are seldom written.
+        if !keeps || shadow.has_lost_directory {
+            let lowest = if keeps { Level::Pd } else { Level::Pt };
             let flush = || tdp.iter().for_each(|tdp| self.flush(*tdp));
-            synced::keep_all(&*self.host, (shadows, processor.0), *tdp, flush);
+            synced::keep_all(&*self.host, (shadows, processor.0), lowest, *tdp, flush);
         }
         loop {
             let shadow = locked.shadows.get_mut(processor.0)?;

@@ -36,6 +36,8 @@ impl Shadow {
     pub(super) fn lose(&mut self, table: u16) {
         if core::mem::replace(&mut self.table_mut(table).sync, Sync::Lost) == Sync::Kept {
             self.lost.push(table);
+            self.has_lost_directory |=
+                self.table(table).origin.is_some_and(|origin| origin.level > Level::Pt);
         }
     }
 
@@ -63,15 +65,9 @@ impl Shadow {
         }
     }
 
-    /// The list of lost tables, without those that have gone.
+    /// The list of lost tables, without those that are none any more. Nothing is allocated under the lock (I4).
     fn put_back(&mut self, mut lost: Vec<u16>) {
         lost.retain(|&table| self.table(table).sync == Sync::Lost);
-        self.lost = lost;
-    }
-
-    /// The list of lost tables is empty again. Nothing is allocated under the lock (I4).
-    fn take_back(&mut self, mut lost: Vec<u16>) {
-        lost.clear();
         self.lost = lost;
     }
 
@@ -217,7 +213,9 @@ impl Shadow {
 
     /// The guest's INVLPG: what has been read of tables above the page tables, and the entry for the address.
     pub(crate) fn invalidate<H: Host>(&mut self, host: &H, linear: u64, ground: Option<Tdp>) {
-        self.compare_lost(host, ground, |_, _, level| level > Level::Pt);
+        if self.has_lost_directory {
+            self.compare_lost(host, ground, |_, _, level| level > Level::Pt);
+        }
         if let Some(table) = self.find(linear).filter(|&table| self.table(table).sync == Sync::Lost) {
             self.compare(host, Place::new(table, Level::Pt.index(linear)), ground);
         }
@@ -225,17 +223,25 @@ impl Shadow {
     }
 }
 
-/// All tables of one processor's shadow say what the guest's say, which is flushed.
+/// All tables of one processor's shadow, from a level up, say what the guest's say, which is flushed.
 pub(super) fn keep_all<H: Host>(
     host: &H,
     (shadows, number): (&mut [Shadow], usize),
+    lowest: Level,
     ground: Option<Tdp>,
     flush: impl FnOnce(),
 ) {
     let Some(shadow) = shadows.get_mut(number) else { return };
+    shadow.has_lost_directory = false;
     let lost = core::mem::take(&mut shadow.lost);
+    let is_meant = |shadow: &Shadow, table: u16| {
+        shadow.table(table).origin.is_some_and(|Origin { level, .. }| level >= lowest)
+    };
     let mut others_may_have_it = false;
     for &table in &lost {
+        if !is_meant(&shadows[number], table) {
+            continue;
+        }
         let Some(gfn) = shadows[number].look_at(host, table, ground) else { continue };
         // Whose page is kept in another role has lost W everywhere: once a page, however many tables of the guest it is.
         let protects = !shadows[number].keeps(gfn) && intact(Mutant::ShadowTableUnprotected);
@@ -250,8 +256,10 @@ pub(super) fn keep_all<H: Host>(
         }
         // They may have written until now.
         for &table in lost.iter().filter(|_| intact(Mutant::ShadowComparedOnce)) {
-            shadows[number].compare_all(host, table, ground);
+            if is_meant(&shadows[number], table) {
+                shadows[number].compare_all(host, table, ground);
+            }
         }
     }
-    shadows[number].take_back(lost);
+    shadows[number].put_back(lost);
 }

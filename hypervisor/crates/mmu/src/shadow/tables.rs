@@ -66,6 +66,8 @@ pub(crate) struct Shadow {
     roots: VecDeque<u16>,
     /// Tables that the guest's may differ from.
     pub(super) lost: Vec<u16>,
+    /// Whether directories may be among them.
+    pub(super) has_lost_directory: bool,
     /// Whose turn it is to go.
     hand: u16,
     pub(super) index: Index,
@@ -97,6 +99,7 @@ impl Shadow {
             current: POINTERS,
             roots,
             lost: room(most)?,
+            has_lost_directory: false,
             hand: POINTERS,
             index: Index::new(most)?,
             rmap: ReverseMap::new(most)?,
@@ -183,7 +186,9 @@ impl Shadow {
     /// # Errors
     /// [`Lack`].
     pub(super) fn load<H: Host>(&mut self, host: &H, root: &Root) -> Result<Pfn, Lack> {
-        (0..4).for_each(|index| self.remove(host, Place::new(POINTERS, index)));
+        if self.current == POINTERS {
+            (0..4).for_each(|index| self.remove(host, Place::new(POINTERS, index)));
+        }
         match root {
             Root::Long(origin) => {
                 let table = match self.index.find(&self.tables, *origin) {
@@ -206,8 +211,10 @@ impl Shadow {
     }
 
     fn keep_root(&mut self, table: u16) {
-        if core::mem::replace(&mut self.table_mut(table).is_root, true) {
-            self.roots.retain(|&other| other != table);
+        if core::mem::replace(&mut self.table_mut(table).is_root, true)
+            && let Some(place) = self.roots.iter().rposition(|&other| other == table)
+        {
+            self.roots.remove(place);
         }
         self.table_mut(table).used = true;
         self.roots.push_back(table);
