@@ -17,6 +17,7 @@
 
 extern crate alloc;
 
+mod ahead;
 mod around;
 mod device_tlb;
 mod dirty_log;

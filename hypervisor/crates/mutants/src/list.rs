@@ -315,6 +315,24 @@ mutants! {
     /// a fresh page is mapped although another fault has mapped one meanwhile
     FreshMapsUnseen,
 
+    // Fault-ahead: fresh pages behind the one that is touched.
+    /// fault-ahead: pages are brought beyond the end of the area
+    AheadBeyondArea,
+    /// fault-ahead: pages are brought beyond the limit of the address space
+    AheadIgnoresLimit,
+    /// fault-ahead: pages are brought where few frames are left
+    AheadTakesLastFrames,
+    /// fault-ahead: pages that nobody has touched are as young as others
+    AheadIsYoung,
+    /// fault-ahead: a page is mapped although another fault has mapped one meanwhile
+    AheadMapsUnseen,
+    /// fault-ahead: the first fault anywhere brings pages, with no stream before it
+    AheadAtOnce,
+    /// fault-ahead: pages are mapped beyond the end of the slot
+    AheadLeavesSlot,
+    /// fault-ahead: pages are mapped beyond the end of the guest's page table
+    AheadLeavesTable,
+
     // The same under shadows.
     /// leaves of a shadow that are derived beside another stand on the page table where the last one was found
     GroundsInOneTable,

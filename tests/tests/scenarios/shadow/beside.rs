@@ -43,11 +43,12 @@ fn is_young(guest: &Guest, index: u64) -> Option<bool> {
 #[test]
 fn a_fault_derives_what_is_beside_it() -> Outcome {
     let guest = prepared()?;
+    let derived = || guest.lab.guest(GUEST).mmu.stats().snapshot().derived_beside;
+    let before = derived();
     guest.reads(0x10_000, 16)?;
     let entries = (0x10..0x18).map(|index| shadow_entry(&guest, index << 12) & (P | W | A));
     assert_eq!(entries.collect::<Vec<_>>(), [P | W | A, P | W, P, 0, P, 0, 0, P | W]);
-    let mmu = &guest.lab.guest(GUEST).mmu;
-    assert_eq!(mmu.stats().snapshot().derived_beside, 4);
+    assert_eq!(derived() - before, 4);
     let faults = guest.lab.machine.faults();
     guest.writes(0x11_000, 117)?;
     guest.reads(0x12_000, 18)?;

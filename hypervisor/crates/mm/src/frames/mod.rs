@@ -178,8 +178,29 @@ impl Frames {
         Ok(frame)
     }
 
-    fn allocate_base(&self, cpu: CpuIndex) -> Option<Pfn> {
+    /// Base frames as by [`Self::allocate`], as many as there are places, or as can be had; how many.
+    pub fn allocate_few(&self, cpu: CpuIndex, places: &mut [Pfn]) -> usize {
+        let (wanted, generation) = (self.spare().min(places.len() as u64) as usize, self.generation());
         let mut cache = self.caches[cpu.0].lock();
+        let mut count = 0;
+        for place in &mut places[..wanted] {
+            let Some(frame) = self.pop(&mut cache) else { break };
+            self.set_generation(frame, generation);
+            self.meta(frame).take();
+            *place = frame;
+            count += 1;
+        }
+        drop(cache);
+        self.free.fetch_sub(count as u64, Ordering::Relaxed);
+        count
+    }
+
+    fn allocate_base(&self, cpu: CpuIndex) -> Option<Pfn> {
+        self.pop(&mut self.caches[cpu.0].lock())
+    }
+
+    #[inline]
+    fn pop(&self, cache: &mut FrameCache) -> Option<Pfn> {
         if cache.is_empty() {
             let mut buddy = self.buddy.lock();
             cache.refill(|most| buddy.allocate_run(&self.meta, most));

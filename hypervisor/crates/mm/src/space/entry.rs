@@ -70,7 +70,13 @@ impl<H: Host> AddressSpace<H> {
             PageSize::Size4K => meta.add_entry(),
             size => self.host().frames().metas(leaf.pfn, size).iter().for_each(FrameMeta::add_entry),
         }
-        self.resident.fetch_add(leaf.size.base_pages(), Ordering::Relaxed);
+        self.count_pages(leaf.size.base_pages());
+    }
+
+    /// So many base pages are resident besides.
+    #[inline]
+    pub(super) fn count_pages(&self, pages: u64) {
+        self.resident.fetch_add(pages, Ordering::Relaxed);
     }
 
     /// Takes an entry that was cleared out of the count; whether the caller owes a reference on each base frame.

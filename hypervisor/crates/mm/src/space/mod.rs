@@ -12,6 +12,7 @@
 
 mod advise;
 mod age;
+mod ahead;
 mod anon;
 mod apply;
 mod batch;
@@ -55,6 +56,7 @@ use sync::atomic::AtomicU32;
 use sync::{Mutex, Rank, RwLock};
 
 pub use advise::Advice;
+pub use ahead::MOST_AHEAD;
 pub use apply::Change;
 pub(crate) use batch::Leaving;
 pub use beside::{AskBeside, Beside, MOST_BESIDE, Stretch};

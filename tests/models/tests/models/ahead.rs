@@ -1,0 +1,87 @@
+//! A first touch that brings the pages behind it, and what happens to one of these meanwhile.
+
+use crate::{MACHINE, NEW, PAGE};
+use mm::Access;
+use mmu::FaultOutcome;
+use models::{Bounds, GUEST, Model, Program, Word, ends_well, everybody_reads, map};
+use tests::lab::{Lab, gpage, page};
+
+/// Pages that a stream has touched, and one that came with the last of them.
+const TOUCHED: u64 = 4;
+/// The page that faults, and one that comes with it.
+const FAULTS: Word = Word::of(TOUCHED + 1);
+const AHEAD: Word = Word::of(TOUCHED + 2);
+
+/// A stream that brings three pages with the next fault: 5, and 6 to 8.
+fn bed() -> Lab {
+    let lab = Lab::with_ram(MACHINE, 9);
+    map(&lab.space, 0, 9);
+    for index in 0..TOUCHED {
+        assert_eq!(lab.guest(GUEST).mmu.fault(gpage(index), Access::Write), Ok(FaultOutcome::Mapped));
+    }
+    assert_eq!(lab.space.resident_frames(), TOUCHED + 1);
+    lab
+}
+
+fn guest_faults(lab: &Lab) {
+    let guest = Program::guest(lab, 0);
+    guest.store(FAULTS, NEW).expect("memory");
+    assert_eq!(guest.load(FAULTS), Ok(NEW));
+}
+
+fn against(work: impl Fn(&Lab) + Send + Sync + 'static, left: Result<u64, tests::lab::Verdict>) {
+    Model::new(bed)
+        .thread("guest", guest_faults)
+        .thread("other", work)
+        .end(move |lab| {
+            assert_eq!(everybody_reads(&lab, FAULTS), Ok(NEW));
+            assert_eq!(everybody_reads(&lab, AHEAD), left);
+            ends_well(lab);
+        })
+        .holds(Bounds::preemptions(1));
+}
+
+/// What is stored to a page ahead is stored once and for all, whoever brings that page.
+#[test]
+fn fault_ahead_against_a_fault_of_a_page_ahead() {
+    against(|lab| drop(Program::guest(lab, 1).store(AHEAD, NEW).expect("memory")), Ok(NEW));
+}
+
+#[test]
+fn fault_ahead_against_a_store_of_heralds() {
+    against(|lab| drop(Program::herald(lab, 1).store(AHEAD, NEW).expect("memory")), Ok(NEW));
+}
+
+#[test]
+fn fault_ahead_against_discard_of_a_page_ahead() {
+    against(
+        |lab| {
+            lab.space.discard(page(AHEAD.page), PAGE).expect("is mapped");
+            assert_eq!(Program::guest(lab, 1).load(AHEAD), Ok(0));
+        },
+        Ok(0),
+    );
+}
+
+#[test]
+fn fault_ahead_against_munmap_of_a_page_ahead() {
+    against(
+        |lab| {
+            lab.space.munmap(page(AHEAD.page), PAGE).expect("is mapped");
+            assert!(Program::guest(lab, 1).load(AHEAD).is_err());
+        },
+        Err(tests::lab::Verdict::Unmapped),
+    );
+}
+
+/// The page ahead goes to a frame of its own.
+#[test]
+fn fault_ahead_against_migration_of_a_page_ahead() {
+    against(
+        |lab| {
+            let _ = lab.space.migrate_page(page(AHEAD.page));
+            Program::guest(lab, 1).store(AHEAD, NEW).expect("memory");
+        },
+        Ok(NEW),
+    );
+}
