@@ -62,23 +62,79 @@ fn guest_page() -> impl Strategy<Value = u64> {
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Mmap { first: u64, count: u64, protection: Protection },
-    MmapHuge { first: u64, count: u64, protection: Protection },
-    Munmap { first: u64, count: u64 },
-    Mprotect { first: u64, count: u64, protection: Protection },
-    Discard { first: u64, count: u64 },
-    Migrate { page: u64 },
-    Age { page: u64 },
-    GuestLoad { guest: usize, cpu: usize, page: u64, word: u64 },
-    GuestStore { guest: usize, cpu: usize, page: u64, word: u64, value: u64 },
+    Mmap {
+        first: u64,
+        count: u64,
+        protection: Protection,
+    },
+    MmapHuge {
+        first: u64,
+        count: u64,
+        protection: Protection,
+    },
+    Munmap {
+        first: u64,
+        count: u64,
+    },
+    Mprotect {
+        first: u64,
+        count: u64,
+        protection: Protection,
+    },
+    Discard {
+        first: u64,
+        count: u64,
+    },
+    Migrate {
+        page: u64,
+    },
+    Age {
+        page: u64,
+    },
+    GuestLoad {
+        guest: usize,
+        cpu: usize,
+        page: u64,
+        word: u64,
+    },
+    GuestStore {
+        guest: usize,
+        cpu: usize,
+        page: u64,
+        word: u64,
+        value: u64,
+    },
     /// Stores to so many pages in order: a stream, which brings pages ahead.
-    GuestStream { guest: usize, cpu: usize, page: u64, count: u64, value: u64 },
-    Load { cpu: usize, page: u64, word: u64 },
-    Store { cpu: usize, page: u64, word: u64, value: u64 },
-    Speculate { guest: Option<usize>, cpu: usize, page: u64 },
-    Leave { cpu: usize },
+    GuestStream {
+        guest: usize,
+        cpu: usize,
+        page: u64,
+        count: u64,
+        value: u64,
+    },
+    Load {
+        cpu: usize,
+        page: u64,
+        word: u64,
+    },
+    Store {
+        cpu: usize,
+        page: u64,
+        word: u64,
+        value: u64,
+    },
+    Speculate {
+        guest: Option<usize>,
+        cpu: usize,
+        page: u64,
+    },
+    Leave {
+        cpu: usize,
+    },
     ToggleAlias,
-    FailNext { after: u64 },
+    FailNext {
+        after: u64,
+    },
 }
 
 fn changes() -> BoxedStrategy<Step> {

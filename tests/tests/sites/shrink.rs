@@ -84,7 +84,9 @@ fn pages_ahead_that_nobody_has_used_go_first() -> Outcome {
     }
     b.resident(|index| index < 17)?;
     b.guest_writes(0, 12, 112)?;
+    let passes = b.machine.frames().generation();
     b.shrinks(6)?;
+    assert_eq!(b.machine.frames().generation(), passes);
     b.resident(|index| index < 10 || index == 12)?;
     b.both_read(0, 12, 112)?;
     b.both_read(0, 11, 0)?;

@@ -316,6 +316,8 @@ mutants! {
     FreshMapsUnseen,
 
     // Fault-ahead: fresh pages behind the one that is touched.
+    /// a swap device that waits is read under the locks of a fault
+    SwapInWaitsLocked,
     /// fault-ahead: pages are brought beyond the end of the area
     AheadBeyondArea,
     /// fault-ahead: pages are brought beyond the limit of the address space

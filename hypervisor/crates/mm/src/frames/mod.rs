@@ -29,7 +29,7 @@ use sync::{Mutex, Rank};
 
 pub use generations::{METADATA_BYTES, Uses};
 pub use meta::{FrameMeta, PageFlags};
-pub(crate) use meta::{MOST_SLOTS, PageTurn, TriedLock};
+pub(crate) use meta::{GROUP, MOST_SLOTS, PageTurn, TriedLock};
 
 /// Frames that can be numbered: 16 TiB. A link of a free list is 32 bits, and one number means none.
 pub const MAX_FRAMES: u64 = meta::NIL as u64;
@@ -225,9 +225,11 @@ impl Frames {
                 cache.push(frame);
             }
             PageSize::Size2M | PageSize::Size1G => {
-                let metas = self.metas(frame, size);
-                if let Some(wrong) = metas.iter().position(|meta| !meta.try_release()) {
-                    metas[wrong].release(frame.add(wrong as u64));
+                let (groups, _) = self.metas(frame, size).as_chunks::<GROUP>();
+                for (group, first) in groups.iter().zip((0..).step_by(GROUP)) {
+                    if !FrameMeta::try_release_all(group) {
+                        group.iter().zip(first..).for_each(|(meta, index)| meta.release(frame.add(index)));
+                    }
                 }
                 self.buddy.lock().free(&self.meta, frame, order_of(size));
             }

@@ -1,7 +1,7 @@
 //! Single changes of primary entries: each one atomic access (I5), each under the page-table lock.
 
 use super::AddressSpace;
-use crate::frames::FrameMeta;
+use crate::frames::{FrameMeta, GROUP};
 use crate::host::Host;
 use crate::mm::Mm;
 use crate::vma::{Protection, VmaKind};
@@ -168,9 +168,8 @@ impl<H: Host> Mm<H> {
         if self.counted(leaf.pfn).is_none() {
             return false;
         }
-        for meta in self.host().frames().metas(leaf.pfn, leaf.size) {
-            self.remove_from(meta);
-        }
+        let (groups, _) = self.host().frames().metas(leaf.pfn, leaf.size).as_chunks::<GROUP>();
+        groups.iter().for_each(|group| group.iter().for_each(|meta| self.remove_from(meta)));
         true
     }
 }
