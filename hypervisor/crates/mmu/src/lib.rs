@@ -17,7 +17,6 @@
 
 extern crate alloc;
 
-mod ahead;
 mod around;
 mod device_tlb;
 mod dirty_log;

@@ -10,7 +10,6 @@
 //!
 //! The fault path takes no memory-manager lock under the mmu lock (I4): it resolves first, then locks.
 
-use crate::ahead::Streams;
 use crate::around::Around;
 use crate::dirty_log::Logs;
 use crate::entry::Installed;
@@ -88,7 +87,6 @@ pub struct SecondaryMmu<H: Host> {
     pub(crate) logs: RwLock<Logs>,
     /// How many there are. Rises under the exclusive side of the mmu lock.
     pub(crate) logging: AtomicU64,
-    pub(crate) streams: Streams,
     /// Freed with the MMU, also when it was released before.
     tables: Tdp,
     pub(crate) stats: Stats,
@@ -177,7 +175,6 @@ impl<H: Host> SecondaryMmu<H> {
             ),
             logs: RwLock::new(Rank::DirtyLog, Logs::default()),
             logging: AtomicU64::new(0),
-            streams: Streams::default(),
             tables,
             stats: Stats::default(),
         })
@@ -287,15 +284,13 @@ impl<H: Host> SecondaryMmu<H> {
         let mut reserve = TableReserve::new(&*self.host);
         // Who looks again has found no page, or one that changes: he is after that alone.
         let mut asks = true;
-        let stream = self.stream_to(gfn, access);
         loop {
             // Before the slot is looked up, too: removing it raises the sequence (I2).
             let snapshot = self.sequence.snapshot();
             let Some(slot) = self.slots.read().find(gfn) else { return Ok((FaultOutcome::NotRam, 0)) };
             let wanted = if asks { self.group_of(&slot, gfn) } else { None };
             let mut beside = None;
-            let ahead = self.ahead_of(&slot, gfn, stream);
-            let ask = wanted.map(|wanted| AskBeside { wanted, ahead, found: &mut beside });
+            let ask = wanted.map(|wanted| AskBeside { wanted, found: &mut beside });
             asks = false;
             let resolved = self.resolve(&slot, gfn, access, (snapshot, ask)).map_err(MmuError::Host)?;
             let mut attempt = self.install((&resolved, &beside), &mut reserve)?;
@@ -324,7 +319,6 @@ impl<H: Host> SecondaryMmu<H> {
                     continue;
                 }
             };
-            self.note_stream(gfn, access, stream, around);
             return Ok((FaultOutcome::Mapped, around));
         }
     }

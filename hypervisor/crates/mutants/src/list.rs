@@ -330,10 +330,8 @@ mutants! {
     AheadMapsUnseen,
     /// fault-ahead: the first fault anywhere brings pages, with no stream before it
     AheadAtOnce,
-    /// fault-ahead: pages are mapped beyond the end of the slot
-    AheadLeavesSlot,
-    /// fault-ahead: pages are mapped beyond the end of the guest's page table
-    AheadLeavesTable,
+    /// fault-ahead: more pages are brought than are wanted beside the one that is touched, beyond the slot or the guest's page table
+    AheadUnwanted,
 
     // The same under shadows.
     /// leaves of a shadow that are derived beside another stand on the page table where the last one was found

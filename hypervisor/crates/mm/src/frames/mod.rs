@@ -199,7 +199,7 @@ impl Frames {
         self.pop(&mut self.caches[cpu.0].lock())
     }
 
-    #[inline]
+    #[inline(always)]
     fn pop(&self, cache: &mut FrameCache) -> Option<Pfn> {
         if cache.is_empty() {
             let mut buddy = self.buddy.lock();

@@ -20,10 +20,14 @@ impl<H: Host> AddressSpace<H> {
             Access::Write => {
                 let frame = self.host().allocate_zeroed(PageSize::Size4K)?;
                 self.own(fault, frame);
-                match fault.beside.take().filter(|ask| ask.ahead > 0) {
-                    _ if found.level != Level::Pt => self.map_new(fault, HostEntry::EMPTY, frame),
-                    Some(ask) => self.map_ahead(fault, found.at, frame, ask),
-                    None => self.map_fresh(fault, found, frame),
+                let has_table = found.level == Level::Pt;
+                let ask = fault.beside.take();
+                let ahead =
+                    ask.as_ref().map_or(0, |ask| self.streams.pages_ahead(fault.page, ask, has_table));
+                match ask {
+                    _ if !has_table => self.map_new(fault, HostEntry::EMPTY, frame),
+                    Some(ask) if ahead > 0 => self.map_ahead(fault, found.at, (frame, ahead), ask),
+                    _ => self.map_fresh(fault, found, frame),
                 }
             }
         }

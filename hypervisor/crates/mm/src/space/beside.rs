@@ -72,13 +72,11 @@ pub struct Stretch {
 }
 
 /// Who wants to know what lies beside a page, and where the answer goes. Where the page had to be put there first, there is one only if
-/// pages behind it could come with it.
+/// pages behind it have come with it (`ahead.rs`).
 #[derive(Debug)]
 pub struct AskBeside<'a> {
     /// What is wanted.
     pub wanted: Stretch,
-    /// So many pages behind it may be brought, too, where this is the first touch.
-    pub ahead: usize,
     /// The answer.
     pub found: &'a mut Option<Beside>,
 }

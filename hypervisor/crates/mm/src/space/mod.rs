@@ -45,6 +45,7 @@ use crate::mm::Mm;
 use crate::notifier::{MmuNotifier, NotifierChain};
 use crate::vma::{Vma, VmaTree};
 use addr::{Hva, HvaRange, PageSize, Pfn};
+use ahead::Streams;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
@@ -106,6 +107,7 @@ pub struct AddressSpace<H: Host> {
     resident: AtomicU64,
     allowance: Allowance,
     swapped: Swapped,
+    streams: Streams,
 }
 
 impl<H: Host> AddressSpace<H> {
@@ -132,6 +134,7 @@ impl<H: Host> AddressSpace<H> {
             resident: AtomicU64::new(0),
             allowance: Allowance::new(),
             swapped: Swapped::default(),
+            streams: Streams::default(),
         });
         mm.add_space(&space);
         space
