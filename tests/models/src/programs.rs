@@ -153,7 +153,7 @@ impl<'a> Program<'a> {
             return self.space.fault_in(word.hva(), access).map(drop).map_err(Verdict::from);
         };
         self.machine.exit(self.cpu);
-        let outcome = mmu.fault(word.gpa(), access);
+        let outcome = tests::paging::resolve(self.machine, mmu, self.cpu, (word.gpa(), access));
         self.machine.enter(self.cpu, root);
         match outcome? {
             FaultOutcome::Mapped => Ok(()),

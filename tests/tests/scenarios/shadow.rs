@@ -5,6 +5,7 @@
 mod aging;
 mod beside;
 mod kept;
+mod large;
 mod random;
 
 use crate::{CPU0, CPU1, GUEST, Outcome, lab_with};
@@ -513,7 +514,7 @@ fn a_shadow_that_cannot_grow_has_all_pages_of_an_instruction() -> Outcome {
         assert_eq!(outcome, Ok(LinearFault::Mapped));
     }
     for path in paths() {
-        assert_eq!(entry_below(&guest, root, far(path)) & P, P, "{path}");
+        assert_eq!(entry_below(&guest, root, far(path), Level::Pt) & P, P, "{path}");
     }
     drop(mmu);
     guest.finish()
@@ -537,7 +538,7 @@ fn directories_crowd_no_page_of_an_instruction_out() -> Outcome {
         assert_eq!(outcome, Ok(LinearFault::Mapped));
     };
     paths().for_each(|path| (0..2).for_each(|lower| read(near(path, lower))));
-    let is_there = |path| entry_below(&guest, root, near(path, 0)) & P != 0;
+    let is_there = |path| entry_below(&guest, root, near(path, 0), Level::Pt) & P != 0;
     // As a processor does that wants all of them at a time.
     for _ in 0..1000 {
         let Some(path) = paths().find(|&path| !is_there(path)) else { break };
@@ -565,12 +566,12 @@ fn an_mmu_whose_shadows_find_no_memory_leaves_none_behind() -> Outcome {
 /// The entry of the shadow for a linear address, as it is in memory.
 fn shadow_entry(guest: &Guest, linear: u64) -> u64 {
     let machine = &guest.lab.machine;
-    entry_below(guest, machine.shadow_roots(guest.lab.guest(GUEST).root())[0].root, linear)
+    entry_below(guest, machine.shadow_roots(guest.lab.guest(GUEST).root())[0].root, linear, Level::Pt)
 }
 
-fn entry_below(guest: &Guest, root: Pfn, linear: u64) -> u64 {
-    let levels = [Level::Pml4, Level::Pdpt, Level::Pd, Level::Pt];
-    levels.into_iter().fold(root.base().as_u64(), |table, level| {
+fn entry_below(guest: &Guest, root: Pfn, linear: u64, level: Level) -> u64 {
+    let levels = [Level::Pml4, Level::Pdpt, Level::Pd, Level::Pt].into_iter();
+    levels.filter(|other| *other >= level).fold(root.base().as_u64(), |table, level| {
         guest.lab.machine.peek(addr::Hpa::new(table & 0x000f_ffff_ffff_f000).pfn(), level.index(linear))
     })
 }

@@ -37,7 +37,7 @@ macro_rules! real_mode {
 }
 
 /// All of them.
-pub(super) const SHADOW: [Scenario; 16] = [
+pub(super) const SHADOW: [Scenario; 18] = [
     // Unmodified: it has much that the tiny one has not.
     Scenario {
         name: "penryn-debian-4-vcpus",
@@ -254,6 +254,53 @@ pub(super) const SHADOW: [Scenario; 16] = [
             Bound::AtLeast("/oracle_checks", 50),
             Bound::AtMost("/ept_violations", 0),
         ],
+        ..PLAIN
+    },
+    // Its own pages of 2 MiB are the host's, too; other tables lie in memory that it maps by such pages.
+    Scenario {
+        name: "shadow-rewrite-huge",
+        args: &[
+            "--paging",
+            "shadow",
+            "--kernel",
+            "{testguest}",
+            "--append",
+            "rewrite ops=6000",
+            "--memory",
+            "16M",
+            "--backing",
+            "huge-pages",
+            "--vcpus",
+            "2",
+            "--host-cpus",
+            "2",
+            "--storm",
+            "600",
+            "--oracle",
+        ],
+        stdout: &["rewrite: ok"],
+        telemetry: &[
+            Bound::AtLeast("/exits/guest_fault", 500),
+            Bound::AtLeast("/notifier/invalidate_range_begin", 30),
+            Bound::AtMost("/ept_violations", 0),
+        ],
+        ..PLAIN
+    },
+    // 256 MiB: a large leaf for each 2 MiB.
+    Scenario {
+        name: "shadow-huge-pages",
+        args: &[
+            "--paging",
+            "shadow",
+            "--kernel",
+            "{testguest}",
+            "--append",
+            "bigmem",
+            "--backing",
+            "huge-pages",
+        ],
+        stdout: &["bigmem: ok"],
+        telemetry: &[Bound::AtMost("/exits/page_fault", 200), Bound::AtLeast("/resident_frames", 65000)],
         ..PLAIN
     },
     // The processor's real mode and the interpreter's are the same.

@@ -5,6 +5,7 @@ use crate::device_tlb::DeviceEntry;
 use crate::dirty_log::{LogBy, Logs};
 use crate::secondary::{Locked, SecondaryMmu};
 use crate::shadow::{self, Shadow, ShadowLeaf};
+use crate::tdp::resize;
 use addr::{Gfn, Hva, PageSize, Pfn};
 use alloc::vec::Vec;
 use core::fmt;
@@ -171,8 +172,12 @@ impl<H: Host> SecondaryMmu<H> {
             if !chained {
                 return Err(Incoherence::Unchained { gfn, entry });
             }
-            let ground = locked.tdp.and_then(|tdp| tdp.ground(&*self.host, gfn));
-            if !ground.is_some_and(|leaf| leaf.pfn == entry.pfn && (leaf.rights.write || !entry.write)) {
+            let ground = locked.tdp.and_then(|tdp| tdp.whole_ground(&*self.host, gfn));
+            let carries = |leaf: Leaf| {
+                let same = resize(leaf, gfn, entry.size).pfn == entry.pfn && leaf.size >= entry.size;
+                same && (leaf.rights.write || !entry.write)
+            };
+            if !ground.is_some_and(carries) {
                 return Err(Incoherence::Groundless { gfn, entry, ground });
             }
             checked += 1;

@@ -41,6 +41,8 @@ stats! {
     mapped_around,
     /// Leaves of shadows, derived beside those of faults.
     derived_beside,
+    /// Large leaves of shadows, derived by faults.
+    derived_large,
     /// Faults that found an entry which allowed the access.
     spurious,
     /// Faults that found their sequence stale.

@@ -51,40 +51,51 @@ impl Tdp {
     /// The leaf of a guest frame, wherever a guest's own tables say that it is. These tables have 48 bits of an address: behind them
     /// nothing is mapped, not what the lower bits would find.
     pub(crate) fn ground<H: Host>(self, host: &H, gfn: Gfn) -> Option<Leaf> {
-        let leaf = self.reach(host, gfn)?.leaf();
-        leaf.map(|leaf| resize(leaf, gfn, PageSize::Size4K))
+        self.whole_ground(host, gfn).map(|leaf| resize(leaf, gfn, PageSize::Size4K))
     }
 
-    /// The same for guest frames of which many lie in one page table: that one is found once. The mmu lock is held exclusively
-    /// meanwhile, so that it stays.
-    pub(crate) fn grounds<H: Host>(self, host: &H) -> impl FnMut(Gfn) -> Option<Leaf> + use<'_, H> {
-        // The first guest frame of the last page table, and that.
-        let mut last: Option<(Gfn, Pfn)> = None;
-        move |gfn| {
-            let first = gfn.align_down(PageSize::Size2M);
-            if let Some((_, table)) =
-                last.filter(|(known, _)| *known == first || !intact(Mutant::GroundsInOneTable))
-            {
-                let at = EntryRef::new(table, Level::Pt.index(gfn.base().as_u64()));
-                let entry = EptEntry::from_bits(host.load(at));
-                return Found { at, level: Level::Pt, entry, shared: false }.leaf();
-            }
-            let found = self.reach(host, gfn)?;
-            if found.level == Level::Pt {
-                last = Some((first, found.at.table()));
-            }
-            found.leaf().map(|leaf| resize(leaf, gfn, PageSize::Size4K))
-        }
+    /// The same, as large as it is.
+    pub(crate) fn whole_ground<H: Host>(self, host: &H, gfn: Gfn) -> Option<Leaf> {
+        self.reach(host, gfn)?.leaf()
     }
 
-    /// The same as [`Self::ground`] for somebody who uses it: no processor sets A there.
+    /// The same for somebody who uses it: no processor sets A there.
     pub(crate) fn ground_in_use<H: Host>(self, host: &H, gfn: Gfn) -> Option<Leaf> {
         let found = self.reach(host, gfn)?;
         let leaf = found.leaf()?;
         if !leaf.accessed && intact(Mutant::GroundUseUnseen) {
             entry::note_use(host, &found);
         }
-        Some(resize(leaf, gfn, PageSize::Size4K))
+        Some(leaf)
+    }
+
+    /// The same as [`Self::ground`] for guest frames of which many lie in one page table, or in one huge leaf: that is found once. The mmu lock is held exclusively
+    /// meanwhile, so that it stays.
+    pub(crate) fn grounds<H: Host>(self, host: &H) -> impl FnMut(Gfn) -> Option<Leaf> + use<'_, H> {
+        // The first guest frame of what the last entry of a directory spans, and what that said.
+        let mut last: Option<(Gfn, View)> = None;
+        move |gfn| {
+            let first = gfn.align_down(PageSize::Size2M);
+            let known = last.filter(|(known, _)| *known == first || !intact(Mutant::GroundsInOneTable));
+            let (_, view) = match known {
+                Some(known) => known,
+                None => {
+                    let found = self.reach(host, gfn)?;
+                    let in_table = found.level == Level::Pt;
+                    let view = if in_table { View::Table(found.at.table()) } else { found.view() };
+                    *last.insert((first, view))
+                }
+            };
+            match view {
+                View::Table(table) => {
+                    let at = EntryRef::new(table, Level::Pt.index(gfn.base().as_u64()));
+                    let entry = EptEntry::from_bits(host.load(at));
+                    Found { at, level: Level::Pt, entry, shared: false }.leaf()
+                }
+                View::Leaf(leaf) => Some(resize(leaf, gfn, PageSize::Size4K)),
+                View::Empty | View::Note(_) => None,
+            }
+        }
     }
 
     fn reach<H: Host>(self, host: &H, gfn: Gfn) -> Option<Found<EptEntry>> {

@@ -23,7 +23,7 @@ const READ: Rights = Rights { write: false, ..Rights::ALL };
 type Rival = Box<dyn FnOnce(&Memory) + Send>;
 
 /// Tables, and nothing else.
-struct Memory {
+pub(crate) struct Memory {
     frames: Frames,
     entries: Vec<AtomicU64>,
     /// What another CPU does right before the next exchange.
@@ -31,7 +31,7 @@ struct Memory {
 }
 
 impl Memory {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let frames = Frames::new((0..FRAMES).map(|_| FrameMeta::reserved()).collect(), 1);
         frames.add(PfnRange::new(Pfn::new(1), Pfn::new(FRAMES as u64)));
         let entries = (0..FRAMES * 512).map(|_| AtomicU64::new(0)).collect();

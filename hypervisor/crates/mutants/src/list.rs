@@ -217,6 +217,18 @@ mutants! {
     ShadowTableDeafToDevices,
     /// shadow: a table is kept where the host has taken away what it lies in
     ShadowTableOutlivesGround,
+    /// shadow: a large leaf that may be written is derived where tables lie
+    ShadowLargeOverTable,
+    /// shadow: a large leaf is derived where the host has base pages
+    ShadowLargeOnSmallGround,
+    /// shadow: a large leaf is derived where single pages may be lent to the supervisor
+    ShadowLargeLent,
+    /// shadow: a table is kept although a large leaf lets it be written
+    ShadowProtectMissesLarge,
+    /// shadow: large leaves stay where part of what they map goes
+    ShadowForgetMissesLarge,
+    /// shadow: aging does not look at large leaves
+    ShadowAgeMissesLarge,
     /// EPT without A bits: aging does not zap
     AgingWithoutBitsZapsNothing,
     /// device TLB: begin zaps nothing

@@ -1,7 +1,9 @@
 //! A fault under a shadow, which sets A and D in the guest's tables, and what happens to the page meanwhile that such a table lies in
-//! (CVE-2022-1158: KVM went by the host's address of before, and wrote to a frame that somebody else had by then).
+//! (CVE-2022-1158: KVM went by the host's address of before, and wrote to a frame that somebody else had by then). And the flush that has a table
+//! kept from then on, against a store to it by another processor.
 
 use crate::{MACHINE, PAGE, TWO};
+use mm::{Advice, CpuIndex};
 use mmu::{AccessedDirty, GuestPaging, LinearAccess, LinearFault, PageFault, Processor};
 use models::{GUEST, Model, Program, Word, ends_well, in_memory, map};
 use tests::lab::{Lab, page};
@@ -34,12 +36,67 @@ fn bed() -> Lab {
     for (word, entry) in [(ROOT, 0x2000), (TABLE, 0x3000)] {
         Program::herald(&lab, 1).store(word, entry | PRESENT_WRITABLE).expect("memory");
     }
-    tests::paging::load_root(&lab.machine, &lab.guest(GUEST).mmu, mm::CpuIndex(0), &PAGING);
+    tests::paging::load_root(&lab.machine, &lab.guest(GUEST).mmu, CpuIndex(0), &PAGING);
+    lab
+}
+
+/// The same, and another processor, without paging, has written the tables: it may go on, by base leaves or by a large one. The first has used two
+/// entries of the table.
+fn written_bed(pages: u64) -> Lab {
+    let options =
+        Options { frames: 1200, accessed_dirty: AccessedDirty::Absent, paging: Paging::Shadow, ..MACHINE };
+    let lab = Lab::with_ram(options, pages);
+    map(&lab.space, 0, pages);
+    lab.space.madvise(page(0), pages * PAGE, Advice::HugePage).expect("is mapped");
+    for (word, entry) in [(ROOT, 0x2000), (TABLE, 0x3000 << 32 | PRESENT_WRITABLE << 32 | 0x3000)] {
+        Program::guest(&lab, 1).store(word, entry | PRESENT_WRITABLE).expect("memory");
+    }
+    tests::paging::load_root(&lab.machine, &lab.guest(GUEST).mmu, CpuIndex(0), &PAGING);
+    for linear in [LINEAR, LINEAR + PAGE] {
+        assert_eq!(fault_at(&lab, linear), LinearFault::Mapped);
+    }
     lab
 }
 
 fn fault(lab: &Lab) -> LinearFault {
-    lab.guest(GUEST).mmu.fault_linear(Processor(0), &PAGING, LINEAR, WRITE).expect("memory")
+    fault_at(lab, LINEAR)
+}
+
+fn fault_at(lab: &Lab, linear: u64) -> LinearFault {
+    lab.guest(GUEST).mmu.fault_linear(Processor(0), &PAGING, linear, WRITE).expect("memory")
+}
+
+/// Whatever comes first: the flush sees the store, or the store loses the table.
+fn store_against_flush(bed: fn() -> Lab) {
+    Model::new(bed)
+        .thread("flush", |lab| {
+            lab.guest(GUEST).mmu.load_root(Processor(0), &PAGING).expect("a shadow");
+        })
+        .thread("store", |lab| {
+            Program::guest(lab, 1).store(TABLE, PRESENT_WRITABLE).expect("memory");
+        })
+        .end(|lab| {
+            lab.guest(GUEST).mmu.check_coherence().expect("what is kept says what the table says");
+            lab.guest(GUEST).mmu.load_root(Processor(0), &PAGING).expect("a shadow");
+            let not_there = LinearFault::Guest(PageFault { code: PageFault::WRITE });
+            assert_eq!((fault(&lab), fault_at(&lab, LINEAR + PAGE)), (LinearFault::Mapped, not_there));
+            ends_well(lab);
+        })
+        .holds(TWO.with_passes(2));
+}
+
+#[test]
+fn a_store_to_a_table_by_a_base_leaf_against_the_flush_that_keeps_it() {
+    store_against_flush(|| written_bed(4));
+}
+
+#[test]
+fn a_store_to_a_table_by_a_large_leaf_against_the_flush_that_keeps_it() {
+    store_against_flush(|| {
+        let lab = written_bed(512);
+        assert_eq!(lab.guest(GUEST).mmu.stats().snapshot().derived_large, 1);
+        lab
+    });
 }
 
 #[test]

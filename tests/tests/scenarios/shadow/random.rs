@@ -5,8 +5,10 @@
 //!   entry anywhere in ten tables ── accesses by what may be stale: anything but harm ── flush ── the same as a walk made anew
 //! ```
 //!
-//! Tables name one another at every level, themselves too, and ways of all rights lead to the same ones.
+//! Tables name one another at every level, themselves too, and ways of all rights lead to the same ones. On huge memory half of them lie in a huge page,
+//! which large pages of the guest's map, too.
 
+use super::large::AREA;
 use super::{A, CPU0, D, End, GUEST, Guest, LONG, P, PROCESSOR, PS, RAM, READ, U, W, WRITE};
 use crate::Outcome;
 use addr::{Gfn, GfnRange, Gpa, PAGE_SIZE};
@@ -18,7 +20,7 @@ use tests::lab::{DeviceId, gpage, page, pages};
 use tests::random::Random;
 
 const XD: u64 = 1 << 63;
-/// Pages 1 to 10 are tables, those from here on are what they map.
+/// Pages 1 to 10 are tables, those from 16 on are what they map.
 const TABLES: u64 = 10;
 const DATA: u64 = 16;
 /// Entries of each table that are used.
@@ -47,8 +49,18 @@ impl GuestTables for Now<'_> {
 }
 
 impl Guest {
+    /// How many pages of RAM there are.
+    fn ram(&self) -> u64 {
+        self.lab.guest(GUEST).mmu.slots().iter().map(|slot| slot.gfns().len()).sum()
+    }
+
+    /// Where a page that is used lies: on huge memory each second one in the first huge page.
+    fn place(&self, number: u64) -> u64 {
+        if self.ram() > RAM && number.is_multiple_of(2) { AREA + number } else { number }
+    }
+
     fn now(&self, at: Gpa) -> u64 {
-        if at.gfn() >= gpage(RAM).gfn() {
+        if at.gfn() >= gpage(self.ram()).gfn() {
             return u64::MAX;
         }
         self.lab.guest(GUEST).mmu.fault(at, Access::Read).expect("there is memory");
@@ -69,7 +81,7 @@ impl Guest {
         let found = self.access(linear, value)?;
         match (expected, found) {
             (Err(code), End::Fault(found)) => assert_eq!(found, code, "at {linear:#x}"),
-            (Ok(gpa), End::Device(found)) => assert_eq!((found, gpa >= gpage(RAM)), (gpa, true)),
+            (Ok(gpa), End::Device(found)) => assert_eq!((found, gpa >= gpage(self.ram())), (gpa, true)),
             (Ok(gpa), End::Value(found)) => assert_eq!(found, self.now(gpa), "at {linear:#x}"),
             (expected, found) => panic!("{linear:#x}: {found:?} instead of {expected:x?}"),
         }
@@ -77,13 +89,15 @@ impl Guest {
     }
 }
 
-fn entry(random: &mut Random) -> u64 {
+fn entry(guest: &Guest, random: &mut Random) -> u64 {
     let to = if random.below(3) == 0 { DATA + random.below(8) } else { 1 + random.below(TABLES) };
-    let to = if random.below(40) == 0 { 0xfee00 } else { to };
+    let to = if random.below(40) == 0 { 0xfee00 } else { guest.place(to) };
+    // In the last one no tables lie.
+    let large = random.below(guest.ram().div_ceil(AREA)) * AREA;
     let flags = [W, U, W | U, A, D, A | D, W | U | A | D, XD][random.below(8) as usize];
     match random.below(8) {
         0 => 0,
-        1 => P | W | PS | flags,
+        1 => gpage(large).as_u64() | P | W | PS | flags,
         2 => gpage(to).as_u64() | P | flags,
         _ => gpage(to).as_u64() | P | W | flags,
     }
@@ -96,30 +110,30 @@ fn linear(guest: &Guest, random: &mut Random) -> u64 {
     if guest.paging.is_long() { address } else { address & 0xffff_ffff }
 }
 
-/// The place of an entry.
-fn place(random: &mut Random) -> (u64, u64) {
-    (1 + random.below(TABLES), random.below(USED) * 8)
+/// A table, and an entry of it.
+fn place(guest: &Guest, random: &mut Random) -> (u64, u64) {
+    (guest.place(1 + random.below(TABLES)), random.below(USED) * 8)
 }
 
 /// What all words that are used held at the last harvest, if there is a log.
 type Seen = Option<Vec<u64>>;
 
 /// All pages that the guest uses.
-fn used() -> impl Iterator<Item = u64> {
-    (1..=TABLES).chain(DATA..DATA + 8)
+fn used(guest: &Guest) -> impl Iterator<Item = u64> {
+    (1..=TABLES).chain(DATA..DATA + 8).map(|number| guest.place(number))
 }
 
 /// The words in them that are used.
 fn words(guest: &Guest) -> Vec<u64> {
-    let used = used().flat_map(|page| (0..USED).map(move |word| gpage(page).add(word * 8)));
+    let used = used(guest).flat_map(|page| (0..USED).map(move |word| gpage(page).add(word * 8)));
     used.map(|at| guest.now(at)).collect()
 }
 
 /// What the host does to some page, so that the guest notices nothing.
 fn host(guest: &Guest, seen: &mut Seen, random: &mut Random) -> Outcome {
     let mmu = &guest.lab.guest(GUEST).mmu;
-    let index = used().nth(random.below(TABLES + 8) as usize).expect("so many are used");
-    match random.below(6) {
+    let index = used(guest).nth(random.below(TABLES + 8) as usize).expect("so many are used");
+    match random.below(7) {
         0 | 1 => {
             guest.lab.space.test_and_clear_young(page(index));
         }
@@ -128,20 +142,24 @@ fn host(guest: &Guest, seen: &mut Seen, random: &mut Random) -> Outcome {
             guest.lab.mprotect(pages(index, 2), Protection::ReadWrite)?;
         }
         3 => {
-            guest.lab.migrate(page(index))?;
+            // Of a huge page nothing, until something has split it.
+            let _ = guest.lab.space.migrate_page(page(index));
         }
-        4 if seen.is_some() && random.below(4) == 0 => {
+        4 if guest.ram() > RAM => {
+            guest.lab.space.collapse(page(AREA)).expect("there is memory");
+        }
+        5 if seen.is_some() && random.below(4) == 0 => {
             mmu.end_log(Gfn::ZERO);
             *seen = None;
         }
         _ => {
-            let all = GfnRange::new(Gfn::ZERO, gpage(RAM).gfn());
+            let all = GfnRange::new(Gfn::ZERO, gpage(guest.ram()).gfn());
             let begun = mmu.begin_log(Gfn::ZERO, LogBy::WriteFault).is_ok();
             assert_eq!(begun, seen.is_none());
             let written = mmu.harvest(all);
             let now = words(guest);
             let pages = now.chunks(USED as usize).zip(seen.as_ref().unwrap_or(&now).chunks(USED as usize));
-            for (index, (now, then)) in used().zip(pages) {
+            for (index, (now, then)) in used(guest).zip(pages) {
                 let is_logged = written.contains(gpage(index).gfn());
                 assert!(now == then || is_logged, "page {index} was written, and the log has it not");
             }
@@ -155,16 +173,16 @@ fn step(guest: &mut Guest, seen: &mut Seen, random: &mut Random) -> Outcome {
     let mmu = |guest: &Guest| std::sync::Arc::clone(&guest.lab.guest(GUEST).mmu);
     match random.below(20) {
         0..=5 => {
-            let ((table, offset), value) = (place(random), entry(random));
+            let ((table, offset), value) = (place(guest, random), entry(guest, random));
             guest.write(gpage(table).add(offset), value)?;
         }
         6 => {
-            let ((table, offset), value) = (place(random), entry(random));
+            let ((table, offset), value) = (place(guest, random), entry(guest, random));
             guest.lab.device_store(DeviceId(0), page(table).add(offset), value)?;
         }
         7 | 8 => {
             // It may lead to one of its tables, by a translation of before.
-            let value = entry(random);
+            let value = entry(guest, random);
             let address = linear(guest, random);
             guest.access(address, Some(value))?;
         }
@@ -178,38 +196,37 @@ fn step(guest: &mut Guest, seen: &mut Seen, random: &mut Random) -> Outcome {
             guest.agrees(address, None)?;
         }
         12 => {
-            guest.lab.migrate(page(1 + random.below(TABLES)))?;
+            let _ = guest.lab.space.migrate_page(page(guest.place(1 + random.below(TABLES))));
         }
         13 if random.below(8) == 0 => {
-            let table = 1 + random.below(TABLES);
+            let table = guest.place(1 + random.below(TABLES));
             guest.lab.discard(pages(table, 1))?;
             // The bench is to know that it is there again.
-            guest.write(gpage(table), entry(random))?;
+            guest.write(gpage(table), entry(guest, random))?;
         }
         14..=17 => host(guest, seen, random)?,
         _ => {
-            guest.paging.cr3 = ROOTS[random.below(3) as usize] * PAGE_SIZE;
+            guest.paging.cr3 = guest.place(ROOTS[random.below(3) as usize]) * PAGE_SIZE;
             guest.loads_cr3();
             for _ in 0..2 {
                 guest.agrees(linear(guest, random), None)?;
             }
-            let value = entry(random);
+            let value = entry(guest, random);
             guest.agrees(linear(guest, random), Some(value))?;
         }
     }
     Ok(())
 }
 
-fn storm(paging: GuestPaging, seed: u64, steps: u64) -> Outcome {
-    let mut guest = Guest::new(paging);
+fn storm(mut guest: Guest, seed: u64, steps: u64) -> Outcome {
     let mut random = Random(seed);
     for number in 0..8 {
-        guest.write(gpage(DATA + number), number)?;
+        guest.write(gpage(guest.place(DATA + number)), number)?;
     }
     for table in 1..=TABLES {
         for index in 0..USED {
-            let below = gpage(1 + (table + index) % TABLES).as_u64();
-            guest.write(gpage(table).add(index * 8), below | P | W | U)?;
+            let below = gpage(guest.place(1 + (table + index) % TABLES)).as_u64();
+            guest.write(gpage(guest.place(table)).add(index * 8), below | P | W | U)?;
         }
     }
     let mut seen = None;
@@ -222,7 +239,17 @@ fn storm(paging: GuestPaging, seed: u64, steps: u64) -> Outcome {
 #[test]
 fn tables_that_anybody_writes() -> Outcome {
     for seed in 1..=6 {
-        storm(LONG, 0x9e37_79b9 + seed, 500)?;
+        storm(Guest::new(LONG), 0x9e37_79b9 + seed, 500)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn tables_that_anybody_writes_in_huge_pages() -> Outcome {
+    let of_32_bits = GuestPaging { cr4: 1 << 4, efer: 0, ..LONG };
+    for seed in 1..=4 {
+        storm(Guest::on_huge(LONG, 3 * AREA), 0x9e37_79b9 + seed, 500)?;
+        storm(Guest::on_huge(of_32_bits, 3 * AREA), 0x9e37_79b9 + seed, 200)?;
     }
     Ok(())
 }
@@ -231,7 +258,7 @@ fn tables_that_anybody_writes() -> Outcome {
 fn tables_that_anybody_writes_where_the_supervisor_may_write_everything() -> Outcome {
     let paging = GuestPaging { cr0: LONG.cr0 & !(1 << 16), ..LONG };
     for seed in 1..=4 {
-        storm(paging, 0x9e37_79b9 + seed, 500)?;
+        storm(Guest::new(paging), 0x9e37_79b9 + seed, 500)?;
     }
     Ok(())
 }
@@ -240,7 +267,7 @@ fn tables_that_anybody_writes_where_the_supervisor_may_write_everything() -> Out
 fn tables_that_anybody_writes_of_32_bits() -> Outcome {
     let paging = GuestPaging { cr4: 1 << 4, efer: 0, ..LONG };
     for seed in 1..=4 {
-        storm(paging, 0x9e37_79b9 + seed, 500)?;
+        storm(Guest::new(paging), 0x9e37_79b9 + seed, 500)?;
     }
     Ok(())
 }

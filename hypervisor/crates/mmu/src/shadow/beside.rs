@@ -91,7 +91,7 @@ impl<H: Host> SecondaryMmu<H> {
                 continue;
             };
             let Some(ground) = ground(found.gfn) else { continue };
-            let mut leaf = ShadowLeaf::new(ground.pfn, found.rights);
+            let mut leaf = ShadowLeaf::new((ground.pfn, ground.size), found.rights);
             leaf.write &= ground.rights.write && locked.may_write(found.gfn, Access::Read);
             locked.shadows[to.processor.0].derive_unused(host, at, (found.gfn, found.from), leaf);
             derived += 1;

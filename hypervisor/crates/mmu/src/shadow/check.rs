@@ -1,27 +1,28 @@
 //! What has to be true of a shadow, for the oracle.
 //!
 //! ```text
-//!   leaf ──── stands on ───► ground              the frame, no more rights; in the chain of its guest frame
+//!   leaf ──── stands on ───► ground              the frame, no more rights, no larger; in the chain of its page
 //!   table, kept ── says ───► the guest's         each entry; and no leaf lets a processor write that
 //! ```
 
 use super::format::{self, ShadowLeaf};
 use super::origin::{Origin, still_says};
-use super::rmap::{Named, Place};
+use super::rmap::{Named, Place, around};
 use super::table::{Sync, Table};
 use super::tables::Shadow;
-use addr::{Gfn, Pfn};
+use addr::{Gfn, PageSize, Pfn};
 use mm::Host;
 
 impl Shadow {
-    /// All leaves, the guest frames that they map, and whether the chain of that frame has them.
+    /// All leaves, the first guest frames that they map, and whether the chain of that page has them.
     pub(crate) fn leaves<H: Host>(&self, host: &H) -> impl Iterator<Item = (Gfn, ShadowLeaf, bool)> {
         let places = (0..self.tables.len() as u16)
             .flat_map(|table| self.table(table).present().map(move |index| Place::new(table, index)));
         places.filter_map(|at| {
-            let Named::Frame(gfn) = self.table(at.table()).link(at.index()).named else { return None };
+            let Named::Page(page) = self.table(at.table()).link(at.index()).named else { return None };
             let leaf = ShadowLeaf::decode(host.load(self.entry(at)))?;
-            Some((gfn, leaf, self.rmap.leaves_of(&self.tables, gfn).any(|other| other == at)))
+            let is_chained = self.rmap.leaves_of(&self.tables, page).any(|other| other == at);
+            Some((page.0, leaf, is_chained && page.1 == leaf.size))
         })
     }
 
@@ -33,7 +34,8 @@ impl Shadow {
 
     /// Whether a leaf lets the processor write a guest frame.
     fn may_write<H: Host>(&self, host: &H, gfn: Gfn) -> bool {
-        let mut leaves = self.rmap.leaves_of(&self.tables, gfn);
+        let pages = [(gfn, PageSize::Size4K), around(gfn)];
+        let mut leaves = pages.into_iter().flat_map(|page| self.rmap.leaves_of(&self.tables, page));
         leaves.any(|at| format::is_writable(host.load(self.entry(at))))
     }
 }

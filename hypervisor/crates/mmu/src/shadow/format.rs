@@ -3,19 +3,22 @@
 //!
 //! ```text
 //!  63   62      52 51                    12 11 ..  8  7  6  5  4  3  2  1  0
-//!  XD   (0)         frame                    0     0  .  D  A  0  0  US RW  P      write-back by PAT's first entry
+//!  XD   (0)         frame                    0     PS .  D  A  0  0  US RW  P      write-back by PAT's first entry
 //! ```
+//!
+//! PS is set where an entry of a directory maps 2 MiB.
 //!
 //! D is set from the start, and A, too, where a fault wants the page: then the processor never writes an entry. What is derived beside
 //! gets A when it is used.
 
-use addr::Pfn;
+use addr::{PageSize, Pfn};
 
 const PRESENT: u64 = 1 << 0;
 pub(crate) const WRITABLE: u64 = 1 << 1;
 const USER: u64 = 1 << 2;
 pub(crate) const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
+const LARGE: u64 = 1 << 7;
 const NO_EXECUTE: u64 = 1 << 63;
 const FRAME: u64 = 0x000f_ffff_ffff_f000;
 
@@ -55,11 +58,13 @@ impl Rights {
     }
 }
 
-/// What a leaf of a shadow maps: a base page, whatever the guest's is.
+/// What a leaf of a shadow maps: a page that is as large as the guest's and the host's, or smaller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ShadowLeaf {
-    /// The frame.
+    /// The first frame.
     pub pfn: Pfn,
+    /// 4 KiB or 2 MiB.
+    pub size: PageSize,
     /// Stores.
     pub write: bool,
     /// Accesses with the rights of CPL 3.
@@ -69,13 +74,14 @@ pub struct ShadowLeaf {
 }
 
 impl ShadowLeaf {
-    pub(super) const fn new(pfn: Pfn, Rights { write, user, execute }: Rights) -> Self {
-        Self { pfn, write, user, execute }
+    pub(super) const fn new((pfn, size): (Pfn, PageSize), Rights { write, user, execute }: Rights) -> Self {
+        Self { pfn, size, write, user, execute }
     }
 
     pub(crate) const fn encode(self) -> u64 {
-        let Self { pfn, write, user, execute } = self;
-        pfn.base().as_u64() | PRESENT | ACCESSED | DIRTY | Rights { write, user, execute }.encode()
+        let Self { pfn, size, write, user, execute } = self;
+        let large = if matches!(size, PageSize::Size4K) { 0 } else { LARGE };
+        pfn.base().as_u64() | large | PRESENT | ACCESSED | DIRTY | Rights { write, user, execute }.encode()
     }
 
     /// The same, not used yet.
@@ -87,7 +93,9 @@ impl ShadowLeaf {
         if bits & PRESENT == 0 {
             return None;
         }
-        Some(Self::new(Pfn::new((bits & FRAME) >> addr::PAGE_SHIFT), Rights::decode(bits)))
+        let size = if bits & LARGE == 0 { PageSize::Size4K } else { PageSize::Size2M };
+        let pfn = Pfn::new((bits & FRAME) >> addr::PAGE_SHIFT);
+        Some(Self::new((pfn, size), Rights::decode(bits)))
     }
 }
 
@@ -111,4 +119,4 @@ pub(super) const fn pointer(directory: Pfn) -> u64 {
     directory.base().as_u64() | PRESENT
 }
 
-const _: () = assert!(FRAME & (NO_EXECUTE | DIRTY | ACCESSED | USER | WRITABLE | PRESENT) == 0);
+const _: () = assert!(FRAME & (NO_EXECUTE | LARGE | DIRTY | ACCESSED | USER | WRITABLE | PRESENT) == 0);

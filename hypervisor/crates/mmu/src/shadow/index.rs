@@ -4,6 +4,7 @@
 //!   gfn ─► bucket ─► table ─► table ─► ...      of every level and role, so that who writes a frame finds all at once
 //! ```
 
+use super::areas::Areas;
 use super::origin::Origin;
 use super::table::Table;
 use addr::Gfn;
@@ -14,6 +15,8 @@ use paging::OutOfTables;
 #[derive(Debug)]
 pub(super) struct Index {
     buckets: Box<[Option<u16>]>,
+    /// Where guests' tables are.
+    guests: Areas,
 }
 
 impl Index {
@@ -25,7 +28,7 @@ impl Index {
         let (mut buckets, count) = (Vec::new(), tables.next_power_of_two());
         buckets.try_reserve_exact(count).map_err(|_| OutOfTables)?;
         buckets.resize(count, None);
-        Ok(Self { buckets: buckets.into_boxed_slice() })
+        Ok(Self { buckets: buckets.into_boxed_slice(), guests: Areas::new(tables)? })
     }
 
     fn bucket(&self, gfn: Gfn) -> usize {
@@ -55,14 +58,26 @@ impl Index {
         self.chain(tables, gfn).filter(is_of)
     }
 
-    /// A table is about to stand for its origin.
-    pub(super) fn insert(&mut self, tables: &mut [Table], table: u16, gfn: Gfn) {
-        let bucket = self.bucket(gfn);
-        tables[usize::from(table)].next = self.buckets[bucket].replace(table);
+    /// Whether tables of the guest's may lie in the same 2 MiB as a frame, or in others like those.
+    pub(super) const fn has_tables_near(&self, gfn: Gfn) -> bool {
+        self.guests.has(gfn)
     }
 
-    /// A table stands for nothing any more.
-    pub(super) fn remove(&mut self, tables: &mut [Table], table: u16, gfn: Gfn) {
+    /// A table is about to stand for its origin.
+    pub(super) fn insert(&mut self, tables: &mut [Table], table: u16, origin: Origin) {
+        let bucket = self.bucket(origin.gfn);
+        tables[usize::from(table)].next = self.buckets[bucket].replace(table);
+        if origin.is_table() {
+            self.guests.add(origin.gfn);
+        }
+    }
+
+    /// A table stands for this no more.
+    pub(super) fn remove(&mut self, tables: &mut [Table], table: u16, origin: Origin) {
+        let gfn = origin.gfn;
+        if origin.is_table() {
+            self.guests.remove(gfn);
+        }
         let next = tables[usize::from(table)].next.take();
         let before = self.chain(tables, gfn).find(|&other| tables[usize::from(other)].next == Some(table));
         match before {

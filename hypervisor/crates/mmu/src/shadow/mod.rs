@@ -14,6 +14,7 @@
 //!
 //! What was derived stays over the guest's flushes, as long as its tables say the same: who writes them is noticed (`synced.rs`).
 
+mod areas;
 mod beside;
 mod check;
 mod format;
@@ -36,8 +37,10 @@ pub(crate) use tables::Shadow;
 pub use walk::{GuestPaging, GuestTables, LinearAccess, PageFault, Translation, WalkEnd, Width, walk};
 
 use crate::secondary::{FaultOutcome, Locked, MmuError, SecondaryMmu};
-use crate::stats::add;
-use addr::{Gfn, GfnRange, Gpa, Pfn};
+use crate::stats::{add, count};
+use crate::tdp::resize;
+use addr::{Gfn, GfnRange, Gpa, PageSize, Pfn};
+use areas::AREA;
 use beside::Derivation;
 use core::ops::RangeInclusive;
 use mm::{Access, Host};
@@ -181,20 +184,25 @@ impl<H: Host> SecondaryMmu<H> {
         // Nothing is there after a release, and the fault says so.
         let Some(tdp) = locked.tdp else { return Derived::Groundless };
         let ground = tdp.ground_in_use(&*self.host, gfn);
-        let Some(Leaf { pfn, rights, .. }) =
-            ground.filter(|leaf| access == Access::Read || leaf.rights.write)
-        else {
+        let Some(ground) = ground.filter(|leaf| access == Access::Read || leaf.rights.write) else {
             return Derived::Groundless;
         };
-        let mut leaf = ShadowLeaf::new(pfn, way.rights);
+        let large = locked.large_way(way, gfn, &ground);
+        let (way, size) = large.as_ref().map_or((way, PageSize::Size4K), |large| (large, AREA));
+        let Leaf { pfn, rights, .. } = resize(ground, gfn, size);
+        let mut leaf = ShadowLeaf::new((pfn, size), way.rights);
         leaf.write &= rights.write || !intact(Mutant::ShadowAllowsMore);
-        leaf.write &= locked.may_write(gfn, access);
-        let part = Part { way, gfn, leaf };
+        if large.is_none() {
+            leaf.write &= locked.may_write(gfn, access);
+        }
+        let part = Part { way, gfn: gfn.align_down(size), leaf };
         let table = match locked.shadows[processor.0].install(&*self.host, &part, Some(tdp)) {
             Ok(table) => table,
             Err(lack) => return Derived::Lacking(lack),
         };
-        if let Some(is_around) = beside {
+        if large.is_some() {
+            count(&self.stats.derived_large);
+        } else if let Some(is_around) = beside {
             let to = Derivation { processor, paging, table, is_around };
             add(&self.stats.derived_beside, self.derive_beside(&mut locked, &part, &to));
         }
@@ -232,6 +240,16 @@ impl<H: Host> SecondaryMmu<H> {
 }
 
 impl Locked {
+    /// The way to a large leaf, where guest and ground have one around a frame. None that may be written where tables are, kept or lost: it would come and go
+    /// with each flush.
+    fn large_way(&self, way: &Way, gfn: Gfn, ground: &Leaf) -> Option<Way> {
+        let large = way.to_large()?;
+        let has_tables = || self.shadows.iter().any(|shadow| shadow.has_tables_near(gfn));
+        let is_written = large.rights.write && ground.rights.write && intact(Mutant::ShadowLargeOverTable);
+        let is_large = ground.size >= AREA || !intact(Mutant::ShadowLargeOnSmallGround);
+        (is_large && !(is_written && has_tables())).then_some(large)
+    }
+
     /// Whether a leaf for a guest frame may be written. A store may, and tables that lie there are not known any more; a load does not
     /// bring that about.
     fn may_write(&mut self, gfn: Gfn, access: Access) -> bool {

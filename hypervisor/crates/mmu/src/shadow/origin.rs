@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   guest:    CR3 ─► PML4 ─► PDPT ─► PD, an entry for 2 MiB ──────────────► gpa
-//!   shadow:         (gfn, 4)  (gfn, 3)  (gfn, 2)      └► (first frame, 1) ─► frame
+//!   shadow:         (gfn, 4)  (gfn, 3)  (gfn, 2)      ├► (first frame, 1) ─► frame        base leaves, or
+//!                                                     └────────────────────► frames       a large one
 //! ```
 //!
 //! Rights are not part of it: each entry of a shadow has those of the guest's entry that it was derived from, and the processor takes
@@ -125,6 +126,11 @@ impl Origin {
         self.role.is_protected()
     }
 
+    /// Whether the supervisor may come to write pages of it that the entries do not allow it to.
+    const fn may_be_lent(&self) -> bool {
+        self.role.has(Role::BELOW_READ_ONLY)
+    }
+
     /// What an entry of the guest's allows by itself.
     pub(super) const fn rights(&self, entry: u64) -> Rights {
         self.role.rights(entry)
@@ -205,6 +211,21 @@ impl Way {
         };
         let pointer = (!paging.is_long()).then_some((linear >> 30 & 3) as u16);
         Self { pointer, steps, rights, is_lent: found.write && !path.write }
+    }
+
+    /// The way to all of the 2 MiB around, where the guest has them in one page, and no single page of it may be lent.
+    pub(super) fn to_large(&self) -> Option<Self> {
+        let last = self.steps.iter().rposition(Option::is_some)?;
+        let Step { origin, .. } = self.steps[last]?;
+        if origin.is_table() || origin.may_be_lent() && intact(Mutant::ShadowLargeLent) {
+            return None;
+        }
+        let mut large = *self;
+        large.steps[last] = None;
+        if origin.is_protected() {
+            large.rights = large.steps().last()?.rights;
+        }
+        Some(large)
     }
 }
 

@@ -4,6 +4,7 @@
 
 use super::walk::{GuestTables, Width};
 use crate::secondary::{FaultOutcome, MmuError, SecondaryMmu};
+use crate::tdp::resize;
 use addr::{GfnRange, Gpa, PageSize, Pfn};
 use mm::{Access, Host};
 use mutants::{Mutant, intact};
@@ -25,7 +26,7 @@ impl<H: Host> Reached<'_, H> {
             let leaf = locked.tdp.and_then(|tdp| tdp.ground_in_use(&*mmu.host, at.gfn()));
             if let Some(leaf) = leaf.filter(|leaf| access == Access::Read || leaf.rights.write) {
                 let _held = intact(Mutant::GuestTableWrittenUnlocked).then_some(locked);
-                return Ok(Some(work(&mmu.host, leaf.pfn)));
+                return Ok(Some(work(&mmu.host, resize(leaf, at.gfn(), PageSize::Size4K).pfn)));
             }
             drop(locked);
             if mmu.fault(at, access)? == FaultOutcome::NotRam {

@@ -1,17 +1,21 @@
 //! Which entries of a shadow name a guest frame, or one of its tables.
 //!
 //! ```text
-//!   gfn ─► bucket ─► leaf ─► leaf ─► ...                doubly linked through the links of the tables that they are in
-//!          table  ─► entry ─► entry ─► ...
+//!   gfn, size ─► bucket ─► leaf ─► leaf ─► ...          doubly linked through the links of the tables that they are in
+//!                table  ─► entry ─► entry ─► ...
 //! ```
+//!
+//! A frame is mapped by base leaves, in its chain, and by large ones, in that of the 2 MiB around it. Where no base leaf is near, only the latter is looked at.
 //!
 //! All there is was allocated with the tables: nothing is under the mmu lock (I4).
 
-use super::table::Table;
-use addr::Gfn;
+use super::areas::{AREA, Areas, pieces};
+use super::table::{ENTRIES, Table};
+use addr::{Gfn, GfnRange, PAGE_SHIFT, PageSize};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::num::NonZeroU32;
+use mutants::{Mutant, intact};
 use paging::OutOfTables;
 
 /// log2 of the entries of a table.
@@ -43,8 +47,16 @@ pub(super) enum Named {
     Nothing,
     /// A table, by number.
     Table(u16),
-    /// A guest frame.
-    Frame(Gfn),
+    /// What a leaf maps.
+    Page(Page),
+}
+
+/// A page that a leaf maps: its first guest frame, and its size.
+pub(super) type Page = (Gfn, PageSize);
+
+/// The large page around a guest frame.
+pub(super) const fn around(gfn: Gfn) -> Page {
+    (gfn.align_down(AREA), AREA)
 }
 
 /// What belongs to an entry: what it names, the guest's entry that it was derived from, and its neighbours in the chain.
@@ -63,18 +75,20 @@ pub(super) struct Link {
 pub(super) struct ReverseMap {
     buckets: Box<[Option<Place>]>,
     leaves: u64,
+    /// Where base leaves are.
+    base: Areas,
 }
 
 impl ReverseMap {
-    /// Empty chains for about so many leaves.
+    /// Empty chains for the leaves of about so many tables, of which an eighth is used.
     ///
     /// # Errors
     /// [`OutOfTables`].
-    pub(super) fn new(leaves: usize) -> Result<Self, OutOfTables> {
-        let (mut buckets, count) = (Vec::new(), leaves.next_power_of_two());
+    pub(super) fn new(tables: usize) -> Result<Self, OutOfTables> {
+        let (mut buckets, count) = (Vec::new(), (tables * ENTRIES / 8).next_power_of_two());
         buckets.try_reserve_exact(count).map_err(|_| OutOfTables)?;
         buckets.resize(count, None);
-        Ok(Self { buckets: buckets.into_boxed_slice(), leaves: 0 })
+        Ok(Self { buckets: buckets.into_boxed_slice(), leaves: 0, base: Areas::new(tables)? })
     }
 
     /// How many leaves there are.
@@ -82,13 +96,18 @@ impl ReverseMap {
         self.leaves
     }
 
-    fn bucket(&self, gfn: Gfn) -> usize {
-        gfn.as_u64() as usize & (self.buckets.len() - 1)
+    fn bucket(&self, (gfn, size): Page) -> usize {
+        (gfn.as_u64() >> (size.shift() - PAGE_SHIFT)) as usize & (self.buckets.len() - 1)
     }
 
-    /// The first leaf in the bucket of a frame.
-    pub(super) fn first_leaf(&self, gfn: Gfn) -> Option<Place> {
-        self.buckets[self.bucket(gfn)]
+    /// The first leaf in the bucket of a page.
+    pub(super) fn first_leaf(&self, page: Page) -> Option<Place> {
+        self.buckets[self.bucket(page)]
+    }
+
+    /// Whether base leaves may be in the area of a frame.
+    pub(super) const fn has_base_leaves(&self, gfn: Gfn) -> bool {
+        self.base.has(gfn)
     }
 
     /// Where the chain of what is named begins.
@@ -96,8 +115,8 @@ impl ReverseMap {
         match named {
             Named::Nothing => None,
             Named::Table(table) => Some(&mut tables[usize::from(table)].parents),
-            Named::Frame(gfn) => {
-                let bucket = self.bucket(gfn);
+            Named::Page(page) => {
+                let bucket = self.bucket(page);
                 Some(&mut self.buckets[bucket])
             }
         }
@@ -110,7 +129,12 @@ impl ReverseMap {
             link(tables, next).previous = Some(at);
         }
         *link(tables, at) = Link { named, from, next, previous: None };
-        self.leaves += u64::from(matches!(named, Named::Frame(_)));
+        if let Named::Page((gfn, size)) = named {
+            self.leaves += 1;
+            if size == PageSize::Size4K {
+                self.base.add(gfn);
+            }
+        }
     }
 
     /// An entry has become empty; what it named.
@@ -127,26 +151,45 @@ impl ReverseMap {
                 }
             }
         }
-        self.leaves -= u64::from(matches!(named, Named::Frame(_)));
+        if let Named::Page((gfn, size)) = named {
+            self.leaves -= 1;
+            if size == PageSize::Size4K {
+                self.base.remove(gfn);
+            }
+        }
         named
     }
 
-    /// The leaves that map a guest frame. Others may be in its chain.
+    /// The leaves that map a page, as one of its size. Others may be in its chain.
     pub(super) fn leaves_of<'a>(
         &self,
         tables: &'a [Table],
-        gfn: Gfn,
+        page: Page,
     ) -> impl Iterator<Item = Place> + use<'a> {
-        let mut at = self.first_leaf(gfn);
+        let mut at = self.first_leaf(page);
         core::iter::from_fn(move || {
             loop {
                 let place = at?;
                 let Link { named, next, .. } = tables[usize::from(place.table())].link(place.index());
                 at = next;
-                if named == Named::Frame(gfn) {
+                if named == Named::Page(page) {
                     return Some(place);
                 }
             }
+        })
+    }
+
+    /// The leaves that map any of these guest frames, of whatever size.
+    pub(super) fn leaves_in<'a>(
+        &'a self,
+        tables: &'a [Table],
+        gfns: GfnRange,
+    ) -> impl Iterator<Item = Place> + use<'a> {
+        pieces(gfns).flat_map(move |piece| {
+            let large = intact(Mutant::ShadowAgeMissesLarge).then(|| around(piece.start()));
+            let base = self.has_base_leaves(piece.start()).then_some(piece);
+            let base = base.into_iter().flat_map(|piece| piece.iter()).map(|gfn| (gfn, PageSize::Size4K));
+            large.into_iter().chain(base).flat_map(|page| self.leaves_of(tables, page))
         })
     }
 }

@@ -14,14 +14,15 @@
 //! seen by 3, and what they write later faults, and loses the table again.
 //! Until its flush a guest has what a TLB could have (SDM vol. 3A 4.10.2.3, 4.10.4).
 
+use super::areas::{AREA, pieces};
 use super::format;
 use super::origin::{Origin, still_says};
-use super::rmap::{Named, Place};
+use super::rmap::{Named, Page, Place, around};
 use super::table::Sync;
 use super::tables::Shadow;
 use crate::entry;
 use crate::tdp::Tdp;
-use addr::{Gfn, GfnRange};
+use addr::{Gfn, GfnRange, PageSize};
 use alloc::vec::Vec;
 use mm::Host;
 use mutants::{Mutant, intact};
@@ -74,20 +75,29 @@ impl Shadow {
         self.lost = lost;
     }
 
+    /// Whether tables may lie in the 2 MiB around a frame, kept or lost.
+    pub(super) const fn has_tables_near(&self, gfn: Gfn) -> bool {
+        self.index.has_tables_near(gfn)
+    }
+
     /// Whether some table says what the guest's in this frame says.
     pub(super) fn keeps(&self, gfn: Gfn) -> bool {
         self.index.tables_of(&self.tables, gfn).any(|table| self.table(table).sync == Sync::Kept)
     }
 
-    /// No leaf that maps a frame may be written any more; whether one could. The caller flushes.
-    pub(crate) fn protect<H: Host>(&self, host: &H, gfn: Gfn) -> bool {
+    /// No leaf that maps a frame may be written any more; whether one could. A large one goes: base leaves come in its place, of which one may
+    /// not be written. The caller flushes.
+    pub(crate) fn protect<H: Host>(&mut self, host: &H, gfn: Gfn) -> bool {
         let mut narrowed = false;
-        for at in self.rmap.leaves_of(&self.tables, gfn).map(|place| self.entry(place)) {
-            let bits = host.load(at);
-            if format::is_writable(bits) {
+        let base = self.rmap.leaves_of(&self.tables, (gfn, PageSize::Size4K));
+        for at in base.map(|place| self.entry(place)) {
+            if format::is_writable(host.load(at)) {
                 entry::protect(host, at);
                 narrowed = true;
             }
+        }
+        if intact(Mutant::ShadowProtectMissesLarge) {
+            narrowed |= self.drop_leaves(host, around(gfn), format::is_writable);
         }
         narrowed
     }
@@ -98,14 +108,14 @@ impl Shadow {
         if intact(Mutant::ShadowTableOutlivesGround) {
             self.lose_frames(gfns);
         }
-        if gfns.len() <= self.rmap.leaves() {
-            gfns.iter().for_each(|gfn| self.forget_frame(host, gfn));
+        if gfns.len() <= self.rmap.leaves().max(AREA.base_pages()) {
+            pieces(gfns).for_each(|piece| self.forget_piece(host, piece));
             return;
         }
         for table in 0..self.tables.len() as u16 {
             for index in self.table(table).present() {
-                if let Named::Frame(gfn) = self.table(table).link(index).named
-                    && gfns.contains(gfn)
+                if let Named::Page((gfn, size)) = self.table(table).link(index).named
+                    && gfns.overlaps(&GfnRange::new(gfn, gfn.add(size.base_pages())))
                 {
                     self.remove(host, Place::new(table, index));
                 }
@@ -113,16 +123,30 @@ impl Shadow {
         }
     }
 
-    /// Once along the chain, which a guest can make long.
-    fn forget_frame<H: Host>(&mut self, host: &H, gfn: Gfn) {
-        let mut next = self.rmap.first_leaf(gfn);
+    /// The same for frames that lie in one area.
+    fn forget_piece<H: Host>(&mut self, host: &H, piece: GfnRange) {
+        if intact(Mutant::ShadowForgetMissesLarge) {
+            self.drop_leaves(host, around(piece.start()), |_| true);
+        }
+        if self.rmap.has_base_leaves(piece.start()) {
+            for gfn in piece.iter() {
+                self.drop_leaves(host, (gfn, PageSize::Size4K), |_| true);
+            }
+        }
+    }
+
+    /// Of the leaves that map a page, those go that are such; whether one was. Once along the chain, which a guest can make long.
+    fn drop_leaves<H: Host>(&mut self, host: &H, page: Page, is_such: impl Fn(u64) -> bool) -> bool {
+        let (mut next, mut dropped) = (self.rmap.first_leaf(page), false);
         while let Some(at) = next {
             let link = self.table(at.table()).link(at.index());
             next = link.next;
-            if link.named == Named::Frame(gfn) {
+            if link.named == Named::Page(page) && is_such(host.load(self.entry(at))) {
                 self.remove(host, at);
+                dropped = true;
             }
         }
+        dropped
     }
 
     /// Drops what an entry names, unless the guest's still says so.
@@ -208,7 +232,7 @@ pub(super) fn keep_all<H: Host>(
         // Whose page is kept in another role has lost W everywhere: once a page, however many tables of the guest it is.
         let protects = !shadows[number].keeps(gfn) && intact(Mutant::ShadowTableUnprotected);
         shadows[number].table_mut(table).sync = Sync::Kept;
-        for (other, shadow) in shadows.iter().enumerate().filter(|_| protects) {
+        for (other, shadow) in shadows.iter_mut().enumerate().filter(|_| protects) {
             others_may_have_it |= shadow.protect(host, gfn) && other != number;
         }
     }

@@ -18,7 +18,7 @@ use super::format::{self, Rights, ShadowLeaf};
 use super::index::Index;
 use super::origin::{Origin, Root, Step, Way};
 use super::rmap::{Named, Place, ReverseMap};
-use super::table::{ENTRIES, Sync, Table, Unused};
+use super::table::{Sync, Table, Unused};
 use crate::entry;
 use crate::tdp::Tdp;
 use addr::{Gfn, GfnRange, Pfn};
@@ -47,7 +47,7 @@ pub(super) enum Lack {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Part<'w> {
     pub(super) way: &'w Way,
-    /// The guest frame.
+    /// The guest frame; the first one of a large page.
     pub(super) gfn: Gfn,
     /// What is mapped.
     pub(super) leaf: ShadowLeaf,
@@ -88,7 +88,7 @@ impl Shadow {
             lost: Vec::with_capacity(most),
             hand: POINTERS,
             index: Index::new(most)?,
-            rmap: ReverseMap::new(most * ENTRIES / 8)?,
+            rmap: ReverseMap::new(most)?,
         };
         for _ in 0..least {
             match Unused::new(host) {
@@ -144,7 +144,7 @@ impl Shadow {
     pub(super) fn child(&self, at: Place) -> Option<u16> {
         match self.named(at) {
             Named::Table(child) => Some(child),
-            Named::Nothing | Named::Frame(_) => None,
+            Named::Nothing | Named::Page(_) => None,
         }
     }
 
@@ -196,7 +196,7 @@ impl Shadow {
         self.roots.push_back(table);
     }
 
-    /// Makes the shadow map a page, whatever it had there; the number of the page table.
+    /// Makes the shadow map a page, whatever it had there; the number of the table.
     ///
     /// # Errors
     /// [`Lack`].
@@ -221,7 +221,7 @@ impl Shadow {
         self.table_mut(table).used = true;
         let at = Place::new(table, step.index);
         self.remove(host, at);
-        self.note(at, (Named::Frame(part.gfn), step.from));
+        self.note(at, (Named::Page((part.gfn, part.leaf.size)), step.from));
         entry::derive(host, self.entry(at), part.leaf.encode());
         Ok(table)
     }
@@ -234,7 +234,7 @@ impl Shadow {
         (gfn, from): (Gfn, u64),
         leaf: ShadowLeaf,
     ) {
-        self.note(at, (Named::Frame(gfn), from));
+        self.note(at, (Named::Page((gfn, leaf.size)), from));
         let bits = if intact(Mutant::ShadowBesideCountsAsUse) { leaf.encode_unused() } else { leaf.encode() };
         entry::derive(host, self.entry(at), bits);
     }
@@ -246,14 +246,13 @@ impl Shadow {
 
     /// Whether the processor has used a leaf that maps one of these guest frames.
     pub(crate) fn has_used<H: Host>(&self, host: &H, gfns: GfnRange) -> bool {
-        let is_used = |at| format::is_used(host.load(self.entry(at)));
-        gfns.iter().any(|gfn| self.rmap.leaves_of(&self.tables, gfn).any(is_used))
+        self.rmap.leaves_in(&self.tables, gfns).any(|at| format::is_used(host.load(self.entry(at))))
     }
 
     /// The same, and none is used any more. The mmu lock is held, shared at least; the caller flushes.
     pub(crate) fn age<H: Host>(&self, host: &H, gfns: GfnRange) -> bool {
         let age = |used, at| used | entry::age_shadow(host, self.entry(at));
-        gfns.iter().fold(false, |used, gfn| self.rmap.leaves_of(&self.tables, gfn).fold(used, age))
+        self.rmap.leaves_in(&self.tables, gfns).fold(false, age)
     }
 
     /// The table that a pointer has to name.
@@ -313,7 +312,7 @@ impl Shadow {
         let table = self.table_mut(number);
         debug_assert!(table.is_empty(), "an unused table has entries");
         (table.origin, table.used, table.floods) = (Some(origin), true, 0);
-        self.index.insert(&mut self.tables, number, origin.gfn);
+        self.index.insert(&mut self.tables, number, origin);
         if origin.is_table() {
             self.lose(number);
         }
@@ -413,7 +412,7 @@ impl Shadow {
         let table = self.table_mut(number);
         let sync = core::mem::replace(&mut table.sync, Sync::Kept);
         if let Some(origin) = table.origin.take() {
-            self.index.remove(&mut self.tables, number, origin.gfn);
+            self.index.remove(&mut self.tables, number, origin);
         }
         if sync == Sync::Lost {
             self.lost.retain(|&other| other != number);

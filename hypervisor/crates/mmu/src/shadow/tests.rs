@@ -2,6 +2,8 @@
 
 extern crate std;
 
+mod rmap;
+
 use super::walk::{GuestPaging, GuestTables, LinearAccess, PageFault, Translation, WalkEnd, Width, walk};
 use addr::Gpa;
 use std::cell::RefCell;
