@@ -66,10 +66,11 @@ impl<H: Host> SecondaryMmu<H> {
         let Some(tdp) = locked.tdp else { return };
         for (slot, run) in parts(slots, young.range()) {
             tdp.age_each(host, run, |gfns, used| {
-                if used | locked.age(host, gfns) {
+                if used {
                     young.add(hvas_of(&slot, gfns));
                 }
             });
+            locked.age_each(host, run, |gfns| young.add(hvas_of(&slot, gfns)));
         }
     }
 }

@@ -229,6 +229,8 @@ mutants! {
     ShadowForgetMissesLarge,
     /// shadow: aging does not look at large leaves
     ShadowAgeMissesLarge,
+    /// shadow: a pass of aging looks at one leaf of each page
+    ShadowAgeSeesFirst,
     /// EPT without A bits: aging does not zap
     AgingWithoutBitsZapsNothing,
     /// device TLB: begin zaps nothing

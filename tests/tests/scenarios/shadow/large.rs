@@ -108,7 +108,9 @@ fn all_kinds_of_large_pages() -> Outcome {
 #[test]
 fn rights_are_those_of_the_entry_and_writes_wait_for_its_d() -> Outcome {
     const RIGHTS: u64 = 1 << 63 | P | W | U;
-    for (flags, expected) in [(P | U, P | U), (P | W | D, P | W), (P | W | U, P | U), (1 << 63 | P, 1 << 63 | P)] {
+    for (flags, expected) in
+        [(P | U, P | U), (P | W | D, P | W), (P | W | U, P | U), (1 << 63 | P, 1 << 63 | P)]
+    {
         let guest = Guest::long_on_huge(flags)?;
         guest.reads(INSIDE, 0)?;
         assert!(guest.is_large(INSIDE));
@@ -320,7 +322,11 @@ fn what_is_lent_to_the_supervisor_is_a_base_page() -> Outcome {
         assert_eq!(fault(linear, access), Ok(LinearFault::Mapped));
     }
     for (linear, rights) in [(INSIDE, P | U), (LINEAR, P | W)] {
-        assert_eq!(super::shadow_entry(&guest, linear) & (P | W | U), rights, "both at a time, at {linear:#x}");
+        assert_eq!(
+            super::shadow_entry(&guest, linear) & (P | W | U),
+            rights,
+            "both at a time, at {linear:#x}"
+        );
     }
     guest.lab.check()?;
     // Where the entry allows stores nothing is lent.

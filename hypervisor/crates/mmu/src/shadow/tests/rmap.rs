@@ -22,7 +22,8 @@ fn base(gfn: u64) -> Page {
 
 #[test]
 fn ranges_are_cut_where_areas_end() {
-    let cut = |first, end| pieces(gfns(first, end)).map(|piece| (piece.start().as_u64(), piece.end().as_u64()));
+    let cut =
+        |first, end| pieces(gfns(first, end)).map(|piece| (piece.start().as_u64(), piece.end().as_u64()));
     assert_eq!(cut(5, 6).collect::<Vec<_>>(), [(5, 6)]);
     assert_eq!(cut(510, 1025).collect::<Vec<_>>(), [(510, 512), (512, 1024), (1024, 1025)]);
     assert_eq!(cut(512, 1024).collect::<Vec<_>>(), [(512, 1024)]);
@@ -43,8 +44,7 @@ fn areas_count_what_lies_in_them() {
 #[test]
 fn a_leaf_is_found_by_its_page_and_by_each_frame_in_it() {
     let memory = Memory::new();
-    let mut tables: Vec<Table> =
-        (0..2).map(|_| Table::new(Unused::new(&memory).expect("memory"))).collect();
+    let mut tables: Vec<Table> = (0..2).map(|_| Table::new(Unused::new(&memory).expect("memory"))).collect();
     let mut rmap = ReverseMap::new(2).expect("memory");
     // One base leaf twice, a large leaf over it, and a base leaf whose number is that of the area.
     let leaves = [(0, 1, base(700)), (0, 2, base(700)), (1, 3, around(Gfn::new(700))), (0, 4, base(1))];
