@@ -118,9 +118,6 @@ pub(crate) fn age<M: TableMemory>(memory: &M, found: &Found<EptEntry>) -> bool {
         memory.store(found.at, found.entry.aged().bits());
         return found.leaf().is_some_and(|leaf| leaf.accessed);
     }
-    if found.entry.aged() == found.entry {
-        return false;
-    }
     let entry = replace(memory, found.at, found.entry, EptEntry::aged);
     (Found { entry, ..*found }).leaf().is_some_and(|leaf| leaf.accessed)
 }

@@ -156,18 +156,16 @@ impl FrameMeta {
     /// The same of several: all, or none.
     #[inline]
     pub(super) fn try_release_all<const N: usize>(metas: &[Self; N]) -> bool {
-        let right = metas.iter().fold(0, |wrong, meta| wrong | meta.bars_release()) == 0;
+        let (mut used, mut owned) = (STATE, 0);
+        for meta in metas {
+            used &= meta.flags.load(Ordering::Acquire);
+            owned |= meta.count() | meta.map_count();
+        }
+        let right = used == STATE && owned == 0;
         if right {
             metas.iter().for_each(|meta| meta.set_state(State::Free, 0));
         }
         right
-    }
-
-    /// Zero, if it is in use and nobody has it.
-    #[inline]
-    fn bars_release(&self) -> u32 {
-        let unused = !self.flags.load(Ordering::Acquire) & STATE;
-        unused | self.count() | self.map_count()
     }
 
     #[cold]

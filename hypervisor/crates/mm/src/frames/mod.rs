@@ -228,7 +228,7 @@ impl Frames {
                 let (groups, _) = self.metas(frame, size).as_chunks::<GROUP>();
                 for (group, first) in groups.iter().zip((0..).step_by(GROUP)) {
                     if !FrameMeta::try_release_all(group) {
-                        group.iter().zip(first..).for_each(|(meta, index)| meta.release(frame.add(index)));
+                        release_each(group, frame.add(first));
                     }
                 }
                 self.buddy.lock().free(&self.meta, frame, order_of(size));
@@ -282,6 +282,13 @@ impl Frames {
         let meta = self.meta.get(frame.as_u64() as usize);
         meta.is_some_and(|meta| matches!(meta.state(), State::Free | State::FreeHead))
     }
+}
+
+/// One of them is not to be released: says which.
+#[cold]
+#[inline(never)]
+fn release_each(metas: &[FrameMeta], first: Pfn) {
+    metas.iter().zip(0..).for_each(|(meta, index)| meta.release(first.add(index)));
 }
 
 /// Frames that lie next to each other, in either order, as runs: the first one, and the one behind the last.

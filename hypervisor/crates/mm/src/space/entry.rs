@@ -155,8 +155,15 @@ impl<H: Host> Mm<H> {
         if meta.remove_entry() == 0
             && let Some(slot) = meta.swap_slot()
         {
-            self.swap().unmapped(slot);
+            self.note_unmapped(slot);
         }
+    }
+
+    /// Apart, so that loops over entries are short.
+    #[cold]
+    #[inline(never)]
+    fn note_unmapped(&self, slot: u64) {
+        self.swap().unmapped(slot);
     }
 
     /// One entry less maps these frames; whether they are counted, and the caller owes a reference on each.
