@@ -62,21 +62,79 @@ fn guest_page() -> impl Strategy<Value = u64> {
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Mmap { first: u64, count: u64, protection: Protection },
-    MmapHuge { first: u64, count: u64, protection: Protection },
-    Munmap { first: u64, count: u64 },
-    Mprotect { first: u64, count: u64, protection: Protection },
-    Discard { first: u64, count: u64 },
-    Migrate { page: u64 },
-    Age { page: u64 },
-    GuestLoad { guest: usize, cpu: usize, page: u64, word: u64 },
-    GuestStore { guest: usize, cpu: usize, page: u64, word: u64, value: u64 },
-    Load { cpu: usize, page: u64, word: u64 },
-    Store { cpu: usize, page: u64, word: u64, value: u64 },
-    Speculate { guest: Option<usize>, cpu: usize, page: u64 },
-    Leave { cpu: usize },
+    Mmap {
+        first: u64,
+        count: u64,
+        protection: Protection,
+    },
+    MmapHuge {
+        first: u64,
+        count: u64,
+        protection: Protection,
+    },
+    Munmap {
+        first: u64,
+        count: u64,
+    },
+    Mprotect {
+        first: u64,
+        count: u64,
+        protection: Protection,
+    },
+    Discard {
+        first: u64,
+        count: u64,
+    },
+    Migrate {
+        page: u64,
+    },
+    Age {
+        page: u64,
+    },
+    GuestLoad {
+        guest: usize,
+        cpu: usize,
+        page: u64,
+        word: u64,
+    },
+    GuestStore {
+        guest: usize,
+        cpu: usize,
+        page: u64,
+        word: u64,
+        value: u64,
+    },
+    /// Stores to so many pages in order: a stream, which brings pages ahead.
+    GuestStream {
+        guest: usize,
+        cpu: usize,
+        page: u64,
+        count: u64,
+        value: u64,
+    },
+    Load {
+        cpu: usize,
+        page: u64,
+        word: u64,
+    },
+    Store {
+        cpu: usize,
+        page: u64,
+        word: u64,
+        value: u64,
+    },
+    Speculate {
+        guest: Option<usize>,
+        cpu: usize,
+        page: u64,
+    },
+    Leave {
+        cpu: usize,
+    },
     ToggleAlias,
-    FailNext { after: u64 },
+    FailNext {
+        after: u64,
+    },
 }
 
 fn changes() -> BoxedStrategy<Step> {
@@ -107,6 +165,8 @@ fn accesses() -> BoxedStrategy<Step> {
             .prop_map(|(guest, cpu, page, word)| Step::GuestLoad { guest, cpu, page, word }),
         5 => (0..2usize, cpu.clone(), guest_page(), word.clone(), any::<u64>())
             .prop_map(|(guest, cpu, page, word, value)| Step::GuestStore { guest, cpu, page, word, value }),
+        2 => (0..2usize, cpu.clone(), guest_page(), 4..12u64, any::<u64>())
+            .prop_map(|(guest, cpu, page, count, value)| Step::GuestStream { guest, cpu, page, count, value }),
         2 => (cpu.clone(), index(), word.clone()).prop_map(|(cpu, page, word)| Step::Load { cpu, page, word }),
         3 => (cpu.clone(), index(), word, any::<u64>())
             .prop_map(|(cpu, page, word, value)| Step::Store { cpu, page, word, value }),
@@ -212,6 +272,12 @@ impl Run {
             }
             Step::GuestStore { guest, cpu, page, word, value } => {
                 lab.guest_store(GuestId(guest), CpuIndex(cpu), gpage(page).add(word * 8), value)
+            }
+            Step::GuestStream { guest, cpu, page, count, value } => {
+                for page in page..page + count {
+                    lab.guest_store(GuestId(guest), CpuIndex(cpu), gpage(page), value)?;
+                }
+                Ok(Verdict::Done)
             }
             Step::Load { cpu, page: index, word } => lab.load(CpuIndex(cpu), page(index).add(word * 8)),
             Step::Store { cpu, page: index, word, value } => {

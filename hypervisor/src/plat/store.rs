@@ -82,6 +82,10 @@ impl<H: Host> SwapDevice for FrameStore<H> {
         self.slots
     }
 
+    fn waits(&self, _slot: u64) -> bool {
+        false
+    }
+
     fn write(&self, slot: u64, frame: Pfn) -> Result<(), Unwritten> {
         if self.keep(slot, frame) { Ok(()) } else { Err(SlotError { slot }.into()) }
     }

@@ -45,7 +45,7 @@ struct World {
     is_guests: bool,
 }
 
-const OPERATIONS: [Operation; 22] = [
+const OPERATIONS: [Operation; 23] = [
     ("write-fault", nothing, Each(write_all)),
     ("read-fault", nothing, Each(read_all)),
     ("fault-when-mapped", write_all, Each(write_all)),
@@ -60,7 +60,8 @@ const OPERATIONS: [Operation; 22] = [
     ("swap-out", write_and_age, All(reclaim)),
     ("swap-in", swap_out, Each(read_all)),
     ("swap-in-cached", bring_back_for_a_child, Each(read_all)),
-    ("guest-first-touch", listen, Each(guest_writes)),
+    ("guest-first-touch", listen, Each(guest_writes_backwards)),
+    ("guest-stream", listen, Each(guest_streams)),
     ("guest-refault", run_and_protect, Each(guest_writes)),
     ("guest-logged-write", run_and_log, Each(guest_writes)),
     ("guest-cow-break", run_and_fork, Each(guest_writes)),
@@ -88,14 +89,20 @@ fn read_all(world: &World) {
 impl World {
     /// Each page is read or written by whoever it belongs to: what an EPT violation costs but for the exit, or a fault of a program.
     fn touch(&self, access: Access) {
-        let World { space, range, mmu, .. } = self;
-        for page in range.pages() {
+        let World { space, mmu, .. } = self;
+        for page in self.backwards() {
             if self.is_guests {
                 mmu.fault(self.gpa(page), access).expect("there are frames");
             } else {
                 space.fault_in(page, access).expect("there are frames");
             }
         }
+    }
+
+    /// The pages, the last one first: none comes that nobody asks for.
+    fn backwards(&self) -> impl Iterator<Item = Hva> + use<> {
+        let (start, count) = (self.range.start(), self.range.len() / PAGE_SIZE);
+        (0..count).rev().map(move |index| start.add(index * PAGE_SIZE))
     }
 
     fn gpa(&self, page: Hva) -> Gpa {
@@ -191,6 +198,24 @@ fn merge_pairs(world: &World) {
 fn guest_writes(world: &World) {
     for page in world.range.pages() {
         world.mmu.fault(world.gpa(page), Access::Write).expect("there are frames");
+    }
+}
+
+/// The same, the last page first.
+fn guest_writes_backwards(world: &World) {
+    for page in world.backwards() {
+        world.mmu.fault(world.gpa(page), Access::Write).expect("there are frames");
+    }
+}
+
+/// Each page is written in order by a guest, which faults where no page has come with another.
+fn guest_streams(World { range, mmu, .. }: &World) {
+    let mut next = Gpa::new(0);
+    while next.as_u64() < range.len() {
+        let before = mmu.stats().snapshot().mapped_around;
+        mmu.fault(next, Access::Write).expect("there are frames");
+        let came = mmu.stats().snapshot().mapped_around - before;
+        next = next.add((1 + came) * PAGE_SIZE);
     }
 }
 

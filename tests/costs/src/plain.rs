@@ -129,6 +129,10 @@ impl SwapDevice for Nowhere {
         self.0
     }
 
+    fn waits(&self, _: u64) -> bool {
+        false
+    }
+
     fn write(&self, _: u64, _: Pfn) -> Result<(), Unwritten> {
         Ok(())
     }

@@ -5,8 +5,8 @@ use super::{Guest, GuestId, Lab, Verdict};
 use crate::machine::Speculation;
 use crate::paging::resolve_by;
 use crate::{Violation, lock};
-use addr::{Gpa, Hva};
-use mm::{Access, CpuIndex};
+use addr::{Gpa, Hva, PAGE_SIZE, PageSize};
+use mm::{Access, CpuIndex, MOST_AHEAD};
 use mmu::FaultOutcome;
 
 /// Faults that one access may take before it counts as stuck.
@@ -179,6 +179,11 @@ impl Lab {
             }
             if let (Some(hva), Verdict::OutOfMemory) = (hva, found) {
                 model.half_touched(hva);
+            }
+            if let (Some(hva), Who::Guest, Access::Write) = (hva, who, access) {
+                let page = hva.align_down(PageSize::Size4K);
+                let behind = (1..=MOST_AHEAD as u64).map(|index| page.add(index * PAGE_SIZE));
+                behind.filter(|&page| self.space.lookup(page).is_some()).for_each(|page| model.came(page));
             }
             expected
         };

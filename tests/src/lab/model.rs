@@ -174,6 +174,13 @@ impl Model {
         used.unsure = false;
     }
 
+    /// A page is there after a store to one before it. If it was not, nobody has asked for it, nor used it: it is fresh, and old.
+    pub(super) fn came(&mut self, address: Hva) {
+        if self.page(address).is_some_and(|page| page.size == PageSize::Size4K) {
+            self.resident.entry(address).or_insert(Use { backing: Backing::Own, ..Use::default() });
+        }
+    }
+
     /// An access ran out of memory: its page may be resident, and young.
     pub(super) fn half_touched(&mut self, address: Hva) {
         let Some(head) = self.head(address) else { return };

@@ -392,6 +392,12 @@ impl Host for Machine {
         Ok(frame)
     }
 
+    fn allocate_few_zeroed(&self, places: &mut [Pfn]) -> usize {
+        let frames =
+            places.iter_mut().map_while(|place| Some((place, self.allocate_zeroed(PageSize::Size4K).ok()?)));
+        frames.map(|(place, frame)| *place = frame).count()
+    }
+
     fn allocate_to_fill(&self) -> Result<Pfn, OutOfFrames> {
         let size = PageSize::Size4K;
         self.seams.pass(Event::AllocateFrame(size));

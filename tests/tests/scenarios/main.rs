@@ -2,6 +2,7 @@
 //! oracle looks at everything.
 
 mod aging;
+mod ahead;
 mod around;
 mod chain;
 mod device_deaf;

@@ -18,6 +18,8 @@ pub(crate) struct Platter {
     pub(crate) fails_writes: AtomicBool,
     /// As the store of a file it takes its time: whoever asks holds no lock of any rank.
     pub(crate) waits: AtomicBool,
+    /// As a swap device it takes no time: whoever asks may hold locks.
+    pub(crate) at_once: AtomicBool,
     /// Copies may stay while their pages are in memory.
     pub(crate) keeps: AtomicBool,
     /// As a swap device it has no room for now, once so many pages were written.
@@ -60,6 +62,7 @@ impl Platter {
             fails_reads: AtomicBool::new(false),
             fails_writes: AtomicBool::new(false),
             waits: AtomicBool::new(false),
+            at_once: AtomicBool::new(false),
             keeps: AtomicBool::new(false),
             room: AtomicU64::new(u64::MAX),
             crowded: AtomicU64::new(0),
@@ -148,6 +151,10 @@ impl SwapDevice for Swap {
         self.0.writes() < self.0.room.load(Ordering::Relaxed)
     }
 
+    fn waits(&self, _slot: u64) -> bool {
+        !self.0.at_once.load(Ordering::Relaxed)
+    }
+
     fn make_room(&self) -> bool {
         let fewer = |crowded: u64| crowded.checked_sub(1);
         if self.0.crowded.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer).is_ok() {
@@ -166,6 +173,9 @@ impl SwapDevice for Swap {
     }
 
     fn read(&self, slot: u64, frame: Pfn) -> Result<(), SlotError> {
+        if self.waits(slot) {
+            drop(Held::acquire(Rank::Board));
+        }
         if self.0.read(slot, frame) { Ok(()) } else { Err(SlotError { slot }) }
     }
 

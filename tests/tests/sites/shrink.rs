@@ -74,6 +74,25 @@ pub(crate) fn filled(plan: Plan) -> Result<Bench, tests::Violation> {
     Ok(b)
 }
 
+/// Pages that a stream has brought ahead go first, without a pass of aging; one that was used since stays.
+#[test]
+fn pages_ahead_that_nobody_has_used_go_first() -> Outcome {
+    let b = Bench::new(Plan { needs_young: true, ..WIDE });
+    b.map_pages(0, 0, PAGES)?;
+    for index in 0..10 {
+        b.guest_writes(0, index, 100 + index)?;
+    }
+    b.resident(|index| index < 17)?;
+    b.guest_writes(0, 12, 112)?;
+    let passes = b.machine.frames().generation();
+    b.shrinks(6)?;
+    assert_eq!(b.machine.frames().generation(), passes);
+    b.resident(|index| index < 10 || index == 12)?;
+    b.both_read(0, 12, 112)?;
+    b.both_read(0, 11, 0)?;
+    b.finish()
+}
+
 /// Every other page is used in some way since the last pass but one; the others go.
 fn what_is_used_stays(plan: Plan, use_it: impl Fn(&Bench, u64) -> Outcome) -> Outcome {
     let b = filled(plan)?;

@@ -2,8 +2,10 @@
 
 use crate::Outcome;
 use crate::bench::{Bench, Plan, SMALL, bytes};
+use crate::races::finish;
 use crate::scenario::Scenario;
 use mm::{Advice, Host, Spared};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tests::lab::{Verdict, page};
 
@@ -173,7 +175,33 @@ fn a_swap_device_that_takes_nothing_keeps_pages_in_memory() -> Outcome {
 
 #[test]
 fn a_page_that_cannot_be_read_back_is_lost_and_no_other() -> Outcome {
+    cannot_be_read_back(false)
+}
+
+#[test]
+fn a_page_that_cannot_be_read_at_once_is_lost_and_no_other() -> Outcome {
+    cannot_be_read_back(true)
+}
+
+/// Memory is read at once, with the areas locked. Before the page is cached another processor was faster: it is there, and what was stored stays.
+#[test]
+fn a_page_that_is_read_at_once_may_have_come_back_meanwhile() -> Outcome {
+    let b = Arc::new(Bench::new(SMALL));
+    b.swap.at_once.store(true, Ordering::Relaxed);
+    b.map_pages(0, 0, 2)?;
+    b.fill(0, 0..2, 10)?;
+    b.page_out(0, 0)?;
+    let other = Arc::clone(&b);
+    b.swap.after_next_read(move || assert_eq!(other.store(0, 0, 20), Verdict::Done));
+    b.guest_reads(0, 0, 20)?;
+    b.both_read(0, 1, 11)?;
+    assert_eq!((b.mm.swap_used(), b.swap.reads()), (0, 2));
+    finish(b)
+}
+
+fn cannot_be_read_back(at_once: bool) -> Outcome {
     let b = Bench::new(SMALL);
+    b.swap.at_once.store(at_once, Ordering::Relaxed);
     b.map_pages(0, 0, 4)?;
     b.fill(0, 0..2, 10)?;
     b.page_out(0, 0)?;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 pub(super) const PACKAGES: [&str; 1] = ["valgrind"];
-const OPERATIONS: [&str; 17] = [
+const OPERATIONS: [&str; 18] = [
     "write-fault",
     "read-fault",
     "fault-when-mapped",
@@ -25,6 +25,7 @@ const OPERATIONS: [&str; 17] = [
     "swap-in",
     "swap-in-cached",
     "guest-first-touch",
+    "guest-stream",
     "guest-refault",
     "guest-logged-write",
 ];

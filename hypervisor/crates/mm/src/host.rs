@@ -110,6 +110,13 @@ pub trait Host: TableMemory + FrameMemory + Shootdown + Send + Sync {
         Ok(frame)
     }
 
+    /// Zeroed base frames with one reference each, as many as there are places, or as can be had; how many.
+    fn allocate_few_zeroed(&self, places: &mut [Pfn]) -> usize {
+        let count = self.frames().allocate_few(self.current_cpu(), places);
+        places[..count].iter().for_each(|&frame| self.zero(frame, PageSize::Size4K));
+        count
+    }
+
     /// A base frame with one reference, and whatever is in it: the caller overwrites all of it before anybody sees it (I15).
     ///
     /// # Errors

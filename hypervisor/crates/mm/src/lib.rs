@@ -42,8 +42,8 @@ pub use mm::{Mm, NewError};
 pub use reclaim::Spared;
 pub use shrink::{Attempts, Progress, Shrunk};
 pub use space::{
-    AddressSpace, Advice, AskBeside, Beside, Change, FaultError, MOST_BESIDE, MapError, MapRequest, Mapping,
-    MigrateError, Placement, Remap, Stretch, SwappedPages, USER_END,
+    AddressSpace, Advice, AskBeside, Beside, Change, FaultError, MOST_AHEAD, MOST_BESIDE, MapError,
+    MapRequest, Mapping, MigrateError, Placement, Remap, Stretch, SwappedPages, USER_END,
 };
 pub use swap::{BYTES_PER_SLOT, SlotError, SwapCounts, SwapDevice, Unwritten};
 pub use vma::{Access, MOST_AREAS, Protection, Vma, VmaFlags, VmaKind};

@@ -102,6 +102,13 @@ impl<H: Host> AddressSpace<H> {
         self.resident_frames().saturating_add(DIRECT) <= limit || !intact(Mutant::LimitIgnored)
     }
 
+    /// Pages that it may have beside those that faults ask for.
+    pub(crate) fn room_below_limit(&self) -> u64 {
+        let limit = self.allowance().limit.load(Ordering::Relaxed);
+        let taken = self.resident_frames().saturating_add(DIRECT);
+        if intact(Mutant::AheadIgnoresLimit) { limit.saturating_sub(taken) } else { u64::MAX }
+    }
+
     #[inline(never)]
     fn get_below(&self, limit: u64, address: Hva, access: Access) -> Result<(), FaultError> {
         let mut attempts = Attempts::default();

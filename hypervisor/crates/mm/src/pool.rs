@@ -6,7 +6,7 @@
 //!      └───shrink────┘
 //! ```
 
-use crate::frames::{FrameMeta, PageFlags};
+use crate::frames::{FrameMeta, GROUP, PageFlags};
 use crate::host::{Host, OutOfFrames};
 use crate::mm::Mm;
 use addr::{PageSize, Pfn};
@@ -91,13 +91,17 @@ impl<H: Host> Mm<H> {
             return self.pools().give(frame, size);
         }
         // No count that was looked at before will do: merging holds any frame for a moment (`merge/stable.rs`).
-        match metas.iter().position(|meta| !meta.put()) {
-            None => self.host().retire(frame, size),
-            Some(held) => {
-                (0..held).for_each(|index| self.host().retire(frame.add(index as u64), PageSize::Size4K));
-                (held + 1..metas.len()).for_each(|index| self.put(frame.add(index as u64)));
+        for (group, first) in metas.as_chunks::<GROUP>().0.iter().zip((0..).step_by(GROUP)) {
+            let lasts = group.each_ref().map(FrameMeta::put);
+            if lasts != [true; GROUP] {
+                let of_group = (first..).zip(lasts).filter_map(|(index, last)| last.then_some(index));
+                let free = (0..first).chain(of_group);
+                free.for_each(|index| self.host().retire(frame.add(index as u64), PageSize::Size4K));
+                (first + GROUP..metas.len()).for_each(|index| self.put(frame.add(index as u64)));
+                return;
             }
         }
+        self.host().retire(frame, size);
     }
 
     /// Gives all huge frames that are not in use back.

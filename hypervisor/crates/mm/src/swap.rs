@@ -101,6 +101,11 @@ pub trait SwapDevice: Send + Sync {
         false
     }
 
+    /// Whether a read of the slot may have to wait for anything. Where it never has, it may be done under the locks of a fault.
+    fn waits(&self, _slot: u64) -> bool {
+        true
+    }
+
     /// Makes room for more, where that takes time; whether it has. No lock is held.
     fn make_room(&self) -> bool {
         false
@@ -117,7 +122,7 @@ pub trait SwapDevice: Send + Sync {
     /// [`Unwritten`]: nothing was kept, the page stays.
     fn write(&self, slot: u64, frame: Pfn) -> Result<(), Unwritten>;
 
-    /// Fills the frame with what was kept last, which may take time: no lock is held.
+    /// Fills the frame with what was kept last, which may take time: no lock is held, unless it never waits.
     ///
     /// # Errors
     /// [`SlotError`]: the page is lost.
@@ -143,6 +148,10 @@ impl<D: SwapDevice + ?Sized> SwapDevice for Arc<D> {
 
     fn keeps(&self, slot: u64) -> bool {
         (**self).keeps(slot)
+    }
+
+    fn waits(&self, slot: u64) -> bool {
+        (**self).waits(slot)
     }
 
     fn make_room(&self) -> bool {

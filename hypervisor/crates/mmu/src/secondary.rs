@@ -62,6 +62,12 @@ impl Locked {
         shadows.fold(false, |used, shadow| used | shadow.age(host, gfns))
     }
 
+    /// The same, and tells which were used.
+    pub(crate) fn age_each<H: Host>(&self, host: &H, gfns: GfnRange, mut tell: impl FnMut(GfnRange)) {
+        let shadows = self.shadows.iter().filter(|_| intact(Mutant::ShadowUseUnseen));
+        shadows.for_each(|shadow| shadow.age_each(host, gfns, &mut tell));
+    }
+
     /// The dirty log takes W from a leaf: no shadow may write what it maps any more. Which one it is is worked out for shadows only: a harvest
     /// has many. The caller flushes.
     pub(crate) fn narrowed<H: Host>(&mut self, host: &H, gfn: impl Fn() -> Gfn) {

@@ -188,13 +188,17 @@ impl Tdp {
     /// Tests and clears A on every leaf that overlaps `range`; `true` where one was set. The caller flushes.
     pub(crate) fn age<H: Host>(self, host: &H, range: GfnRange) -> bool {
         let mut young = false;
-        self.age_each(host, range, |_, used| young |= used);
+        self.each_leaf(host, range, |found, _| young |= entry::age(host, found));
         young
     }
 
     /// The same; tells of each leaf which guest frames it maps, and whether A was set.
     pub(crate) fn age_each<H: Host>(self, host: &H, range: GfnRange, mut tell: impl FnMut(GfnRange, bool)) {
-        self.each_leaf(host, range, |found, gfns| tell(gfns, entry::age(host, found)));
+        self.each_leaf(host, range, |found, gfns| {
+            // What was not used by now, is not changed.
+            let is_used = found.entry.aged() != found.entry;
+            tell(gfns, is_used && entry::age(host, found));
+        });
     }
 
     /// Calls `look` for each leaf that overlaps `range`, with the guest frames that it maps: page table by page table, for a fraction of what a cursor

@@ -243,6 +243,8 @@ mutants! {
     ShadowForgetMissesLarge,
     /// shadow: aging does not look at large leaves
     ShadowAgeMissesLarge,
+    /// shadow: a pass of aging looks at one leaf of each page
+    ShadowAgeSeesFirst,
     /// EPT without A bits: aging does not zap
     AgingWithoutBitsZapsNothing,
     /// device TLB: begin zaps nothing
@@ -340,6 +342,24 @@ mutants! {
 
     /// a fresh page is mapped although another fault has mapped one meanwhile
     FreshMapsUnseen,
+
+    // Fault-ahead: fresh pages behind the one that is touched.
+    /// a swap device that waits is read under the locks of a fault
+    SwapInWaitsLocked,
+    /// fault-ahead: pages are brought beyond the end of the area
+    AheadBeyondArea,
+    /// fault-ahead: pages are brought beyond the limit of the address space
+    AheadIgnoresLimit,
+    /// fault-ahead: pages are brought where few frames are left
+    AheadTakesLastFrames,
+    /// fault-ahead: pages that nobody has touched are as young as others
+    AheadIsYoung,
+    /// fault-ahead: a page is mapped although another fault has mapped one meanwhile
+    AheadMapsUnseen,
+    /// fault-ahead: the first fault anywhere brings pages, with no stream before it
+    AheadAtOnce,
+    /// fault-ahead: more pages are brought than are wanted beside the one that is touched, beyond the slot or the guest's page table
+    AheadUnwanted,
 
     // The same under shadows.
     /// leaves of a shadow that are derived beside another stand on the page table where the last one was found

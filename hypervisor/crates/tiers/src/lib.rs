@@ -265,6 +265,11 @@ impl<H: Host> SwapDevice for Tiers<H> {
         matches!(self.state.lock().entry(slot), Entry::OnDisk(_))
     }
 
+    /// What is in memory now may be on its way to the disk.
+    fn waits(&self, _slot: u64) -> bool {
+        self.disk.is_some()
+    }
+
     fn make_room(&self) -> bool {
         self.write_batch(true)
     }

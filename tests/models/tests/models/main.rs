@@ -7,6 +7,7 @@
 //! | `two_faults` | two faults on one page |
 //! | `parallel` | two faults of one guest, on one page and on pages with tables in common |
 //! | `around` | a fault that maps its neighbours, and whatever may happen to one of these |
+//! | `ahead` | a first touch that brings pages behind it, and whatever may happen to one of these |
 //! | `huge` | a fault that maps a huge page, and a range over a part of it |
 //! | `aging` | aging, and unmapping, with and without A and D bits |
 //! | `fork` | fork, and a fault |
@@ -23,6 +24,7 @@
 //! | `broken` | rules broken on purpose: models can fail |
 
 mod aging;
+mod ahead;
 mod around;
 mod broken;
 mod dirty_log;

@@ -5,7 +5,7 @@ use crate::{
     private_world, world_ends_well, world_on,
 };
 use addr::PageSize;
-use mm::{Advice, Change, CpuIndex, MapError};
+use mm::{Advice, Change, MapError};
 use models::{Bounds, Model, Program, Touch, Word, by_device, ends_well, everybody_reads, in_memory};
 use tests::lab::{Lab, Verdict, page};
 use tests::machine::Options;
@@ -168,17 +168,46 @@ fn fault_against_swap_out() {
         .holds(TWO);
 }
 
+/// A page that is in swap for the time that is said: the first slots are read without a lock, the third is read at once.
+fn in_swap(times: usize) -> World {
+    let world = private_world();
+    for time in 0..times {
+        if time > 0 {
+            assert_eq!(guests_read(&world), Ok(OLD));
+        }
+        page_out(&world);
+    }
+    world
+}
+
 /// The last of two faults on a page in swap finds the slot empty: whoever was faster has given it back.
 #[test]
 fn two_faults_on_a_page_in_swap() {
-    let in_swap = || {
-        let mut world = private_world();
-        // The device's first copy stays when its page comes back: that is another page's.
-        world.store(0, CpuIndex(1), (1, 0), OLD).expect("memory");
-        world.madvise(0, (1, 1), Advice::PageOut).expect("is mapped");
-        page_out(&world);
-        world
-    };
+    two_faults_on(|| in_swap(1));
+}
+
+#[test]
+fn two_faults_on_a_page_in_swap_that_does_not_wait() {
+    two_faults_on(|| in_swap(3));
+}
+
+#[test]
+fn a_fault_that_reads_from_swap_at_once_against_discard() {
+    Model::new(|| in_swap(3))
+        .thread("guest", |world: &World| {
+            let space = world.space(0);
+            assert!(matches!(Program::guest_of(world, &space, 0, 0).load(WORD), Ok(OLD | 0)));
+        })
+        .thread("host", |world| world.space(0).discard(page(0), PAGE).expect("is mapped"))
+        .end(|mut world| {
+            assert_eq!(guests_read(&world), Ok(0));
+            world.discard(0, (0, 1)).expect("what the world knows of it, too");
+            world_ends_well(world);
+        })
+        .holds(TWO);
+}
+
+fn two_faults_on(in_swap: impl Fn() -> World + Send + Sync + 'static) {
     Model::new(in_swap)
         .thread("guest", guest_stores)
         .thread("herald", |world: &World| {

@@ -3,6 +3,7 @@
 use super::{A, D, End, Guest, P, W, numbered, shadow_entry};
 use crate::{GUEST, Outcome};
 use mm::Protection;
+use mm::notifier::{MmuNotifier, YoungPages};
 use tests::lab::{gpage, page, pages};
 
 /// What entries 16 to 23 of the guest's page table say.
@@ -43,11 +44,12 @@ fn is_young(guest: &Guest, index: u64) -> Option<bool> {
 #[test]
 fn a_fault_derives_what_is_beside_it() -> Outcome {
     let guest = prepared()?;
+    let derived = || guest.lab.guest(GUEST).mmu.stats().snapshot().derived_beside;
+    let before = derived();
     guest.reads(0x10_000, 16)?;
     let entries = (0x10..0x18).map(|index| shadow_entry(&guest, index << 12) & (P | W | A));
     assert_eq!(entries.collect::<Vec<_>>(), [P | W | A, P | W, P, 0, P, 0, 0, P | W]);
-    let mmu = &guest.lab.guest(GUEST).mmu;
-    assert_eq!(mmu.stats().snapshot().derived_beside, 4);
+    assert_eq!(derived() - before, 4);
     let faults = guest.lab.machine.faults();
     guest.writes(0x11_000, 117)?;
     guest.reads(0x12_000, 18)?;
@@ -58,6 +60,38 @@ fn a_fault_derives_what_is_beside_it() -> Outcome {
     guest.writes(0x12_000, 118)?;
     assert_eq!(guest.lab.machine.faults(), faults + 1);
     assert_eq!(guest.word(gpage(4).add(18 * 8)) & D, D);
+    guest.finish()
+}
+
+/// Two of the guest's pages are one page of its memory, and a third one is beside it.
+#[test]
+fn a_pass_of_aging_finds_use_by_any_leaf() -> Outcome {
+    let guest = Guest::long()?;
+    numbered(&guest)?;
+    for (index, to) in [(5, 20), (6, 20), (7, 21)] {
+        guest.map(index, to, P | W | A)?;
+        guest.reads(index << 12, to)?;
+    }
+    let pass = |range| {
+        guest.lab.machine.exit(crate::CPU0);
+        let mut young = YoungPages::none(range, 1);
+        guest.lab.guest(GUEST).mmu.collect_young(&mut young);
+        guest.lab.guest(GUEST).mmu.flush_young();
+        [20, 21].map(|index| young.contains(page(index)))
+    };
+    for range in [pages(0, 64), pages(20, 2)] {
+        assert_eq!(pass(range), [true, true]);
+        assert_eq!(pass(range), [false, false]);
+        for (address, to, used) in
+            [(0x5000, 20, [true, false]), (0x6000, 20, [true, false]), (0x7000, 21, [false, true])]
+        {
+            guest.reads(address, to)?;
+            assert_eq!(pass(range), used, "through {address:#x}");
+        }
+        for (address, to) in [(0x5000, 20), (0x7000, 21)] {
+            guest.reads(address, to)?;
+        }
+    }
     guest.finish()
 }
 

@@ -23,6 +23,8 @@ const ORDER_SHIFT: u32 = 16;
 /// Of a frame in use: 16 bits of a checksum, where a free one has its order.
 const CHECKSUM_SHIFT: u32 = 16;
 const CHECKSUM_OFF: u32 = (1 << CHECKSUM_SHIFT) - 1;
+/// Frames of a huge page that are gone over together: a loop's own instructions are a third of what there is to do.
+pub(crate) const GROUP: usize = 8;
 /// No frame, as a list link.
 pub(super) const NIL: u32 = u32::MAX;
 /// Bits of `place` that hold the index: 2^36 pages are more than a lower half.
@@ -148,10 +150,20 @@ impl FrameMeta {
     /// The same, if it is right; whether it was.
     #[inline]
     pub(super) fn try_release(&self) -> bool {
-        let unused = !self.flags.load(Ordering::Acquire) & STATE;
-        let right = unused | self.count() | self.map_count() == 0;
+        Self::try_release_all(core::array::from_ref(self))
+    }
+
+    /// The same of several: all, or none.
+    #[inline]
+    pub(super) fn try_release_all<const N: usize>(metas: &[Self; N]) -> bool {
+        let (mut used, mut owned) = (STATE, 0);
+        for meta in metas {
+            used &= meta.flags.load(Ordering::Acquire);
+            owned |= meta.count() | meta.map_count();
+        }
+        let right = used == STATE && owned == 0;
         if right {
-            self.set_state(State::Free, 0);
+            metas.iter().for_each(|meta| meta.set_state(State::Free, 0));
         }
         right
     }

@@ -29,7 +29,7 @@ use sync::{Mutex, Rank};
 
 pub use generations::{METADATA_BYTES, Uses};
 pub use meta::{FrameMeta, PageFlags};
-pub(crate) use meta::{MOST_SLOTS, PageTurn, TriedLock};
+pub(crate) use meta::{GROUP, MOST_SLOTS, PageTurn, TriedLock};
 
 /// Frames that can be numbered: 16 TiB. A link of a free list is 32 bits, and one number means none.
 pub const MAX_FRAMES: u64 = meta::NIL as u64;
@@ -178,8 +178,29 @@ impl Frames {
         Ok(frame)
     }
 
-    fn allocate_base(&self, cpu: CpuIndex) -> Option<Pfn> {
+    /// Base frames as by [`Self::allocate`], as many as there are places, or as can be had; how many.
+    pub fn allocate_few(&self, cpu: CpuIndex, places: &mut [Pfn]) -> usize {
+        let (wanted, generation) = (self.spare().min(places.len() as u64) as usize, self.generation());
         let mut cache = self.caches[cpu.0].lock();
+        let mut count = 0;
+        for place in &mut places[..wanted] {
+            let Some(frame) = self.pop(&mut cache) else { break };
+            self.set_generation(frame, generation);
+            self.meta(frame).take();
+            *place = frame;
+            count += 1;
+        }
+        drop(cache);
+        self.free.fetch_sub(count as u64, Ordering::Relaxed);
+        count
+    }
+
+    fn allocate_base(&self, cpu: CpuIndex) -> Option<Pfn> {
+        self.pop(&mut self.caches[cpu.0].lock())
+    }
+
+    #[inline(always)]
+    fn pop(&self, cache: &mut FrameCache) -> Option<Pfn> {
         if cache.is_empty() {
             let mut buddy = self.buddy.lock();
             cache.refill(|most| buddy.allocate_run(&self.meta, most));
@@ -204,9 +225,11 @@ impl Frames {
                 cache.push(frame);
             }
             PageSize::Size2M | PageSize::Size1G => {
-                let metas = self.metas(frame, size);
-                if let Some(wrong) = metas.iter().position(|meta| !meta.try_release()) {
-                    metas[wrong].release(frame.add(wrong as u64));
+                let (groups, _) = self.metas(frame, size).as_chunks::<GROUP>();
+                for (group, first) in groups.iter().zip((0..).step_by(GROUP)) {
+                    if !FrameMeta::try_release_all(group) {
+                        release_each(group, frame.add(first));
+                    }
                 }
                 self.buddy.lock().free(&self.meta, frame, order_of(size));
             }
@@ -259,6 +282,13 @@ impl Frames {
         let meta = self.meta.get(frame.as_u64() as usize);
         meta.is_some_and(|meta| matches!(meta.state(), State::Free | State::FreeHead))
     }
+}
+
+/// One of them is not to be released: says which.
+#[cold]
+#[inline(never)]
+fn release_each(metas: &[FrameMeta], first: Pfn) {
+    metas.iter().zip(0..).for_each(|(meta, index)| meta.release(first.add(index)));
 }
 
 /// Frames that lie next to each other, in either order, as runs: the first one, and the one behind the last.

@@ -20,9 +20,14 @@ impl<H: Host> AddressSpace<H> {
             Access::Write => {
                 let frame = self.host().allocate_zeroed(PageSize::Size4K)?;
                 self.own(fault, frame);
-                match found.level {
-                    Level::Pt => self.map_fresh(fault, found, frame),
-                    _ => self.map_new(fault, HostEntry::EMPTY, frame),
+                let has_table = found.level == Level::Pt;
+                let ask = fault.beside.take();
+                let ahead =
+                    ask.as_ref().map_or(0, |ask| self.streams.pages_ahead(fault.page, ask, has_table));
+                match ask {
+                    _ if !has_table => self.map_new(fault, HostEntry::EMPTY, frame),
+                    Some(ask) if ahead > 0 => self.map_ahead(fault, found.at, (frame, ahead), ask),
+                    _ => self.map_fresh(fault, found, frame),
                 }
             }
         }
@@ -76,9 +81,15 @@ impl<H: Host> AddressSpace<H> {
     /// Makes a frame that nobody else knows an anonymous page of the fault's area. No copy of it exists elsewhere:
     /// it is dirty from its first moment.
     pub(super) fn own(&self, fault: &Fault<'_, H>, frame: Pfn) {
+        self.own_at(fault, frame, fault.index());
+    }
+
+    /// The same, one with another index.
+    #[inline]
+    pub(super) fn own_at(&self, fault: &Fault<'_, H>, frame: Pfn, index: u64) {
         let chain = fault.vmas.prepare_anon(fault.vma, self.mm.rmaps());
         let meta = self.host().frames().meta(frame);
-        meta.set_owner(chain.id(), fault.index());
+        meta.set_owner(chain.id(), index);
         let dirty = if intact(Mutant::NoDirtyOnFresh) { PageFlags::DIRTY } else { PageFlags::empty() };
         meta.set(dirty | PageFlags::EXCLUSIVE);
     }

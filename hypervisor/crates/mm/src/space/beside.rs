@@ -15,7 +15,7 @@ use mutants::{Mutant, intact};
 use paging::{Entries, Found, HostEntry, Leaf, Level, TableEntry, View};
 
 /// Entries of a page table.
-const PAGES: usize = 512;
+pub(super) const PAGES: usize = 512;
 
 /// Most pages that are asked for at once.
 pub const MOST_BESIDE: usize = 64;
@@ -47,6 +47,14 @@ impl Beside {
         Some(Self { range, entries })
     }
 
+    /// Entries of pages from `page` on, at most [`MOST_BESIDE`].
+    pub(super) fn from_entries(page: Hva, brought: impl ExactSizeIterator<Item = HostEntry>) -> Self {
+        let range = HvaRange::new(page, page.add((brought.len() as u64) << PAGE_SHIFT));
+        let mut entries = [0; MOST_BESIDE];
+        entries.iter_mut().zip(brought).for_each(|(entry, new)| *entry = new.bits());
+        Self { range, entries }
+    }
+
     /// The addresses that were looked at.
     #[must_use]
     pub const fn range(&self) -> HvaRange {
@@ -63,7 +71,8 @@ pub struct Stretch {
     pub behind: usize,
 }
 
-/// Who wants to know what lies beside a page, and where the answer goes: there is none where the page had to be put there first.
+/// Who wants to know what lies beside a page, and where the answer goes. Where the page had to be put there first, there is one only if
+/// pages behind it have come with it (`ahead.rs`).
 #[derive(Debug)]
 pub struct AskBeside<'a> {
     /// What is wanted.
@@ -85,7 +94,8 @@ impl<H: Host> AddressSpace<H> {
     #[inline(always)]
     pub fn each_beside(&self, beside: &Beside, mut take: impl FnMut(u64, Mapping)) {
         let is_dirty = self.mm.dirty_frames();
-        for (&bits, index) in beside.entries.iter().zip(0..) {
+        let count = (beside.range.len() >> PAGE_SHIFT) as usize;
+        for (&bits, index) in beside.entries[..count.min(MOST_BESIDE)].iter().zip(0..) {
             if bits & HostEntry::PRESENT == 0 {
                 continue;
             }

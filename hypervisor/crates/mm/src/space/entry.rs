@@ -1,7 +1,7 @@
 //! Single changes of primary entries: each one atomic access (I5), each under the page-table lock.
 
 use super::AddressSpace;
-use crate::frames::FrameMeta;
+use crate::frames::{FrameMeta, GROUP};
 use crate::host::Host;
 use crate::mm::Mm;
 use crate::vma::{Protection, VmaKind};
@@ -70,7 +70,13 @@ impl<H: Host> AddressSpace<H> {
             PageSize::Size4K => meta.add_entry(),
             size => self.host().frames().metas(leaf.pfn, size).iter().for_each(FrameMeta::add_entry),
         }
-        self.resident.fetch_add(leaf.size.base_pages(), Ordering::Relaxed);
+        self.count_pages(leaf.size.base_pages());
+    }
+
+    /// So many base pages are resident besides.
+    #[inline]
+    pub(super) fn count_pages(&self, pages: u64) {
+        self.resident.fetch_add(pages, Ordering::Relaxed);
     }
 
     /// Takes an entry that was cleared out of the count; whether the caller owes a reference on each base frame.
@@ -149,8 +155,15 @@ impl<H: Host> Mm<H> {
         if meta.remove_entry() == 0
             && let Some(slot) = meta.swap_slot()
         {
-            self.swap().unmapped(slot);
+            self.note_unmapped(slot);
         }
+    }
+
+    /// Apart, so that loops over entries are short.
+    #[cold]
+    #[inline(never)]
+    fn note_unmapped(&self, slot: u64) {
+        self.swap().unmapped(slot);
     }
 
     /// One entry less maps these frames; whether they are counted, and the caller owes a reference on each.
@@ -162,9 +175,8 @@ impl<H: Host> Mm<H> {
         if self.counted(leaf.pfn).is_none() {
             return false;
         }
-        for meta in self.host().frames().metas(leaf.pfn, leaf.size) {
-            self.remove_from(meta);
-        }
+        let (groups, _) = self.host().frames().metas(leaf.pfn, leaf.size).as_chunks::<GROUP>();
+        groups.iter().for_each(|group| group.iter().for_each(|meta| self.remove_from(meta)));
         true
     }
 }

@@ -47,6 +47,8 @@ pub(super) struct Fault<'v, H: Host> {
     pub(super) lacking: Cell<usize>,
     /// See [`Mapping::announced`].
     pub(super) announced: Cell<u64>,
+    /// Who wants to hear of pages beside it.
+    pub(super) beside: Cell<Option<AskBeside<'v>>>,
 }
 
 /// The leaf that a fault has put there; `None`: it has changed something else, or nothing, and looks again.
@@ -158,7 +160,8 @@ impl<H: Host> AddressSpace<H> {
             return Ok(Attempt::Done(self.mapping(&leaf)));
         }
         let (swapped, lacking, announced) = (Cell::new(swapped), Cell::new(0), Cell::new(0));
-        let fault = Fault { vmas: &vmas, vma, page, access, swapped, lacking, announced };
+        let beside = Cell::new(beside);
+        let fault = Fault { vmas: &vmas, vma, page, access, swapped, lacking, announced, beside };
         loop {
             if let Some(attempt) = self.change(&fault, &found)? {
                 return Ok(attempt);

@@ -12,6 +12,7 @@
 
 mod advise;
 mod age;
+mod ahead;
 mod anon;
 mod apply;
 mod batch;
@@ -44,6 +45,7 @@ use crate::mm::Mm;
 use crate::notifier::{MmuNotifier, NotifierChain};
 use crate::vma::{Vma, VmaTree};
 use addr::{Hva, HvaRange, PageSize, Pfn};
+use ahead::Streams;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
@@ -55,6 +57,7 @@ use sync::atomic::AtomicU32;
 use sync::{Mutex, Rank, RwLock};
 
 pub use advise::Advice;
+pub use ahead::MOST_AHEAD;
 pub use apply::Change;
 pub(crate) use batch::Leaving;
 pub use beside::{AskBeside, Beside, MOST_BESIDE, Stretch};
@@ -104,6 +107,7 @@ pub struct AddressSpace<H: Host> {
     resident: AtomicU64,
     allowance: Allowance,
     swapped: Swapped,
+    streams: Streams,
 }
 
 impl<H: Host> AddressSpace<H> {
@@ -130,6 +134,7 @@ impl<H: Host> AddressSpace<H> {
             resident: AtomicU64::new(0),
             allowance: Allowance::new(),
             swapped: Swapped::default(),
+            streams: Streams::default(),
         });
         mm.add_space(&space);
         space

@@ -3,10 +3,11 @@
 //! ```text
 //!   mmap lock ─► note ─► swap cache? ── frame ──────────────────────────────► page lock, page-table lock: mapped
 //!                          │ no                                                  ▲
+//!                          ├─ device that does not wait: reads ─► cached ───────┤
 //!                        unlock ─► device reads, maybe for long ─► cached ───────┘  mmap lock, walk again
 //! ```
 //!
-//! A device may take its time: nothing is locked while it does. Whoever has read a page keeps a reference until it is
+//! A device may take its time: nothing is locked while it does, unless it is memory. Whoever has read a page keeps a reference until it is
 //! mapped, so that it cannot go again before that.
 
 use super::fault::Fault;
@@ -14,7 +15,7 @@ use super::{AddressSpace, FaultError};
 use crate::frames::PageFlags;
 use crate::host::Host;
 use crate::mm::Mm;
-use crate::swap::{Comeback, Probe};
+use crate::swap::{Comeback, Probe, SwapDevice};
 use crate::vma::Access;
 use addr::{PageSize, Pfn};
 use alloc::sync::Arc;
@@ -60,12 +61,16 @@ impl<H: Host> Mm<H> {
     /// # Errors
     /// [`FaultError::OutOfFrames`], [`FaultError::Swap`].
     pub(super) fn read_swapped(&self, slot: u64) -> Result<Option<SwappedIn<'_, H>>, FaultError> {
+        match self.swap().probe(slot, |frame| self.host().frames().meta(frame).get()) {
+            Probe::Cached(frame) => Ok(Some(SwappedIn { mm: self, slot, frame })),
+            Probe::OnDevice { generation } => self.read_slot(slot, generation),
+            Probe::Free => Ok(None),
+        }
+    }
+
+    /// The same, of a slot that no frame caches. The mmap lock may be held where the device does not wait.
+    fn read_slot(&self, slot: u64, generation: u32) -> Result<Option<SwappedIn<'_, H>>, FaultError> {
         let frames = self.host().frames();
-        let generation = match self.swap().probe(slot, |frame| frames.meta(frame).get()) {
-            Probe::Cached(frame) => return Ok(Some(SwappedIn { mm: self, slot, frame })),
-            Probe::OnDevice { generation } => generation,
-            Probe::Free => return Ok(None),
-        };
         let Some(device) = self.swap().device() else { return Ok(None) };
         // The device fills all of it, or it is nobody's page.
         let frame = self.host().allocate_to_fill()?;
@@ -128,6 +133,12 @@ impl<H: Host> AddressSpace<H> {
     ) -> Result<Back, FaultError> {
         match self.mm.swap().probe(slot, |frame| self.host().frames().meta(frame).get()) {
             Probe::Cached(frame) => self.map_or_put(fault, found, slot, frame),
+            Probe::OnDevice { generation } if self.reads_at_once(slot) => {
+                match self.mm.read_slot(slot, generation)?.and_then(|page| page.take(slot)) {
+                    Some(frame) => self.map_or_put(fault, found, slot, frame),
+                    None => Ok(Back::Changed),
+                }
+            }
             Probe::OnDevice { .. } => Ok(Back::InSwap),
             Probe::Free => {
                 // Whoever was faster may be about to change the entry: his turn comes first.
@@ -135,6 +146,12 @@ impl<H: Host> AddressSpace<H> {
                 Ok(Back::Changed)
             }
         }
+    }
+
+    /// Whether a page may be read where it is missed: no thread is put aside with a lock in its hands.
+    fn reads_at_once(&self, slot: u64) -> bool {
+        let waits = |device: &dyn SwapDevice| device.waits(slot) && intact(Mutant::SwapInWaitsLocked);
+        self.mm.swap().device().is_some_and(|device| !waits(device))
     }
 
     /// Maps a frame that cached the slot, or a copy of it, unless that has changed. Takes the caller's reference.

@@ -14,6 +14,7 @@
 //!
 //! What was derived stays over the guest's flushes, as long as its tables say the same: who writes them is noticed (`synced.rs`).
 
+mod age;
 mod areas;
 mod beside;
 mod check;

@@ -19,10 +19,11 @@ impl Locked {
     ) {
         if !self.shadows.is_empty() {
             tdp.age_each(host, run, |gfns, used| {
-                if used | self.age(host, gfns) {
+                if used {
                     young.add(slot.hvas_of(gfns));
                 }
             });
+            self.age_each(host, run, |gfns| young.add(slot.hvas_of(gfns)));
             return;
         }
         let uses = host.frames().uses(young.generation());
