@@ -47,7 +47,7 @@ fn write(lab: &Lab, word: Word, value: u64) {
 }
 
 fn leads_to(word: Word) -> u64 {
-    word.page * PAGE | ENTRY
+    (word.page * PAGE) | ENTRY
 }
 
 /// Two entries; all pages are resident, and the guest has its ground of each.
@@ -57,9 +57,7 @@ fn bed() -> Lab {
     for (word, value) in [(HERE, OLD), (THERE, OLD), (ELSEWHERE, NEW)] {
         write(&lab, word, value);
     }
-    for (word, value) in
-        [(ROOT, TABLE.page * PAGE | ENTRY), (TABLE, leads_to(HERE)), (TABLE.next(), leads_to(THERE))]
-    {
+    for (word, value) in [(ROOT, leads_to(TABLE)), (TABLE, leads_to(HERE)), (TABLE.next(), leads_to(THERE))] {
         write(&lab, word, value);
     }
     flush(&lab);
