@@ -14,6 +14,10 @@ use std::process::Stdio;
 
 /// Instructions, and so TSC ticks, a second of the machine's time.
 pub(crate) const IPS: u64 = 20_000_000;
+/// What the models lack: IA32_MISC_ENABLE, whose bit 0, fast strings, is set after reset (SDM vol. 4, table 2-2). Without it Linux
+/// takes `rep stosq` and `rep movsq` for slow.
+const REGISTERS: &str = "# address type reset-hi reset-lo reserved-hi reserved-lo ignored-hi ignored-lo\n\
+                         0x1a0 0 00000000 00000001 00000000 00000000 00000000 00000000\n";
 /// Debian packages: the emulator, and the ROMs that it starts from.
 pub(crate) const PACKAGES: [&str; 4] = ["bochs", "bochs-term", "bochsbios", "vgabios"];
 /// Most memory that Bochs keeps in its own; the rest of a larger machine it pages to a file.
@@ -67,6 +71,7 @@ impl Pace {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Emulation {
     pub(crate) cpu: Cpu,
+    pub(crate) cpus: u32,
     /// Instructions a second of the machine's time.
     pub(crate) ips: u64,
     pub(crate) pace: Pace,
@@ -74,7 +79,7 @@ pub(crate) struct Emulation {
 
 impl Default for Emulation {
     fn default() -> Self {
-        Self { cpu: Cpu::Haswell, ips: IPS, pace: Pace::Free }
+        Self { cpu: Cpu::Haswell, cpus: 1, ips: IPS, pace: Pace::Free }
     }
 }
 
@@ -135,7 +140,7 @@ pub(crate) fn start_medium(medium: &Medium, how: Emulation, dir: &Path) -> Resul
     let machine = Machine {
         cpu: how.cpu,
         memory: medium.memory,
-        cpus: 1,
+        cpus: how.cpus,
         ips: how.ips,
         drive: if medium.is_cd {
             format!("ata0-master: type=cdrom, path=\"{path}\", status=inserted")
@@ -166,6 +171,7 @@ impl Machine {
         let (serial, address) = serial_listener()?;
         std::fs::write(dir.join("bochsrc"), self.config(address.port()))?;
         std::fs::write(dir.join("commands"), self.pace.commands())?;
+        std::fs::write(dir.join("registers"), REGISTERS)?;
         let mut command = tied_command("bochs");
         command.args(["-q", "-f", "bochsrc", "-rc", "commands"]).current_dir(dir);
         // A group of its own: Ctrl-C in the terminal is for this program, which then ends Bochs.
@@ -186,7 +192,7 @@ impl Machine {
              display_library: rfb, options=\"timeout=0\"\n\
              romimage: file=$BXSHARE/BIOS-bochs-latest\n\
              vgaromimage: file=$BXSHARE/VGABIOS-lgpl-latest\n\
-             cpu: model={model}, count={cpus}, ips={ips}, reset_on_triple_fault=0\n\
+             cpu: model={model}, count={cpus}, ips={ips}, reset_on_triple_fault=0, msrs=registers\n\
              memory: guest={mib}, host={resident}\n\
              clock: sync=none, time0=utc\n\
              pci: enabled=1, chipset=i440fx\n\

@@ -2,8 +2,10 @@
 //! and hardware's is not: VMREADs and VMWRITEs, flushes, locked instructions, cache lines.
 //!
 //! Each event of the guest `versus` is traced, instruction by instruction; the programs are the same as without. Traces come in the order
-//! of the guest's rows.
+//! of the guest's rows. Once more with a second virtual processor, on a processor of its own, that stays in the guest: what the first does
+//! then has to reach it.
 
+use super::guest_file;
 use super::profile::row;
 use super::trace::{self, Counts};
 use super::versus::{self, MACHINE, Variant, few};
@@ -11,12 +13,11 @@ use crate::bochs::Pace;
 use crate::cli::{BenchArgs, Cli, Command, Rival};
 use crate::progress::Step;
 use crate::run::{Prepared, RunDir};
-use crate::{elf32, metal};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use serde_json::{Value, json};
 use std::fmt::Write;
-use std::io::BufReader;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 /// Four groups of neighbours; all is printed.
@@ -27,6 +28,10 @@ const TIMES: usize = 40;
 const END: &str = "versus: ok";
 const CALL: &str = "call";
 
+/// Processors of the machine, as many of the guest, and what a table of theirs is called.
+const CPUS: [(u32, &str, &str); 2] =
+    [(1, "Herald", "KVM"), (2, "Herald, two virtual processors", "KVM, two virtual processors")];
+
 /// An event, its pages, and what they took.
 type Event = (String, u64, Counts);
 
@@ -36,15 +41,16 @@ type Event = (String, u64, Counts);
 /// Something cannot be built or run.
 pub(super) fn run(args: &BenchArgs) -> Result<u8> {
     let dir = RunDir::create()?;
-    let guest = dir.path().join("testguest");
-    let elf = std::fs::read(metal::build()?.testguest).context("the test guest")?;
-    std::fs::write(&guest, elf32::from_elf64(&elf, 0)?)?;
-    let append = format!("{} main=1", Variant::Ept.command_line(PAGES));
-    let mut sides = vec![("Herald", herald(&guest, &append)?)];
-    if let Some(Rival::Kvm) = args.vs {
-        let (rows, traces) =
-            versus::traced_on_kvm(&guest, &append, TIMES, |printed| trace::read(printed, |_| true))?;
-        sides.push(("KVM", events(rows, traces)?));
+    let guest = guest_file(dir.path())?;
+    let mut sides = Vec::new();
+    for (cpus, herald_side, kvm_side) in CPUS {
+        let append = format!("{} main=1 cpus={cpus}", Variant::Ept.command_line(PAGES));
+        sides.push((herald_side, herald(&guest, &append, cpus)?));
+        if let Some(Rival::Kvm) = args.vs {
+            let watch = |printed: Box<dyn BufRead>| trace::read(printed, |_| true);
+            let (rows, traces) = versus::traced_on_kvm(&guest, &append, cpus, TIMES, watch)?;
+            sides.push((kvm_side, events(rows, traces)?));
+        }
     }
     for (side, events) in &sides {
         print!("{}", text(side, events));
@@ -56,9 +62,9 @@ pub(super) fn run(args: &BenchArgs) -> Result<u8> {
     Ok(0)
 }
 
-fn herald(guest: &Path, append: &str) -> Result<Vec<Event>> {
-    let guest = guest.to_str().context("a path that is no text")?;
-    let kernel = [guest, "--append", append];
+fn herald(guest: &Path, append: &str, cpus: u32) -> Result<Vec<Event>> {
+    let (guest, cpus) = (guest.to_str().context("a path that is no text")?, cpus.to_string());
+    let kernel = [guest, "--append", append, "--vcpus", &cpus, "--host-cpus", &cpus];
     let words = ["xtask"].iter().chain(&MACHINE).chain(&kernel);
     let Command::Run(run) = Cli::try_parse_from(words)?.command else {
         bail!("`run` is another command");
@@ -84,7 +90,7 @@ fn events(rows: Vec<(String, u64)>, traces: Vec<Counts>) -> Result<Vec<Event>> {
 }
 
 /// Columns, with a page's share of each.
-fn shares((_, pages, counts): &Event) -> [(&'static str, f64); 10] {
+fn shares((_, pages, counts): &Event) -> [(&'static str, f64); 11] {
     let share = |count: u64| count as f64 / (*pages).max(1) as f64;
     [
         ("instructions", share(counts.instructions)),
@@ -94,6 +100,7 @@ fn shares((_, pages, counts): &Event) -> [(&'static str, f64); 10] {
         ("flushes", share(counts.flushes)),
         ("CR3", share(counts.cr3_loads)),
         ("WRMSR", share(counts.wrmsrs)),
+        ("IPIs", share(counts.ipis)),
         ("locked", share(counts.atomics)),
         ("lines", share(counts.lines)),
         ("new lines", share(counts.new_lines)),

@@ -15,8 +15,10 @@ mod versus;
 pub(crate) use versus::MONITOR_PACKAGES;
 
 use crate::cli::BenchArgs;
+use crate::{metal, package};
 use anyhow::{Context, Result};
 use std::io::Write;
+use std::path::{Path, PathBuf};
 
 /// Instructions a second of the machine's time, wherever another hypervisor's figures stand beside, and so few of Linux' clock
 /// interrupts among them: its favour.
@@ -58,6 +60,17 @@ pub(crate) fn run(args: &BenchArgs) -> Result<u8> {
         return profile::run(args);
     }
     report(args, &all(args)?)
+}
+
+/// Writes the test guest as both hypervisors load it: as an ELF64, by its 64-bit entry.
+///
+/// # Errors
+/// It cannot be built or written.
+fn guest_file(dir: &Path) -> Result<PathBuf> {
+    let elf = std::fs::read(metal::build()?.testguest).context("the test guest")?;
+    let file = dir.join("testguest");
+    std::fs::write(&file, package::strip(&elf)?)?;
+    Ok(file)
 }
 
 fn report(args: &BenchArgs, tables: &[Table]) -> Result<u8> {

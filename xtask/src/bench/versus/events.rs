@@ -86,11 +86,11 @@ pub(super) fn widest() -> usize {
 pub(super) fn of(variant: Variant) -> impl Iterator<Item = Event> {
     let events: &[Event] = match variant {
         Variant::Ept | Variant::Shadow => &SMALL,
-        Variant::Huge => &HUGE,
+        Variant::Huge | Variant::HugeShadow => &HUGE,
     };
     events.iter().map(move |event| match variant {
-        Variant::Ept | Variant::Huge => *event,
-        Variant::Shadow => Event { aim: None, ..*event },
+        Variant::Ept => *event,
+        Variant::Huge | Variant::Shadow | Variant::HugeShadow => Event { aim: None, ..*event },
     })
 }
 

@@ -24,11 +24,12 @@ pub(super) use linux::{VARIANTS as LINUX_VARIANTS, measure as linux_on_kvm, outs
 pub(super) use report::few;
 pub(super) use rows::{Variant, ticks_a_page};
 
+use super::guest_file;
 use crate::bochs::model;
 use crate::cli::{BenchArgs, Cpu, Rival};
 use crate::run::RunDir;
 use crate::stress::word;
-use crate::{elf32, metal, setup, workspace};
+use crate::{setup, workspace};
 use anyhow::{Context, Result, ensure};
 use compare::{differences, lacking, pairs};
 use report::Report;
@@ -59,9 +60,7 @@ pub(super) fn run(args: &BenchArgs, rival: Rival) -> Result<u8> {
     ensure!(args.cpu != Cpu::Penryn, "--cpu penryn: it has no EPT, so there is half of the comparison only");
     let pages = if args.quick { FEW_PAGES } else { PAGES };
     let dir = RunDir::create()?;
-    let guest = dir.path().join("testguest");
-    let elf = std::fs::read(metal::build()?.testguest).context("the test guest")?;
-    std::fs::write(&guest, elf32::from_elf64(&elf, 0)?)?;
+    let guest = guest_file(dir.path())?;
     let herald = Runs {
         first: herald::measure(&guest, pages, args.cpu)?,
         second: (!args.quick).then(|| herald::measure(&guest, pages, args.cpu)).transpose()?,
@@ -69,6 +68,8 @@ pub(super) fn run(args: &BenchArgs, rival: Rival) -> Result<u8> {
     let kvm = kvm::measure(&guest, pages, args.cpu)?;
     let again = (!args.quick).then(|| kvm::measure(&guest, pages, args.cpu)).transpose()?;
     let kvm_runs = Runs { first: kvm.figures, second: again.map(|said| said.figures) };
+    let entry = kvm_runs.first.entry().to_owned();
+    ensure!(entry == herald.first.entry(), "the guest's entry: {entry} and {}", herald.first.entry());
     for variant in Variant::ALL {
         for (event, side) in lacking(&kvm_runs.first, &herald.first, variant) {
             println!("not compared: {event}, {}: {side} has no figure", variant.name());
@@ -76,7 +77,7 @@ pub(super) fn run(args: &BenchArgs, rival: Rival) -> Result<u8> {
     }
     let variants = Variant::ALL.map(|variant| (variant, pairs(&kvm_runs.first, &herald.first, variant)));
     let report = Report {
-        versions: versions(&kvm.kernel, args.cpu)?,
+        versions: versions(&kvm.kernel, &entry, args.cpu)?,
         command: command(args),
         pages,
         linux: kvm.contents,
@@ -94,7 +95,7 @@ pub(super) fn run(args: &BenchArgs, rival: Rival) -> Result<u8> {
 }
 
 /// The day, and who took part.
-fn versions(linux: &str, cpu: Cpu) -> Result<Vec<(&'static str, String)>> {
+fn versions(linux: &str, entry: &str, cpu: Cpu) -> Result<Vec<(&'static str, String)>> {
     let day = Command::new("date").arg("+%F").output().context("date")?;
     let commit = Command::new("git")
         .args(["describe", "--always", "--dirty"])
@@ -110,6 +111,7 @@ fn versions(linux: &str, cpu: Cpu) -> Result<Vec<(&'static str, String)>> {
         ("Herald", format!("{}{commit}", env!("CARGO_PKG_VERSION"))),
         ("Linux", format!("{linux}: {}", kvm::LINUX)),
         ("Bochs", format!("{bochs}: {}", model(cpu))),
+        ("entry", format!("{entry}: the same file on both sides")),
     ])
 }
 
