@@ -5,10 +5,10 @@
 //! of the guest's rows. Once more with a second virtual processor, on a processor of its own, that stays in the guest: what the first does
 //! then has to reach it.
 
-use super::guest_file;
 use super::profile::row;
 use super::trace::{self, Counts};
-use super::versus::{self, MACHINE, Variant, few};
+use super::versus::{self, MACHINE, Variant, few, title};
+use super::{command, guest_file, markdown, versions};
 use crate::bochs::Pace;
 use crate::cli::{BenchArgs, Cli, Command, Rival};
 use crate::progress::Step;
@@ -55,8 +55,14 @@ pub(super) fn run(args: &BenchArgs) -> Result<u8> {
     for (side, events) in &sides {
         print!("{}", text(side, events));
     }
+    let versions = versions::own()?;
+    println!();
+    versions.iter().for_each(|(name, version)| println!("{name:<8} {version}"));
+    markdown::write(args, || markdown::origin(&command(args), &versions) + &sheets(&sides))?;
     if let Some(path) = &args.json {
-        let json: Value = sides.iter().map(|(side, events)| ((*side).to_owned(), document(events))).collect();
+        let versions: Value = versions.iter().map(|(name, text)| ((*name).to_owned(), json!(text))).collect();
+        let sides = sides.iter().map(|(side, events)| ((*side).to_owned(), document(events)));
+        let json: Value = sides.chain([("versions".to_owned(), versions)]).collect();
         std::fs::write(path, format!("{json:#}\n")).with_context(|| format!("--json {}", path.display()))?;
     }
     Ok(0)
@@ -121,6 +127,27 @@ fn text(side: &str, events: &[Event]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// A table for each number of processors, with a cell for both sides.
+fn sheets(sides: &[(&str, Vec<Event>)]) -> String {
+    sides.chunks(sides.len() / CPUS.len()).map(sheet).collect::<Vec<_>>().join("\n")
+}
+
+fn sheet(sides: &[(&str, Vec<Event>)]) -> String {
+    let [(_, events), ..] = sides else { return String::new() };
+    let names: Vec<&str> = sides.iter().map(|(side, _)| *side).collect();
+    let mut heading = vec![format!("a page of 4 KiB: {}", names.join("; "))];
+    heading.extend(events.first().map(shares).into_iter().flatten().map(|(column, _)| column.to_owned()));
+    let row = |(name, ..): &Event| {
+        let of_sides = sides.iter().filter_map(|(_, events)| events.iter().find(|event| event.0 == *name));
+        let of_sides: Vec<_> = of_sides.map(shares).collect();
+        let cell = |column: usize| {
+            of_sides.iter().map(|shares| markdown::share(shares[column].1)).collect::<Vec<_>>().join("; ")
+        };
+        [title(name)].into_iter().chain((0..heading.len() - 1).map(cell)).collect()
+    };
+    markdown::table(&heading, events.iter().map(row))
 }
 
 fn document(events: &[Event]) -> Value {

@@ -151,11 +151,36 @@ const LINUX: [Scenario; 13] = [
 ];
 
 /// The multiboot test guest; its command line names the test.
-const TEST_GUEST: [Scenario; 26] = [
+const TEST_GUEST: [Scenario; 28] = [
     Scenario {
         name: "hello",
         args: &["--kernel", "{testguest}", "--append", "hello"],
-        stdout: &["hello: ok"],
+        stdout: &["entry multiboot: hello", "hello: ok"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "hello-64",
+        args: &["--kernel", "{testguest64}", "--append", "hello"],
+        stdout: &["entry 64-bit: hello", "RAM 0x100000..0x10000000", "hello: ok"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "by-64-bit-entry",
+        // What the bench needs of it, and a second processor.
+        args: &[
+            "--kernel",
+            "{testguest64}",
+            "--append",
+            "versus pages=64 main=1 cpus=2",
+            "--vcpus",
+            "2",
+            "--host-cpus",
+            "2",
+            "--host-operations",
+            "--swap",
+            "ram:16M",
+        ],
+        stdout: &["entry: 64-bit", "versus: ok"],
         ..PLAIN
     },
     Scenario {

@@ -77,6 +77,11 @@ const HUGE: [Event; 6] = [
     event("huge-discard", "madvise(DONTNEED)", Work::None, None),
 ];
 
+/// What people call the event that the guest names so; on an EPT, in pages of 4 KiB.
+pub(in super::super) fn title(name: &str) -> String {
+    SMALL.iter().find(|event| event.name == name).map_or(name, |event| event.title).to_owned()
+}
+
 /// Characters of the longest title.
 pub(super) fn widest() -> usize {
     SMALL.iter().chain(&HUGE).map(|event| event.title.len()).max().unwrap_or(0)

@@ -17,6 +17,7 @@ mod page;
 mod report;
 mod rows;
 
+pub(super) use events::title;
 pub(super) use herald::MACHINE;
 pub(crate) use kvm::MONITOR_PACKAGES;
 pub(super) use kvm::traced as traced_on_kvm;
@@ -24,17 +25,15 @@ pub(super) use linux::{VARIANTS as LINUX_VARIANTS, measure as linux_on_kvm, outs
 pub(super) use report::few;
 pub(super) use rows::{Variant, ticks_a_page};
 
-use super::guest_file;
+use super::{command, guest_file, markdown, versions};
 use crate::bochs::model;
 use crate::cli::{BenchArgs, Cpu, Rival};
 use crate::run::RunDir;
-use crate::stress::word;
 use crate::{setup, workspace};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use compare::{differences, lacking, pairs};
 use report::Report;
 use rows::Figures;
-use std::process::Command;
 
 const PAGES: u64 = 4096;
 const FEW_PAGES: u64 = 2048;
@@ -90,36 +89,19 @@ pub(super) fn run(args: &BenchArgs, rival: Rival) -> Result<u8> {
     let json = args.json.clone().unwrap_or_else(|| place("vs-kvm.json"));
     let html = args.html.clone().unwrap_or_else(|| place("vs-kvm.html"));
     report.write(&json, &html)?;
+    markdown::write(args, || report.markdown())?;
     println!("{} and {}", json.display(), html.display());
     Ok(0)
 }
 
 /// The day, and who took part.
 fn versions(linux: &str, entry: &str, cpu: Cpu) -> Result<Vec<(&'static str, String)>> {
-    let day = Command::new("date").arg("+%F").output().context("date")?;
-    let commit = Command::new("git")
-        .args(["describe", "--always", "--dirty"])
-        .current_dir(workspace::root())
-        .output()
-        .ok()
-        .filter(|output| output.status.success());
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    let commit = commit.map(|output| format!(" ({})", text(&output.stdout))).unwrap_or_default();
     let bochs = setup::version_of("bochs").unwrap_or_else(|| "of another origin".to_owned());
-    Ok(vec![
-        ("date", text(&day.stdout)),
-        ("Herald", format!("{}{commit}", env!("CARGO_PKG_VERSION"))),
+    let mut versions = versions::own()?;
+    versions.extend([
         ("Linux", format!("{linux}: {}", kvm::LINUX)),
         ("Bochs", format!("{bochs}: {}", model(cpu))),
         ("entry", format!("{entry}: the same file on both sides")),
-    ])
-}
-
-fn command(args: &BenchArgs) -> String {
-    let quick = if args.quick { " --quick" } else { "" };
-    let cpu = match args.cpu {
-        Cpu::Haswell => String::new(),
-        cpu => format!(" --cpu {}", word(cpu)),
-    };
-    format!("cargo xtask bench --vs kvm{cpu}{quick}")
+    ]);
+    Ok(versions)
 }

@@ -136,7 +136,8 @@ pub(crate) fn run(guest: &mut Guest) -> Result<(), Failure> {
     let count = guest.argument("pages").unwrap_or(4096).next_power_of_two();
     let huge = guest.argument("huge").is_some();
     println!("entry: {}", guest.info.protocol());
-    cpus::start_those(&mut guest.memory, guest.argument("cpus").unwrap_or(1), stay)?;
+    let cpus = guest.argument("cpus").unwrap_or(1);
+    cpus::start_those(&mut guest.memory, cpus, stay)?;
     let mut bench = Bench { host, pages: guest.memory.take_aligned(count)?, call: 0 };
     bench.measure_call()?;
     if huge {
