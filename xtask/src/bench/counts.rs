@@ -5,7 +5,7 @@
 //! of the guest's rows. Once more with a second virtual processor, on a processor of its own, that stays in the guest: what the first does
 //! then has to reach it.
 
-use super::profile::row;
+use super::profile::{Row, row};
 use super::trace::{self, Counts};
 use super::versus::{self, MACHINE, Variant, few, title};
 use super::{command, guest_file, markdown, versions};
@@ -32,8 +32,8 @@ const CALL: &str = "call";
 const CPUS: [(u32, &str, &str); 2] =
     [(1, "Herald", "KVM"), (2, "Herald, two virtual processors", "KVM, two virtual processors")];
 
-/// An event, its pages, and what they took.
-type Event = (String, u64, Counts);
+/// An event, and what it took.
+type Event = (Row, Counts);
 
 /// Counts, and prints.
 ///
@@ -81,24 +81,25 @@ fn herald(guest: &Path, append: &str, cpus: u32) -> Result<Vec<Event>> {
     let (mut step, mut rows) = (Step::new("tracing Herald"), Vec::new());
     let traces = trace::read(BufReader::new(&mut running.link), |line| {
         step.tick("");
-        rows.extend(row(line).map(|row| (row.event, row.pages)));
+        rows.extend(row(line));
         !line.contains(END)
     });
     events(rows, traces)
 }
 
 /// The first row is of what is not traced.
-fn events(rows: Vec<(String, u64)>, traces: Vec<Counts>) -> Result<Vec<Event>> {
-    let rows: Vec<_> = rows.into_iter().filter(|(event, _)| event != CALL).collect();
+fn events(rows: Vec<Row>, traces: Vec<Counts>) -> Result<Vec<Event>> {
+    let rows: Vec<_> = rows.into_iter().filter(|row| row.event != CALL).collect();
     ensure!(rows.len() == traces.len(), "{} events, {} traces", rows.len(), traces.len());
     ensure!(!rows.is_empty(), "the guest measured nothing");
-    Ok(rows.into_iter().zip(traces).map(|((event, pages), counts)| (event, pages, counts)).collect())
+    Ok(rows.into_iter().zip(traces).collect())
 }
 
 /// Columns, with a page's share of each.
-fn shares((_, pages, counts): &Event) -> [(&'static str, f64); 11] {
-    let share = |count: u64| count as f64 / (*pages).max(1) as f64;
+fn shares((row, counts): &Event) -> [(&'static str, f64); 12] {
+    let share = |count: u64| count as f64 / row.pages.max(1) as f64;
     [
+        ("ticks", share(row.ticks)),
         ("instructions", share(counts.instructions)),
         ("entries", share(counts.entries)),
         ("VMREAD", share(counts.vmreads)),
@@ -120,7 +121,7 @@ fn text(side: &str, events: &[Event]) -> String {
     }
     text.push('\n');
     for event in events {
-        let _ = write!(text, "{:<20}", event.0);
+        let _ = write!(text, "{:<20}", event.0.event);
         for (_, share) in shares(event) {
             let _ = write!(text, "{:>13}", few(share));
         }
@@ -139,8 +140,9 @@ fn sheet(sides: &[(&str, Vec<Event>)]) -> String {
     let names: Vec<&str> = sides.iter().map(|(side, _)| *side).collect();
     let mut heading = vec![format!("a page of 4 KiB: {}", names.join("; "))];
     heading.extend(events.first().map(shares).into_iter().flatten().map(|(column, _)| column.to_owned()));
-    let row = |(name, ..): &Event| {
-        let of_sides = sides.iter().filter_map(|(_, events)| events.iter().find(|event| event.0 == *name));
+    let row = |(Row { event: name, .. }, _): &Event| {
+        let same = |(of, _): &&Event| of.event == *name;
+        let of_sides = sides.iter().filter_map(|(_, events)| events.iter().find(same));
         let of_sides: Vec<_> = of_sides.map(shares).collect();
         let cell = |column: usize| {
             of_sides.iter().map(|shares| markdown::share(shares[column].1)).collect::<Vec<_>>().join("; ")
@@ -154,16 +156,17 @@ fn document(events: &[Event]) -> Value {
     let of = |event: &Event| -> Value {
         shares(event).into_iter().map(|(column, share)| (column.to_owned(), json!(share))).collect()
     };
-    events.iter().map(|event| (event.0.clone(), of(event))).collect()
+    events.iter().map(|event| (event.0.event.clone(), of(event))).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Counts, events, text};
+    use super::{Counts, Row, events, text};
 
     #[test]
     fn traces_are_of_rows_in_their_order() {
-        let rows = || vec![("call".to_owned(), 1), ("fork".to_owned(), 4)];
+        let of = |event: &str, pages| Row { event: event.to_owned(), ticks: 12, pages };
+        let rows = || vec![of("call", 1), of("fork", 4)];
         assert!(events(rows(), Vec::new()).is_err());
         let counts = Counts { vmreads: 6, ..Counts::default() };
         let found = events(rows(), vec![counts]).expect("one of each");

@@ -118,7 +118,7 @@ fn collect(output: impl BufRead, functions: &[(u64, u64, String)]) -> Result<Vec
 /// What the guest says of an event.
 pub(super) struct Row {
     pub(super) event: String,
-    ticks: u64,
+    pub(super) ticks: u64,
     pub(super) pages: u64,
 }
 

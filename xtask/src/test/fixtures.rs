@@ -118,6 +118,7 @@ impl Fixtures {
             ("vmlinux", vmlinux),
             (guest_images::TINY_INITRAMFS, initramfs),
             ("testguest", elf32::from_elf64(&elf, 0)?),
+            ("truncated64", elf[..elf.len().min(TRUNCATED)].to_vec()),
             ("testguest64", package::strip(&elf)?),
             ("far", elf32::from_elf64(&elf, FAR)?),
             ("truncated", kernel[..kernel.len().min(TRUNCATED)].to_vec()),

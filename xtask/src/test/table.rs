@@ -161,7 +161,7 @@ const TEST_GUEST: [Scenario; 28] = [
     Scenario {
         name: "hello-64",
         args: &["--kernel", "{testguest64}", "--append", "hello"],
-        stdout: &["entry 64-bit: hello", "RAM 0x100000..0x10000000", "hello: ok"],
+        stdout: &["entry 64-bit: hello", "RAM gpa:0x100000..gpa:0x10000000", "hello: ok"],
         ..PLAIN
     },
     Scenario {
@@ -600,8 +600,15 @@ const DISKS: [Scenario; 10] = [
     },
 ];
 
-const BAD_INPUT: [Scenario; 8] = [
+const BAD_INPUT: [Scenario; 9] = [
     Scenario { name: "truncated-bzimage", args: &["--kernel", "{truncated}"], status: 2, ..PLAIN },
+    Scenario {
+        name: "truncated-elf64",
+        args: &["--kernel", "{truncated64}"],
+        status: 2,
+        stderr: &["ELF"],
+        ..PLAIN
+    },
     Scenario { name: "no-kernel", args: &["--kernel", "{text}"], status: 2, ..PLAIN },
     Scenario {
         name: "segment-outside-memory",

@@ -7,6 +7,7 @@
 //! ```
 
 use super::super::IPS;
+use super::super::profile::Row;
 use super::events::Contents;
 use super::rows::{Figures, Variant};
 use crate::bochs::{self, Emulation, Pace};
@@ -71,8 +72,8 @@ fn pass_over(mut printed: Box<dyn BufRead>) {
     let _ = std::io::copy(&mut printed, &mut std::io::sink());
 }
 
-/// What a guest says of its events, with their pages, and what `watch` makes of the traces of so many at most.
-pub(in super::super) type Traced<S> = (Vec<(String, u64)>, S);
+/// What a guest says of its events, and what `watch` makes of the traces of so many at most.
+pub(in super::super) type Traced<S> = (Vec<Row>, S);
 
 /// Runs the guest on an EPT with this command line and so many virtual processors, traced between its breaks.
 ///
@@ -89,7 +90,8 @@ pub(in super::super) fn traced<S: Send + 'static>(
     let monitor = format!("kvm-vmm /guest {GUEST_MIB} {cpus} '{append}'");
     let runs = side.with_paging(Variant::Ept.kvm_module(), true) + &of_variant(Variant::Ept, &monitor);
     let (said, seen) = side.run(&[("/guest", guest)], &runs, Pace::Traced { times }, follow, watch)?;
-    let rows = said.figures.of(Variant::Ept).iter().map(|(event, cost)| (event.clone(), cost.pages));
+    let rows = said.figures.of(Variant::Ept).iter();
+    let rows = rows.map(|(event, cost)| Row { event: event.clone(), ticks: cost.ticks, pages: cost.pages });
     Ok((rows.collect(), seen))
 }
 
