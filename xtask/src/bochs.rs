@@ -42,9 +42,9 @@ pub(crate) enum Pace {
     Steps { count: usize, ticks: u64 },
     /// The same from the first break on: an `xchg bx, bx`, which does nothing.
     StepsFromBreak { count: usize, ticks: u64 },
-    /// From each break to the next, so many times, it prints all instructions and accesses to memory; from there to the
-    /// next but one, none.
-    Traced { times: usize },
+    /// From each break to the next, so many times, it prints all instructions and accesses to memory of all processors; from
+    /// there to the next but one, none.
+    Traced { times: usize, cpus: u32 },
 }
 
 impl Pace {
@@ -56,8 +56,12 @@ impl Pace {
             Self::StepsFromBreak { count, ticks } => {
                 "c\n".to_owned() + &Self::Steps { count, ticks }.commands()
             }
-            Self::Traced { times } => {
-                "c\ntrace on\ntrace-mem on\nc\ntrace off\ntrace-mem off\n".repeat(times) + "c\n"
+            Self::Traced { times, cpus } => {
+                let all = |what: &str| -> String {
+                    let of = |cpu| format!("set $cpu = {cpu}\ntrace {what}\ntrace-mem {what}\n");
+                    (0..cpus).map(of).collect()
+                };
+                format!("c\n{}c\n{}", all("on"), all("off")).repeat(times) + "c\n"
             }
         }
     }

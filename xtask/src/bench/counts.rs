@@ -11,6 +11,7 @@ use super::versus::{self, MACHINE, Variant, few, title};
 use super::{command, guest_file, markdown, versions};
 use crate::bochs::Pace;
 use crate::cli::{BenchArgs, Cli, Command, Rival};
+use crate::link::Payloads;
 use crate::progress::Step;
 use crate::run::{Prepared, RunDir};
 use anyhow::{Context, Result, bail, ensure};
@@ -69,17 +70,17 @@ pub(super) fn run(args: &BenchArgs) -> Result<u8> {
 }
 
 fn herald(guest: &Path, append: &str, cpus: u32) -> Result<Vec<Event>> {
-    let (guest, cpus) = (guest.to_str().context("a path that is no text")?, cpus.to_string());
-    let kernel = [guest, "--append", append, "--vcpus", &cpus, "--host-cpus", &cpus];
+    let (guest, count) = (guest.to_str().context("a path that is no text")?, cpus.to_string());
+    let kernel = [guest, "--append", append, "--vcpus", &count, "--host-cpus", &count];
     let words = ["xtask"].iter().chain(&MACHINE).chain(&kernel);
     let Command::Run(run) = Cli::try_parse_from(words)?.command else {
         bail!("`run` is another command");
     };
     let machine = RunDir::create()?;
-    let pace = Pace::Traced { times: TIMES };
+    let pace = Pace::Traced { times: TIMES, cpus };
     let mut running = Prepared::new(&run)?.start_in_steps(pace, &machine)?;
     let (mut step, mut rows) = (Step::new("tracing Herald"), Vec::new());
-    let traces = trace::read(BufReader::new(&mut running.link), |line| {
+    let traces = trace::read(BufReader::new(Payloads::new(&mut running.link)), |line| {
         step.tick("");
         rows.extend(row(line));
         !line.contains(END)

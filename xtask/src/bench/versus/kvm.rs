@@ -89,7 +89,7 @@ pub(in super::super) fn traced<S: Send + 'static>(
     let side = Side { cpus, ..Side::make(SMP)? };
     let monitor = format!("kvm-vmm /guest {GUEST_MIB} {cpus} '{append}'");
     let runs = side.with_paging(Variant::Ept.kvm_module(), true) + &of_variant(Variant::Ept, &monitor);
-    let (said, seen) = side.run(&[("/guest", guest)], &runs, Pace::Traced { times }, follow, watch)?;
+    let (said, seen) = side.run(&[("/guest", guest)], &runs, Pace::Traced { times, cpus }, follow, watch)?;
     let rows = said.figures.of(Variant::Ept).iter();
     let rows = rows.map(|(event, cost)| Row { event: event.clone(), ticks: cost.ticks, pages: cost.pages });
     Ok((rows.collect(), seen))
