@@ -1,4 +1,4 @@
-//! Each binary has its own layout: `testguest` is loaded by a multiboot loader at 1 MiB, `init` by Linux.
+//! Each binary has its own layout: `testguest` is loaded at 1 MiB, `init` by Linux.
 
 fn main() {
     let dir = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| ".".into());

@@ -23,6 +23,12 @@ pub fn stand_still() {
     unsafe { asm!("xchg bx, bx", options(nostack, preserves_flags)) };
 }
 
+/// Nothing, and not the pause of a loop that waits, which a hypervisor may take for a chance.
+pub fn do_nothing() {
+    // SAFETY: there is nothing to it.
+    unsafe { asm!("nop", options(nomem, nostack, preserves_flags)) };
+}
+
 /// Reads a model-specific register. One that does not exist ends the test (#GP).
 #[must_use]
 pub fn rdmsr(register: u32) -> u64 {

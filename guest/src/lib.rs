@@ -3,11 +3,11 @@
 #![no_std]
 
 pub mod apic;
+pub mod bootinfo;
 pub mod cpu;
 pub mod host;
 pub mod hypercall;
 pub mod memory;
-pub mod multiboot;
 pub mod pic;
 pub mod port;
 pub mod random;

@@ -1,9 +1,9 @@
-//! Guest memory: pages that a test may use as it likes, taken from the multiboot map.
+//! Guest memory: pages that a test may use as it likes, taken from the loader's map.
 //!
 //! The boot code maps the first 4 GiB one to one; [`Memory::new`] does the same for RAM above. Nothing is
 //! ever given back.
 
-use crate::multiboot::Info;
+use crate::bootinfo::Info;
 use crate::port;
 use addr::{Gpa, GpaRange, PAGE_SIZE, PageSize};
 

@@ -14,6 +14,10 @@ use std::process::Stdio;
 
 /// Instructions, and so TSC ticks, a second of the machine's time.
 pub(crate) const IPS: u64 = 20_000_000;
+/// What the models lack: IA32_MISC_ENABLE, whose bit 0, fast strings, is set after reset (SDM vol. 4, table 2-2). Without it Linux
+/// takes `rep stosq` and `rep movsq` for slow.
+const REGISTERS: &str = "# address type reset-hi reset-lo reserved-hi reserved-lo ignored-hi ignored-lo\n\
+                         0x1a0 0 00000000 00000001 00000000 00000000 00000000 00000000\n";
 /// Debian packages: the emulator, and the ROMs that it starts from.
 pub(crate) const PACKAGES: [&str; 4] = ["bochs", "bochs-term", "bochsbios", "vgabios"];
 /// Most memory that Bochs keeps in its own; the rest of a larger machine it pages to a file.
@@ -38,9 +42,9 @@ pub(crate) enum Pace {
     Steps { count: usize, ticks: u64 },
     /// The same from the first break on: an `xchg bx, bx`, which does nothing.
     StepsFromBreak { count: usize, ticks: u64 },
-    /// From each break to the next, so many times, it prints all instructions and accesses to memory; from there to the
-    /// next but one, none.
-    Traced { times: usize },
+    /// From each break to the next, so many times, it prints all instructions and accesses to memory of all processors; from
+    /// there to the next but one, none.
+    Traced { times: usize, cpus: u32 },
 }
 
 impl Pace {
@@ -52,8 +56,12 @@ impl Pace {
             Self::StepsFromBreak { count, ticks } => {
                 "c\n".to_owned() + &Self::Steps { count, ticks }.commands()
             }
-            Self::Traced { times } => {
-                "c\ntrace on\ntrace-mem on\nc\ntrace off\ntrace-mem off\n".repeat(times) + "c\n"
+            Self::Traced { times, cpus } => {
+                let all = |what: &str| -> String {
+                    let of = |cpu| format!("set $cpu = {cpu}\ntrace {what}\ntrace-mem {what}\n");
+                    (0..cpus).map(of).collect()
+                };
+                format!("c\n{}c\n{}", all("on"), all("off")).repeat(times) + "c\n"
             }
         }
     }
@@ -67,6 +75,7 @@ impl Pace {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Emulation {
     pub(crate) cpu: Cpu,
+    pub(crate) cpus: u32,
     /// Instructions a second of the machine's time.
     pub(crate) ips: u64,
     pub(crate) pace: Pace,
@@ -74,7 +83,7 @@ pub(crate) struct Emulation {
 
 impl Default for Emulation {
     fn default() -> Self {
-        Self { cpu: Cpu::Haswell, ips: IPS, pace: Pace::Free }
+        Self { cpu: Cpu::Haswell, cpus: 1, ips: IPS, pace: Pace::Free }
     }
 }
 
@@ -135,7 +144,7 @@ pub(crate) fn start_medium(medium: &Medium, how: Emulation, dir: &Path) -> Resul
     let machine = Machine {
         cpu: how.cpu,
         memory: medium.memory,
-        cpus: 1,
+        cpus: how.cpus,
         ips: how.ips,
         drive: if medium.is_cd {
             format!("ata0-master: type=cdrom, path=\"{path}\", status=inserted")
@@ -166,6 +175,7 @@ impl Machine {
         let (serial, address) = serial_listener()?;
         std::fs::write(dir.join("bochsrc"), self.config(address.port()))?;
         std::fs::write(dir.join("commands"), self.pace.commands())?;
+        std::fs::write(dir.join("registers"), REGISTERS)?;
         let mut command = tied_command("bochs");
         command.args(["-q", "-f", "bochsrc", "-rc", "commands"]).current_dir(dir);
         // A group of its own: Ctrl-C in the terminal is for this program, which then ends Bochs.
@@ -186,7 +196,7 @@ impl Machine {
              display_library: rfb, options=\"timeout=0\"\n\
              romimage: file=$BXSHARE/BIOS-bochs-latest\n\
              vgaromimage: file=$BXSHARE/VGABIOS-lgpl-latest\n\
-             cpu: model={model}, count={cpus}, ips={ips}, reset_on_triple_fault=0\n\
+             cpu: model={model}, count={cpus}, ips={ips}, reset_on_triple_fault=0, msrs=registers\n\
              memory: guest={mib}, host={resident}\n\
              clock: sync=none, time0=utc\n\
              pci: enabled=1, chipset=i440fx\n\

@@ -45,7 +45,7 @@ pub(crate) struct GuestArgs {
     /// Guest to start, if there is no --kernel
     #[arg(long, value_enum, default_value_t = Guest::Tiny, conflicts_with = "kernel")]
     pub(crate) guest: Guest,
-    /// Guest kernel: Linux bzImage, PVH ELF or multiboot-1 ELF32
+    /// Guest kernel: Linux bzImage, PVH ELF, multiboot-1 ELF32, or an ELF64 entered in 64-bit mode
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<PathBuf>,
     /// Initial RAM disk, or the one multiboot module
@@ -283,6 +283,9 @@ pub(crate) struct BenchArgs {
     /// Write the results to a file; with --vs, without it: target/bench/vs-kvm.json
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+    /// Write the results' tables to a file, as docs/performance.md has them
+    #[arg(long, value_name = "FILE", conflicts_with = "profile")]
+    pub(crate) markdown: Option<PathBuf>,
     /// With --vs: write the page with bars to this file; without it: target/bench/vs-kvm.html
     #[arg(long, value_name = "FILE", requires = "vs")]
     pub(crate) html: Option<PathBuf>,

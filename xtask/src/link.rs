@@ -1,7 +1,11 @@
 //! Decodes the link from Herald ([`abi::link`]): frames in a stream of bytes that firmware also writes to.
 
-use abi::link::{Channel, Frame, decode};
+use abi::link::{Channel, Frame, SYNC, decode};
 use abi::telemetry::Telemetry;
+use std::io::Read;
+
+/// A frame's bytes before its payload.
+const HEADER_BYTES: usize = 4;
 
 /// What Herald said.
 #[derive(Clone, PartialEq, Debug)]
@@ -53,6 +57,45 @@ impl Decoder {
     }
 }
 
+/// What frames carry, and what is between them, without the frames' headers: for who looks for lines of text in all of it.
+pub(crate) struct Payloads<R> {
+    inner: R,
+    /// Bytes of a header that are still to come.
+    header: usize,
+}
+
+impl<R> Payloads<R> {
+    pub(crate) fn new(inner: R) -> Self {
+        Self { inner, header: 0 }
+    }
+}
+
+impl<R: Read> Read for Payloads<R> {
+    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        loop {
+            let len = self.inner.read(bytes)?;
+            if len == 0 || self.header == 0 && !bytes[..len].contains(&SYNC) {
+                return Ok(len);
+            }
+            let mut kept = 0;
+            for index in 0..len {
+                let byte = bytes[index];
+                if self.header > 0 {
+                    self.header -= 1;
+                } else if byte == SYNC {
+                    self.header = HEADER_BYTES - 1;
+                } else {
+                    bytes[kept] = byte;
+                    kept += 1;
+                }
+            }
+            if kept > 0 {
+                return Ok(kept);
+            }
+        }
+    }
+}
+
 fn read(frame: &Frame<'_>) -> Message {
     let unreadable = || Message::Unreadable(format!("channel {}: {:02x?}", frame.channel, frame.payload));
     let first_console = Channel::Console as u8;
@@ -76,12 +119,28 @@ fn read(frame: &Frame<'_>) -> Message {
 
 #[cfg(test)]
 mod tests {
-    use super::{Decoder, Message};
+    use super::{Decoder, Message, Payloads};
     use abi::link::{Channel, header};
     use abi::telemetry::Telemetry;
+    use std::io::Read;
 
     fn frame(channel: u8, payload: &[u8]) -> Vec<u8> {
         [&header(channel, payload.len()).expect("short")[..], payload].concat()
+    }
+
+    #[test]
+    fn a_line_may_be_in_two_frames() {
+        let console = Channel::Console as u8;
+        // A length of 10 is no end of a line.
+        let frames = [frame(console, b"row: fork "), b"Bochs\n".to_vec(), frame(console, b"ticks=3\n")];
+        for step in [1, 7, 4096] {
+            let stream = frames.concat();
+            let nothing: Box<dyn Read> = Box::new(std::io::empty());
+            let pieces = stream.chunks(step).fold(nothing, |all, piece| Box::new(all.chain(piece)));
+            let mut all = String::new();
+            Payloads::new(pieces).read_to_string(&mut all).expect("text");
+            assert_eq!(all, "row: fork Bochs\nticks=3\n");
+        }
     }
 
     #[test]

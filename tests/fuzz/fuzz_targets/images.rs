@@ -1,4 +1,4 @@
-//! Kernels from an enemy: any file, started as bzImage, PVH ELF or multiboot image into a memory that records.
+//! Kernels from an enemy: any file, started as bzImage, PVH ELF, multiboot image or ELF64 into a memory that records.
 //!
 //! ```text
 //!   input = sizes of RAM, module and command line, processors │ the kernel's file

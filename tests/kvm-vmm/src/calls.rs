@@ -5,13 +5,14 @@
 //! | discard | madvise(DONTNEED) |
 //! | protect, read-only, writable | mprotect |
 //! | fork, end of forks | fork, of a child that sleeps until it is killed |
-//! | logs | KVM_SET_USER_MEMORY_REGION with KVM_MEM_LOG_DIRTY_PAGES, KVM_GET_DIRTY_LOG |
+//! | logs | KVM_SET_USER_MEMORY_REGION with KVM_MEM_LOG_DIRTY_PAGES, KVM_GET_DIRTY_LOG, KVM_CLEAR_DIRTY_LOG of the range |
 //! | cold | madvise(PAGEOUT): pages that it finds young it makes old, and leaves |
 //! | page out | madvise(PAGEOUT), of pages that are old |
 //! | age all | lru_gen |
 //! | merge | madvise(MERGEABLE), and ksmd until it has been round once more |
 
 use crate::books::{self, AgingPass, ticks};
+use crate::dirty_log;
 use crate::memory::{Memory, Range, Rights};
 use abi::hypercall::{DISCARD, FAILED, HOST_OPERATION, HostOperation as Op, PROTECT, UNKNOWN};
 use anyhow::{Context, Result};
@@ -58,6 +59,7 @@ impl<'a> Calls<'a> {
     pub(crate) fn new(vm: &'a VmFd, memory: Memory) -> Result<Self> {
         books::set_ksm("run", UNMERGE)?;
         books::set_ksm("run", STOP)?;
+        dirty_log::enable(vm)?;
         let calls = Self { vm, memory, children: Vec::new() };
         calls.set_slot(0)?;
         Ok(calls)
@@ -104,7 +106,7 @@ impl<'a> Calls<'a> {
         match operation {
             Op::Nothing => Ok(counter(0)),
             Op::Exits => books::kvm("exits").map(counter),
-            Op::Flushes => books::kvm("remote_tlb_flush").map(counter),
+            Op::Flushes => books::kvm("tlb_flush").map(counter),
             Op::ReadOnly => timed(|| range.protect(Rights::Read)),
             Op::Writable => timed(|| range.protect(Rights::ReadWrite)),
             Op::HugePages => timed(|| range.advise(Advice::LinuxHugepage)),
@@ -129,7 +131,7 @@ impl<'a> Calls<'a> {
     }
 
     fn fork(&mut self) -> Result<()> {
-        // SAFETY: there is one thread; the child only sleeps, and holds what it has from its parent.
+        // SAFETY: the child only sleeps, and holds what it has from its parent.
         match unsafe { libc::fork() } {
             -1 => Err(std::io::Error::last_os_error()).context("fork"),
             0 => loop {
@@ -151,13 +153,15 @@ impl<'a> Calls<'a> {
         Ok(())
     }
 
-    /// The log of all RAM; the pages of the range in it.
+    /// The log of all RAM, and the next one of the range begins; the pages of the range in it.
     fn harvest(&self, gpa: u64, len: u64) -> Result<Answer> {
         let since = ticks();
-        let bitmap = self.vm.get_dirty_log(0, self.memory.bytes()).context("KVM_GET_DIRTY_LOG")?;
+        let mut bitmap = self.vm.get_dirty_log(0, self.memory.bytes()).context("KVM_GET_DIRTY_LOG")?;
+        let pages = gpa / PAGE..(gpa + len) / PAGE;
+        dirty_log::clear(self.vm, &mut bitmap, &pages)?;
         let ticks = ticks() - since;
         let is_set = |page: &u64| bitmap[(page / 64) as usize] >> (page % 64) & 1 == 1;
-        Ok(Answer { value: (gpa / PAGE..(gpa + len) / PAGE).filter(is_set).count() as u64, ticks })
+        Ok(Answer { value: pages.filter(is_set).count() as u64, ticks })
     }
 }
 

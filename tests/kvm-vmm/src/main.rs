@@ -1,4 +1,4 @@
-//! A small monitor for Linux' KVM: the other side of `cargo xtask bench --vs kvm`. It runs one multiboot kernel on one
+//! A small monitor for Linux' KVM: the other side of `cargo xtask bench --vs kvm`. It runs one kernel on its first
 //! virtual processor and answers the calls that Herald's test guests make, by the system calls that do the same.
 //!
 //! ```text
@@ -7,19 +7,23 @@
 //!         ── OUT 0xf4 ──► the end, with that status
 //! ```
 //!
-//! Usage: `kvm-vmm KERNEL MIB COMMAND-LINE`. The kernel is an ELF32 file with a multiboot-1 entry (`abi::hypercall` has the calls).
-//! With a fourth argument, an initial RAM disk, the kernel is a Linux, on a board like Herald's ([`linux`]).
+//! Usage: `kvm-vmm KERNEL MIB CPUS COMMAND-LINE`. `abi::hypercall` has the calls. With a fifth argument, an initial RAM disk, the
+//! kernel is a Linux, on a board like Herald's ([`linux`]).
 
 mod books;
 mod calls;
+mod dirty_log;
 mod kernel;
 mod linux;
 mod memory;
 mod vcpu;
 
+use abi::hypercall::{BY_PORT_SIGNATURE, CPUID_LEAF};
 use anyhow::{Context, Result, bail};
 use calls::Calls;
-use kvm_ioctls::{Kvm, VcpuExit};
+use kernel::Files;
+use kvm_bindings::kvm_cpuid_entry2;
+use kvm_ioctls::{Kvm, VcpuExit, VmFd};
 use memory::Memory;
 use std::io::Write;
 use std::process::ExitCode;
@@ -43,21 +47,36 @@ fn main() -> ExitCode {
 
 fn run() -> Result<u8> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [file, mib, command_line, initrd @ ..] = &arguments[..] else {
-        bail!("usage: kvm-vmm KERNEL MIB COMMAND-LINE [INITRD]")
+    let [kernel, mib, vcpus, command_line, initrd @ ..] = &arguments[..] else {
+        bail!("usage: kvm-vmm KERNEL MIB CPUS COMMAND-LINE [INITRD]")
     };
     let mib: usize = mib.parse().with_context(|| format!("`{mib}` MiB"))?;
+    let vcpus: u32 = vcpus.parse().with_context(|| format!("`{vcpus}` virtual processors"))?;
+    let files = Files { kernel, initrd: initrd.first().map(String::as_str), command_line, vcpus };
     let kvm = Kvm::new().context("/dev/kvm")?;
     let vm = kvm.create_vm().context("KVM_CREATE_VM")?;
     vm.set_tss_address(TASK_STATE).context("KVM_SET_TSS_ADDR")?;
-    let mut memory = Memory::new(mib << 20)?;
-    if let Some(initrd) = initrd.first() {
-        return linux::run(&kvm, &vm, memory, &linux::Files { kernel: file, initrd, command_line });
+    let memory = Memory::new(mib << 20)?;
+    if files.initrd.is_some() {
+        linux::run(&kvm, &vm, memory, &files)
+    } else {
+        bench(&kvm, &vm, memory, &files)
     }
-    let elf = std::fs::read(file).with_context(|| file.clone())?;
-    let entry = kernel::load(&elf, command_line, &mut memory)?;
-    let mut calls = Calls::new(&vm, memory)?;
-    let mut vcpu = vcpu::create(&kvm, &vm, &entry)?;
+}
+
+/// Runs the test guest to its end; its status.
+fn bench(kvm: &Kvm, vm: &VmFd, mut memory: Memory, files: &Files<'_>) -> Result<u8> {
+    let entry = kernel::load(files, &mut memory)?;
+    if files.vcpus > 1 {
+        vm.create_irq_chip().context("KVM_CREATE_IRQCHIP")?;
+    }
+    let mut calls = Calls::new(vm, memory)?;
+    let mut vcpu = vcpu::create(kvm, vm, 0, tell_of_calls)?;
+    vcpu::begin(&vcpu, &entry)?;
+    for number in 1..files.vcpus {
+        let other = vcpu::create(kvm, vm, number, tell_of_calls)?;
+        std::thread::spawn(|| vcpu::stay(other));
+    }
     let mut said = Vec::new();
     loop {
         match vcpu.run().context("KVM_RUN")? {
@@ -84,4 +103,18 @@ fn run() -> Result<u8> {
             }
         }
     }
+}
+
+/// Has CPUID say how calls are made here.
+fn tell_of_calls(leaves: &mut Vec<kvm_cpuid_entry2>) {
+    let word = |at: usize| u32::from_le_bytes(std::array::from_fn(|byte| BY_PORT_SIGNATURE[at + byte]));
+    let (ebx, ecx, edx) = (word(0), word(4), word(8));
+    leaves.push(kvm_cpuid_entry2 {
+        function: CPUID_LEAF,
+        eax: CPUID_LEAF,
+        ebx,
+        ecx,
+        edx,
+        ..Default::default()
+    });
 }

@@ -1,58 +1,81 @@
-//! The virtual processor, as a multiboot-1 loader leaves one: 32-bit protected mode, flat segments, no paging.
+//! Virtual processors. The first begins as the kernel's boot protocol says; others wait for a start-up message, which KVM's local
+//! APICs bring.
 
-use crate::kernel::Entry;
-use abi::hypercall::{BY_PORT_SIGNATURE, CPUID_LEAF};
 use anyhow::{Context, Result};
+use firmware::{Entry, Mode, Segment};
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2, kvm_regs, kvm_segment};
-use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 
-/// CR0: protection enable, and what an i486 or later always has (extension type).
-const PROTECTED: u64 = 0x11;
+/// CR0: protection, and what an i486 or later always has (extension type); paging. CR4: PAE. EFER: long mode, enabled and active.
+const PROTECTED: u64 = 1 << 4 | 1;
+const PAGING: u64 = 1 << 31;
+const PAE: u64 = 1 << 5;
+const LONG_MODE: u64 = 1 << 10 | 1 << 8;
 /// RFLAGS: the bit that is always set.
 const FLAGS: u64 = 2;
-/// Segment types (SDM 3, table 3-1): read and write; execute and read. Both accessed.
-const DATA: u8 = 3;
-const CODE: u8 = 11;
 
-/// Creates it, at the kernel's entry. CPUID tells the guest how calls are made here.
-pub(crate) fn create(kvm: &Kvm, vm: &VmFd, entry: &Entry) -> Result<VcpuFd> {
-    let vcpu = vm.create_vcpu(0).context("KVM_CREATE_VCPU")?;
+/// Creates one; CPUID tells what KVM can do, and what `tell` adds.
+pub(crate) fn create(
+    kvm: &Kvm,
+    vm: &VmFd,
+    number: u32,
+    tell: impl FnOnce(&mut Vec<kvm_cpuid_entry2>),
+) -> Result<VcpuFd> {
+    let vcpu = vm.create_vcpu(number.into()).context("KVM_CREATE_VCPU")?;
     let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).context("KVM_GET_SUPPORTED_CPUID")?;
     let mut leaves = supported.as_slice().to_vec();
-    let word = |at: usize| u32::from_le_bytes(std::array::from_fn(|byte| BY_PORT_SIGNATURE[at + byte]));
-    leaves.push(kvm_cpuid_entry2 {
-        function: CPUID_LEAF,
-        eax: CPUID_LEAF,
-        ebx: word(0),
-        ecx: word(4),
-        edx: word(8),
-        ..Default::default()
-    });
+    tell(&mut leaves);
     let leaves = CpuId::from_entries(&leaves).ok().context("too many CPUID leaves")?;
     vcpu.set_cpuid2(&leaves).context("KVM_SET_CPUID2")?;
-    let mut system = vcpu.get_sregs().context("KVM_GET_SREGS")?;
-    system.cs = flat(8, CODE);
-    let data = flat(16, DATA);
-    (system.ds, system.es, system.fs, system.gs, system.ss) = (data, data, data, data, data);
-    system.cr0 = PROTECTED;
-    vcpu.set_sregs(&system).context("KVM_SET_SREGS")?;
-    let registers =
-        kvm_regs { rip: entry.rip, rax: entry.rax, rbx: entry.rbx, rflags: FLAGS, ..Default::default() };
-    vcpu.set_regs(&registers).context("KVM_SET_REGS")?;
     Ok(vcpu)
 }
 
-/// 4 GiB, 32-bit, present.
-fn flat(selector: u16, kind: u8) -> kvm_segment {
+/// Has it begin there.
+pub(crate) fn begin(vcpu: &VcpuFd, entry: &Entry) -> Result<()> {
+    let mut system = vcpu.get_sregs().context("KVM_GET_SREGS")?;
+    system.cr0 = PROTECTED;
+    if let Mode::Long64 { cr3 } = entry.mode {
+        (system.cr3, system.cr4, system.efer) = (cr3.as_u64(), PAE, LONG_MODE);
+        system.cr0 |= PAGING;
+    }
+    (system.gdt.base, system.gdt.limit) = (entry.gdt.base.as_u64(), entry.gdt.limit);
+    let data = segment(&entry.data);
+    (system.cs, system.tr) = (segment(&entry.code), segment(&entry.task));
+    (system.ds, system.es, system.fs, system.gs, system.ss) = (data, data, data, data, data);
+    vcpu.set_sregs(&system).context("KVM_SET_SREGS")?;
+    let &Entry { rip, rax, rbx, rsi, .. } = entry;
+    vcpu.set_regs(&kvm_regs { rip, rax, rbx, rsi, rflags: FLAGS, ..Default::default() })
+        .context("KVM_SET_REGS")
+}
+
+/// The rights, bit by bit (SDM vol. 3C table 25-2).
+fn segment(segment: &Segment) -> kvm_segment {
+    let bits = |at: u32, count: u32| (segment.rights >> at & ((1 << count) - 1)) as u8;
     kvm_segment {
-        base: 0,
-        limit: u32::MAX,
-        selector,
-        type_: kind,
-        present: 1,
-        db: 1,
-        s: 1,
-        g: 1,
+        base: u64::from(segment.base),
+        limit: segment.limit,
+        selector: segment.selector,
+        type_: bits(0, 4),
+        s: bits(4, 1),
+        dpl: bits(5, 2),
+        present: bits(7, 1),
+        avl: bits(12, 1),
+        l: bits(13, 1),
+        db: bits(14, 1),
+        g: bits(15, 1),
         ..Default::default()
+    }
+}
+
+/// Runs one that asks its monitor for nothing, from its start-up message to the end of the program.
+pub(crate) fn stay(mut vcpu: VcpuFd) {
+    loop {
+        match vcpu.run() {
+            Ok(VcpuExit::Intr) => {}
+            // It has had a message.
+            Err(error) if [libc::EAGAIN, libc::EINTR].contains(&error.errno()) => {}
+            Ok(exit) => return eprintln!("kvm-vmm: another virtual processor ended by {exit:?}"),
+            Err(error) => return eprintln!("kvm-vmm: KVM_RUN of another virtual processor: {error}"),
+        }
     }
 }

@@ -2,21 +2,23 @@
 //! and hardware's is not: VMREADs and VMWRITEs, flushes, locked instructions, cache lines.
 //!
 //! Each event of the guest `versus` is traced, instruction by instruction; the programs are the same as without. Traces come in the order
-//! of the guest's rows.
+//! of the guest's rows. Once more with a second virtual processor, on a processor of its own, that stays in the guest: what the first does
+//! then has to reach it.
 
-use super::profile::row;
+use super::profile::{Row, row};
 use super::trace::{self, Counts};
-use super::versus::{self, MACHINE, Variant, few};
+use super::versus::{self, MACHINE, Variant, few, title};
+use super::{command, guest_file, markdown, versions};
 use crate::bochs::Pace;
 use crate::cli::{BenchArgs, Cli, Command, Rival};
+use crate::link::Payloads;
 use crate::progress::Step;
 use crate::run::{Prepared, RunDir};
-use crate::{elf32, metal};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use serde_json::{Value, json};
 use std::fmt::Write;
-use std::io::BufReader;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 /// Four groups of neighbours; all is printed.
@@ -27,8 +29,12 @@ const TIMES: usize = 40;
 const END: &str = "versus: ok";
 const CALL: &str = "call";
 
-/// An event, its pages, and what they took.
-type Event = (String, u64, Counts);
+/// Processors of the machine, as many of the guest, and what a table of theirs is called.
+const CPUS: [(u32, &str, &str); 2] =
+    [(1, "Herald", "KVM"), (2, "Herald, two virtual processors", "KVM, two virtual processors")];
+
+/// An event, and what it took.
+type Event = (Row, Counts);
 
 /// Counts, and prints.
 ///
@@ -36,57 +42,65 @@ type Event = (String, u64, Counts);
 /// Something cannot be built or run.
 pub(super) fn run(args: &BenchArgs) -> Result<u8> {
     let dir = RunDir::create()?;
-    let guest = dir.path().join("testguest");
-    let elf = std::fs::read(metal::build()?.testguest).context("the test guest")?;
-    std::fs::write(&guest, elf32::from_elf64(&elf, 0)?)?;
-    let append = format!("{} main=1", Variant::Ept.command_line(PAGES));
-    let mut sides = vec![("Herald", herald(&guest, &append)?)];
-    if let Some(Rival::Kvm) = args.vs {
-        let (rows, traces) =
-            versus::traced_on_kvm(&guest, &append, TIMES, |printed| trace::read(printed, |_| true))?;
-        sides.push(("KVM", events(rows, traces)?));
+    let guest = guest_file(dir.path())?;
+    let mut sides = Vec::new();
+    for (cpus, herald_side, kvm_side) in CPUS {
+        let append = format!("{} main=1 cpus={cpus}", Variant::Ept.command_line(PAGES));
+        sides.push((herald_side, herald(&guest, &append, cpus)?));
+        if let Some(Rival::Kvm) = args.vs {
+            let watch = |printed: Box<dyn BufRead>| trace::read(printed, |_| true);
+            let (rows, traces) = versus::traced_on_kvm(&guest, &append, cpus, TIMES, watch)?;
+            sides.push((kvm_side, events(rows, traces)?));
+        }
     }
     for (side, events) in &sides {
         print!("{}", text(side, events));
     }
+    let versions = versions::own()?;
+    println!();
+    versions.iter().for_each(|(name, version)| println!("{name:<8} {version}"));
+    markdown::write(args, || markdown::origin(&command(args), &versions) + &sheets(&sides))?;
     if let Some(path) = &args.json {
-        let json: Value = sides.iter().map(|(side, events)| ((*side).to_owned(), document(events))).collect();
+        let versions: Value = versions.iter().map(|(name, text)| ((*name).to_owned(), json!(text))).collect();
+        let sides = sides.iter().map(|(side, events)| ((*side).to_owned(), document(events)));
+        let json: Value = sides.chain([("versions".to_owned(), versions)]).collect();
         std::fs::write(path, format!("{json:#}\n")).with_context(|| format!("--json {}", path.display()))?;
     }
     Ok(0)
 }
 
-fn herald(guest: &Path, append: &str) -> Result<Vec<Event>> {
-    let guest = guest.to_str().context("a path that is no text")?;
-    let kernel = [guest, "--append", append];
+fn herald(guest: &Path, append: &str, cpus: u32) -> Result<Vec<Event>> {
+    let (guest, count) = (guest.to_str().context("a path that is no text")?, cpus.to_string());
+    let kernel = [guest, "--append", append, "--vcpus", &count, "--host-cpus", &count];
     let words = ["xtask"].iter().chain(&MACHINE).chain(&kernel);
     let Command::Run(run) = Cli::try_parse_from(words)?.command else {
         bail!("`run` is another command");
     };
     let machine = RunDir::create()?;
-    let pace = Pace::Traced { times: TIMES };
+    let pace = Pace::Traced { times: TIMES, cpus };
     let mut running = Prepared::new(&run)?.start_in_steps(pace, &machine)?;
     let (mut step, mut rows) = (Step::new("tracing Herald"), Vec::new());
-    let traces = trace::read(BufReader::new(&mut running.link), |line| {
+    let traces = trace::read(BufReader::new(Payloads::new(&mut running.link)), |line| {
         step.tick("");
-        rows.extend(row(line).map(|row| (row.event, row.pages)));
+        rows.extend(row(line));
         !line.contains(END)
     });
     events(rows, traces)
 }
 
 /// The first row is of what is not traced.
-fn events(rows: Vec<(String, u64)>, traces: Vec<Counts>) -> Result<Vec<Event>> {
-    let rows: Vec<_> = rows.into_iter().filter(|(event, _)| event != CALL).collect();
+fn events(rows: Vec<Row>, traces: Vec<Counts>) -> Result<Vec<Event>> {
+    let rows: Vec<_> = rows.into_iter().filter(|row| row.event != CALL).collect();
     ensure!(rows.len() == traces.len(), "{} events, {} traces", rows.len(), traces.len());
     ensure!(!rows.is_empty(), "the guest measured nothing");
-    Ok(rows.into_iter().zip(traces).map(|((event, pages), counts)| (event, pages, counts)).collect())
+    Ok(rows.into_iter().zip(traces).collect())
 }
 
 /// Columns, with a page's share of each.
-fn shares((_, pages, counts): &Event) -> [(&'static str, f64); 10] {
-    let share = |count: u64| count as f64 / (*pages).max(1) as f64;
+fn shares((row, counts): &Event) -> [(&'static str, f64); 12] {
+    let share = |count: u64| count as f64 / row.pages.max(1) as f64;
     [
+        ("ticks", share(row.ticks)),
         ("instructions", share(counts.instructions)),
         ("entries", share(counts.entries)),
         ("VMREAD", share(counts.vmreads)),
@@ -94,6 +108,7 @@ fn shares((_, pages, counts): &Event) -> [(&'static str, f64); 10] {
         ("flushes", share(counts.flushes)),
         ("CR3", share(counts.cr3_loads)),
         ("WRMSR", share(counts.wrmsrs)),
+        ("IPIs", share(counts.ipis)),
         ("locked", share(counts.atomics)),
         ("lines", share(counts.lines)),
         ("new lines", share(counts.new_lines)),
@@ -107,7 +122,7 @@ fn text(side: &str, events: &[Event]) -> String {
     }
     text.push('\n');
     for event in events {
-        let _ = write!(text, "{:<20}", event.0);
+        let _ = write!(text, "{:<20}", event.0.event);
         for (_, share) in shares(event) {
             let _ = write!(text, "{:>13}", few(share));
         }
@@ -116,20 +131,43 @@ fn text(side: &str, events: &[Event]) -> String {
     text
 }
 
+/// A table for each number of processors, with a cell for both sides.
+fn sheets(sides: &[(&str, Vec<Event>)]) -> String {
+    sides.chunks(sides.len() / CPUS.len()).map(sheet).collect::<Vec<_>>().join("\n")
+}
+
+fn sheet(sides: &[(&str, Vec<Event>)]) -> String {
+    let [(_, events), ..] = sides else { return String::new() };
+    let names: Vec<&str> = sides.iter().map(|(side, _)| *side).collect();
+    let mut heading = vec![format!("a page of 4 KiB: {}", names.join("; "))];
+    heading.extend(events.first().map(shares).into_iter().flatten().map(|(column, _)| column.to_owned()));
+    let row = |(Row { event: name, .. }, _): &Event| {
+        let same = |(of, _): &&Event| of.event == *name;
+        let of_sides = sides.iter().filter_map(|(_, events)| events.iter().find(same));
+        let of_sides: Vec<_> = of_sides.map(shares).collect();
+        let cell = |column: usize| {
+            of_sides.iter().map(|shares| markdown::share(shares[column].1)).collect::<Vec<_>>().join("; ")
+        };
+        [title(name)].into_iter().chain((0..heading.len() - 1).map(cell)).collect()
+    };
+    markdown::table(&heading, events.iter().map(row))
+}
+
 fn document(events: &[Event]) -> Value {
     let of = |event: &Event| -> Value {
         shares(event).into_iter().map(|(column, share)| (column.to_owned(), json!(share))).collect()
     };
-    events.iter().map(|event| (event.0.clone(), of(event))).collect()
+    events.iter().map(|event| (event.0.event.clone(), of(event))).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Counts, events, text};
+    use super::{Counts, Row, events, text};
 
     #[test]
     fn traces_are_of_rows_in_their_order() {
-        let rows = || vec![("call".to_owned(), 1), ("fork".to_owned(), 4)];
+        let of = |event: &str, pages| Row { event: event.to_owned(), ticks: 12, pages };
+        let rows = || vec![of("call", 1), of("fork", 4)];
         assert!(events(rows(), Vec::new()).is_err());
         let counts = Counts { vmreads: 6, ..Counts::default() };
         let found = events(rows(), vec![counts]).expect("one of each");

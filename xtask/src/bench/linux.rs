@@ -7,7 +7,7 @@
 
 use super::machine::run_linux;
 use super::versus::{LINUX_VARIANTS, linux_on_kvm, outside_on_kvm};
-use super::{IPS_WORD, Row, Table, boot};
+use super::{IPS_WORD, Row, Table, boot, markdown};
 use crate::cli::Rival;
 use anyhow::{Result, ensure};
 
@@ -90,6 +90,28 @@ fn parts(compared: &[Row]) -> Table {
         columns,
         rows: compared.iter().map(row).collect(),
     }
+}
+
+/// Both sides' columns beside each other, with their parts; or Herald's alone.
+pub(super) fn markdown(tables: &[Table]) -> String {
+    let [own, _parts] = tables else { return tables.iter().map(markdown::plain).collect() };
+    let heading = ["", "Herald, EPT", "KVM, EPT", "part", "Herald, shadow", "KVM, `ept=0`", "part", "aim"];
+    let cells = |row: &Row| {
+        let (name, numbers) = markdown::in_millions(row);
+        let mut cells = vec![name];
+        for paging in 0..PAGING.len() {
+            let at = |column: usize| (row.values.get(column), numbers.get(column).cloned());
+            let ((herald, herald_text), (kvm, kvm_text)) = (at(paging), at(PAGING.len() + paging));
+            let part = herald.zip(kvm).map(|(herald, kvm)| *herald as f64 / (*kvm).max(1) as f64);
+            cells.push(herald_text.unwrap_or_default());
+            cells.push(kvm_text.unwrap_or_else(|| "-".to_owned()));
+            cells.push(part.map(|part| format!("{part:.2}")).unwrap_or_default());
+        }
+        let aim = (row.name == SAMPLED).then(|| format!("{:.2}", AIM as f64 / 100.0));
+        cells.push(aim.unwrap_or_default());
+        cells
+    };
+    markdown::table(&heading.map(str::to_owned), own.rows.iter().map(cells))
 }
 
 /// A table in which no row lacks a column.

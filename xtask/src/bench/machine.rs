@@ -2,9 +2,9 @@
 //! for several CPUs, `crowd`. And how often an idle Linux exits.
 
 use super::versus::ticks_a_page;
-use super::{Row, Table};
+use super::{Row, Table, guest_file};
+use crate::progress;
 use crate::run::RunDir;
-use crate::{elf32, metal, progress};
 use anyhow::{Context, Result, ensure};
 use std::io::Write;
 use std::path::Path;
@@ -124,9 +124,7 @@ pub(super) fn rows_of(label: &str, args: &[&str], append: &str) -> Result<Vec<(S
 }
 
 fn guest(dir: &RunDir, telemetry: &Path, args: &[&str], append: &str) -> Result<Command> {
-    let kernel = dir.path().join("testguest");
-    let elf = std::fs::read(metal::build()?.testguest).context("the test guest")?;
-    std::fs::write(&kernel, elf32::from_elf64(&elf, 0)?)?;
+    let kernel = guest_file(dir.path())?;
     let mut command = run(telemetry)?;
     command.args(args).args(["--append", append, "--kernel"]).arg(&kernel);
     Ok(command)

@@ -10,13 +10,14 @@
 //!
 //! What was inlined counts for the function that it was inlined into.
 
+use super::guest_file;
 use super::samples::{Reader, STEP, STEPS};
 use super::versus::{MACHINE, Variant};
 use crate::bochs::Pace;
 use crate::cli::{BenchArgs, Cli, Command};
 use crate::progress::Step;
 use crate::run::{Prepared, RunDir};
-use crate::{elf32, metal, symbols};
+use crate::{metal, symbols};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use serde_json::{Value, json};
@@ -51,14 +52,9 @@ struct Profile {
 /// Something cannot be built or run.
 pub(super) fn run(args: &BenchArgs) -> Result<u8> {
     let pages = if args.quick { FEW_PAGES } else { PAGES };
-    let binaries = metal::build()?;
-    let functions = symbols::functions(&std::fs::read(&binaries.herald).context("Herald")?)?;
+    let functions = symbols::functions(&std::fs::read(metal::build()?.herald).context("Herald")?)?;
     let dir = RunDir::create()?;
-    let guest = dir.path().join("testguest");
-    std::fs::write(
-        &guest,
-        elf32::from_elf64(&std::fs::read(&binaries.testguest).context("the test guest")?, 0)?,
-    )?;
+    let guest = guest_file(dir.path())?;
     let mut json = serde_json::Map::new();
     for variant in Variant::ALL {
         let profiles = sample_variant(variant, pages, &guest, &functions)?;
@@ -122,7 +118,7 @@ fn collect(output: impl BufRead, functions: &[(u64, u64, String)]) -> Result<Vec
 /// What the guest says of an event.
 pub(super) struct Row {
     pub(super) event: String,
-    ticks: u64,
+    pub(super) ticks: u64,
     pub(super) pages: u64,
 }
 

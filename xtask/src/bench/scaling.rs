@@ -4,6 +4,7 @@
 
 use super::host;
 use super::machine::rows_of;
+use super::versus::title;
 use super::{Row, Table};
 use crate::setup;
 use anyhow::{Context, Result, ensure};
@@ -46,6 +47,7 @@ fn sizes() -> Result<Table> {
         for (name, ticks) in
             rows_of(&format!("measuring {size}"), &args, &format!("versus main=1 pages={pages}"))?
         {
+            let name = title(&name);
             match rows.iter_mut().find(|row| row.name == name) {
                 Some(row) => row.values.push(ticks),
                 None => rows.push(Row { name, values: vec![ticks] }),

@@ -1,5 +1,5 @@
 //! What a host's instructions are, one by one: Bochs' debugger prints each, with its accesses to memory, between two breaks of the
-//! guest's (`guest::cpu::stand_still`).
+//! guest's (`guest::cpu::stand_still`), of all processors.
 //!
 //! ```text
 //!   Tracing enabled for CPU0
@@ -8,15 +8,18 @@
 //!   Tracing disabled for CPU0
 //! ```
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io::BufRead;
 
 const ON: &str = "Tracing enabled";
 const OFF: &str = "Tracing disabled";
-const INSTRUCTION: &str = "(0).[";
-const ACCESS: &str = "[CPU0 ";
+const INSTRUCTION: &str = "(";
+const ACCESS: &str = "[CPU";
 /// Kernels are above, the guest below.
 const KERNEL: u64 = 0xffff_8000_0000_0000;
+/// The low half of the local APIC's command register: who writes it interrupts another processor. Neither side uses x2APIC mode on this
+/// machine, where it would be a WRMSR.
+const COMMAND: u64 = 0xfee0_0300;
 /// Bytes of a cache line, as a power of two.
 const LINE: u32 = 6;
 
@@ -32,8 +35,10 @@ pub(super) struct Counts {
     pub(super) flushes: u64,
     /// Loads of CR3, which drop the host's own translations but for global ones.
     pub(super) cr3_loads: u64,
-    /// Of model-specific registers, by which timers are set and other processors interrupted.
+    /// Of model-specific registers, by which timers are set.
     pub(super) wrmsrs: u64,
+    /// Interrupts sent to other processors.
+    pub(super) ipis: u64,
     /// Instructions that lock a line of memory.
     pub(super) atomics: u64,
     /// Cache lines, each once for every time that the guest was left.
@@ -65,18 +70,19 @@ struct Trace {
     counts: Counts,
     /// Whether the last instruction's accesses count.
     is_counted: bool,
-    since_entry: HashSet<u64>,
+    /// By processor.
+    since_entry: BTreeMap<String, HashSet<u64>>,
     lines: HashSet<u64>,
 }
 
 impl Trace {
     fn take(&mut self, line: &str) {
-        if let Some(rest) = line.strip_prefix(INSTRUCTION) {
+        if let Some((cpu, rest)) = line.strip_prefix(INSTRUCTION).and_then(|rest| rest.split_once(").[")) {
             self.is_counted = false;
             if let Some((place, text)) = rest.split_once("] ").and_then(|(_, rest)| rest.split_once(": "))
                 && is_host(place)
             {
-                self.instruction(text);
+                self.instruction(cpu, text);
             }
         } else if self.is_counted && line.starts_with(ACCESS) {
             self.lines_of(line);
@@ -84,14 +90,13 @@ impl Trace {
     }
 
     /// What a `rep` goes over is a page's contents.
-    fn instruction(&mut self, text: &str) {
+    fn instruction(&mut self, cpu: &str, text: &str) {
         let counts = &mut self.counts;
         counts.instructions += 1;
         self.is_counted = !text.starts_with("rep");
         let counter = match text.split(' ').next().unwrap_or_default() {
             "vmresume" | "vmlaunch" => {
-                counts.lines += self.since_entry.len() as u64;
-                self.since_entry.clear();
+                counts.lines += self.since_entry.remove(cpu).map_or(0, |lines| lines.len() as u64);
                 &mut counts.entries
             }
             "vmread" => &mut counts.vmreads,
@@ -109,18 +114,21 @@ impl Trace {
 
     /// Those that an access touches; what the processor itself reads of tables has no linear address.
     fn lines_of(&mut self, line: &str) {
+        let cpu = line.trim_start_matches(ACCESS).split(' ').next().unwrap_or_default();
         let physical = || line.split_once(" LIN 0x")?.1.split_once(" PHY 0x")?.1.split_once(' ');
         let Some((at, rest)) = physical() else { return };
         let Ok(at) = u64::from_str_radix(at, 16) else { return };
+        self.counts.ipis += u64::from(at == COMMAND && line.contains(" WR]"));
         let len = rest.strip_prefix("(len=").and_then(|rest| rest.split([',', ')']).next()?.parse().ok());
+        let since_entry = self.since_entry.entry(cpu.to_owned()).or_default();
         for line in at >> LINE..=(at + len.unwrap_or(1u64).max(1) - 1) >> LINE {
-            self.since_entry.insert(line);
+            since_entry.insert(line);
             self.lines.insert(line);
         }
     }
 
     fn finish(mut self) -> Counts {
-        self.counts.lines += self.since_entry.len() as u64;
+        self.counts.lines += self.since_entry.values().map(|lines| lines.len() as u64).sum::<u64>();
         self.counts.new_lines = self.lines.len() as u64;
         self.counts
     }
@@ -166,6 +174,11 @@ mod tests {
             access("000000400000"),
             at(host, "mov cr3, rax"),
             at(host, "mov rax, cr3"),
+            at(host, "mov dword ptr ds:[rax], ebx"),
+            "[CPU0 WR]: LIN 0xffffffffff5fd300 PHY 0x0000fee00300 (len=4, UC): 0x000008fd\n".into(),
+            at(host, "mov eax, dword ptr ds:[rax]"),
+            "[CPU0 RD]: LIN 0xffffffffff5fd300 PHY 0x0000fee00300 (len=4, UC): 0x000008fd\n".into(),
+            at(host, "wrmsr").replace("(0)", "(1)"),
             at(host, "vmresume"),
             at(program, "xchg dword ptr ds:[rax], ebx"),
             access("00000030003c"),
@@ -174,13 +187,15 @@ mod tests {
             at(host, "vmread rax, rbx"),
         ];
         let counts = Counts {
-            instructions: 8,
+            instructions: 11,
             entries: 1,
             cr3_loads: 1,
             vmreads: 1,
+            wrmsrs: 1,
+            ipis: 1,
             atomics: 2,
-            lines: 3,
-            new_lines: 2,
+            lines: 4,
+            new_lines: 3,
             ..Counts::default()
         };
         assert_eq!(read(text.concat().as_bytes(), |_| true), [counts]);

@@ -1,7 +1,7 @@
 //! Files that scenarios give to `run`: kernels, good and broken. `{name}` in an argument stands for one.
 
 use crate::metal::Binaries;
-use crate::{elf32, guest_images, workspace};
+use crate::{elf32, guest_images, package, workspace};
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 
@@ -118,6 +118,8 @@ impl Fixtures {
             ("vmlinux", vmlinux),
             (guest_images::TINY_INITRAMFS, initramfs),
             ("testguest", elf32::from_elf64(&elf, 0)?),
+            ("truncated64", elf[..elf.len().min(TRUNCATED)].to_vec()),
+            ("testguest64", package::strip(&elf)?),
             ("far", elf32::from_elf64(&elf, FAR)?),
             ("truncated", kernel[..kernel.len().min(TRUNCATED)].to_vec()),
             (guest_images::TINY_KERNEL, kernel),

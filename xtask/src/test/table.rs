@@ -151,11 +151,36 @@ const LINUX: [Scenario; 13] = [
 ];
 
 /// The multiboot test guest; its command line names the test.
-const TEST_GUEST: [Scenario; 26] = [
+const TEST_GUEST: [Scenario; 28] = [
     Scenario {
         name: "hello",
         args: &["--kernel", "{testguest}", "--append", "hello"],
-        stdout: &["hello: ok"],
+        stdout: &["entry multiboot: hello", "hello: ok"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "hello-64",
+        args: &["--kernel", "{testguest64}", "--append", "hello"],
+        stdout: &["entry 64-bit: hello", "RAM gpa:0x100000..gpa:0x10000000", "hello: ok"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "by-64-bit-entry",
+        // What the bench needs of it, and a second processor.
+        args: &[
+            "--kernel",
+            "{testguest64}",
+            "--append",
+            "versus pages=64 main=1 cpus=2",
+            "--vcpus",
+            "2",
+            "--host-cpus",
+            "2",
+            "--host-operations",
+            "--swap",
+            "ram:16M",
+        ],
+        stdout: &["entry: 64-bit", "versus: ok"],
         ..PLAIN
     },
     Scenario {
@@ -575,8 +600,15 @@ const DISKS: [Scenario; 10] = [
     },
 ];
 
-const BAD_INPUT: [Scenario; 8] = [
+const BAD_INPUT: [Scenario; 9] = [
     Scenario { name: "truncated-bzimage", args: &["--kernel", "{truncated}"], status: 2, ..PLAIN },
+    Scenario {
+        name: "truncated-elf64",
+        args: &["--kernel", "{truncated64}"],
+        status: 2,
+        stderr: &["ELF"],
+        ..PLAIN
+    },
     Scenario { name: "no-kernel", args: &["--kernel", "{text}"], status: 2, ..PLAIN },
     Scenario {
         name: "segment-outside-memory",

@@ -90,6 +90,15 @@ pub(crate) type Work = fn(u64);
 /// One does not come, or there is no memory for its stack.
 pub(crate) fn start_all(memory: &mut Memory, work: Work) -> Result<u64, Failure> {
     let count = fwcfg::cpus();
+    start_those(memory, count, work)?;
+    Ok(count)
+}
+
+/// The same where the caller knows that there are `count` CPUs.
+///
+/// # Errors
+/// As for [`start_all`].
+pub(crate) fn start_those(memory: &mut Memory, count: u64, work: Work) -> Result<(), Failure> {
     WORK.store(work as usize as u64, Ordering::Release);
     copy_start_up();
     for number in 1..count {
@@ -97,7 +106,7 @@ pub(crate) fn start_all(memory: &mut Memory, work: Work) -> Result<u64, Failure>
         let top = stack.page(STACK_PAGES - 1).as_u64() + 4096;
         start(number, top)?;
     }
-    Ok(count)
+    Ok(())
 }
 
 /// Starts a CPU, which may have run before. The stack is its own.

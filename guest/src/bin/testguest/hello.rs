@@ -5,7 +5,7 @@ use crate::report::Failure;
 use guest::{println, testdev};
 
 pub(crate) fn run(guest: &mut Guest) -> Result<(), Failure> {
-    println!("hello from a multiboot guest: {}", guest.info.command_line());
+    println!("hello from a guest, entry {}: {}", guest.info.protocol(), guest.info.command_line());
     for range in guest.info.ram() {
         println!("RAM {range}");
     }

@@ -1,4 +1,4 @@
-//! The bare-metal tests, in one multiboot-1 kernel. The command line names the test, with `key=number`
+//! The bare-metal tests, in one kernel, which multiboot-1 loaders start, and those that use Linux' 64-bit entry. The command line names the test, with `key=number`
 //! arguments beside it; other words are ignored (a loader may put the file's name first).
 //!
 //! A test that passes prints `NAME: ok` on COM1 and exits with 0. Else a line says what differed, and the
@@ -42,8 +42,8 @@ mod triplefault;
 mod versus;
 
 use addr::Gpa;
+use guest::bootinfo::Info;
 use guest::memory::Memory;
-use guest::multiboot::Info;
 use guest::{println, testdev, trap};
 use report::Failure;
 
@@ -112,7 +112,7 @@ unsafe extern "C" {
     static image_end: u8;
 }
 
-/// Called by the boot code with EAX and EBX of the entry.
+/// Called by the boot code with the loader's magic number, and where its information is.
 extern "C" fn main(magic: u32, block: u32) -> ! {
     // SAFETY: the boot code calls `main` once, with its segments and nothing enabled.
     unsafe { trap::install() };

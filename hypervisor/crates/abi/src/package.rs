@@ -35,7 +35,7 @@ pub enum Kind {
     Herald = 1,
     /// [`crate::config::BootConfig`], encoded with postcard.
     Config = 2,
-    /// A guest kernel: bzImage, PVH ELF or multiboot-1 ELF32.
+    /// A guest kernel: bzImage, PVH ELF, multiboot-1 ELF32, or an ELF64.
     Kernel = 3,
     /// A guest's initial RAM disk, or its one multiboot module.
     Initrd = 4,

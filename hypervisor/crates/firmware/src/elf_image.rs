@@ -7,7 +7,7 @@ use crate::target::Target;
 use addr::{Gpa, GpaRange};
 use alloc::collections::BTreeMap;
 use elf::ElfBytes;
-use elf::abi::{ELFCLASS32, ELFMAGIC, EM_386, EM_X86_64, ET_DYN, ET_EXEC, PT_LOAD, PT_NOTE};
+use elf::abi::{ELFCLASS32, ELFCLASS64, ELFMAGIC, EM_386, EM_X86_64, ET_DYN, ET_EXEC, PT_LOAD, PT_NOTE};
 use elf::endian::LittleEndian;
 use elf::note::Note;
 use elf::segment::ProgramHeader;
@@ -42,6 +42,12 @@ impl<'a> ElfImage<'a> {
             return Err(Error::Elf(ElfProblem::Type(elf.ehdr.e_type)));
         }
         Ok(Self { file, elf })
+    }
+
+    /// Whether it is 64-bit code with places of its own: programs that a loader may move are no kernels.
+    pub(crate) fn is_64_bit_executable(&self) -> bool {
+        self.file.get(CLASS) == Some(&ELFCLASS64)
+            && (self.elf.ehdr.e_machine, self.elf.ehdr.e_type) == (EM_X86_64, ET_EXEC)
     }
 
     fn segments(&self) -> impl Iterator<Item = ProgramHeader> + use<'a> {

@@ -140,7 +140,8 @@ impl fmt::Display for Error {
             }
             Self::UnknownImage { bytes } => write!(
                 f,
-                "the kernel ({bytes} bytes) is not a Linux bzImage, a PVH ELF or a multiboot-1 image"
+                "the kernel ({bytes} bytes) is not a Linux bzImage, a PVH ELF, a multiboot-1 image or an \
+                 ELF64 executable"
             ),
             Self::Truncated { format, found, needed } => {
                 write!(f, "the {format} kernel is truncated: {found} bytes found, {needed} needed")

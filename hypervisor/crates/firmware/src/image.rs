@@ -1,6 +1,6 @@
 //! Which boot protocol a kernel speaks. A file can carry marks of several: a multiboot header in the
 //! first 8 KiB of an ELF32 wins, then Linux's "HdrS", then a PVH note, then a multiboot header with
-//! addresses of its own in any other file.
+//! addresses of its own in any other file. An ELF64 executable with none of these is entered in 64-bit mode.
 
 use crate::elf_image::ElfImage;
 use crate::error::Error;
@@ -16,6 +16,8 @@ pub enum Format {
     PvhElf,
     /// Multiboot specification 0.6.96.
     Multiboot,
+    /// ELF64, by the 64-bit entry of the Linux/x86 boot protocol.
+    Elf64,
 }
 
 impl fmt::Display for Format {
@@ -24,6 +26,7 @@ impl fmt::Display for Format {
             Self::BzImage => "bzImage",
             Self::PvhElf => "PVH ELF",
             Self::Multiboot => "multiboot",
+            Self::Elf64 => "ELF64",
         })
     }
 }
@@ -43,6 +46,9 @@ pub(crate) fn detect(file: &[u8]) -> Result<Format, Error> {
     }
     if header.is_some_and(|header| header.has_addresses()) {
         return Ok(Format::Multiboot);
+    }
+    if is_elf && ElfImage::parse(file)?.is_64_bit_executable() {
+        return Ok(Format::Elf64);
     }
     Err(Error::UnknownImage { bytes: file.len() as u64 })
 }

@@ -6,7 +6,8 @@
 //!                 │
 //!                 ▼            ┌─ multiboot-1   ─┐
 //!            image::detect ────┼─ Linux bzImage ─┼──► GuestWriter: image, initrd, ACPI tables,
-//!                              └─ PVH ELF       ─┘    memory map, start information, GDT
+//!                              ├─ PVH ELF       ─┤    memory map, start information, GDT
+//!                              └─ ELF64         ─┘
 //!                                       │
 //!                                       ▼
 //!                                     Entry: registers, segments, mode
@@ -20,7 +21,9 @@
 extern crate alloc;
 
 mod acpi;
+mod boot_params;
 mod bzimage;
+mod elf64;
 mod elf_image;
 mod entry;
 mod error;
@@ -47,7 +50,7 @@ pub use target::GuestWriter;
 /// What a guest is started from.
 #[derive(Clone, Copy, Debug)]
 pub struct Guest<'a> {
-    /// The kernel's file: bzImage, PVH ELF or multiboot-1.
+    /// The kernel's file: bzImage, PVH ELF, multiboot-1, or an ELF64 to enter in 64-bit mode.
     pub kernel: &'a [u8],
     /// Initial RAM disk, or the one multiboot module.
     pub initrd: Option<&'a [u8]>,
@@ -73,5 +76,6 @@ pub fn boot(guest: &Guest<'_>, writer: &mut dyn GuestWriter) -> Result<Entry, Er
         Format::BzImage => bzimage::load(guest, rsdp, &mut target),
         Format::PvhElf => pvh::load(guest, rsdp, &mut target),
         Format::Multiboot => multiboot::load(guest, &mut target),
+        Format::Elf64 => elf64::load(guest, rsdp, &mut target),
     }
 }

@@ -77,6 +77,11 @@ const HUGE: [Event; 6] = [
     event("huge-discard", "madvise(DONTNEED)", Work::None, None),
 ];
 
+/// What people call the event that the guest names so; on an EPT, in pages of 4 KiB.
+pub(in super::super) fn title(name: &str) -> String {
+    SMALL.iter().find(|event| event.name == name).map_or(name, |event| event.title).to_owned()
+}
+
 /// Characters of the longest title.
 pub(super) fn widest() -> usize {
     SMALL.iter().chain(&HUGE).map(|event| event.title.len()).max().unwrap_or(0)
@@ -86,11 +91,11 @@ pub(super) fn widest() -> usize {
 pub(super) fn of(variant: Variant) -> impl Iterator<Item = Event> {
     let events: &[Event] = match variant {
         Variant::Ept | Variant::Shadow => &SMALL,
-        Variant::Huge => &HUGE,
+        Variant::Huge | Variant::HugeShadow => &HUGE,
     };
     events.iter().map(move |event| match variant {
-        Variant::Ept | Variant::Huge => *event,
-        Variant::Shadow => Event { aim: None, ..*event },
+        Variant::Ept => *event,
+        Variant::Huge | Variant::Shadow | Variant::HugeShadow => Event { aim: None, ..*event },
     })
 }
 

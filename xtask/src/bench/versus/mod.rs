@@ -17,6 +17,7 @@ mod page;
 mod report;
 mod rows;
 
+pub(super) use events::title;
 pub(super) use herald::MACHINE;
 pub(crate) use kvm::MONITOR_PACKAGES;
 pub(super) use kvm::traced as traced_on_kvm;
@@ -24,16 +25,15 @@ pub(super) use linux::{VARIANTS as LINUX_VARIANTS, measure as linux_on_kvm, outs
 pub(super) use report::few;
 pub(super) use rows::{Variant, ticks_a_page};
 
+use super::{command, guest_file, markdown, versions};
 use crate::bochs::model;
 use crate::cli::{BenchArgs, Cpu, Rival};
 use crate::run::RunDir;
-use crate::stress::word;
-use crate::{elf32, metal, setup, workspace};
-use anyhow::{Context, Result, ensure};
+use crate::{setup, workspace};
+use anyhow::{Result, ensure};
 use compare::{differences, lacking, pairs};
 use report::Report;
 use rows::Figures;
-use std::process::Command;
 
 const PAGES: u64 = 4096;
 const FEW_PAGES: u64 = 2048;
@@ -59,9 +59,7 @@ pub(super) fn run(args: &BenchArgs, rival: Rival) -> Result<u8> {
     ensure!(args.cpu != Cpu::Penryn, "--cpu penryn: it has no EPT, so there is half of the comparison only");
     let pages = if args.quick { FEW_PAGES } else { PAGES };
     let dir = RunDir::create()?;
-    let guest = dir.path().join("testguest");
-    let elf = std::fs::read(metal::build()?.testguest).context("the test guest")?;
-    std::fs::write(&guest, elf32::from_elf64(&elf, 0)?)?;
+    let guest = guest_file(dir.path())?;
     let herald = Runs {
         first: herald::measure(&guest, pages, args.cpu)?,
         second: (!args.quick).then(|| herald::measure(&guest, pages, args.cpu)).transpose()?,
@@ -69,6 +67,8 @@ pub(super) fn run(args: &BenchArgs, rival: Rival) -> Result<u8> {
     let kvm = kvm::measure(&guest, pages, args.cpu)?;
     let again = (!args.quick).then(|| kvm::measure(&guest, pages, args.cpu)).transpose()?;
     let kvm_runs = Runs { first: kvm.figures, second: again.map(|said| said.figures) };
+    let entry = kvm_runs.first.entry().to_owned();
+    ensure!(entry == herald.first.entry(), "the guest's entry: {entry} and {}", herald.first.entry());
     for variant in Variant::ALL {
         for (event, side) in lacking(&kvm_runs.first, &herald.first, variant) {
             println!("not compared: {event}, {}: {side} has no figure", variant.name());
@@ -76,7 +76,7 @@ pub(super) fn run(args: &BenchArgs, rival: Rival) -> Result<u8> {
     }
     let variants = Variant::ALL.map(|variant| (variant, pairs(&kvm_runs.first, &herald.first, variant)));
     let report = Report {
-        versions: versions(&kvm.kernel, args.cpu)?,
+        versions: versions(&kvm.kernel, &entry, args.cpu)?,
         command: command(args),
         pages,
         linux: kvm.contents,
@@ -89,35 +89,19 @@ pub(super) fn run(args: &BenchArgs, rival: Rival) -> Result<u8> {
     let json = args.json.clone().unwrap_or_else(|| place("vs-kvm.json"));
     let html = args.html.clone().unwrap_or_else(|| place("vs-kvm.html"));
     report.write(&json, &html)?;
+    markdown::write(args, || report.markdown())?;
     println!("{} and {}", json.display(), html.display());
     Ok(0)
 }
 
 /// The day, and who took part.
-fn versions(linux: &str, cpu: Cpu) -> Result<Vec<(&'static str, String)>> {
-    let day = Command::new("date").arg("+%F").output().context("date")?;
-    let commit = Command::new("git")
-        .args(["describe", "--always", "--dirty"])
-        .current_dir(workspace::root())
-        .output()
-        .ok()
-        .filter(|output| output.status.success());
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    let commit = commit.map(|output| format!(" ({})", text(&output.stdout))).unwrap_or_default();
+fn versions(linux: &str, entry: &str, cpu: Cpu) -> Result<Vec<(&'static str, String)>> {
     let bochs = setup::version_of("bochs").unwrap_or_else(|| "of another origin".to_owned());
-    Ok(vec![
-        ("date", text(&day.stdout)),
-        ("Herald", format!("{}{commit}", env!("CARGO_PKG_VERSION"))),
+    let mut versions = versions::own()?;
+    versions.extend([
         ("Linux", format!("{linux}: {}", kvm::LINUX)),
         ("Bochs", format!("{bochs}: {}", model(cpu))),
-    ])
-}
-
-fn command(args: &BenchArgs) -> String {
-    let quick = if args.quick { " --quick" } else { "" };
-    let cpu = match args.cpu {
-        Cpu::Haswell => String::new(),
-        cpu => format!(" --cpu {}", word(cpu)),
-    };
-    format!("cargo xtask bench --vs kvm{cpu}{quick}")
+        ("entry", format!("{entry}: the same file on both sides")),
+    ]);
+    Ok(versions)
 }

@@ -133,10 +133,12 @@ fn contents(report: &Report, pairs: &[Pair]) -> String {
 /// Exits and flushes.
 fn figures(pairs: &[Pair]) -> String {
     let mut html = "<details><summary>Exits and flushes a page</summary>\n<table>\n".to_owned();
-    cells(&mut html, "", &["exits: KVM", "Herald", "flushes: Herald"].map(str::to_owned));
+    cells(&mut html, "", &["exits: KVM", "Herald", "flushes: KVM", "Herald"].map(str::to_owned));
     for pair in pairs {
-        let numbers =
-            [pair.kvm.exits_a_page(), pair.herald.exits_a_page(), pair.herald.flushes_a_page()].map(few);
+        let (kvm, herald) = (&pair.kvm, &pair.herald);
+        let exits = [kvm.exits_a_page(), herald.exits_a_page()];
+        let numbers = [exits, [kvm.flushes_a_page(), herald.flushes_a_page()]].concat();
+        let numbers: Vec<String> = numbers.into_iter().map(few).collect();
         cells(&mut html, pair.event.title, &numbers);
     }
     html.push_str("</table></details>\n");

@@ -1,5 +1,6 @@
 //! The report: tables on the terminal, JSON, and the page.
 
+use super::super::markdown;
 use super::compare::{Difference, Pair};
 use super::events::{Contents, Work, widest};
 use super::page;
@@ -106,7 +107,7 @@ impl Report {
                 "ticks": cost.ticks_a_page(),
                 "contents_ticks": contents.ticks(pair.event.work),
                 "exits": cost.exits_a_page(),
-                "flushes": cost.flushes,
+                "flushes": cost.flushes_a_page(),
                 "pages": cost.pages,
             })
         };
@@ -118,6 +119,32 @@ impl Report {
             "ratio": pair.ratio(),
             "aim": pair.event.aim,
         })
+    }
+
+    /// All of it as tables of a paper.
+    pub(super) fn markdown(&self) -> String {
+        let pages = ("pages", format!("{} for each event", markdown::grouped(self.pages)));
+        let versions: Vec<_> = self.versions.iter().cloned().chain([pages]).collect();
+        let mut text = markdown::origin(&self.command, &versions) + &self.repeats();
+        for (variant, pairs) in &self.variants {
+            let _ = write!(text, "\n{}:\n\n", variant.title());
+            text.push_str(&sheet(pairs));
+            if *variant == Variant::Ept {
+                text.push('\n');
+                text.push_str(&self.sheet_without_contents(pairs));
+            }
+        }
+        text
+    }
+
+    fn sheet_without_contents(&self, pairs: &[Pair]) -> String {
+        let heading = ["without zeroing and copying", "KVM", "Herald", "ratio"].map(str::to_owned);
+        let row = |pair: &Pair| {
+            let (kvm, herald) = pair.without(self.linux)?;
+            let ratio = format!("{:.2}", herald / kvm.max(f64::MIN_POSITIVE));
+            Some(vec![pair.event.title.to_owned(), markdown::ticks(kvm), markdown::ticks(herald), ratio])
+        };
+        markdown::table(&heading, pairs.iter().filter_map(row))
     }
 
     /// Writes the JSON and the page.
@@ -139,24 +166,47 @@ fn table(variant: Variant, pairs: &[Pair]) -> String {
     let (mut text, title) = (format!("\n{}, ticks a page of 4 KiB\n", variant.title()), widest());
     let _ = writeln!(
         text,
-        "  {:<title$}{:>10}{:>10}{:>8}{:>8}  {:>10}{:>10}{:>10}",
-        "", "KVM", "Herald", "ratio", "aim", "exits KVM", "Herald", "flushes"
+        "  {:<title$}{:>10}{:>10}{:>8}{:>8}  {:>10}{:>10}{:>12}{:>10}",
+        "", "KVM", "Herald", "ratio", "aim", "exits KVM", "Herald", "flushes KVM", "Herald"
     );
     for pair in pairs {
         let aim = pair.event.aim.map(|aim| aim.to_string()).unwrap_or_default();
         let _ = writeln!(
             text,
-            "  {:<title$}{:>10}{:>10}{:>8.2}{aim:>8}  {:>10}{:>10}{:>10}",
+            "  {:<title$}{:>10}{:>10}{:>8.2}{aim:>8}  {:>10}{:>10}{:>12}{:>10}",
             pair.event.title,
             ticks(pair.kvm.ticks_a_page()),
             ticks(pair.herald.ticks_a_page()),
             pair.ratio(),
             few(pair.kvm.exits_a_page()),
             few(pair.herald.exits_a_page()),
+            few(pair.kvm.flushes_a_page()),
             few(pair.herald.flushes_a_page()),
         );
     }
     text
+}
+
+/// A variant's table in a paper; the aims stand in it where there are some.
+fn sheet(pairs: &[Pair]) -> String {
+    let has_aims = pairs.iter().any(|pair| pair.event.aim.is_some());
+    let mut heading = vec!["event", "KVM", "Herald", "ratio"];
+    heading.extend(has_aims.then_some("aim"));
+    heading.extend(["exits: KVM, Herald", "flushes: KVM, Herald"]);
+    let heading: Vec<String> = heading.into_iter().map(str::to_owned).collect();
+    let both = |kvm: f64, herald: f64| format!("{}, {}", markdown::share(kvm), markdown::share(herald));
+    let row = |pair: &Pair| {
+        let Pair { event, kvm, herald } = pair;
+        let mut cells = vec![event.title.to_owned()];
+        cells.extend([kvm, herald].map(|cost| markdown::ticks(cost.ticks_a_page())));
+        cells.push(format!("{:.2}", pair.ratio()));
+        let aim = event.aim.map(|aim| markdown::grouped(aim.into())).unwrap_or_default();
+        cells.extend(has_aims.then_some(aim));
+        cells.push(both(kvm.exits_a_page(), herald.exits_a_page()));
+        cells.push(both(kvm.flushes_a_page(), herald.flushes_a_page()));
+        cells
+    };
+    markdown::table(&heading, pairs.iter().map(row))
 }
 
 /// Ticks: whole ones, and a digit more where there are few.
@@ -193,7 +243,7 @@ pub(super) mod tests {
             figures
         };
         let kvm = figures([
-            "row: first-touch ticks=68000 pages=10 exits=11 flushes=0",
+            "row: first-touch ticks=68000 pages=10 exits=11 flushes=2",
             "row: discard ticks=14000 pages=10 exits=1 flushes=1",
         ]);
         let herald = figures([
@@ -223,9 +273,29 @@ pub(super) mod tests {
             let line = text.lines().find(|line| line.contains(title)).expect("a line");
             line.trim_start().trim_start_matches(title).split_whitespace().map(str::to_owned).collect()
         };
-        assert_eq!(words("first touch, in order"), ["6800", "2400", "0.35", "1000", "1.10", "1.00", "0"]);
-        assert_eq!(words("madvise(DONTNEED)"), ["1400", "140", "0.10", "145", "0.10", "0.10", "0.10"]);
+        assert_eq!(
+            words("first touch, in order"),
+            ["6800", "2400", "0.35", "1000", "1.10", "1.00", "0.20", "0"]
+        );
+        assert_eq!(
+            words("madvise(DONTNEED)"),
+            ["1400", "140", "0.10", "145", "0.10", "0.10", "0.10", "0.10"]
+        );
         assert!(text.contains("without zeroing") && text.contains("one run of each side"));
+    }
+
+    #[test]
+    fn a_paper_has_the_same_tables() {
+        let text = report(None).markdown();
+        assert!(
+            text.starts_with("By `cargo xtask bench --vs kvm`. Linux 6.1; pages 10 for each event."),
+            "{text}"
+        );
+        let row = "| first touch, in order | 6,800 | 2,400 | 0.35 | 1,000 | 1.10, 1 | 0.20, 0 |";
+        assert!(
+            text.contains(row) && text.contains("| first touch, in order | 6,091 | 1,887 | 0.31 |"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -11,16 +11,19 @@ pub(in super::super) enum Variant {
     Huge,
     /// Shadow page tables.
     Shadow,
+    /// Shadow page tables, pages of 2 MiB.
+    HugeShadow,
 }
 
 impl Variant {
-    pub(in super::super) const ALL: [Self; 3] = [Self::Ept, Self::Huge, Self::Shadow];
+    pub(in super::super) const ALL: [Self; 4] = [Self::Ept, Self::Huge, Self::Shadow, Self::HugeShadow];
 
     pub(in super::super) const fn name(self) -> &'static str {
         match self {
             Self::Ept => "ept",
             Self::Huge => "huge",
             Self::Shadow => "shadow",
+            Self::HugeShadow => "huge-shadow",
         }
     }
 
@@ -29,6 +32,7 @@ impl Variant {
             Self::Ept => "EPT, pages of 4 KiB",
             Self::Huge => "EPT, pages of 2 MiB",
             Self::Shadow => "shadow page tables (KVM: ept=0)",
+            Self::HugeShadow => "shadow page tables (KVM: ept=0), pages of 2 MiB",
         }
     }
 
@@ -40,7 +44,7 @@ impl Variant {
     pub(in super::super) const fn kvm_module(self) -> &'static str {
         match self {
             Self::Ept | Self::Huge => "ept=1",
-            Self::Shadow => "ept=0",
+            Self::Shadow | Self::HugeShadow => "ept=0",
         }
     }
 
@@ -48,7 +52,7 @@ impl Variant {
     pub(in super::super) const fn herald(self) -> &'static [&'static str] {
         match self {
             Self::Ept | Self::Huge => &["--paging", "ept"],
-            Self::Shadow => &["--paging", "shadow"],
+            Self::Shadow | Self::HugeShadow => &["--paging", "shadow"],
         }
     }
 
@@ -56,7 +60,7 @@ impl Variant {
     pub(in super::super) fn command_line(self, pages: u64) -> String {
         match self {
             Self::Ept | Self::Shadow => format!("versus pages={pages}"),
-            Self::Huge => format!("versus pages={pages} huge=1"),
+            Self::Huge | Self::HugeShadow => format!("versus pages={pages} huge=1"),
         }
     }
 }
@@ -91,30 +95,43 @@ impl Cost {
 
 /// What a guest has said, in the order in which it did.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Figures(BTreeMap<Variant, Vec<(String, Cost)>>);
+pub(super) struct Figures {
+    rows: BTreeMap<Variant, Vec<(String, Cost)>>,
+    /// By which entry it came.
+    entry: String,
+}
 
 impl Figures {
     /// Takes a line in; whether it was one of the guest's.
     pub(super) fn take(&mut self, variant: Variant, line: &str) -> bool {
         let row = parse(line);
+        let entry = line.trim().strip_prefix("entry: ");
         let says_no_more = line.starts_with("now: ") || line.trim() == "versus: ok";
-        let is_row = row.is_some();
-        self.0.entry(variant).or_default().extend(row);
-        is_row || says_no_more
+        let is_taken = row.is_some() || entry.is_some() || says_no_more;
+        if let Some(entry) = entry {
+            entry.clone_into(&mut self.entry);
+        }
+        self.rows.entry(variant).or_default().extend(row);
+        is_taken
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.values().all(Vec::is_empty)
+        self.rows.values().all(Vec::is_empty)
+    }
+
+    /// By which entry the guest came, as it says.
+    pub(super) fn entry(&self) -> &str {
+        &self.entry
     }
 
     /// What an event has cost, if it was measured.
     pub(super) fn cost(&self, variant: Variant, event: &str) -> Option<&Cost> {
-        self.0.get(&variant)?.iter().find(|(name, _)| name == event).map(|(_, cost)| cost)
+        self.rows.get(&variant)?.iter().find(|(name, _)| name == event).map(|(_, cost)| cost)
     }
 
     /// All of a variant.
     pub(super) fn of(&self, variant: Variant) -> &[(String, Cost)] {
-        self.0.get(&variant).map_or(&[], Vec::as_slice)
+        self.rows.get(&variant).map_or(&[], Vec::as_slice)
     }
 }
 
@@ -152,6 +169,7 @@ mod tests {
         assert!(figures.take(Variant::Ept, "row: fork ticks=12 pages=4 exits=2 flushes=1"));
         assert!(figures.take(Variant::Ept, "now: merge") && figures.take(Variant::Ept, "versus: ok"));
         assert!(!figures.take(Variant::Shadow, "insmod: no such file"));
+        assert!(figures.take(Variant::Ept, "entry: 64-bit\r") && figures.entry() == "64-bit");
         assert_eq!(figures.cost(Variant::Ept, "fork").map(|cost| cost.ticks), Some(12));
         assert!(figures.cost(Variant::Shadow, "fork").is_none() && !figures.is_empty());
     }

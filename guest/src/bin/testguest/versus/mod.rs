@@ -1,20 +1,21 @@
 //! What a page of guest memory costs under the host that is there, be it Herald or another hypervisor: one program for both
 //! (`cargo xtask bench --vs kvm`). Arguments: `pages=N` (4096), `huge=1`: in pages of 2 MiB where the host makes such,
-//! `main=1`: the main events alone (`bench --scaling`, `bench --counts`).
+//! `main=1`: the main events alone (`bench --scaling`, `bench --counts`);
+//! `cpus=N` (1): all but the first only stay in the guest, so that they have to hear of flushes.
 //!
 //! ```text
 //!   for each event:   its name ─► flushes, exits ─► TSC ─► touches, or one call ─► TSC ─► exits, flushes ─► a line
 //!                     then every page is compared with what was written there last
 //! ```
 //!
-//! A line is `row: NAME ticks=T pages=N exits=E flushes=F`: ticks of all pages together; `now: NAME` comes before the event. Of a call, what a call of nothing costs
+//! The first line says by which entry the guest came. A line is `row: NAME ticks=T pages=N exits=E flushes=F`: ticks of all pages together; `now: NAME` comes before the event. Of a call, what a call of nothing costs
 //! and what the host says went into its own books are taken off. Around each event is an instruction that does nothing (`cpu::stand_still`).
 
 mod events;
 mod order;
 
-use crate::Guest;
 use crate::report::{Failure, same};
+use crate::{Guest, cpus};
 use abi::hypercall::HostOperation as Op;
 use addr::PAGE_SIZE;
 use guest::host::{Answer, Call, Host};
@@ -123,10 +124,20 @@ impl Bench {
     }
 }
 
+/// What another CPU does, to the end: no PAUSE, for which a host may take the CPU away.
+fn stay(_: u64) {
+    loop {
+        cpu::do_nothing();
+    }
+}
+
 pub(crate) fn run(guest: &mut Guest) -> Result<(), Failure> {
     let host = Host::find().ok_or(Failure::NoHerald)?;
     let count = guest.argument("pages").unwrap_or(4096).next_power_of_two();
     let huge = guest.argument("huge").is_some();
+    println!("entry: {}", guest.info.protocol());
+    let cpus = guest.argument("cpus").unwrap_or(1);
+    cpus::start_those(&mut guest.memory, cpus, stay)?;
     let mut bench = Bench { host, pages: guest.memory.take_aligned(count)?, call: 0 };
     bench.measure_call()?;
     if huge {

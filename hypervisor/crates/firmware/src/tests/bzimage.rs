@@ -2,7 +2,7 @@
 
 use super::images::{CODE_BYTES, bzimage, setup_header};
 use super::{MIB, boot_on};
-use crate::bzimage::BootParams;
+use crate::boot_params::BootParams;
 use crate::image::Format;
 use crate::layout::{ACPI, COMMAND_LINE, GDT, PML4, START_INFO};
 use crate::{Error, Mode, Placement};

@@ -72,7 +72,6 @@ fn damaged_elf_files_are_refused() {
         boot_on(64 * MIB, &elf64(&outside), None, "").err(),
         Some(Error::Placement(Placement::EntryPoint { entry: 0x30_0000, .. }))
     ));
-    assert!(matches!(boot_on(64 * MIB, &elf64(&plain()), None, "").err(), Some(Error::UnknownImage { .. })));
 }
 
 #[test]
@@ -107,11 +106,11 @@ fn an_entry_point_between_two_segments_is_refused() {
 
 #[test]
 fn notes_that_add_up_to_more_than_their_file_are_not_read() {
-    let mut file = elf64(&ElfSpec { pvh: Some(0x20_0100), ..plain() });
+    let mut file = elf32(&ElfSpec { pvh: Some(0x20_0100), ..plain() });
     // The first segment is notes too, before the note that counts.
-    file[64..68].copy_from_slice(&4u32.to_le_bytes());
-    let mut boot_with = |bytes: u64| {
-        file[64 + 32..][..8].copy_from_slice(&bytes.to_le_bytes());
+    file[52..56].copy_from_slice(&4u32.to_le_bytes());
+    let mut boot_with = |bytes: u32| {
+        file[52 + 16..][..4].copy_from_slice(&bytes.to_le_bytes());
         boot_on(64 * MIB, &file, None, "").err()
     };
     assert_eq!(boot_with(0x3ec), Some(Error::Elf(ElfProblem::NoSegments)));

@@ -35,6 +35,7 @@ fn seeds() -> impl Strategy<Value = Vec<u8>> {
         Just(bzimage(&setup_header())),
         Just(elf32(&spec)),
         Just(elf64(&spec)),
+        Just(elf64(&plain())),
         Just(elf32(&multiboot)),
         Just(elf32(&flat)),
     ]

@@ -1,6 +1,6 @@
 //! Kernels made of a few bytes.
 
-use crate::bzimage::SetupHeader;
+use crate::boot_params::SetupHeader;
 use alloc::vec;
 use alloc::vec::Vec;
 use zerocopy::{FromZeros, IntoBytes};

@@ -3,6 +3,7 @@
 mod acpi;
 mod bzimage;
 mod elf;
+mod elf64;
 mod hostile;
 mod images;
 mod multiboot;

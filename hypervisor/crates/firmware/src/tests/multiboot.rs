@@ -1,6 +1,6 @@
 //! Multiboot-1.
 
-use super::images::{ElfSpec, elf32, elf64, plain};
+use super::images::{ElfSpec, elf32, plain};
 use super::{MIB, boot_on};
 use crate::layout::START_INFO;
 use crate::multiboot::{Info, MapEntry, Module};
@@ -49,9 +49,6 @@ fn unknown_requirements_are_refused() {
         boot_on(64 * MIB, &elf32(&spec), None, "").err(),
         Some(Error::MultibootFlags { flags: 4, unsupported: 4 })
     );
-    // Multiboot-1 knows no ELF64.
-    let spec = ElfSpec { multiboot_flags: Some(0), ..plain() };
-    assert!(matches!(boot_on(64 * MIB, &elf64(&spec), None, "").err(), Some(Error::UnknownImage { .. })));
 }
 
 /// A flat file with a header at offset 16: header_addr, load_addr, load_end, bss_end, entry.
