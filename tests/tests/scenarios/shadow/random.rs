@@ -11,7 +11,7 @@
 use super::large::AREA;
 use super::{A, CPU0, D, End, GUEST, Guest, LONG, P, PROCESSOR, PS, RAM, READ, U, W, WRITE};
 use crate::Outcome;
-use addr::{Gfn, GfnRange, Gpa, PAGE_SIZE};
+use addr::{Gfn, GfnRange, Gpa};
 use mm::{Access, Protection};
 use mmu::{Drops, GuestPaging, GuestTables, LinearAccess, LogBy, PageFault, WalkEnd, Width, walk};
 use paging::Level;
@@ -183,7 +183,7 @@ fn pcids(guest: &mut Guest, Pcids(used): &mut Pcids, random: &mut Random) -> Out
         used[pcid as usize] &= address.is_some();
         return Ok(());
     }
-    guest.paging.cr3 = ROOTS[random.below(3) as usize] * PAGE_SIZE | pcid;
+    guest.paging.cr3 = gpage(ROOTS[random.below(3) as usize]).as_u64() | pcid;
     guest.loads(Drops::Nothing);
     let is_new = !core::mem::replace(&mut used[pcid as usize], true);
     for _ in 0..2 {
@@ -236,7 +236,7 @@ fn step(guest: &mut Guest, (seen, known): (&mut Seen, &mut Pcids), random: &mut 
         18 if guest.paging.cr4 & PCIDE != 0 => pcids(guest, known, random)?,
         _ => {
             let pcid = guest.paging.cr3 & 3;
-            guest.paging.cr3 = guest.place(ROOTS[random.below(3) as usize]) * PAGE_SIZE | pcid;
+            guest.paging.cr3 = gpage(guest.place(ROOTS[random.below(3) as usize])).as_u64() | pcid;
             guest.loads_cr3();
             for _ in 0..2 {
                 guest.agrees(linear(guest, random), None)?;
