@@ -274,7 +274,8 @@ impl Run {
                 lab.guest_store(GuestId(guest), CpuIndex(cpu), gpage(page).add(word * 8), value)
             }
             Step::GuestStream { guest, cpu, page, count, value } => {
-                for page in page..page + count {
+                // Behind the last region are the second guest's tables.
+                for page in page..(page + count).min(REGIONS * 512) {
                     lab.guest_store(GuestId(guest), CpuIndex(cpu), gpage(page), value)?;
                 }
                 Ok(Verdict::Done)
