@@ -1,5 +1,5 @@
-//! Virtual processors. The first begins as the kernel's boot protocol says; others wait for a start-up message, which KVM's local
-//! APICs bring.
+//! Virtual processors. The first begins as the kernel's boot protocol says; others only stay in the guest, so that they have to hear of
+//! flushes.
 
 use anyhow::{Context, Result};
 use firmware::{Entry, Mode, Segment};
@@ -67,13 +67,11 @@ fn segment(segment: &Segment) -> kvm_segment {
     }
 }
 
-/// Runs one that asks its monitor for nothing, from its start-up message to the end of the program.
+/// Runs one that asks its monitor for nothing, to the end of the program.
 pub(crate) fn stay(mut vcpu: VcpuFd) {
     loop {
         match vcpu.run() {
             Ok(VcpuExit::Intr) => {}
-            // It has had a message.
-            Err(error) if [libc::EAGAIN, libc::EINTR].contains(&error.errno()) => {}
             Ok(exit) => return eprintln!("kvm-vmm: another virtual processor ended by {exit:?}"),
             Err(error) => return eprintln!("kvm-vmm: KVM_RUN of another virtual processor: {error}"),
         }

@@ -45,16 +45,18 @@ pub(super) fn run(args: &BenchArgs) -> Result<u8> {
     let guest = guest_file(dir.path())?;
     let mut sides = Vec::new();
     for (cpus, herald_side, kvm_side) in CPUS {
-        let append = format!("{} main=1 cpus={cpus}", Variant::Ept.command_line(PAGES));
-        sides.push((herald_side, herald(&guest, &append, cpus)?));
+        let append = format!("{} main=1", Variant::Ept.command_line(PAGES));
+        let events_here = herald(&guest, &format!("{append} cpus={cpus}"), cpus)?;
+        print!("{}", text(herald_side, &events_here));
+        sides.push((herald_side, events_here));
         if let Some(Rival::Kvm) = args.vs {
+            // Its monitor starts the others.
             let watch = |printed: Box<dyn BufRead>| trace::read(printed, |_| true);
             let (rows, traces) = versus::traced_on_kvm(&guest, &append, cpus, TIMES, watch)?;
-            sides.push((kvm_side, events(rows, traces)?));
+            let events_there = events(rows, traces)?;
+            print!("{}", text(kvm_side, &events_there));
+            sides.push((kvm_side, events_there));
         }
-    }
-    for (side, events) in &sides {
-        print!("{}", text(side, events));
     }
     let versions = versions::own()?;
     println!();

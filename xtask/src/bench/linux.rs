@@ -25,6 +25,14 @@ const COUNTED: &str = "of these outside the guest, as Herald counts";
 const SAMPLED: &str = "of these outside the guest, by samples";
 /// Herald's aim for it, of KVM's, in percent.
 const AIM: u64 = 50;
+/// What /init measures, and what people call it.
+const TITLES: [(&str, &str); 5] = [
+    ("system-call", "a system call (`getppid`)"),
+    ("switch", "a switch between two processes, by a pipe"),
+    ("page-fault", "a page fault, of a page that Linux has at hand"),
+    ("mmap-storm", "16 pages mapped, written, protected, unmapped"),
+    ("fork", "fork, and the child's end"),
+];
 /// Linux hands its first process what is behind `--`.
 const MEASURE: &str = "-- measure";
 
@@ -98,7 +106,7 @@ pub(super) fn markdown(tables: &[Table]) -> String {
     let heading = ["", "Herald, EPT", "KVM, EPT", "part", "Herald, shadow", "KVM, `ept=0`", "part", "aim"];
     let cells = |row: &Row| {
         let (name, numbers) = markdown::in_millions(row);
-        let mut cells = vec![name];
+        let mut cells = vec![title(&name).to_owned()];
         for paging in 0..PAGING.len() {
             let at = |column: usize| (row.values.get(column), numbers.get(column).cloned());
             let ((herald, herald_text), (kvm, kvm_text)) = (at(paging), at(PAGING.len() + paging));
@@ -111,7 +119,18 @@ pub(super) fn markdown(tables: &[Table]) -> String {
         cells.push(aim.unwrap_or_default());
         cells
     };
-    markdown::table(&heading.map(str::to_owned), own.rows.iter().map(cells))
+    // Parts of the boot stand below it.
+    let (boot, work): (Vec<&Row>, Vec<&Row>) =
+        own.rows.iter().partition(|row| !is_measured_inside(&row.name));
+    markdown::table(&heading.map(str::to_owned), boot.into_iter().chain(work).map(cells))
+}
+
+fn is_measured_inside(name: &str) -> bool {
+    TITLES.iter().any(|(event, _)| *event == name)
+}
+
+fn title(name: &str) -> &str {
+    TITLES.iter().find(|(event, _)| *event == name).map_or(name, |(_, title)| title)
 }
 
 /// A table in which no row lacks a column.
@@ -128,5 +147,29 @@ fn add(rows: &mut Vec<Row>, (name, value): (String, u64)) {
     match rows.iter_mut().find(|row| row.name == name) {
         Some(row) => row.values.push(value),
         None => rows.push(Row { name, values: vec![value] }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{COUNTED, Row, SAMPLED, Table, markdown};
+
+    #[test]
+    fn a_paper_has_both_sides_of_each_row() {
+        let row = |name: &str, values: &[u64]| Row { name: name.to_owned(), values: values.to_vec() };
+        let rows = vec![
+            row("boot, to /init", &[60_000_000, 110_000_000, 80_000_000, 160_000_000]),
+            row("fork", &[900, 1200, 1000, 4000]),
+            row(SAMPLED, &[13_000_000, 50_000_000, 26_000_000, 100_000_000]),
+            row(COUNTED, &[12_900_000, 49_000_000]),
+        ];
+        let columns = vec!["EPT", "shadow", "KVM, EPT", "KVM, ept=0"];
+        let parts = Table { title: "parts", columns: Vec::new(), rows: Vec::new() };
+        let text = markdown(&[Table { title: "work", columns, rows }, parts]);
+        let lines: Vec<&str> = text.lines().skip(2).collect();
+        assert_eq!(lines[0], "| boot, to /init, in millions | 60.0 | 80.0 | 0.75 | 110.0 | 160.0 | 0.69 | |");
+        assert!(lines[1].ends_with("| 13.0 | 26.0 | 0.50 | 50.0 | 100.0 | 0.50 | 0.50 |"), "{text}");
+        assert!(lines[2].ends_with("| 12.9 | - | | 49.0 | - | | |"), "{text}");
+        assert_eq!(lines[3], "| fork, and the child's end | 900 | 1,000 | 0.90 | 1,200 | 4,000 | 0.30 | |");
     }
 }
