@@ -5,12 +5,12 @@
 //!   bucket    t, i   t, i+1 t, i+2       table is found once, and of each page its bucket, its link and its entry are looked at
 //! ```
 
-use super::areas::pieces;
-use super::rmap::{Named, Page, around};
+use super::areas::end_of;
+use super::rmap::Named;
 use super::table::Table;
 use super::tables::Shadow;
 use crate::entry;
-use addr::{GfnRange, PageSize};
+use addr::GfnRange;
 use mm::Host;
 use mutants::{Mutant, intact};
 use paging::EntryRef;
@@ -18,14 +18,16 @@ use paging::EntryRef;
 impl Shadow {
     /// As [`Self::age`], and tells which pages were used. The mmu lock is held, shared at least; the caller flushes.
     pub(crate) fn age_each<H: Host>(&self, host: &H, gfns: GfnRange, tell: &mut impl FnMut(GfnRange)) {
-        for piece in pieces(gfns) {
-            let (first, size) = around(piece.start());
-            if intact(Mutant::ShadowAgeMissesLarge) && self.age_page(host, (first, size)) {
+        for named in self.rmap.large(gfns).filter(|_| intact(Mutant::ShadowAgeMissesLarge)) {
+            if let Some((first, size)) = named.page().filter(|_| self.age_page(host, named)) {
                 tell(GfnRange::new(first, first.add(size.base_pages())));
             }
-            if self.rmap.has_base_leaves(first) {
-                self.age_base(host, piece, tell);
-            }
+        }
+        let mut rest = gfns;
+        while let Some(first) = self.rmap.next_base(rest) {
+            let end = end_of(first).min(gfns.end());
+            self.age_base(host, GfnRange::new(first, end), tell);
+            rest = GfnRange::new(end, gfns.end());
         }
     }
 
@@ -33,8 +35,8 @@ impl Shadow {
     fn age_base<H: Host>(&self, host: &H, gfns: GfnRange, tell: &mut impl FnMut(GfnRange)) {
         let mut last: Option<(u16, &Table)> = None;
         for gfn in gfns.iter() {
-            let page = (gfn, PageSize::Size4K);
-            let Some(at) = self.rmap.first_leaf(page) else { continue };
+            let named = Named::Frame(gfn);
+            let Some(at) = self.rmap.first_leaf(named) else { continue };
             let (number, table) = match last {
                 Some(known) if known.0 == at.table() => known,
                 _ => (at.table(), self.table(at.table())),
@@ -42,10 +44,10 @@ impl Shadow {
             last = Some((number, table));
             let link = table.link(at.index());
             let is_last = link.next.is_none() || !intact(Mutant::ShadowAgeSeesFirst);
-            let is_only = link.named == Named::Page(page) && is_last;
+            let is_only = link.named == named && is_last;
             let used = match is_only {
                 true => entry::age_shadow(host, EntryRef::new(table.frame, at.index())),
-                false => self.age_page(host, page),
+                false => self.age_page(host, named),
             };
             if used {
                 tell(GfnRange::new(gfn, gfn.add(1)));
@@ -53,8 +55,8 @@ impl Shadow {
         }
     }
 
-    fn age_page<H: Host>(&self, host: &H, page: Page) -> bool {
+    fn age_page<H: Host>(&self, host: &H, named: Named) -> bool {
         let age = |used, at| used | entry::age_shadow(host, self.entry(at));
-        self.rmap.leaves_of(&self.tables, page).fold(false, age)
+        self.rmap.leaves_of(&self.tables, named).fold(false, age)
     }
 }

@@ -1,6 +1,6 @@
 //! Where guest frames are that something knows of, by 2 MiB: so that nobody looks page by page where there are none.
 
-use addr::{Gfn, GfnRange, PageSize};
+use addr::{Gfn, PageSize};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use paging::OutOfTables;
@@ -44,12 +44,7 @@ impl Areas {
     }
 }
 
-/// A range in pieces, each in one area.
-pub(super) fn pieces(gfns: GfnRange) -> impl Iterator<Item = GfnRange> {
-    let mut next = gfns.start();
-    core::iter::from_fn(move || {
-        let start = next;
-        next = start.align_down(AREA).add(AREA.base_pages()).min(gfns.end());
-        (start < gfns.end()).then(|| GfnRange::new(start, next))
-    })
+/// The first frame behind the area of a frame.
+pub(super) const fn end_of(gfn: Gfn) -> Gfn {
+    gfn.align_down(AREA).add(AREA.base_pages())
 }

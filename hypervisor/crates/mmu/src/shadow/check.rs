@@ -7,10 +7,10 @@
 
 use super::format::{self, ShadowLeaf};
 use super::origin::{Origin, still_says};
-use super::rmap::{Named, Place, around};
+use super::rmap::{Named, Place};
 use super::table::{Sync, Table};
 use super::tables::Shadow;
-use addr::{Gfn, PageSize, Pfn};
+use addr::{Gfn, Pfn};
 use mm::Host;
 
 impl Shadow {
@@ -19,10 +19,11 @@ impl Shadow {
         let places = (0..self.tables.len() as u16)
             .flat_map(|table| self.table(table).present().map(move |index| Place::new(table, index)));
         places.filter_map(|at| {
-            let Named::Page(page) = self.table(at.table()).link(at.index()).named else { return None };
+            let named = self.table(at.table()).link(at.index()).named;
+            let (gfn, size) = named.page()?;
             let leaf = ShadowLeaf::decode(host.load(self.entry(at)))?;
-            let is_chained = self.rmap.leaves_of(&self.tables, page).any(|other| other == at);
-            Some((page.0, leaf, is_chained && page.1 == leaf.size))
+            let is_chained = self.rmap.leaves_of(&self.tables, named).any(|other| other == at);
+            Some((gfn, leaf, is_chained && size == leaf.size))
         })
     }
 
@@ -34,8 +35,8 @@ impl Shadow {
 
     /// Whether a leaf lets the processor write a guest frame.
     fn may_write<H: Host>(&self, host: &H, gfn: Gfn) -> bool {
-        let pages = [(gfn, PageSize::Size4K), around(gfn)];
-        let mut leaves = pages.into_iter().flat_map(|page| self.rmap.leaves_of(&self.tables, page));
+        let named = [Named::Frame(gfn), Named::around(gfn)].into_iter();
+        let mut leaves = named.flat_map(|named| self.rmap.leaves_of(&self.tables, named));
         leaves.any(|at| format::is_writable(host.load(self.entry(at))))
     }
 }

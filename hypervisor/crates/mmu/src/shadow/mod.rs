@@ -244,11 +244,13 @@ impl Locked {
     /// The way to a large leaf, where guest and ground have one around a frame. None that may be written where tables are, kept or lost: it would come and go
     /// with each flush.
     fn large_way(&self, way: &Way, gfn: Gfn, ground: &Leaf) -> Option<Way> {
-        let large = way.to_large()?;
+        if ground.size < AREA && intact(Mutant::ShadowLargeOnSmallGround) {
+            return None;
+        }
+        let large = way.large()?;
         let has_tables = || self.shadows.iter().any(|shadow| shadow.has_tables_near(gfn));
         let is_written = large.rights.write && ground.rights.write && intact(Mutant::ShadowLargeOverTable);
-        let is_large = ground.size >= AREA || !intact(Mutant::ShadowLargeOnSmallGround);
-        (is_large && !(is_written && has_tables())).then_some(large)
+        (!is_written || !has_tables()).then_some(large)
     }
 
     /// Whether a leaf for a guest frame may be written. A store may, and tables that lie there are not known any more; a load does not

@@ -214,7 +214,7 @@ impl Way {
     }
 
     /// The way to all of the 2 MiB around, where the guest has them in one page, and no single page of it may be lent.
-    pub(super) fn to_large(&self) -> Option<Self> {
+    pub(super) fn large(&self) -> Option<Self> {
         let last = self.steps.iter().rposition(Option::is_some)?;
         let Step { origin, .. } = self.steps[last]?;
         if origin.is_table() || origin.may_be_lent() && intact(Mutant::ShadowLargeLent) {

@@ -1,7 +1,7 @@
 //! Which entries of a shadow name a guest frame, or one of its tables.
 //!
 //! ```text
-//!   gfn, size ─► bucket ─► leaf ─► leaf ─► ...          doubly linked through the links of the tables that they are in
+//!   gfn, size ─► bucket ─► leaf ─► leaf ─► ...           doubly linked through the links of the tables that they are in
 //!                table  ─► entry ─► entry ─► ...
 //! ```
 //!
@@ -9,9 +9,9 @@
 //!
 //! All there is was allocated with the tables: nothing is under the mmu lock (I4).
 
-use super::areas::{AREA, Areas, pieces};
+use super::areas::{AREA, Areas, end_of};
 use super::table::{ENTRIES, Table};
-use addr::{Gfn, GfnRange, PAGE_SHIFT, PageSize};
+use addr::{Gfn, GfnRange, PageSize};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::num::NonZeroU32;
@@ -47,16 +47,26 @@ pub(super) enum Named {
     Nothing,
     /// A table, by number.
     Table(u16),
-    /// What a leaf maps.
-    Page(Page),
+    /// A guest frame.
+    Frame(Gfn),
+    /// As many as a large leaf maps, from this one on.
+    Large(Gfn),
 }
 
-/// A page that a leaf maps: its first guest frame, and its size.
-pub(super) type Page = (Gfn, PageSize);
+impl Named {
+    /// What the large leaf around a guest frame names.
+    pub(super) const fn around(gfn: Gfn) -> Self {
+        Self::Large(gfn.align_down(AREA))
+    }
 
-/// The large page around a guest frame.
-pub(super) const fn around(gfn: Gfn) -> Page {
-    (gfn.align_down(AREA), AREA)
+    /// The page that a leaf maps: its first guest frame, and its size.
+    pub(super) const fn page(self) -> Option<(Gfn, PageSize)> {
+        match self {
+            Self::Nothing | Self::Table(_) => None,
+            Self::Frame(gfn) => Some((gfn, PageSize::Size4K)),
+            Self::Large(gfn) => Some((gfn, AREA)),
+        }
+    }
 }
 
 /// What belongs to an entry: what it names, the guest's entry that it was derived from, and its neighbours in the chain.
@@ -74,9 +84,10 @@ pub(super) struct Link {
 #[derive(Debug)]
 pub(super) struct ReverseMap {
     buckets: Box<[Option<Place>]>,
-    leaves: u64,
     /// Where base leaves are.
     base: Areas,
+    /// How many large ones there are.
+    large: usize,
 }
 
 impl ReverseMap {
@@ -88,26 +99,39 @@ impl ReverseMap {
         let (mut buckets, count) = (Vec::new(), (tables * ENTRIES / 8).next_power_of_two());
         buckets.try_reserve_exact(count).map_err(|_| OutOfTables)?;
         buckets.resize(count, None);
-        Ok(Self { buckets: buckets.into_boxed_slice(), leaves: 0, base: Areas::new(tables)? })
+        Ok(Self { buckets: buckets.into_boxed_slice(), base: Areas::new(tables)?, large: 0 })
     }
 
-    /// How many leaves there are.
-    pub(super) const fn leaves(&self) -> u64 {
-        self.leaves
+    /// The bucket of a page with this number among those of its size.
+    const fn bucket(&self, number: u64) -> usize {
+        number as usize & (self.buckets.len() - 1)
     }
 
-    fn bucket(&self, (gfn, size): Page) -> usize {
-        (gfn.as_u64() >> (size.shift() - PAGE_SHIFT)) as usize & (self.buckets.len() - 1)
+    /// The first leaf in the bucket of what is named.
+    pub(super) fn first_leaf(&self, named: Named) -> Option<Place> {
+        match named {
+            Named::Nothing | Named::Table(_) => None,
+            Named::Frame(gfn) => self.buckets[self.bucket(gfn.as_u64())],
+            Named::Large(gfn) => self.buckets[self.bucket(gfn.as_u64() / AREA.base_pages())],
+        }
     }
 
-    /// The first leaf in the bucket of a page.
-    pub(super) fn first_leaf(&self, page: Page) -> Option<Place> {
-        self.buckets[self.bucket(page)]
+    /// The first of these guest frames that base leaves may map.
+    pub(super) fn next_base(&self, mut gfns: GfnRange) -> Option<Gfn> {
+        while !gfns.is_empty() {
+            if self.base.has(gfns.start()) {
+                return Some(gfns.start());
+            }
+            gfns = GfnRange::new(end_of(gfns.start()).min(gfns.end()), gfns.end());
+        }
+        None
     }
 
-    /// Whether base leaves may be in the area of a frame.
-    pub(super) const fn has_base_leaves(&self, gfn: Gfn) -> bool {
-        self.base.has(gfn)
+    /// What large leaves may name that map any of these guest frames.
+    pub(super) fn large(&self, gfns: GfnRange) -> impl Iterator<Item = Named> + use<> {
+        let first = Some(gfns.start()).filter(|gfn| *gfn < gfns.end() && self.large > 0);
+        let next = move |gfn: &Gfn| Some(end_of(*gfn)).filter(|next| *next < gfns.end());
+        core::iter::successors(first, next).map(Named::around)
     }
 
     /// Where the chain of what is named begins.
@@ -115,25 +139,29 @@ impl ReverseMap {
         match named {
             Named::Nothing => None,
             Named::Table(table) => Some(&mut tables[usize::from(table)].parents),
-            Named::Page(page) => {
-                let bucket = self.bucket(page);
+            Named::Frame(gfn) => {
+                let bucket = self.bucket(gfn.as_u64());
+                Some(&mut self.buckets[bucket])
+            }
+            Named::Large(gfn) => {
+                let bucket = self.bucket(gfn.as_u64() / AREA.base_pages());
                 Some(&mut self.buckets[bucket])
             }
         }
     }
 
     /// An entry is about to name something.
+    #[inline(always)]
     pub(super) fn insert(&mut self, tables: &mut [Table], at: Place, (named, from): (Named, u64)) {
         let next = self.first(tables, named).and_then(|first| first.replace(at));
         if let Some(next) = next {
             link(tables, next).previous = Some(at);
         }
         *link(tables, at) = Link { named, from, next, previous: None };
-        if let Named::Page((gfn, size)) = named {
-            self.leaves += 1;
-            if size == PageSize::Size4K {
-                self.base.add(gfn);
-            }
+        match named {
+            Named::Frame(gfn) => self.base.add(gfn),
+            Named::Large(_) => self.large += 1,
+            Named::Nothing | Named::Table(_) => {}
         }
     }
 
@@ -151,46 +179,43 @@ impl ReverseMap {
                 }
             }
         }
-        if let Named::Page((gfn, size)) = named {
-            self.leaves -= 1;
-            if size == PageSize::Size4K {
-                self.base.remove(gfn);
-            }
+        match named {
+            Named::Frame(gfn) => self.base.remove(gfn),
+            Named::Large(_) => self.large -= 1,
+            Named::Nothing | Named::Table(_) => {}
         }
         named
     }
 
-    /// The leaves that map a page, as one of its size. Others may be in its chain.
+    /// The leaves that name this. Others may be in its chain.
     pub(super) fn leaves_of<'a>(
         &self,
         tables: &'a [Table],
-        page: Page,
+        wanted: Named,
     ) -> impl Iterator<Item = Place> + use<'a> {
-        let mut at = self.first_leaf(page);
+        let mut at = self.first_leaf(wanted);
         core::iter::from_fn(move || {
             loop {
                 let place = at?;
                 let Link { named, next, .. } = tables[usize::from(place.table())].link(place.index());
                 at = next;
-                if named == Named::Page(page) {
+                if named == wanted {
                     return Some(place);
                 }
             }
         })
     }
 
-    /// The leaves that map any of these guest frames, of whatever size.
-    pub(super) fn leaves_in<'a>(
-        &'a self,
-        tables: &'a [Table],
-        gfns: GfnRange,
-    ) -> impl Iterator<Item = Place> + use<'a> {
-        pieces(gfns).flat_map(move |piece| {
-            let large = intact(Mutant::ShadowAgeMissesLarge).then(|| around(piece.start()));
-            let base = self.has_base_leaves(piece.start()).then_some(piece);
-            let base = base.into_iter().flat_map(|piece| piece.iter()).map(|gfn| (gfn, PageSize::Size4K));
-            large.into_iter().chain(base).flat_map(|page| self.leaves_of(tables, page))
-        })
+    /// Calls `look` for each leaf that maps any of these guest frames, of whatever size.
+    pub(super) fn each_leaf(&self, tables: &[Table], gfns: GfnRange, mut look: impl FnMut(Place)) {
+        for named in self.large(gfns).filter(|_| intact(Mutant::ShadowAgeMissesLarge)) {
+            self.leaves_of(tables, named).for_each(&mut look);
+        }
+        let mut rest = gfns;
+        while let Some(gfn) = self.next_base(rest) {
+            self.leaves_of(tables, Named::Frame(gfn)).for_each(&mut look);
+            rest = GfnRange::new(gfn.add(1), gfns.end());
+        }
     }
 }
 

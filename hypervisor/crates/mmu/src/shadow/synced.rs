@@ -14,15 +14,15 @@
 //! seen by 3, and what they write later faults, and loses the table again.
 //! Until its flush a guest has what a TLB could have (SDM vol. 3A 4.10.2.3, 4.10.4).
 
-use super::areas::{AREA, pieces};
+use super::areas::AREA;
 use super::format;
 use super::origin::{Origin, still_says};
-use super::rmap::{Named, Page, Place, around};
+use super::rmap::{Named, Place};
 use super::table::Sync;
 use super::tables::Shadow;
 use crate::entry;
 use crate::tdp::Tdp;
-use addr::{Gfn, GfnRange, PageSize};
+use addr::{Gfn, GfnRange};
 use alloc::vec::Vec;
 use mm::Host;
 use mutants::{Mutant, intact};
@@ -89,15 +89,16 @@ impl Shadow {
     /// not be written. The caller flushes.
     pub(crate) fn protect<H: Host>(&mut self, host: &H, gfn: Gfn) -> bool {
         let mut narrowed = false;
-        let base = self.rmap.leaves_of(&self.tables, (gfn, PageSize::Size4K));
+        let base = self.rmap.leaves_of(&self.tables, Named::Frame(gfn));
         for at in base.map(|place| self.entry(place)) {
             if format::is_writable(host.load(at)) {
                 entry::protect(host, at);
                 narrowed = true;
             }
         }
-        if intact(Mutant::ShadowProtectMissesLarge) {
-            narrowed |= self.drop_leaves(host, around(gfn), format::is_writable);
+        let large = self.rmap.large(GfnRange::new(gfn, gfn.add(1)));
+        for named in large.filter(|_| intact(Mutant::ShadowProtectMissesLarge)) {
+            narrowed |= self.drop_leaves(host, named, format::is_writable);
         }
         narrowed
     }
@@ -108,13 +109,20 @@ impl Shadow {
         if intact(Mutant::ShadowTableOutlivesGround) {
             self.lose_frames(gfns);
         }
-        if gfns.len() <= self.rmap.leaves().max(AREA.base_pages()) {
-            pieces(gfns).for_each(|piece| self.forget_piece(host, piece));
+        if gfns.len() <= AREA.base_pages() {
+            for named in self.rmap.large(gfns).filter(|_| intact(Mutant::ShadowForgetMissesLarge)) {
+                self.drop_leaves(host, named, |_| true);
+            }
+            let mut rest = gfns;
+            while let Some(gfn) = self.rmap.next_base(rest) {
+                self.drop_leaves(host, Named::Frame(gfn), |_| true);
+                rest = GfnRange::new(gfn.add(1), gfns.end());
+            }
             return;
         }
         for table in 0..self.tables.len() as u16 {
             for index in self.table(table).present() {
-                if let Named::Page((gfn, size)) = self.table(table).link(index).named
+                if let Some((gfn, size)) = self.table(table).link(index).named.page()
                     && gfns.overlaps(&GfnRange::new(gfn, gfn.add(size.base_pages())))
                 {
                     self.remove(host, Place::new(table, index));
@@ -123,25 +131,13 @@ impl Shadow {
         }
     }
 
-    /// The same for frames that lie in one area.
-    fn forget_piece<H: Host>(&mut self, host: &H, piece: GfnRange) {
-        if intact(Mutant::ShadowForgetMissesLarge) {
-            self.drop_leaves(host, around(piece.start()), |_| true);
-        }
-        if self.rmap.has_base_leaves(piece.start()) {
-            for gfn in piece.iter() {
-                self.drop_leaves(host, (gfn, PageSize::Size4K), |_| true);
-            }
-        }
-    }
-
-    /// Of the leaves that map a page, those go that are such; whether one was. Once along the chain, which a guest can make long.
-    fn drop_leaves<H: Host>(&mut self, host: &H, page: Page, is_such: impl Fn(u64) -> bool) -> bool {
-        let (mut next, mut dropped) = (self.rmap.first_leaf(page), false);
+    /// Of the leaves that name this, those go that are such; whether one was. Once along the chain, which a guest can make long.
+    fn drop_leaves<H: Host>(&mut self, host: &H, named: Named, is_such: impl Fn(u64) -> bool) -> bool {
+        let (mut next, mut dropped) = (self.rmap.first_leaf(named), false);
         while let Some(at) = next {
             let link = self.table(at.table()).link(at.index());
             next = link.next;
-            if link.named == Named::Page(page) && is_such(host.load(self.entry(at))) {
+            if link.named == named && is_such(host.load(self.entry(at))) {
                 self.remove(host, at);
                 dropped = true;
             }

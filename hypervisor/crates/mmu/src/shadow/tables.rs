@@ -21,7 +21,7 @@ use super::rmap::{Named, Place, ReverseMap};
 use super::table::{Sync, Table, Unused};
 use crate::entry;
 use crate::tdp::Tdp;
-use addr::{Gfn, GfnRange, Pfn};
+use addr::{Gfn, GfnRange, PageSize, Pfn};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
@@ -144,7 +144,7 @@ impl Shadow {
     pub(super) fn child(&self, at: Place) -> Option<u16> {
         match self.named(at) {
             Named::Table(child) => Some(child),
-            Named::Nothing | Named::Page(_) => None,
+            Named::Nothing | Named::Frame(_) | Named::Large(_) => None,
         }
     }
 
@@ -221,7 +221,9 @@ impl Shadow {
         self.table_mut(table).used = true;
         let at = Place::new(table, step.index);
         self.remove(host, at);
-        self.note(at, (Named::Page((part.gfn, part.leaf.size)), step.from));
+        let small = part.leaf.size == PageSize::Size4K;
+        let named = if small { Named::Frame(part.gfn) } else { Named::Large(part.gfn) };
+        self.note(at, (named, step.from));
         entry::derive(host, self.entry(at), part.leaf.encode());
         Ok(table)
     }
@@ -234,7 +236,7 @@ impl Shadow {
         (gfn, from): (Gfn, u64),
         leaf: ShadowLeaf,
     ) {
-        self.note(at, (Named::Page((gfn, leaf.size)), from));
+        self.note(at, (Named::Frame(gfn), from));
         let bits = if intact(Mutant::ShadowBesideCountsAsUse) { leaf.encode_unused() } else { leaf.encode() };
         entry::derive(host, self.entry(at), bits);
     }
@@ -246,13 +248,16 @@ impl Shadow {
 
     /// Whether the processor has used a leaf that maps one of these guest frames.
     pub(crate) fn has_used<H: Host>(&self, host: &H, gfns: GfnRange) -> bool {
-        self.rmap.leaves_in(&self.tables, gfns).any(|at| format::is_used(host.load(self.entry(at))))
+        let mut used = false;
+        self.rmap.each_leaf(&self.tables, gfns, |at| used |= format::is_used(host.load(self.entry(at))));
+        used
     }
 
     /// The same, and none is used any more. The mmu lock is held, shared at least; the caller flushes.
     pub(crate) fn age<H: Host>(&self, host: &H, gfns: GfnRange) -> bool {
-        let age = |used, at| used | entry::age_shadow(host, self.entry(at));
-        self.rmap.leaves_in(&self.tables, gfns).fold(false, age)
+        let mut used = false;
+        self.rmap.each_leaf(&self.tables, gfns, |at| used |= entry::age_shadow(host, self.entry(at)));
+        used
     }
 
     /// The table that a pointer has to name.
@@ -385,7 +390,8 @@ impl Shadow {
         }
     }
 
-    /// An entry is about to be there.
+    /// An entry is about to be there. Mostly a base leaf, which each caller that knows so is spared to ask.
+    #[inline(always)]
     fn note(&mut self, at: Place, (named, from): (Named, u64)) {
         self.table_mut(at.table()).note_present(at.index());
         self.rmap.insert(&mut self.tables, at, (named, from));

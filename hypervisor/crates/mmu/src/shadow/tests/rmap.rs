@@ -2,9 +2,9 @@
 
 extern crate std;
 
-use super::super::areas::{AREA, Areas, pieces};
+use super::super::areas::{AREA, Areas};
 use super::super::format::{Rights, ShadowLeaf};
-use super::super::rmap::{Named, Page, Place, ReverseMap, around};
+use super::super::rmap::{Named, Place, ReverseMap};
 use super::super::table::{Table, Unused};
 use crate::tests::Memory;
 use addr::{Gfn, GfnRange, PageSize, Pfn};
@@ -14,20 +14,6 @@ const SMALL: PageSize = PageSize::Size4K;
 
 fn gfns(first: u64, end: u64) -> GfnRange {
     GfnRange::new(Gfn::new(first), Gfn::new(end))
-}
-
-fn base(gfn: u64) -> Page {
-    (Gfn::new(gfn), SMALL)
-}
-
-#[test]
-fn ranges_are_cut_where_areas_end() {
-    let cut =
-        |first, end| pieces(gfns(first, end)).map(|piece| (piece.start().as_u64(), piece.end().as_u64()));
-    assert_eq!(cut(5, 6).collect::<Vec<_>>(), [(5, 6)]);
-    assert_eq!(cut(510, 1025).collect::<Vec<_>>(), [(510, 512), (512, 1024), (1024, 1025)]);
-    assert_eq!(cut(512, 1024).collect::<Vec<_>>(), [(512, 1024)]);
-    assert_eq!(cut(7, 7).count(), 0);
 }
 
 #[test]
@@ -47,30 +33,39 @@ fn a_leaf_is_found_by_its_page_and_by_each_frame_in_it() {
     let mut tables: Vec<Table> = (0..2).map(|_| Table::new(Unused::new(&memory).expect("memory"))).collect();
     let mut rmap = ReverseMap::new(2).expect("memory");
     // One base leaf twice, a large leaf over it, and a base leaf whose number is that of the area.
-    let leaves = [(0, 1, base(700)), (0, 2, base(700)), (1, 3, around(Gfn::new(700))), (0, 4, base(1))];
-    for (table, index, page) in leaves {
-        rmap.insert(&mut tables, Place::new(table, index), (Named::Page(page), 0));
+    let (small, large, other) =
+        (Named::Frame(Gfn::new(700)), Named::around(Gfn::new(700)), Named::Frame(Gfn::new(1)));
+    for (table, index, named) in [(0, 1, small), (0, 2, small), (1, 3, large), (0, 4, other)] {
+        rmap.insert(&mut tables, Place::new(table, index), (named, 0));
     }
-    let at = |places: &mut dyn Iterator<Item = Place>| {
-        let mut found: Vec<_> = places.map(|place| (place.table(), place.index())).collect();
+    let plain = |place: Place| (place.table(), place.index());
+    let of = |rmap: &ReverseMap, tables: &[Table], named| {
+        let mut found: Vec<_> = rmap.leaves_of(tables, named).map(plain).collect();
         found.sort_unstable();
         found
     };
-    let of = |rmap: &ReverseMap, tables: &[Table], page| at(&mut rmap.leaves_of(tables, page));
-    let within = |rmap: &ReverseMap, tables: &[Table], range| at(&mut rmap.leaves_in(tables, range));
-    assert_eq!(of(&rmap, &tables, base(700)), [(0, 1), (0, 2)]);
-    assert_eq!(of(&rmap, &tables, (Gfn::new(512), AREA)), [(1, 3)]);
-    assert_eq!(of(&rmap, &tables, base(1)), [(0, 4)]);
+    let within = |rmap: &ReverseMap, tables: &[Table], range| {
+        let mut found = Vec::new();
+        rmap.each_leaf(tables, range, |place| found.push(plain(place)));
+        found.sort_unstable();
+        found
+    };
+    assert_eq!(of(&rmap, &tables, small), [(0, 1), (0, 2)]);
+    assert_eq!(of(&rmap, &tables, Named::Large(Gfn::new(512))), [(1, 3)]);
+    assert_eq!(of(&rmap, &tables, other), [(0, 4)]);
     assert_eq!(within(&rmap, &tables, gfns(1023, 1024)), [(1, 3)]);
     assert_eq!(within(&rmap, &tables, gfns(0, 701)), [(0, 1), (0, 2), (0, 4), (1, 3)]);
     assert_eq!(within(&rmap, &tables, gfns(2, 512)), []);
-    assert_eq!(rmap.leaves(), 4);
+    assert_eq!(rmap.large(gfns(511, 1025)).count(), 3, "wherever one may be");
     for index in [1, 2] {
-        assert!(rmap.has_base_leaves(Gfn::new(900)));
-        assert_eq!(rmap.remove(&mut tables, Place::new(0, index)), Named::Page(base(700)));
+        assert_eq!(rmap.next_base(gfns(600, 2000)), Some(Gfn::new(600)));
+        assert_eq!(rmap.remove(&mut tables, Place::new(0, index)), small);
     }
-    assert!(!rmap.has_base_leaves(Gfn::new(900)));
+    assert_eq!(rmap.next_base(gfns(600, 1024)), None);
+    assert_eq!(rmap.next_base(gfns(600, 2000)), Some(Gfn::new(1024)), "has one count with the first");
     assert_eq!(within(&rmap, &tables, gfns(512, 1024)), [(1, 3)]);
+    assert_eq!(rmap.remove(&mut tables, Place::new(1, 3)), large);
+    assert_eq!(rmap.large(gfns(511, 1025)).count(), 0);
 }
 
 #[test]
