@@ -128,7 +128,7 @@ impl<H: Host> AddressSpace<H> {
         }
         let frames = self.host().frames();
         let plenty = if intact(Mutant::AheadTakesLastFrames) { frames.total() / PART } else { 0 };
-        let behind = (fault.vma.range.end().as_u64() - fault.page.as_u64() >> PAGE_SHIFT) - 1;
+        let behind = ((fault.vma.range.end().as_u64() - fault.page.as_u64()) >> PAGE_SHIFT) - 1;
         let area = if intact(Mutant::AheadBeyondArea) { behind } else { u64::MAX };
         let room = area.min(frames.spare().saturating_sub(plenty)).min(self.room_below_limit());
         let (table, first) = (self.host().entries(at.table()), at.index() + 1);
