@@ -48,12 +48,12 @@ fn against(work: impl Fn(&Lab) + Send + Sync + 'static, left: Result<u64, Verdic
 /// What is stored to a page ahead is stored once and for all, whoever brings that page.
 #[test]
 fn fault_ahead_against_a_fault_of_a_page_ahead() {
-    against(|lab| drop(Program::guest(lab, 1).store(AHEAD, NEW).expect("memory")), Ok(NEW));
+    against(|lab| _ = Program::guest(lab, 1).store(AHEAD, NEW).expect("memory"), Ok(NEW));
 }
 
 #[test]
 fn fault_ahead_against_a_store_of_heralds() {
-    against(|lab| drop(Program::herald(lab, 1).store(AHEAD, NEW).expect("memory")), Ok(NEW));
+    against(|lab| _ = Program::herald(lab, 1).store(AHEAD, NEW).expect("memory"), Ok(NEW));
 }
 
 #[test]
