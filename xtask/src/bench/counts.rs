@@ -30,8 +30,7 @@ const END: &str = "versus: ok";
 const CALL: &str = "call";
 
 /// Processors of the machine, as many of the guest, and what a table of theirs is called.
-const CPUS: [(u32, &str, &str); 2] =
-    [(1, "Herald", "KVM"), (2, "Herald, two virtual processors", "KVM, two virtual processors")];
+const CPUS: [(u32, &str); 2] = [(1, "Herald"), (2, "Herald, two virtual processors")];
 
 /// An event, and what it took.
 type Event = (Row, Counts);
@@ -44,18 +43,18 @@ pub(super) fn run(args: &BenchArgs) -> Result<u8> {
     let dir = RunDir::create()?;
     let guest = guest_file(dir.path())?;
     let mut sides = Vec::new();
-    for (cpus, herald_side, kvm_side) in CPUS {
+    for (cpus, herald_side) in CPUS {
         let append = format!("{} main=1", Variant::Ept.command_line(PAGES));
         let events_here = herald(&guest, &format!("{append} cpus={cpus}"), cpus)?;
         print!("{}", text(herald_side, &events_here));
         sides.push((herald_side, events_here));
-        if let Some(Rival::Kvm) = args.vs {
-            // Its monitor starts the others.
+        // Traced on two processors, KVM's side has not come to its end in ten minutes.
+        if args.vs == Some(Rival::Kvm) && cpus == 1 {
             let watch = |printed: Box<dyn BufRead>| trace::read(printed, |_| true);
             let (rows, traces) = versus::traced_on_kvm(&guest, &append, cpus, TIMES, watch)?;
             let events_there = events(rows, traces)?;
-            print!("{}", text(kvm_side, &events_there));
-            sides.push((kvm_side, events_there));
+            print!("{}", text("KVM", &events_there));
+            sides.push(("KVM", events_there));
         }
     }
     let versions = versions::own()?;
@@ -135,7 +134,8 @@ fn text(side: &str, events: &[Event]) -> String {
 
 /// A table for each number of processors, with a cell for both sides.
 fn sheets(sides: &[(&str, Vec<Event>)]) -> String {
-    sides.chunks(sides.len() / CPUS.len()).map(sheet).collect::<Vec<_>>().join("\n")
+    let Some((two, one)) = sides.split_last() else { return String::new() };
+    [sheet(one), sheet(std::slice::from_ref(two))].join("\n")
 }
 
 fn sheet(sides: &[(&str, Vec<Event>)]) -> String {
