@@ -10,7 +10,6 @@ pub(crate) struct Files<'a> {
     pub(crate) kernel: &'a str,
     pub(crate) initrd: Option<&'a str>,
     pub(crate) command_line: &'a str,
-    pub(crate) vcpus: u32,
 }
 
 impl GuestWriter for Memory {
@@ -28,7 +27,7 @@ pub(crate) fn load(files: &Files<'_>, memory: &mut Memory) -> Result<Entry> {
         initrd: initrd.as_deref(),
         append: files.command_line,
         ram: Ram::new(memory.bytes() as u64).map_err(|error| anyhow!("{error}"))?,
-        vcpus: files.vcpus,
+        vcpus: 1,
         balloon: false,
     };
     firmware::boot(&guest, memory).map_err(|error| anyhow!("{error}"))

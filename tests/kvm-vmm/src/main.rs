@@ -1,4 +1,4 @@
-//! A small monitor for Linux' KVM: the other side of `cargo xtask bench --vs kvm`. It runs one kernel on its first
+//! A small monitor for Linux' KVM: the other side of `cargo xtask bench --vs kvm`. It runs one kernel on one
 //! virtual processor and answers the calls that Herald's test guests make, by the system calls that do the same.
 //!
 //! ```text
@@ -7,7 +7,7 @@
 //!         ── OUT 0xf4 ──► the end, with that status
 //! ```
 //!
-//! Usage: `kvm-vmm KERNEL MIB CPUS COMMAND-LINE`. `abi::hypercall` has the calls. With a fifth argument, an initial RAM disk, the
+//! Usage: `kvm-vmm KERNEL MIB COMMAND-LINE`. `abi::hypercall` has the calls. With a fourth argument, an initial RAM disk, the
 //! kernel is a Linux, on a board like Herald's ([`linux`]).
 
 mod books;
@@ -21,7 +21,6 @@ mod vcpu;
 use abi::hypercall::{BY_PORT_SIGNATURE, CPUID_LEAF};
 use anyhow::{Context, Result, bail};
 use calls::Calls;
-use firmware::Entry;
 use kernel::Files;
 use kvm_bindings::kvm_cpuid_entry2;
 use kvm_ioctls::{Kvm, VcpuExit, VmFd};
@@ -33,9 +32,6 @@ const CONSOLE: u16 = 0x3f8;
 const LINE_STATUS: u16 = CONSOLE + 5;
 /// Line status: the transmitter is empty.
 const READY: u8 = 0x60;
-/// Where other virtual processors stay, which the guest does not know of: free memory, from which the loader's tables map as they are.
-const LOOP: u64 = 0x7000;
-const JUMP_TO_ITSELF: [u8; 2] = [0xeb, 0xfe];
 /// Where Intel's processors of old want a task-state segment of KVM's own: below the BIOS, outside RAM.
 const TASK_STATE: usize = 0xfffb_d000;
 
@@ -51,12 +47,11 @@ fn main() -> ExitCode {
 
 fn run() -> Result<u8> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [kernel, mib, vcpus, command_line, initrd @ ..] = &arguments[..] else {
-        bail!("usage: kvm-vmm KERNEL MIB CPUS COMMAND-LINE [INITRD]")
+    let [kernel, mib, command_line, initrd @ ..] = &arguments[..] else {
+        bail!("usage: kvm-vmm KERNEL MIB COMMAND-LINE [INITRD]")
     };
     let mib: usize = mib.parse().with_context(|| format!("`{mib}` MiB"))?;
-    let vcpus: u32 = vcpus.parse().with_context(|| format!("`{vcpus}` virtual processors"))?;
-    let files = Files { kernel, initrd: initrd.first().map(String::as_str), command_line, vcpus };
+    let files = Files { kernel, initrd: initrd.first().map(String::as_str), command_line };
     let kvm = Kvm::new().context("/dev/kvm")?;
     let vm = kvm.create_vm().context("KVM_CREATE_VM")?;
     vm.set_tss_address(TASK_STATE).context("KVM_SET_TSS_ADDR")?;
@@ -71,15 +66,9 @@ fn run() -> Result<u8> {
 /// Runs the test guest to its end; its status.
 fn bench(kvm: &Kvm, vm: &VmFd, mut memory: Memory, files: &Files<'_>) -> Result<u8> {
     let entry = kernel::load(files, &mut memory)?;
-    memory.write(LOOP, &JUMP_TO_ITSELF)?;
     let mut calls = Calls::new(vm, memory)?;
-    let mut vcpu = vcpu::create(kvm, vm, 0, tell_of_calls)?;
+    let mut vcpu = vcpu::create(kvm, vm, tell_of_calls)?;
     vcpu::begin(&vcpu, &entry)?;
-    for number in 1..files.vcpus {
-        let other = vcpu::create(kvm, vm, number, tell_of_calls)?;
-        vcpu::begin(&other, &Entry { rip: LOOP, ..entry })?;
-        std::thread::spawn(|| vcpu::stay(other));
-    }
     let mut said = Vec::new();
     loop {
         match vcpu.run().context("KVM_RUN")? {

@@ -1,10 +1,9 @@
-//! Virtual processors. The first begins as the kernel's boot protocol says; others only stay in the guest, so that they have to hear of
-//! flushes.
+//! The virtual processor, which begins as the kernel's boot protocol says.
 
 use anyhow::{Context, Result};
 use firmware::{Entry, Mode, Segment};
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2, kvm_regs, kvm_segment};
-use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
 /// CR0: protection, and what an i486 or later always has (extension type); paging. CR4: PAE. EFER: long mode, enabled and active.
 const PROTECTED: u64 = 1 << 4 | 1;
@@ -14,14 +13,9 @@ const LONG_MODE: u64 = 1 << 10 | 1 << 8;
 /// RFLAGS: the bit that is always set.
 const FLAGS: u64 = 2;
 
-/// Creates one; CPUID tells what KVM can do, and what `tell` adds.
-pub(crate) fn create(
-    kvm: &Kvm,
-    vm: &VmFd,
-    number: u32,
-    tell: impl FnOnce(&mut Vec<kvm_cpuid_entry2>),
-) -> Result<VcpuFd> {
-    let vcpu = vm.create_vcpu(number.into()).context("KVM_CREATE_VCPU")?;
+/// Creates it; CPUID tells what KVM can do, and what `tell` adds.
+pub(crate) fn create(kvm: &Kvm, vm: &VmFd, tell: impl FnOnce(&mut Vec<kvm_cpuid_entry2>)) -> Result<VcpuFd> {
+    let vcpu = vm.create_vcpu(0).context("KVM_CREATE_VCPU")?;
     let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).context("KVM_GET_SUPPORTED_CPUID")?;
     let mut leaves = supported.as_slice().to_vec();
     tell(&mut leaves);
@@ -64,16 +58,5 @@ fn segment(segment: &Segment) -> kvm_segment {
         db: bits(14, 1),
         g: bits(15, 1),
         ..Default::default()
-    }
-}
-
-/// Runs one that asks its monitor for nothing, to the end of the program.
-pub(crate) fn stay(mut vcpu: VcpuFd) {
-    loop {
-        match vcpu.run() {
-            Ok(VcpuExit::Intr) => {}
-            Ok(exit) => return eprintln!("kvm-vmm: another virtual processor ended by {exit:?}"),
-            Err(error) => return eprintln!("kvm-vmm: KVM_RUN of another virtual processor: {error}"),
-        }
     }
 }

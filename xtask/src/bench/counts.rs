@@ -29,9 +29,6 @@ const TIMES: usize = 40;
 const END: &str = "versus: ok";
 const CALL: &str = "call";
 
-/// Processors of the machine, as many of the guest, and what a table of theirs is called.
-const CPUS: [(u32, &str); 2] = [(1, "Herald"), (2, "Herald, two virtual processors")];
-
 /// An event, and what it took.
 type Event = (Row, Counts);
 
@@ -43,20 +40,18 @@ pub(super) fn run(args: &BenchArgs) -> Result<u8> {
     let dir = RunDir::create()?;
     let guest = guest_file(dir.path())?;
     let mut sides = Vec::new();
-    for (cpus, herald_side) in CPUS {
-        let append = format!("{} main=1", Variant::Ept.command_line(PAGES));
-        let events_here = herald(&guest, &format!("{append} cpus={cpus}"), cpus)?;
-        print!("{}", text(herald_side, &events_here));
-        sides.push((herald_side, events_here));
-        // Traced on two processors, KVM's side has not come to its end in ten minutes.
-        if args.vs == Some(Rival::Kvm) && cpus == 1 {
-            let watch = |printed: Box<dyn BufRead>| trace::read(printed, |_| true);
-            let (rows, traces) = versus::traced_on_kvm(&guest, &append, cpus, TIMES, watch)?;
-            let events_there = events(rows, traces)?;
-            print!("{}", text("KVM", &events_there));
-            sides.push(("KVM", events_there));
-        }
+    let append = format!("{} main=1", Variant::Ept.command_line(PAGES));
+    let mut count = |side, events: Vec<Event>| {
+        print!("{}", text(side, &events));
+        sides.push((side, events));
+    };
+    count("Herald", herald(&guest, &append, 1)?);
+    if args.vs == Some(Rival::Kvm) {
+        let watch = |printed: Box<dyn BufRead>| trace::read(printed, |_| true);
+        let (rows, traces) = versus::traced_on_kvm(&guest, &append, TIMES, watch)?;
+        count("KVM", events(rows, traces)?);
     }
+    count("Herald, two virtual processors", herald(&guest, &append, 2)?);
     let versions = versions::own()?;
     println!();
     versions.iter().for_each(|(name, version)| println!("{name:<8} {version}"));
@@ -70,7 +65,9 @@ pub(super) fn run(args: &BenchArgs) -> Result<u8> {
     Ok(0)
 }
 
+/// On so many processors, with as many of the guest's.
 fn herald(guest: &Path, append: &str, cpus: u32) -> Result<Vec<Event>> {
+    let append = &format!("{append} cpus={cpus}");
     let (guest, count) = (guest.to_str().context("a path that is no text")?, cpus.to_string());
     let kernel = [guest, "--append", append, "--vcpus", &count, "--host-cpus", &count];
     let words = ["xtask"].iter().chain(&MACHINE).chain(&kernel);

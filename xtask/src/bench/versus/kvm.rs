@@ -75,21 +75,21 @@ fn pass_over(mut printed: Box<dyn BufRead>) {
 /// What a guest says of its events, and what `watch` makes of the traces of so many at most.
 pub(in super::super) type Traced<S> = (Vec<Row>, S);
 
-/// Runs the guest on an EPT with this command line and so many virtual processors, traced between its breaks.
+/// Runs the guest on an EPT with this command line, traced between its breaks.
 ///
 /// # Errors
 /// As for [`measure`].
 pub(in super::super) fn traced<S: Send + 'static>(
     guest: &Path,
     append: &str,
-    cpus: u32,
     times: usize,
     watch: impl FnOnce(Box<dyn BufRead>) -> S + Send + 'static,
 ) -> Result<Traced<S>> {
-    let side = Side { cpus, ..Side::make(SMP)? };
-    let monitor = format!("kvm-vmm /guest {GUEST_MIB} {cpus} '{append}'");
+    let side = Side::make(SMP)?;
+    let monitor = format!("kvm-vmm /guest {GUEST_MIB} '{append}'");
     let runs = side.with_paging(Variant::Ept.kvm_module(), true) + &of_variant(Variant::Ept, &monitor);
-    let (said, seen) = side.run(&[("/guest", guest)], &runs, Pace::Traced { times, cpus }, follow, watch)?;
+    let (said, seen) =
+        side.run(&[("/guest", guest)], &runs, Pace::Traced { times, cpus: 1 }, follow, watch)?;
     let rows = said.figures.of(Variant::Ept).iter();
     let rows = rows.map(|(event, cost)| Row { event: event.clone(), ticks: cost.ticks, pages: cost.pages });
     Ok((rows.collect(), seen))
@@ -102,8 +102,6 @@ pub(super) struct Side {
     /// Linux' command line.
     options: String,
     cpu: Cpu,
-    /// Processors of the machine.
-    cpus: u32,
 }
 
 impl Side {
@@ -124,7 +122,6 @@ impl Side {
             kernel: debian_kernel::fetch().context("a Linux with KVM")?,
             options,
             cpu: Cpu::Haswell,
-            cpus: 1,
         })
     }
 
@@ -149,7 +146,7 @@ impl Side {
         let files = [("vmlinuz".into(), linux), ("initramfs".into(), self.initramfs(files, runs)?)];
         grub::write_iso(dir.path(), &config, &files, &cd)?;
         let medium = Medium { image: &cd, is_cd: true, memory: MEMORY };
-        let how = Emulation { cpu: self.cpu, cpus: self.cpus, ips: IPS, pace };
+        let how = Emulation { cpu: self.cpu, cpus: 1, ips: IPS, pace };
         let mut machine = bochs::start_medium(&medium, how, dir.path())?;
         let printed = std::mem::replace(&mut machine.link, Box::new(std::io::empty()));
         let watcher = std::thread::spawn(move || watch(Box::new(BufReader::new(printed))));
@@ -183,7 +180,7 @@ impl Side {
                 runs.push_str(&self.with_paging(variant.kvm_module(), paging.is_empty()));
                 paging = variant.kvm_module();
             }
-            let monitor = format!("kvm-vmm /guest {GUEST_MIB} 1 '{}'", variant.command_line(pages));
+            let monitor = format!("kvm-vmm /guest {GUEST_MIB} '{}'", variant.command_line(pages));
             runs.push_str(&of_variant(variant, &monitor));
         }
         runs

@@ -30,7 +30,7 @@ pub(in super::super) fn measure(told: &str) -> Result<(Said, Vec<Sample>)> {
     let tiny = guest_images::tiny(&metal::build()?)?;
     let initrd = tiny.initrd.context("the tiny Linux has a user space")?;
     let side = Side::make("")?;
-    let monitor = format!("kvm-vmm /linux {MIB} 1 '{} {told}' /initrd", tiny.append);
+    let monitor = format!("kvm-vmm /linux {MIB} '{} {told}' /initrd", tiny.append);
     let runs = VARIANTS.iter().enumerate().map(|(index, &variant)| {
         side.with_paging(variant.kvm_module(), index == 0) + &of_variant(variant, &monitor)
     });
