@@ -443,26 +443,38 @@ fn the_dirty_log_sees_writes_by_shadows() -> Outcome {
     guest.finish()
 }
 
+/// These 2 MiB have a page table of their own, whose page 5 is page 20 of RAM.
+fn page_table_of(guest: &Guest, index: u64) -> Outcome {
+    let table = gpage(32 + index);
+    guest.write(table.add(5 * 8), gpage(20).as_u64() | P | W)?;
+    guest.write(gpage(3).add(index * 8), table.as_u64() | P | W)
+}
+
+fn in_2_mib(index: u64) -> u64 {
+    index * Level::Pd.span() + 5 * 4096
+}
+
 #[test]
 fn a_shadow_that_is_full_drops_what_is_oldest() -> Outcome {
     let guest = Guest::long()?;
     numbered(&guest)?;
-    // A page in each 2 MiB: more page tables than there may be tables.
-    let linear = |index: u64| index * Level::Pd.span() + 5 * 4096;
-    guest.map(5, 20, P | W)?;
-    for index in 0..40 {
-        guest.write(gpage(3).add(index * 8), gpage(4).as_u64() | P | W)?;
+    // More page tables than there may be tables.
+    (0..30).try_for_each(|index| page_table_of(&guest, index))?;
+    for index in (0..30).chain(0..30) {
+        guest.reads(in_2_mib(index), 20)?;
     }
-    for index in (0..40).chain(0..40) {
-        guest.reads(linear(index), 20)?;
+    let faults = guest.lab.machine.faults();
+    for index in 30 - mmu::PAGES_OF_AN_INSTRUCTION as u64..30 {
+        guest.reads(in_2_mib(index), 20)?;
     }
+    assert_eq!(guest.lab.machine.faults(), faults, "the newest are there");
     // A table in each 512 GiB: no page table that could go has room for three of each kind.
     for index in 1..20 {
         guest.write(gpage(1).add(index * 8), gpage(2).as_u64() | P | W)?;
-        guest.reads(index << 39 | 0x5000, 20)?;
+        guest.reads(index << 39 | in_2_mib(0), 20)?;
     }
     guest.lab.migrate(page(20))?;
-    guest.reads(0x5000, 20)?;
+    guest.reads(in_2_mib(0), 20)?;
     guest.finish()
 }
 
@@ -472,10 +484,10 @@ fn a_shadow_without_memory_goes_on_with_the_tables_that_it_has() -> Outcome {
     numbered(&guest)?;
     guest.map(5, 20, P | W)?;
     guest.reads(0x5000, 20)?;
+    (0..8).try_for_each(|index| page_table_of(&guest, index))?;
     guest.lab.machine.fail_allocations_after(0, Failing::FromThenOn);
     for index in 0..8 {
-        guest.write(gpage(3).add(index * 8), gpage(4).as_u64() | P | W)?;
-        guest.reads(index * Level::Pd.span() + 5 * 4096, 20)?;
+        guest.reads(in_2_mib(index), 20)?;
     }
     guest.lab.machine.cancel_failure();
     guest.finish()

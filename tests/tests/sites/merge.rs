@@ -74,7 +74,7 @@ impl Bench {
     }
 
     /// Two spaces whose first pages are one frame.
-    fn merged(plan: Plan) -> Result<Self, tests::Violation> {
+    pub(crate) fn merged(plan: Plan) -> Result<Self, tests::Violation> {
         let b = Self::new(plan);
         two_spaces(&b)?;
         b.merge_all()?;

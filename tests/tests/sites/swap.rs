@@ -199,6 +199,20 @@ fn a_page_that_is_read_at_once_may_have_come_back_meanwhile() -> Outcome {
     finish(b)
 }
 
+/// The same, but it has been given up. The slot stays for another guest's sake, and no frame is left behind in the cache.
+#[test]
+fn a_page_that_is_read_at_once_may_be_nobodys_by_then() -> Outcome {
+    let b = Arc::new(Bench::merged(SMALL)?);
+    b.swap.at_once.store(true, Ordering::Relaxed);
+    b.page_out(0, 0)?;
+    let other = Arc::clone(&b);
+    b.swap.after_next_read(move || other.space(0).space.discard(page(0), bytes(1)).expect("is mapped"));
+    b.guest_reads(0, 0, 0)?;
+    assert_eq!(b.mm.swap_cached_frames(), []);
+    b.both_read(1, 0, 10)?;
+    finish(b)
+}
+
 fn cannot_be_read_back(at_once: bool) -> Outcome {
     let b = Bench::new(SMALL);
     b.swap.at_once.store(at_once, Ordering::Relaxed);

@@ -405,7 +405,7 @@ impl Tdp {
         let mut looked_at = 0;
         for (&word, first) in bits.iter().zip((0_u16..).step_by(64)) {
             let mut rest = word;
-            let nobody_else = locked.shadows.is_empty() || !intact(Mutant::HarvestOfAllLeavesShadow);
+            let nobody_else = !locked.has_shadows() || !intact(Mutant::HarvestOfAllLeavesShadow);
             if rest == u64::MAX && nobody_else {
                 // Where all were written nobody is looked for.
                 for index in first..first + 64 {

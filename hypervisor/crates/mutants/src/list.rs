@@ -207,6 +207,8 @@ mutants! {
     ShadowComparedOnce,
     /// shadow: directories crowd page tables out
     ShadowCrowdedOut,
+    /// shadow: where there is no room, the newest page table goes
+    ShadowNewestGoes,
     /// shadow: a table that is reached by one more way is not looked at
     ShadowNewWayUncompared,
     /// shadow: a PCID that has not had this root is not compared

@@ -42,7 +42,7 @@ const LEVEL: u64 = (1 << LEVEL_BITS) - 1;
 const PART: u64 = 64;
 
 /// Areas in which no page comes that nobody has touched: it would be a huge one, or stay for ever.
-const UNFIT: VmaFlags = VmaFlags::HUGE.union(VmaFlags::LOCKED);
+pub(super) const UNFIT: VmaFlags = VmaFlags::HUGE.union(VmaFlags::LOCKED);
 
 /// Of each stream, the number of the page that comes next, and how many first touches have led there.
 #[derive(Debug, Default)]
@@ -123,9 +123,6 @@ impl<H: Host> AddressSpace<H> {
 
     /// How many pages behind a page may come with it. The entries are looked at again when they are written.
     fn room_ahead(&self, fault: &Fault<'_, H>, at: EntryRef, wanted: usize) -> usize {
-        if fault.vma.flags.intersects(UNFIT) {
-            return 0;
-        }
         let frames = self.host().frames();
         let plenty = if intact(Mutant::AheadTakesLastFrames) { frames.total() / PART } else { 0 };
         let behind = ((fault.vma.range.end().as_u64() - fault.page.as_u64()) >> PAGE_SHIFT) - 1;

@@ -1,6 +1,7 @@
 //! Anonymous pages: the zero page, and fresh pages.
 
 use super::AddressSpace;
+use super::ahead::UNFIT;
 use super::fault::{Fault, Mapped};
 use crate::frames::PageFlags;
 use crate::host::Host;
@@ -21,7 +22,7 @@ impl<H: Host> AddressSpace<H> {
                 let frame = self.host().allocate_zeroed(PageSize::Size4K)?;
                 self.own(fault, frame);
                 let has_table = found.level == Level::Pt;
-                let ask = fault.beside.take();
+                let ask = fault.beside.take().filter(|_| !fault.vma.flags.intersects(UNFIT));
                 let ahead =
                     ask.as_ref().map_or(0, |ask| self.streams.pages_ahead(fault.page, ask, has_table));
                 match ask {

@@ -173,7 +173,7 @@ impl<H: Host> AddressSpace<H> {
         let copied = if foreign { self.copy_swapped(fault, found.entry, slot, frame) } else { Ok(()) };
         drop(lock);
         if mapped.is_none() {
-            self.mm.put(frame);
+            drop(SwappedIn { mm: &self.mm, slot, frame });
         }
         copied.map(|()| mapped.map_or(Back::Changed, Back::Mapped))
     }

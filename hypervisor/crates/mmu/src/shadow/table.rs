@@ -30,6 +30,8 @@ pub(super) struct Table {
     pub(super) origin: Option<Origin>,
     /// The first entry that names it.
     pub(super) parents: Option<Place>,
+    /// The number of tables that were taken until it was.
+    pub(super) born: u64,
     /// It has been a root, and stays without a parent.
     pub(super) is_root: bool,
     pub(super) sync: Sync,
@@ -53,6 +55,7 @@ impl Table {
             frame,
             origin: None,
             parents: None,
+            born: 0,
             is_root: false,
             sync: Sync::Kept,
             used: false,

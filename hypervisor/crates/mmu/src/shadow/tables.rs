@@ -5,7 +5,7 @@
 //!   roots:      PML4 ──┬─┼─► PDPT ──► PD ──► page table ──► frame
 //!               PML4 ──┘ └─► PDPT ──► PD ──┘              shared, as the guest's are: found by what they stand for
 //!
-//!   take: an unused table ── or a new one ── or what the oldest root alone has ── or any page table, by turns ── or all
+//!   take: an unused table ── or a new one ── or what the oldest root alone has ── or the oldest page table ── or all
 //! ```
 //!
 //! A table is there as long as something names it, or it is a root. Everything but what notifiers and other processors take away
@@ -68,8 +68,8 @@ pub(crate) struct Shadow {
     pub(super) lost: Vec<u16>,
     /// Whether directories may be among them.
     pub(super) has_lost_directory: bool,
-    /// Whose turn it is to go.
-    hand: u16,
+    /// Tables that were taken so far.
+    taken: u64,
     pub(super) index: Index,
     pub(super) rmap: ReverseMap,
     pub(super) contexts: Contexts,
@@ -100,7 +100,7 @@ impl Shadow {
             roots,
             lost: room(most)?,
             has_lost_directory: false,
-            hand: POINTERS,
+            taken: 0,
             index: Index::new(most)?,
             rmap: ReverseMap::new(most)?,
             contexts: Contexts::default(),
@@ -341,9 +341,11 @@ impl Shadow {
     /// A table that stands for this from now on. The guest may write what it stands for.
     fn take_for<H: Host>(&mut self, host: &H, origin: Origin) -> Result<u16, Lack> {
         let number = self.take(host)?;
+        self.taken += 1;
+        let born = self.taken;
         let table = self.table_mut(number);
         debug_assert!(table.is_empty(), "an unused table has entries");
-        (table.origin, table.used, table.floods) = (Some(origin), true, 0);
+        (table.origin, table.born, table.used, table.floods) = (Some(origin), born, true, 0);
         self.index.insert(&mut self.tables, number, origin);
         if origin.is_table() {
             self.lose(number);
@@ -377,20 +379,22 @@ impl Shadow {
         true
     }
 
-    /// A page table goes, each in its turn; none where so few are left that the next ones would be those of the same instruction:
-    /// directories, which do not go, have all the room then.
+    /// The oldest page table goes; none where so few are left that the next ones would be those of the same instruction: directories, which do
+    /// not go, have all the room then.
     fn drop_page_table<H: Host>(&mut self, host: &H) -> bool {
-        let count = self.tables.len() as u16;
-        let turns = (1..=count).map(|turn| (self.hand + turn) % count);
         let is_page_table = |origin: Origin| origin.level == Level::Pt;
-        let mut page_tables = turns.filter(|&table| self.table(table).origin.is_some_and(is_page_table));
-        let Some(table) = page_tables.next() else { return false };
-        if intact(Mutant::ShadowCrowdedOut) && page_tables.count() < PAGES_OF_AN_INSTRUCTION {
+        let all = 0..self.tables.len() as u16;
+        let page_tables = all.filter(|&table| self.table(table).origin.is_some_and(is_page_table));
+        if intact(Mutant::ShadowCrowdedOut) && page_tables.clone().count() <= PAGES_OF_AN_INSTRUCTION {
             return false;
         }
-        self.hand = table;
-        self.unname(host, table);
-        true
+        let oldest = |&table: &u16| self.table(table).born;
+        let going = if intact(Mutant::ShadowNewestGoes) {
+            page_tables.min_by_key(oldest)
+        } else {
+            page_tables.max_by_key(oldest)
+        };
+        going.inspect(|&table| self.unname(host, table)).is_some()
     }
 
     /// All that the processor begins with goes. What pointers name stays for later, as roots do, and is empty.

@@ -9,6 +9,11 @@ use mm::Host;
 use mm::notifier::YoungPages;
 
 impl Locked {
+    /// Whether anything may stand on leaves.
+    pub(crate) const fn has_shadows(&self) -> bool {
+        !self.shadows.is_empty()
+    }
+
     /// Collects which pages of a part of a slot were used, and none is any more. The caller owes a flush.
     pub(crate) fn collect_young<H: Host>(
         &self,
@@ -17,7 +22,7 @@ impl Locked {
         (slot, run): (Slot, GfnRange),
         young: &mut YoungPages,
     ) {
-        if !self.shadows.is_empty() {
+        if self.has_shadows() {
             tdp.age_each(host, run, |gfns, used| {
                 if used {
                     young.add(slot.hvas_of(gfns));
