@@ -498,7 +498,7 @@ impl Machine {
     }
 
     /// How the addresses of a guest with so many virtual processors are translated. No processor walks what shadows stand on, so no A bits
-    /// are set there but by faults; shadows have their own, and map base pages.
+    /// are set there but by faults; shadows have their own.
     pub(super) fn paging_features(&self, vcpus: u32) -> PagingFeatures {
         if self.has_shadows() {
             return PagingFeatures {

@@ -1,4 +1,4 @@
-//! Map-around: a fault that finds its page there maps those beside it, too (Linux: `filemap_map_pages`; KVM, for shadows: `PTE_PREFETCH_NUM`).
+//! Map-around: a fault that finds its page there maps those beside it, too, and one that brings some ahead maps these (Linux: `filemap_map_pages`; KVM, for shadows: `PTE_PREFETCH_NUM`).
 //!
 //! ```text
 //!   group: 64 guest frames, aligned, as far as the slot goes
@@ -15,7 +15,7 @@
 //!
 //! **It is no use.** A is clear, so aging finds what the processor has used since, and nothing else; where there are no A bits, an
 //! entry could not be told from a used one, and nothing is mapped around. A page whose frame is clean is not writable, and none
-//! becomes dirty (I7). A log admits them as it does after a load. Nothing is read from swap, and no frame is taken.
+//! becomes dirty (I7). A log admits them as it does after a load. Nothing is read from swap, and no frame is taken here.
 
 use crate::entry;
 use crate::secondary::{Locked, SecondaryMmu};

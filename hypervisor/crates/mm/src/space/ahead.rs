@@ -9,7 +9,7 @@
 //!                          └─ frames ─┘                zeroed; one look at the area, one page-table lock for all
 //! ```
 //!
-//! Nobody has asked for these pages, so they are less than what was touched in the same row, and end where the first of these does: what is
+//! Nobody has asked for these pages: there are up to 15 for each fault of the stream, and they end where the first of these does: what is
 //! wanted beside the page, the area, the page table, what is empty, the space's limit, frames that nobody will miss. They are no use: A is
 //! clear, and their generation is the oldest, so that reclaim takes them first, unless a processor has used them since. They are dirty like
 //! any fresh page (I7): what may be written at once cannot be dropped as clean.
