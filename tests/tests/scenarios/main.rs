@@ -9,6 +9,7 @@ mod device_deaf;
 mod device_races;
 mod device_tlb;
 mod exhaustion;
+mod frames;
 mod huge;
 mod machine;
 mod map;

@@ -23,6 +23,10 @@ const E820_ENTRIES: usize = 128;
 /// boot_flag and magic of any setup header.
 const BOOT_FLAG: u16 = 0xaa55;
 const MAGIC: [u8; 4] = *b"HdrS";
+/// The protocol that [`SetupHeader`] is of.
+const VERSION: u16 = 0x020f;
+/// loadflags: the protected-mode code loads at 1 MiB or above.
+pub(crate) const LOADED_HIGH: u8 = 1;
 /// The last byte that an initial RAM disk may occupy where the kernel does not say (the protocol's default).
 const INITRD_MAX: u32 = 0x37ff_ffff;
 
@@ -118,6 +122,8 @@ impl SetupHeader {
         Self {
             boot_flag: BOOT_FLAG.into(),
             magic: MAGIC,
+            version: VERSION.into(),
+            loadflags: LOADED_HIGH,
             initrd_addr_max: INITRD_MAX.into(),
             cmdline_size: (layout::COMMAND_LINE_BYTES as u32 - 1).into(),
             ..Self::new_zeroed()

@@ -8,7 +8,7 @@
 //! ```
 
 use crate::Guest;
-use crate::boot_params::{self, HEADER, JUMP_END, SetupHeader};
+use crate::boot_params::{self, HEADER, JUMP_END, LOADED_HIGH, SetupHeader};
 use crate::elf_image::entry_in;
 use crate::entry::Entry;
 use crate::error::Error;
@@ -27,8 +27,6 @@ const WITH_INIT_SIZE: u16 = 0x20a;
 /// The first with xloadflags.
 const WITH_XLOADFLAGS: u16 = 0x20c;
 
-/// loadflags: the protected-mode code loads at 1 MiB or above.
-const LOADED_HIGH: u8 = 1;
 /// xloadflags: there is a 64-bit entry point at +0x200.
 const XLF_KERNEL_64: u16 = 1;
 /// Where the 64-bit entry point lies in the protected-mode code.

@@ -73,6 +73,10 @@ mutants! {
     FlushesAfterLock,
     /// an operation's frames and tables are freed before they are flushed (I6)
     FreesBeforeFlush,
+    /// frames: what somebody holds is freed with the others
+    FreesWhatIsHeld,
+    /// frames: of those that are freed together the last run is lost
+    RunsLoseLast,
     /// swap-out: the page is written before it is unmapped (I14)
     SwapWritesFirst,
     /// swap-out of neighbours: they are written before the flush of the batch (I14)

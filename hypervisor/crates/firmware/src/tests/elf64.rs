@@ -38,6 +38,8 @@ fn the_kernel_starts_in_64_bit_mode_with_boot_params() {
         assert_eq!(memory.bytes(0x20_0000, ELF_BYTES), elf64(&spec));
         let params: BootParams = memory.read(START_INFO.as_u64());
         assert_eq!((params.header.boot_flag.get(), params.header.magic), (0xaa55, *b"HdrS"));
+        // Linux takes version 0 for boot_params that are still to be copied.
+        assert_eq!((params.header.version.get(), params.header.loadflags), (0x020f, 1));
         assert_eq!(params.acpi_rsdp_addr.get(), ACPI.as_u64());
         assert_eq!(memory.bytes(params.header.cmd_line_ptr.get().into(), 14), b"console=ttyS0\0");
         assert_eq!(memory.bytes(params.header.ramdisk_image.get().into(), 6), b"initrd");

@@ -15,6 +15,7 @@
 use crate::rmap::RmapId;
 use addr::Pfn;
 use bitflags::bitflags;
+use mutants::{Mutant, intact};
 use sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use sync::{Held, Rank};
 
@@ -142,24 +143,20 @@ impl FrameMeta {
     #[inline]
     #[track_caller]
     pub(super) fn release(&self, frame: Pfn) {
-        if !self.try_release() {
+        if !Self::try_release_all(core::array::from_ref(self)) {
             self.refuse_release(frame);
         }
     }
 
-    /// The same, if it is right; whether it was.
-    #[inline]
-    pub(super) fn try_release(&self) -> bool {
-        Self::try_release_all(core::array::from_ref(self))
-    }
-
-    /// The same of several: all, or none.
+    /// The same of several, if it is right: all, or none; whether it was.
     #[inline]
     pub(super) fn try_release_all<const N: usize>(metas: &[Self; N]) -> bool {
         let (mut used, mut owned) = (STATE, 0);
         for meta in metas {
             used &= meta.flags.load(Ordering::Acquire);
-            owned |= meta.count() | meta.map_count();
+            if intact(Mutant::FreesWhatIsHeld) {
+                owned |= meta.count() | meta.map_count();
+            }
         }
         let right = used == STATE && owned == 0;
         if right {

@@ -25,6 +25,7 @@ use cache::FrameCache;
 use core::sync::atomic::{AtomicU64, Ordering};
 use generations::Generations;
 use meta::State;
+use mutants::{Mutant, intact};
 use sync::{Mutex, Rank};
 
 pub use generations::{METADATA_BYTES, Uses};
@@ -306,7 +307,9 @@ fn runs(frames: &[Pfn], mut run: impl FnMut(u64, u64)) {
             }
         }
     }
-    run(start, end);
+    if intact(Mutant::RunsLoseLast) {
+        run(start, end);
+    }
 }
 
 const fn order_of(size: PageSize) -> u8 {
