@@ -23,7 +23,7 @@ fn perform(vcpu: &mut Vcpu, vm: &Vm, operands: &Operands) -> Result<(), Flow> {
         return Err(misc::refuse(vcpu, Event::GENERAL_PROTECTION));
     }
     let [_, base, limit, rights] = operands.segment.fields().map(|field: Field| vcpu.vmcs.read(field));
-    let long_code = vcpu.circumstances().long_code;
+    let long_code = vcpu.runs_64_bit_code();
     let offset = operands.offset(|number| vcpu.general(number));
     let linear = operands.linear(offset, &SegmentRules { long_code, base, limit, rights });
     let linear = linear.map_err(|event| misc::refuse(vcpu, event))?;

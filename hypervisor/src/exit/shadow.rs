@@ -4,7 +4,7 @@
 use super::{Flow, ept, misc};
 use crate::plat::Vm;
 use crate::vcpu::Vcpu;
-use addr::{Gpa, Gva, PAGE_SIZE};
+use addr::{Gpa, PAGE_SIZE};
 use devices::GeneralProtection;
 use emulate::GuestMemory;
 use mmu::{Drops, LinearAccess, LinearFault, PageFault};
@@ -81,15 +81,11 @@ pub(super) fn read(vcpu: &mut Vcpu, vm: &Vm, linear: u64, bytes: &mut [u8]) -> R
         let linear = linear.wrapping_add(done as u64);
         let left = (PAGE_SIZE - linear % PAGE_SIZE) as usize;
         let part = bytes.len().min(done + left);
-        match vm.memory.fault_linear(vcpu.processor(), &vcpu.guest_paging(), linear, access) {
-            // Where the guest has changed its tables meanwhile: once more.
-            Ok(LinearFault::Mapped) => Gva::try_new(linear)
-                .is_some_and(|linear| ept::read_linear(vcpu, vm, linear, &mut bytes[done..part]))
-                .then_some(())
-                .ok_or(Flow::Resume)?,
+        match vm.memory.walk_linear(&vcpu.guest_paging(), linear, access) {
+            Ok(Ok(gpa)) if vm.memory.read(gpa, &mut bytes[done..part]) => {}
             // Nobody answers.
-            Ok(LinearFault::NotRam(_)) => bytes[done..part].fill(0xff),
-            Ok(LinearFault::Guest(PageFault { code })) => return Err(raise(vcpu, linear, code)),
+            Ok(Ok(_)) => bytes[done..part].fill(0xff),
+            Ok(Err(PageFault { code })) => return Err(raise(vcpu, linear, code)),
             Err(error) => return Err(ept::failed(vcpu, vm, error)),
         }
         done = part;
@@ -125,8 +121,7 @@ pub(super) fn control_register(vcpu: &mut Vcpu, vm: &Vm, access: CrAccess) -> Op
         CrAccess::Write { cr: cr @ (0 | 3 | 4), register } => {
             let value = vcpu.general(usize::from(register));
             // Outside 64-bit mode the operand has 32 bits, whatever was left above.
-            let is_wide = vcpu.guest_registers().is_long() && vcpu.circumstances().long_code;
-            let value = if is_wide { value } else { value & 0xffff_ffff };
+            let value = if vcpu.runs_64_bit_code() { value } else { value & 0xffff_ffff };
             Some(match set_control(vcpu, vm, cr, value) {
                 Ok(()) => misc::skip(vcpu),
                 Err(Refused) => misc::refuse(vcpu, Event::GENERAL_PROTECTION),

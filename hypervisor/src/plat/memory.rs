@@ -28,8 +28,8 @@ use mm::{
 };
 use mmu::{
     AccessedDirty, DeviceTlb, DeviceTlbError, DirtyPages, FaultOutcome, GuestPaging, Incoherence,
-    LinearAccess, LinearFault, LogBy, LogError, MmuError, Observer, Processor, SecondaryMmu, Slot, SlotError,
-    TABLES_OF_AN_INSTRUCTION,
+    LinearAccess, LinearFault, LogBy, LogError, MmuError, Observer, PageFault, Processor, SecondaryMmu, Slot,
+    SlotError, TABLES_OF_AN_INSTRUCTION,
 };
 use paging::OutOfTables;
 
@@ -392,6 +392,19 @@ impl<H: Host + 'static> Memory<H> {
         access: LinearAccess,
     ) -> Result<LinearFault, MmuError> {
         self.upheavals.outlast(|| self.mmu.fault_linear(processor, paging, linear, access))
+    }
+
+    /// Where an access would go by the tables of a guest under a shadow.
+    ///
+    /// # Errors
+    /// [`MmuError`]; the guest cannot go on. Its own fault is an answer.
+    pub fn walk_linear(
+        &self,
+        paging: &GuestPaging,
+        linear: u64,
+        access: LinearAccess,
+    ) -> Result<Result<Gpa, PageFault>, MmuError> {
+        self.upheavals.outlast(|| self.mmu.walk_linear(paging, linear, access))
     }
 
     /// `mprotect(PROT_NONE)` and back on whole pages of guest memory: the entries go, the contents stay.

@@ -158,6 +158,11 @@ impl Vcpu {
         }
     }
 
+    /// Whether it runs 64-bit code. Outside long mode CS.L says nothing.
+    pub(crate) fn runs_64_bit_code(&self) -> bool {
+        self.guest_registers().is_long() && self.circumstances().long_code
+    }
+
     /// What decides whether a write to one of these registers is legal.
     pub(crate) fn circumstances(&self) -> Circumstances {
         Circumstances {

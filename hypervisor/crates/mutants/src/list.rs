@@ -215,6 +215,8 @@ mutants! {
     ShadowNewestGoes,
     /// shadow: a table that is reached by one more way is not looked at
     ShadowNewWayUncompared,
+    /// shadow: a table whose way has other rights by now is not looked at
+    ShadowRenamedWayUncompared,
     /// shadow: a PCID that has not had this root is not compared
     ShadowStrangerUncompared,
     /// shadow: what other PCIDs have derived since is not compared for one that comes back

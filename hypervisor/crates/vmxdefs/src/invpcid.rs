@@ -8,6 +8,7 @@
 use crate::event::Event;
 use crate::field::Segment;
 use crate::registers::Refused;
+use addr::Gva;
 
 /// Bytes of a descriptor.
 pub const DESCRIPTOR_BYTES: usize = 16;
@@ -106,7 +107,7 @@ pub struct SegmentRules {
 }
 
 const fn is_canonical(linear: u64) -> bool {
-    (linear << 16).cast_signed() >> 16 == linear.cast_signed()
+    Gva::try_new(linear).is_some()
 }
 
 /// What is to be dropped.

@@ -363,3 +363,22 @@ fn a_shadow_full_of_upper_tables_begins_anew() -> Outcome {
     }
     guest.finish()
 }
+
+/// An entry that allows stores by now is another way: to what was cached by the old one, without W, nobody stores.
+#[test]
+fn a_directory_that_allows_more_by_now_lends_it_to_nothing_old() -> Outcome {
+    let guest = Guest::long()?;
+    numbered(&guest)?;
+    let directory = |rights| guest.write(gpage(3), gpage(4).as_u64() | P | rights);
+    guest.map(5, 20, P | W | A | D)?;
+    guest.map(6, 22, P | W)?;
+    directory(0)?;
+    guest.loads_cr3();
+    guest.reads(0x5000, 20)?;
+    guest.map(5, 21, P | W | A | D)?;
+    directory(W)?;
+    guest.writes(0x6000, 7)?;
+    guest.writes(0x5000, 8)?;
+    assert_eq!((guest.word(gpage(20)), guest.word(gpage(21))), (20, 8));
+    guest.finish()
+}

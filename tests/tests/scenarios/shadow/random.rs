@@ -183,7 +183,7 @@ fn pcids(guest: &mut Guest, Pcids(used): &mut Pcids, random: &mut Random) -> Out
         used[pcid as usize] &= address.is_some();
         return Ok(());
     }
-    guest.paging.cr3 = gpage(ROOTS[random.below(3) as usize]).as_u64() | pcid;
+    guest.paging.cr3 = gpage(guest.place(ROOTS[random.below(3) as usize])).as_u64() | pcid;
     guest.loads(Drops::Nothing);
     let is_new = !core::mem::replace(&mut used[pcid as usize], true);
     for _ in 0..2 {

@@ -17,7 +17,7 @@
 //!   load before, since A's last flush. The processor could have it cached, and so may the shadow.
 //! - **Derived since**, by another one: A cannot have it. Each table knows the last stay in which it got an entry, or another
 //!   version of one, and is compared if that was after A's last.
-//! - **Reached since**, by an entry that names a table that was there before: along this way A has cached nothing (`look_below`). For each
+//! - **Reached since**, by an entry that names a table that was there before, or allows more than it did: along this way A has cached nothing (`look_below`). For each
 //!   level the last stay with such an entry is known, and lost tables of that level and below are compared.
 //! - **Not reached** from A's root in the shadow: when it is, that is a new way, in A's stay or in one before A's next. So what other
 //!   processes have for themselves stays as it is.

@@ -166,6 +166,23 @@ impl<H: Host> SecondaryMmu<H> {
         }
     }
 
+    /// Where an access of a virtual processor would go by the guest's tables of now, whose A and D it sets.
+    ///
+    /// # Errors
+    /// [`MmuError`]; the guest cannot go on. Its own fault is an answer.
+    pub fn walk_linear(
+        &self,
+        paging: &GuestPaging,
+        linear: u64,
+        access: LinearAccess,
+    ) -> Result<Result<Gpa, PageFault>, MmuError> {
+        match walk(&Reached(self), paging, linear, access) {
+            Ok(found) => Ok(Ok(found.gpa)),
+            Err(WalkEnd::Fault(fault)) => Ok(Err(fault)),
+            Err(WalkEnd::Failed(error)) => Err(error),
+        }
+    }
+
     /// Resolves a page fault of a virtual processor, which does not run meanwhile, and whose root was loaded. Call it with no
     /// memory-manager lock held; it may wait for such locks.
     ///

@@ -183,7 +183,10 @@ impl Shadow {
     /// it has written meanwhile, and all lost tables that may be below are compared. Those above stay as they are; the way down to here is
     /// among them. The table.
     pub(super) fn look_below<H: Host>(&mut self, host: &H, number: u16, ground: Option<Tdp>) -> u16 {
-        let Some(Origin { level, .. }) = self.table(number).origin else { return number };
+        // Below a part of a large page there are no tables.
+        let Some(Origin { level, .. }) = self.table(number).origin.filter(Origin::is_table) else {
+            return number;
+        };
         self.contexts.note_way(level);
         self.compare_lost(host, ground, |_, table, other| {
             intact(Mutant::ShadowNewWayUncompared) && (table == number || other < level)

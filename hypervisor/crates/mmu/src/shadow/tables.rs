@@ -324,6 +324,10 @@ impl Shadow {
             let from = &mut self.table_mut(table).link_mut(step.index).from;
             if core::mem::replace(from, step.from) != step.from {
                 self.table_mut(table).since = self.contexts.note_entry();
+                // With other rights it is another way.
+                if intact(Mutant::ShadowRenamedWayUncompared) {
+                    self.look_below(host, child, ground);
+                }
             }
             entry::rename(host, self.entry(at), bits);
             return Ok(child);
