@@ -4,7 +4,7 @@ use addr::{PageSize, Pfn, PfnRange};
 use mm::frames::{FrameMeta, Frames};
 use mm::{CpuIndex, FrameMemory, Host, SlotError, SwapDevice, Unwritten};
 use paging::{EntryRef, FlushScope, FlushToken, OutOfTables, Shootdown, TableMemory};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Entries in a table.
 const ENTRIES: usize = 512;
@@ -17,6 +17,8 @@ pub(crate) struct Plain {
     /// What is in each frame, as a number: equal pages have the same.
     contents: Vec<AtomicU64>,
     tables: AtomicU64,
+    /// Which frames are tables: these alone have something in them to be zeroed.
+    are_tables: Vec<AtomicBool>,
 }
 
 impl Plain {
@@ -26,7 +28,8 @@ impl Plain {
         frames.add(PfnRange::new(Pfn::new(1), Pfn::new(count)));
         let entries = (0..count).map(|_| [const { AtomicU64::new(0) }; ENTRIES]).collect();
         let contents = (0..count).map(|_| AtomicU64::new(0)).collect();
-        Self { frames, entries, contents, tables: AtomicU64::new(0) }
+        let are_tables = (0..count).map(|_| AtomicBool::new(false)).collect();
+        Self { frames, entries, contents, tables: AtomicU64::new(0), are_tables }
     }
 
     /// Puts something into a frame.
@@ -70,12 +73,14 @@ impl TableMemory for Plain {
     fn allocate_table(&self) -> Result<Pfn, OutOfTables> {
         let table = self.frames.allocate(CpuIndex(0), PageSize::Size4K).map_err(|_| OutOfTables)?;
         self.tables.fetch_add(1, Ordering::Relaxed);
+        self.are_tables[table.as_u64() as usize].store(true, Ordering::Relaxed);
         Ok(table)
     }
 
     /// A table that is freed is empty: the next one starts zeroed.
     fn free_table(&self, table: Pfn) {
         self.tables.fetch_sub(1, Ordering::Relaxed);
+        self.are_tables[table.as_u64() as usize].store(false, Ordering::Relaxed);
         if self.frames.meta(table).put() {
             self.retire(table, PageSize::Size4K);
         }
@@ -84,7 +89,11 @@ impl TableMemory for Plain {
 
 /// Contents are a number: zeroing, copying and comparing cost what the processor's `rep` forms cost, and nothing else.
 impl FrameMemory for Plain {
-    fn zero(&self, _: Pfn, _: PageSize) {}
+    fn zero(&self, frame: Pfn, _: PageSize) {
+        if self.are_tables[frame.as_u64() as usize].load(Ordering::Relaxed) {
+            self.entries(frame).iter().for_each(|entry| entry.store(0, Ordering::Relaxed));
+        }
+    }
 
     fn copy(&self, from: Pfn, to: Pfn) {
         self.fill(to, self.contents(from));
