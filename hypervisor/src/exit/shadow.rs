@@ -7,7 +7,8 @@ use crate::vcpu::Vcpu;
 use addr::{Gpa, PAGE_SIZE};
 use devices::GeneralProtection;
 use emulate::GuestMemory;
-use mmu::{Drops, LinearAccess, LinearFault, PageFault};
+use mm::Access;
+use mmu::{Drops, FaultOutcome, LinearAccess, LinearFault, PageFault};
 use vmxdefs::event::Event;
 use vmxdefs::exit::{CrAccess, EptViolation};
 use vmxdefs::field::Field;
@@ -70,25 +71,35 @@ fn raise(vcpu: &mut Vcpu, linear: u64, code: u32) -> Flow {
     if vcpu.raise_page_fault(code) { Flow::Resume } else { misc::triple_fault(vcpu) }
 }
 
-/// Reads bytes for an instruction of the supervisor's.
+/// Reads bytes for an instruction of the supervisor's. Those behind the last one of 32 bits are the first ones, outside 64-bit
+/// code (SDM vol. 1 3.3.7).
 ///
 /// # Errors
 /// What comes instead.
 pub(super) fn read(vcpu: &mut Vcpu, vm: &Vm, linear: u64, bytes: &mut [u8]) -> Result<(), Flow> {
     let access = LinearAccess { write: false, fetch: false, user: false, passes_smap: passes_smap(vcpu) };
+    let last = if vcpu.runs_64_bit_code() { u64::MAX } else { u32::MAX.into() };
     let mut done = 0;
     while done < bytes.len() {
-        let linear = linear.wrapping_add(done as u64);
+        let linear = linear.wrapping_add(done as u64) & last;
         let left = (PAGE_SIZE - linear % PAGE_SIZE) as usize;
-        let part = bytes.len().min(done + left);
-        match vm.memory.walk_linear(&vcpu.guest_paging(), linear, access) {
-            Ok(Ok(gpa)) if vm.memory.read(gpa, &mut bytes[done..part]) => {}
-            // Nobody answers.
-            Ok(Ok(_)) => bytes[done..part].fill(0xff),
-            Ok(Err(PageFault { code })) => return Err(raise(vcpu, linear, code)),
-            Err(error) => return Err(ept::failed(vcpu, vm, error)),
+        let end = bytes.len().min(done + left);
+        let way = vm.memory.walk_linear(&vcpu.guest_paging(), linear, access);
+        let gpa = match way.map_err(|error| ept::failed(vcpu, vm, error))? {
+            Ok(gpa) => gpa,
+            Err(PageFault { code }) => return Err(raise(vcpu, linear, code)),
+        };
+        let part = &mut bytes[done..end];
+        if !vm.memory.read(gpa, part) {
+            // The fault says why.
+            match vm.memory.fault(gpa, Access::Read) {
+                Ok(FaultOutcome::NotRam) => part.fill(0xff),
+                // It came and went meanwhile: once more, from the instruction on.
+                Ok(FaultOutcome::Mapped) => return Err(Flow::Resume),
+                Err(error) => return Err(ept::failed(vcpu, vm, error)),
+            }
         }
-        done = part;
+        done = end;
     }
     Ok(())
 }

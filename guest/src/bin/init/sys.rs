@@ -16,6 +16,7 @@ const TIOCSCTTY: usize = 0x540e;
 const PROT_READ: usize = 1;
 const PROT_WRITE: usize = 2;
 const MAP_PRIVATE_ANONYMOUS: usize = 0x22;
+const F_SETPIPE_SZ: usize = 1031;
 const REBOOT_MAGIC1: usize = 0xfee1_dead;
 const REBOOT_MAGIC2: usize = 672_274_793;
 
@@ -55,6 +56,7 @@ const DUP2: Number = Number(33);
 const OPEN: Number = Number(2);
 const WRITE: Number = Number(1);
 const CLOSE: Number = Number(3);
+const FCNTL: Number = Number(72);
 const CLONE: Number = Number(56);
 const EXECVE: Number = Number(59);
 const EXIT: Number = Number(60);
@@ -291,6 +293,24 @@ impl Pipe {
         // SAFETY: the kernel writes two numbers.
         let result = unsafe { call(&PIPE, [ends.as_mut_ptr() as usize]) };
         accepted("pipe", result).map(|_| Self(ends))
+    }
+
+    /// Makes it wide enough for so many bytes, in pages.
+    ///
+    /// # Errors
+    /// The kernel has no memory for it.
+    pub(crate) fn widen(&self, bytes: usize) -> Result<(), Refusal> {
+        // SAFETY: no pointers.
+        let result = unsafe { call(&FCNTL, [self.0[1] as usize, F_SETPIPE_SZ, bytes]) };
+        accepted("fcntl", result).map(drop)
+    }
+
+    /// Closes both ends.
+    pub(crate) fn close(self) {
+        for end in self.0 {
+            // SAFETY: no pointers.
+            unsafe { call(&CLOSE, [end as usize]) };
+        }
     }
 
     /// Sends a byte.

@@ -1,10 +1,12 @@
 //! The registers of a virtio device on MMIO (virtio 1.2, 4.2.2) and its way from reset to work (3.1).
 //!
 //! ```text
-//!  0 ─► ACKNOWLEDGE ─► DRIVER ─► features ─► FEATURES_OK ─► queues ─► DRIVER_OK ──► notifications count
+//!  0 ─► ACKNOWLEDGE ─► DRIVER ─► features ─► FEATURES_OK ─► queues ─► DRIVER_OK ──► notifications are served
 //!  ▲                                                                     │ the driver breaks the protocol
 //!  └──────────────────────── status := 0 ◄──────── DEVICE_NEEDS_RESET ◄──┘
 //! ```
+//!
+//! A notification that comes before DRIVER_OK waits for it: Linux begins to report free pages, and sets DRIVER_OK after.
 //!
 //! One queue at a time is lent to whoever serves it. What is said of that queue meanwhile makes the loan stale; a reset is
 //! complete, and the status reads 0, once the loan is back: until then buffers are in use.
@@ -182,7 +184,7 @@ impl<const QUEUES: usize> Transport<QUEUES> {
             register::QUEUE_READY => self.set_ready(value & 1 != 0),
             register::QUEUE_NOTIFY => return self.notify(value),
             register::INTERRUPT_ACK => self.interrupt &= !value,
-            register::STATUS => self.set_status(value),
+            register::STATUS => return self.set_status(value),
             _ => self.set_place(offset, value),
         }
         false
@@ -263,13 +265,14 @@ impl<const QUEUES: usize> Transport<QUEUES> {
         }
     }
 
-    fn set_status(&mut self, value: u32) {
+    /// Whether a queue waits to be served.
+    fn set_status(&mut self, value: u32) -> bool {
         if value == 0 {
             match &mut self.out {
                 Some(out) => out.resets = true,
                 None => self.reset(),
             }
-            return;
+            return false;
         }
         // The driver sets bits, and clears them by a reset only (2.1.1).
         let mut set = value & status::DRIVERS & !self.status;
@@ -278,6 +281,7 @@ impl<const QUEUES: usize> Transport<QUEUES> {
             set &= !status::FEATURES_OK;
         }
         self.status |= set;
+        self.is_driven() && self.slots.iter().any(|slot| slot.notified)
     }
 
     fn reset(&mut self) {
@@ -294,9 +298,9 @@ impl<const QUEUES: usize> Transport<QUEUES> {
     fn notify(&mut self, index: u32) -> bool {
         let driven = self.is_driven();
         match self.slots.get_mut(index as usize) {
-            Some(slot) if driven && slot.queue.is_some() => {
+            Some(slot) if slot.queue.is_some() => {
                 slot.notified = true;
-                true
+                driven
             }
             _ => false,
         }

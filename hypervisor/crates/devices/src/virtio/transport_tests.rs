@@ -71,12 +71,11 @@ fn features_are_accepted_only_as_offered_and_with_version_1() {
 }
 
 #[test]
-fn a_notification_counts_once_the_driver_works() {
+fn a_notification_is_served_once_the_driver_works() {
     let mut transport = negotiated();
     assert!(!transport.write(0x50, 0), "no queue yet");
     set_queue_up(&mut transport);
-    assert!(!transport.write(0x50, 0), "not yet DRIVER_OK");
-    write(&mut transport, &[(STATUS, 0xf)]);
+    assert!(!transport.write(STATUS, 0xf), "nobody has notified");
     assert!(transport.lend().is_none());
     assert!(transport.write(0x50, 0));
     assert!(!transport.write(0x50, 1) && !transport.write(0x50, u32::MAX), "no such queue");
@@ -90,6 +89,20 @@ fn a_notification_counts_once_the_driver_works() {
     assert!(transport.give_back(&loan, Ok(Served::Nothing)));
     assert!(transport.lend().is_none() && !transport.line());
     assert!(!transport.give_back(&loan, CHAIN), "it is not out");
+}
+
+#[test]
+fn a_notification_before_driver_ok_is_not_lost() {
+    let mut transport = negotiated();
+    set_queue_up(&mut transport);
+    assert!(!transport.write(0x50, 0) && transport.lend().is_none(), "the driver does not work yet");
+    assert!(transport.write(STATUS, 0xf));
+    let loan = transport.lend().unwrap();
+    assert!(transport.give_back(&loan, CHAIN) && transport.line());
+    // A reset forgets it.
+    write(&mut transport, &[(STATUS, 0), (0x20, 0), (0x24, 1), (0x20, 1), (STATUS, 0xb)]);
+    set_queue_up(&mut transport);
+    assert!(!transport.write(STATUS, 0xf) && transport.lend().is_none());
 }
 
 #[test]
