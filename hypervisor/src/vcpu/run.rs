@@ -8,6 +8,7 @@ use crate::sched::{self, Turn};
 use crate::vmx::{EntryError, VmcsError};
 use core::fmt;
 use devices::{Startup, VcpuId};
+use sync::Changes;
 use vmxdefs::check::{Rules, Violations, explain};
 use vmxdefs::controls::Pin;
 use vmxdefs::exit::{EntryFailure, Exit};
@@ -85,7 +86,13 @@ fn step(vcpu: &mut Vcpu, vm: &Vm) -> Result<(), Result<End, RunError>> {
         now = tsc();
         vcpu.counters.memory_ticks += vcpu.ticks.since_exit(now);
         vcpu.leave_off(vm, control);
-        if interrupted || !vcpu.may_go_on(control, now) {
+        let changes = Changes {
+            interrupted,
+            is_due: now >= vcpu.due,
+            has_news: || control.has_news(),
+            is_alone: sched::is_left_alone,
+        };
+        if changes.are_any() {
             return Ok(());
         }
     }
@@ -131,12 +138,6 @@ impl Vcpu {
         let device = self.deadline.map_or(u64::MAX, |deadline| vm.clock.machine_ticks(deadline));
         self.due = device.min(turn_ends.unwrap_or(u64::MAX));
         Ok(true)
-    }
-
-    /// Whether nothing has changed since it was prepared but memory, so that it may enter again as it is. A thread that has waited
-    /// meanwhile is not left alone.
-    fn may_go_on(&self, control: &Control, now: u64) -> bool {
-        now < self.due && !control.has_news() && sched::is_left_alone()
     }
 
     /// Does what comes after an exit.

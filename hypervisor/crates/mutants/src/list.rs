@@ -122,6 +122,16 @@ mutants! {
     /// whoever takes news does not look whether there is a pause or an end
     NewsHidesPause,
 
+    // The short way round the run loop.
+    /// an event whose delivery was interrupted is not taken up again
+    ShortWayLosesEvent,
+    /// the short way is taken though a timer's time has come, or the turn's end
+    ShortWayOverstays,
+    /// the short way is taken though there is news
+    ShortWayDeafToNews,
+    /// the short way is taken though others wait for the CPU
+    ShortWayKeepsCpu,
+
     // Flushes of secondary translations.
     /// zapped EPT entries are not flushed: invalidation, release, slot removal
     NoFlushOfZapped,

@@ -22,6 +22,7 @@ pub mod model;
 mod rank;
 mod raw;
 mod sequence;
+mod short_way;
 mod switch;
 
 pub use attention::Attention;
@@ -31,6 +32,7 @@ pub use lock::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use rank::Rank;
 pub use raw::{Once, lock_waits};
 pub use sequence::{InProgress, InvalidationSequence, Snapshot, Stale};
+pub use short_way::Changes;
 pub use switch::{relax, switch_point, undisturbed};
 
 #[cfg(all(test, feature = "loom"))]
