@@ -95,7 +95,7 @@ fn events(rows: Vec<Row>, traces: Vec<Counts>) -> Result<Vec<Event>> {
 }
 
 /// Columns, with a page's share of each.
-fn shares((row, counts): &Event) -> [(&'static str, f64); 12] {
+fn shares((row, counts): &Event) -> [(&'static str, f64); 14] {
     let share = |count: u64| count as f64 / row.pages.max(1) as f64;
     [
         ("ticks", share(row.ticks)),
@@ -103,7 +103,9 @@ fn shares((row, counts): &Event) -> [(&'static str, f64); 12] {
         ("entries", share(counts.entries)),
         ("VMREAD", share(counts.vmreads)),
         ("VMWRITE", share(counts.vmwrites)),
-        ("flushes", share(counts.flushes)),
+        ("INVEPT", share(counts.invepts)),
+        ("INVVPID", share(counts.invvpids)),
+        ("INVLPG", share(counts.invlpgs)),
         ("CR3", share(counts.cr3_loads)),
         ("WRMSR", share(counts.wrmsrs)),
         ("IPIs", share(counts.ipis)),

@@ -31,8 +31,10 @@ pub(super) struct Counts {
     pub(super) entries: u64,
     pub(super) vmreads: u64,
     pub(super) vmwrites: u64,
-    /// INVEPT, INVVPID, INVLPG, INVPCID.
-    pub(super) flushes: u64,
+    pub(super) invepts: u64,
+    pub(super) invvpids: u64,
+    /// INVLPG, INVPCID: of the host's own translations.
+    pub(super) invlpgs: u64,
     /// Loads of CR3, which drop the host's own translations but for global ones.
     pub(super) cr3_loads: u64,
     /// Of model-specific registers, by which timers are set.
@@ -101,7 +103,9 @@ impl Trace {
             }
             "vmread" => &mut counts.vmreads,
             "vmwrite" => &mut counts.vmwrites,
-            "invept" | "invvpid" | "invlpg" | "invpcid" => &mut counts.flushes,
+            "invept" => &mut counts.invepts,
+            "invvpid" => &mut counts.invvpids,
+            "invlpg" | "invpcid" => &mut counts.invlpgs,
             "mov" if text.starts_with("mov cr3,") => &mut counts.cr3_loads,
             "wrmsr" => &mut counts.wrmsrs,
             "lock" => &mut counts.atomics,
@@ -172,6 +176,9 @@ mod tests {
             "[CPU0 WR]: PHY 0x000000300100 (len=8, WB): 0x0\n".into(),
             at(host, "rep stosq qword ptr es:[rdi], rax"),
             access("000000400000"),
+            at(host, "invept rax, xmmword ptr ds:[rbx]"),
+            at(host, "invvpid rax, xmmword ptr ds:[rbx]"),
+            at(host, "invlpg byte ptr ds:[rax]"),
             at(host, "mov cr3, rax"),
             at(host, "mov rax, cr3"),
             at(host, "mov dword ptr ds:[rax], ebx"),
@@ -187,8 +194,11 @@ mod tests {
             at(host, "vmread rax, rbx"),
         ];
         let counts = Counts {
-            instructions: 11,
+            instructions: 14,
             entries: 1,
+            invepts: 1,
+            invvpids: 1,
+            invlpgs: 1,
             cr3_loads: 1,
             vmreads: 1,
             wrmsrs: 1,

@@ -40,8 +40,17 @@ macro_rules! real_mode {
 }
 
 /// All of them.
-pub(super) const SHADOW: [Scenario; 23] = [
+pub(super) const SHADOW: [Scenario; 24] = [
     // Unmodified: it has much that the tiny one has not.
+    Scenario {
+        name: "penryn-debian",
+        args: &["--guest", "debian", "--cpu", "penryn"],
+        console: COUNT,
+        stdout: &["cpus: 1"],
+        telemetry: &[Bound::AtMost("/ept_violations", 0)],
+        timeout: 600,
+        ..PLAIN
+    },
     Scenario {
         name: "penryn-debian-4-vcpus",
         args: &["--guest", "debian", "--cpu", "penryn", "--vcpus", "4"],
