@@ -94,7 +94,7 @@ pub(super) fn read(vcpu: &mut Vcpu, vm: &Vm, linear: u64, bytes: &mut [u8]) -> R
             // The fault says why.
             match vm.memory.fault(gpa, Access::Read) {
                 Ok(FaultOutcome::NotRam) => part.fill(0xff),
-                // It came and went meanwhile: once more, from the instruction on.
+                // It is there by now: once more, from the instruction on.
                 Ok(FaultOutcome::Mapped) => return Err(Flow::Resume),
                 Err(error) => return Err(ept::failed(vcpu, vm, error)),
             }

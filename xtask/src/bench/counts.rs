@@ -105,7 +105,7 @@ fn shares((row, counts): &Event) -> [(&'static str, f64); 14] {
         ("VMWRITE", share(counts.vmwrites)),
         ("INVEPT", share(counts.invepts)),
         ("INVVPID", share(counts.invvpids)),
-        ("INVLPG", share(counts.invlpgs)),
+        ("INVLPG/PCID", share(counts.invlpgs)),
         ("CR3", share(counts.cr3_loads)),
         ("WRMSR", share(counts.wrmsrs)),
         ("IPIs", share(counts.ipis)),

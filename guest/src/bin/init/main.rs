@@ -62,8 +62,8 @@ extern "C" fn main(stack: *const usize) -> ! {
     }
 }
 
-/// The first pass of reporting comes 2 s after its start. Where the machine is slow that was before this process was there,
-/// and found no block of 4 MiB; the next one comes after a block is freed.
+/// The first pass of reporting comes 2 s after its start. Where the machine is slow that was before this process was there, for
+/// blocks of 4 MiB, and reported nothing with less than 128 MiB free; the next one comes after a block is freed.
 fn report_free_memory() {
     sys::set(c"/sys/module/page_reporting/parameters/page_reporting_order", REPORTED_ORDER);
     if let Ok(pipe) = Pipe::new() {

@@ -6,7 +6,7 @@
 //!  └──────────────────────── status := 0 ◄──────── DEVICE_NEEDS_RESET ◄──┘
 //! ```
 //!
-//! A notification that comes before DRIVER_OK waits for it: Linux begins to report free pages, and sets DRIVER_OK after.
+//! A notification that comes before DRIVER_OK waits for it: Linux 6.1 has its balloon's reports begin, after 2 s, before that.
 //!
 //! One queue at a time is lent to whoever serves it. What is said of that queue meanwhile makes the loan stale; a reset is
 //! complete, and the status reads 0, once the loan is back: until then buffers are in use.
