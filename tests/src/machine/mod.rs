@@ -111,6 +111,8 @@ pub(crate) struct Counters {
     pub(crate) hits: AtomicU64,
     pub(crate) walks: AtomicU64,
     pub(crate) faults: AtomicU64,
+    /// How often frames that were zeroed ahead have become few.
+    pub(crate) zeroed_ran_low: AtomicU64,
     /// By the program, not by CPUs.
     table_accesses: AtomicU64,
     /// At so many the program counts as stuck.
@@ -123,6 +125,7 @@ impl Default for Counters {
             hits: AtomicU64::new(0),
             walks: AtomicU64::new(0),
             faults: AtomicU64::new(0),
+            zeroed_ran_low: AtomicU64::new(0),
             table_accesses: AtomicU64::new(0),
             most_table_accesses: AtomicU64::new(MOST_TABLE_ACCESSES),
         }
@@ -284,6 +287,11 @@ impl Machine {
     /// Accesses that faulted.
     pub fn faults(&self) -> u64 {
         self.counters.faults.load(Ordering::Relaxed)
+    }
+
+    /// How often frames that were zeroed ahead have become few.
+    pub fn zeroed_ran_low(&self) -> u64 {
+        self.counters.zeroed_ran_low.load(Ordering::Relaxed)
     }
 
     /// Table walks.

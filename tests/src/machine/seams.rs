@@ -223,8 +223,7 @@ impl TableMemory for Machine {
         if self.seams.allocation_fails() {
             return Err(OutOfTables);
         }
-        let table = self.take(PageSize::Size4K).map_err(|_| OutOfTables)?;
-        self.memory.fill(table, 0);
+        let table = self.take_fresh().map_err(|_| OutOfTables)?;
         self.set_role(table, PageSize::Size4K, Role::Table);
         Ok(table)
     }
@@ -271,6 +270,14 @@ impl Machine {
     fn take(&self, size: PageSize) -> Result<Pfn, OutOfFrames> {
         switch_point();
         undisturbed(|| self.frames.allocate(self.current_cpu(), size))
+    }
+
+    /// The same with zeros in it.
+    fn take_fresh(&self) -> Result<Pfn, OutOfFrames> {
+        switch_point();
+        let (frame, fresh) = undisturbed(|| self.frames.allocate_fresh(self.current_cpu()))?;
+        self.fill_fresh(&[frame], fresh);
+        Ok(frame)
     }
 
     fn count_table_access(&self) {
@@ -387,9 +394,16 @@ impl Host for Machine {
         if self.seams.allocation_fails() {
             return Err(OutOfFrames { size });
         }
+        if size == PageSize::Size4K {
+            return self.take_fresh();
+        }
         let frame = self.take(size)?;
         self.zero(frame, size);
         Ok(frame)
+    }
+
+    fn zeroed_run_low(&self) {
+        self.counters.zeroed_ran_low.fetch_add(1, Ordering::Relaxed);
     }
 
     fn allocate_few_zeroed(&self, places: &mut [Pfn]) -> usize {

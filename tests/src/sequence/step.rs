@@ -25,6 +25,7 @@ pub enum Step {
     AgeAll,
     Merge { pages: u64 },
     Shrink { goal: u64 },
+    ZeroAhead { frames: u64 },
 }
 
 /// What happens in one space.
@@ -109,6 +110,7 @@ pub fn take(world: &mut World, step: Step) -> Result<Verdict, Violation> {
         Step::AgeAll => world.age_all(),
         Step::Merge { pages } => world.merge(pages),
         Step::Shrink { goal } => world.shrink(goal),
+        Step::ZeroAhead { frames } => world.zero_ahead(frames),
         Step::FailNext { after } => {
             world.fail_allocation_after(after);
             Ok(Verdict::Done)

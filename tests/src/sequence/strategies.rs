@@ -246,6 +246,7 @@ fn step(huge: Huge) -> BoxedStrategy<Step> {
         1 => Just(Step::AgeAll),
         2 => prop_oneof![1..8_u64, Just(u64::MAX)].prop_map(|pages| Step::Merge { pages }),
         1 => (1..40u64).prop_map(|goal| Step::Shrink { goal }),
+        1 => (1..40u64).prop_map(|frames| Step::ZeroAhead { frames }),
     ]
     .boxed()
 }

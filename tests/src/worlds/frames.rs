@@ -5,6 +5,7 @@ use crate::Violation;
 use crate::lab::Verdict;
 use addr::{PAGE_SHIFT, PageSize, Pfn};
 use mm::{Host, Spared, VmaFlags};
+use std::cell::Cell;
 
 /// How hard reclaim tries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -164,6 +165,16 @@ impl World {
             &[Verdict::Done],
             found,
         )
+    }
+
+    /// An idle CPU zeroes so many free frames, if so many are wanted. Nothing is seen of it.
+    ///
+    /// # Errors
+    /// [`Violation`].
+    pub fn zero_ahead(&mut self, frames: u64) -> Result<Verdict, Violation> {
+        let left = Cell::new(frames);
+        mm::zero_ahead(&*self.machine, || left.replace(left.get().saturating_sub(1)) > 0);
+        self.judged(|| "zeroing ahead".into(), &[Verdict::Done], Verdict::Done)
     }
 
     /// Migrates a page. Nothing is seen of it.

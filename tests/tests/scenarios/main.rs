@@ -19,6 +19,7 @@ mod races;
 mod release;
 mod shadow;
 mod slots;
+mod zeroed;
 
 use addr::PageSize;
 use mm::{CpuIndex, Protection};

@@ -1,8 +1,9 @@
 //! The seam to a machine. A machine is a value: two can exist in one process.
 
-use crate::frames::Frames;
+use crate::frames::{Frames, Fresh};
 use addr::{PAGE_SIZE, PageSize, Pfn};
 use core::fmt;
+use mutants::{Mutant, intact};
 use paging::{OutOfTables, Shootdown, TableMemory};
 
 /// Index of a CPU of the host, dense from 0.
@@ -100,21 +101,42 @@ pub trait Host: TableMemory + FrameMemory + Shootdown + Send + Sync {
         self.frames().free_pages(self.current_cpu(), frames);
     }
 
+    /// Frames that were zeroed ahead have become few: some CPU that is idle may call [`crate::zero_ahead`]. No lock is held.
+    fn zeroed_run_low(&self) {}
+
     /// A zeroed frame (I15) with one reference.
     ///
     /// # Errors
     /// [`OutOfFrames`].
     fn allocate_zeroed(&self, size: PageSize) -> Result<Pfn, OutOfFrames> {
-        let frame = self.frames().allocate(self.current_cpu(), size)?;
+        let cpu = self.current_cpu();
+        if size == PageSize::Size4K {
+            let (frame, fresh) = self.frames().allocate_fresh(cpu)?;
+            self.fill_fresh(&[frame], fresh);
+            return Ok(frame);
+        }
+        let frame = self.frames().allocate(cpu, size)?;
         self.zero(frame, size);
         Ok(frame)
     }
 
     /// Zeroed base frames with one reference each, as many as there are places, or as can be had; how many.
     fn allocate_few_zeroed(&self, places: &mut [Pfn]) -> usize {
-        let count = self.frames().allocate_few(self.current_cpu(), places);
-        places[..count].iter().for_each(|&frame| self.zero(frame, PageSize::Size4K));
-        count
+        let fresh = self.frames().allocate_few_fresh(self.current_cpu(), places);
+        self.fill_fresh(&places[..fresh.count], fresh);
+        fresh.count
+    }
+
+    /// Zeroes those of these frames that were not zeroed ahead.
+    #[inline(always)]
+    fn fill_fresh(&self, frames: &[Pfn], fresh: Fresh) {
+        let (zeroed, others) = frames.split_at(fresh.zeroed);
+        let is_zero = |&frame| self.nonzero_words(frame, &mut |_, _| false);
+        debug_assert!(zeroed.iter().all(is_zero), "a free frame was written to (I15)");
+        others.iter().for_each(|&frame| self.zero(frame, PageSize::Size4K));
+        if fresh.run_low && intact(Mutant::RunsLowUnheard) {
+            self.zeroed_run_low();
+        }
     }
 
     /// A base frame with one reference, and whatever is in it: the caller overwrites all of it before anybody sees it (I15).
@@ -133,5 +155,15 @@ pub trait Host: TableMemory + FrameMemory + Shootdown + Send + Sync {
         let frame = self.frames().allocate(self.current_cpu(), PageSize::Size4K)?;
         self.copy(of, frame);
         Ok(frame)
+    }
+}
+
+/// Zeroes free frames for those who will want zeros (I15), as long as `goes_on`, which is asked before each, and there are to be more.
+/// For CPUs that have nothing else to do; no lock is held.
+pub fn zero_ahead<H: Host>(host: &H, goes_on: impl Fn() -> bool) {
+    while goes_on()
+        && let Some(mut frames) = host.frames().begin_zeroing()
+    {
+        while goes_on() && frames.zero_next(|frame| host.zero(frame, PageSize::Size4K)) {}
     }
 }

@@ -36,7 +36,7 @@ mod swap;
 mod vma;
 
 pub use file::{Direct, File, Store, StoreError, Zeros};
-pub use host::{CpuIndex, FrameMemory, Host, OutOfFrames};
+pub use host::{CpuIndex, FrameMemory, Host, OutOfFrames, zero_ahead};
 pub use merge::{MOST_SHARERS, MergeCounts, Pass, sampled_word};
 pub use mm::{Mm, NewError};
 pub use reclaim::Spared;

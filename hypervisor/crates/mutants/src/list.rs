@@ -77,6 +77,20 @@ mutants! {
     FreesWhatIsHeld,
     /// frames: of those that are freed together the last run is lost
     RunsLoseLast,
+    /// frames zeroed ahead: they are not zeroed (I15)
+    ZeroingSkipped,
+    /// frames zeroed ahead: others can have them meanwhile
+    ZeroingTakesNothing,
+    /// frames zeroed ahead: those that there was no time for are lost
+    ZeroingLosesRest,
+    /// frames zeroed ahead: they are taken though hardly any are left
+    ZeroingTakesLast,
+    /// frames zeroed ahead: nobody gets one who does not want zeros
+    ZeroedLeftBehind,
+    /// frames zeroed ahead: a huge page goes without them
+    HugeLeavesZeroed,
+    /// frames zeroed ahead: no CPU hears that they have become few
+    RunsLowUnheard,
     /// swap-out: the page is written before it is unmapped (I14)
     SwapWritesFirst,
     /// swap-out of neighbours: they are written before the flush of the batch (I14)

@@ -43,6 +43,7 @@ mod single_page;
 mod slots;
 mod truncation;
 mod two_faults;
+mod zeroed;
 
 use mm::Protection;
 use mmu::AccessedDirty;

@@ -5,9 +5,24 @@ use addr::Pfn;
 /// Frames that a cache can hold.
 const CAPACITY: usize = 32;
 /// Frames moved between a cache and the buddy at a time.
-const BATCH: usize = 16;
+pub(super) const BATCH: usize = 16;
 
-/// Free base frames of one CPU, last freed first.
+/// Free base frames of one CPU.
+#[derive(Debug)]
+pub(super) struct CpuFrames {
+    /// Whatever is in them.
+    pub(super) any: FrameCache,
+    /// They hold zeros.
+    pub(super) zeroed: FrameCache,
+}
+
+impl CpuFrames {
+    pub(super) const fn new() -> Self {
+        Self { any: FrameCache::new(), zeroed: FrameCache::new() }
+    }
+}
+
+/// Some of them, last freed first.
 #[derive(Debug)]
 pub(super) struct FrameCache {
     frames: [Pfn; CAPACITY],

@@ -5,6 +5,7 @@
 //!   Free ─────────────► Used, count = 1 ─────────────────────► Free
 //!    ▲                     get / put: count ± 1
 //!    └── per-CPU cache of base frames ◄──► buddy, orders 0..=18
+//!                                          zeroed ahead: `fresh.rs`
 //! ```
 //!
 //! A frame that no region of the memory map made allocatable is `Reserved` for ever. A huge allocation
@@ -13,21 +14,25 @@
 
 mod buddy;
 mod cache;
+mod fresh;
 mod generations;
 mod meta;
+mod zeroed;
 
 use crate::host::{CpuIndex, OutOfFrames};
 use addr::{PageSize, Pfn, PfnRange};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use buddy::Buddy;
-use cache::FrameCache;
+use cache::CpuFrames;
 use core::sync::atomic::{AtomicU64, Ordering};
 use generations::Generations;
 use meta::State;
 use mutants::{Mutant, intact};
 use sync::{Mutex, Rank};
+use zeroed::Zeroed;
 
+pub use fresh::{Fresh, Zeroing};
 pub use generations::{METADATA_BYTES, Uses};
 pub use meta::{FrameMeta, PageFlags};
 pub(crate) use meta::{GROUP, MOST_SLOTS, PageTurn, TriedLock};
@@ -39,13 +44,42 @@ pub const MAX_FRAMES: u64 = meta::NIL as u64;
 #[derive(Debug)]
 pub struct Frames {
     meta: Box<[FrameMeta]>,
-    buddy: Mutex<Buddy>,
-    caches: Box<[Mutex<FrameCache>]>,
+    pool: Mutex<Pool>,
+    caches: Box<[Mutex<CpuFrames>]>,
     total: AtomicU64,
     free: AtomicU64,
+    /// How many frames the queue of zeroed ones has, to be looked at without the lock.
+    zeroed: AtomicU64,
     /// Frames that only reclaim may take.
     reserve: AtomicU64,
     generations: Generations,
+}
+
+/// Free frames that no CPU has.
+#[derive(Debug)]
+struct Pool {
+    buddy: Buddy,
+    zeroed: Zeroed,
+}
+
+impl Pool {
+    /// Takes a block of 2^order frames; all that were zeroed ahead are the buddy's again where it has none.
+    fn allocate(&mut self, meta: &[FrameMeta], order: u8) -> Option<Pfn> {
+        self.buddy.allocate(meta, order).or_else(|| {
+            if intact(Mutant::HugeLeavesZeroed) {
+                while let Some(frame) = self.zeroed.pop(meta) {
+                    self.buddy.free(meta, frame, 0);
+                }
+            }
+            self.buddy.allocate(meta, order)
+        })
+    }
+
+    /// Takes up to `most` frames in a row; one that was zeroed ahead where nothing else is left.
+    fn allocate_run(&mut self, meta: &[FrameMeta], most: usize) -> Option<(Pfn, usize)> {
+        let run = self.buddy.allocate_run(meta, most);
+        run.or_else(|| intact(Mutant::ZeroedLeftBehind).then(|| Some((self.zeroed.pop(meta)?, 1))).flatten())
+    }
 }
 
 impl Frames {
@@ -57,14 +91,15 @@ impl Frames {
     pub fn new(meta: Box<[FrameMeta]>, cpus: usize) -> Self {
         assert!(meta.len() as u64 <= MAX_FRAMES, "{} frames are more than can be numbered", meta.len());
         let caches: Vec<_> =
-            (0..cpus.max(1)).map(|_| Mutex::new(Rank::FrameCache, FrameCache::new())).collect();
+            (0..cpus.max(1)).map(|_| Mutex::new(Rank::FrameCache, CpuFrames::new())).collect();
         let generations = Generations::new(meta.len());
         Self {
             meta,
-            buddy: Mutex::new(Rank::Buddy, Buddy::new()),
+            pool: Mutex::new(Rank::Buddy, Pool { buddy: Buddy::new(), zeroed: Zeroed::new() }),
             caches: caches.into_boxed_slice(),
             total: AtomicU64::new(0),
             free: AtomicU64::new(0),
+            zeroed: AtomicU64::new(0),
             reserve: AtomicU64::new(0),
             generations,
         }
@@ -86,7 +121,7 @@ impl Frames {
 
     /// Gives a run of new frames to the buddy, in blocks as large as alignment allows.
     fn add_run(&self, start: u64, end: u64) {
-        self.buddy.lock().free_run(&self.meta, start, end);
+        self.pool.lock().buddy.free_run(&self.meta, start, end);
         self.total.fetch_add(end - start, Ordering::Relaxed);
         self.free.fetch_add(end - start, Ordering::Relaxed);
     }
@@ -163,12 +198,11 @@ impl Frames {
     pub fn allocate_reserved(&self, cpu: CpuIndex, size: PageSize) -> Result<Pfn, OutOfFrames> {
         let frame = match size {
             PageSize::Size4K => self.allocate_base(cpu),
-            PageSize::Size2M | PageSize::Size1G => self.buddy.lock().allocate(&self.meta, order_of(size)),
+            PageSize::Size2M | PageSize::Size1G => self.allocate_huge(size),
         };
         let frame = frame.ok_or(OutOfFrames { size })?;
         if size == PageSize::Size4K {
-            self.set_generation(frame, self.generation());
-            self.meta(frame).take();
+            self.hand_out(frame, self.generation());
             self.free.fetch_sub(1, Ordering::Relaxed);
             return Ok(frame);
         }
@@ -179,34 +213,41 @@ impl Frames {
         Ok(frame)
     }
 
-    /// Base frames as by [`Self::allocate`], as many as there are places, or as can be had; how many.
-    pub fn allocate_few(&self, cpu: CpuIndex, places: &mut [Pfn]) -> usize {
-        let (wanted, generation) = (self.spare().min(places.len() as u64) as usize, self.generation());
-        let mut cache = self.caches[cpu.0].lock();
-        let mut count = 0;
-        for place in &mut places[..wanted] {
-            let Some(frame) = self.pop(&mut cache) else { break };
-            self.set_generation(frame, generation);
-            self.meta(frame).take();
-            *place = frame;
-            count += 1;
-        }
-        drop(cache);
-        self.free.fetch_sub(count as u64, Ordering::Relaxed);
-        count
+    #[inline(always)]
+    fn hand_out(&self, frame: Pfn, generation: u32) {
+        self.set_generation(frame, generation);
+        self.meta(frame).take();
     }
 
     fn allocate_base(&self, cpu: CpuIndex) -> Option<Pfn> {
         self.pop(&mut self.caches[cpu.0].lock())
     }
 
+    fn allocate_huge(&self, size: PageSize) -> Option<Pfn> {
+        let mut pool = self.pool.lock();
+        let frame = pool.allocate(&self.meta, order_of(size));
+        self.zeroed.store(pool.zeroed.count(), Ordering::Relaxed);
+        frame
+    }
+
     #[inline(always)]
-    fn pop(&self, cache: &mut FrameCache) -> Option<Pfn> {
-        if cache.is_empty() {
-            let mut buddy = self.buddy.lock();
-            cache.refill(|most| buddy.allocate_run(&self.meta, most));
+    fn pop(&self, own: &mut CpuFrames) -> Option<Pfn> {
+        if own.any.is_empty() {
+            self.refill(own);
         }
-        cache.pop()
+        own.any.pop()
+    }
+
+    /// The CPU's own zeroed ones come last of all.
+    #[inline(never)]
+    fn refill(&self, own: &mut CpuFrames) {
+        let mut pool = self.pool.lock();
+        own.any.refill(|most| pool.allocate_run(&self.meta, most));
+        self.zeroed.store(pool.zeroed.count(), Ordering::Relaxed);
+        drop(pool);
+        if own.any.is_empty() {
+            core::mem::swap(&mut own.any, &mut own.zeroed);
+        }
     }
 
     /// Frees a frame, without its contents being looked at. Its reference count must have fallen to zero.
@@ -218,9 +259,9 @@ impl Frames {
         match size {
             PageSize::Size4K => {
                 self.meta(frame).release(frame);
-                let mut cache = self.caches[cpu.0].lock();
+                let cache = &mut self.caches[cpu.0].lock().any;
                 if cache.is_full() {
-                    let mut buddy = self.buddy.lock();
+                    let buddy = &mut self.pool.lock().buddy;
                     cache.spill(|frames| runs(frames, |start, end| buddy.free_run(&self.meta, start, end)));
                 }
                 cache.push(frame);
@@ -232,7 +273,7 @@ impl Frames {
                         release_each(group, frame.add(first));
                     }
                 }
-                self.buddy.lock().free(&self.meta, frame, order_of(size));
+                self.pool.lock().buddy.free(&self.meta, frame, order_of(size));
             }
         }
         self.free.fetch_add(size.base_pages(), Ordering::Relaxed);
@@ -245,12 +286,12 @@ impl Frames {
     /// As [`Self::free`].
     pub fn free_pages(&self, cpu: CpuIndex, frames: &[Pfn]) {
         frames.iter().for_each(|&frame| self.meta(frame).release(frame));
-        let mut cache = self.caches[cpu.0].lock();
-        let (few, rest) = frames.split_at(cache.room().min(frames.len()));
-        few.iter().for_each(|&frame| cache.push(frame));
-        drop(cache);
+        let mut own = self.caches[cpu.0].lock();
+        let (few, rest) = frames.split_at(own.any.room().min(frames.len()));
+        few.iter().for_each(|&frame| own.any.push(frame));
+        drop(own);
         if !rest.is_empty() {
-            let mut buddy = self.buddy.lock();
+            let buddy = &mut self.pool.lock().buddy;
             runs(rest, |start, end| buddy.free_run(&self.meta, start, end));
         }
         self.free.fetch_add(frames.len() as u64, Ordering::Relaxed);

@@ -1,0 +1,47 @@
+//! An idle CPU zeroes free frames, while others take and free some.
+
+use crate::{NEW, PAGE, machine};
+use mm::{Access, zero_ahead};
+use mmu::FaultOutcome;
+use models::{Bounds, GUEST, Model, Program, Word, ends_well, everybody_reads, map};
+use std::cell::Cell;
+use sync::switch_point;
+use tests::lab::{Lab, gpage, page};
+use tests::machine::Options;
+
+const FIRST: Word = Word::of(0);
+const SECOND: Word = Word::of(1);
+
+/// Two pages that nobody has touched, in a slot whose tables are there; each free frame has been somebody's.
+fn bed() -> Lab {
+    let lab = Lab::with_ram(Options { quarantine: 0, ..machine() }, 3);
+    map(&lab.space, 0, 3);
+    assert_eq!(lab.guest(GUEST).mmu.fault(gpage(2), Access::Write), Ok(FaultOutcome::Mapped));
+    lab
+}
+
+/// What a guest stores to a frame that it has just got stays, and what it finds there is zero.
+#[test]
+fn zeroing_against_first_touches_and_a_discard() {
+    Model::new(bed)
+        .thread("idle", |lab: &Lab| {
+            let left = Cell::new(4);
+            zero_ahead(&*lab.machine, || {
+                switch_point();
+                left.replace(left.get() - 1) > 1
+            });
+        })
+        .thread("guest", |lab| {
+            let guest = Program::guest(lab, 0);
+            guest.store(FIRST, NEW).expect("memory");
+            lab.space.discard(page(FIRST.page), PAGE).expect("is mapped");
+            assert_eq!(guest.load(FIRST), Ok(0));
+            assert_eq!(guest.load(SECOND), Ok(0));
+            guest.store(SECOND, NEW).expect("memory");
+        })
+        .end(|lab| {
+            assert_eq!((everybody_reads(&lab, FIRST), everybody_reads(&lab, SECOND)), (Ok(0), Ok(NEW)));
+            ends_well(lab);
+        })
+        .holds(Bounds::preemptions(2));
+}
