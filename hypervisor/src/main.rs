@@ -51,7 +51,7 @@ fn run(machine: Machine) -> ! {
     if let Err(error) = started {
         end(failed(&error));
     }
-    sched::idle(slice(*tsc_hz))
+    run_threads()
 }
 
 /// The main thread sleeps while guests run.
@@ -82,9 +82,14 @@ fn start_vmx() -> bool {
     }
 }
 
-/// What another processor does from then on.
+/// What each processor does from then on.
 fn run_threads() -> ! {
-    sched::idle(slice(machine().tsc_hz))
+    let Machine { memory, config, tsc_hz, .. } = machine();
+    sched::idle(slice(*tsc_hz), |has_time| {
+        if config.zero_ahead {
+            mm::zero_ahead(&**memory, has_time);
+        }
+    })
 }
 
 fn run_guests(machine: &'static Machine, vmx: &'static Vmx) -> Outcome {

@@ -2,6 +2,7 @@
 
 use crate::cpu;
 use crate::layout;
+use crate::sched;
 use addr::{Hva, PAGE_SHIFT, PAGE_SIZE, PageSize, Pfn};
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -282,6 +283,10 @@ impl Shootdown for PhysicalMemory {
 impl Host for PhysicalMemory {
     fn frames(&self) -> &Frames {
         &self.frames
+    }
+
+    fn zeroed_run_low(&self) {
+        sched::wake_idle();
     }
 
     fn current_cpu(&self) -> CpuIndex {

@@ -108,6 +108,9 @@ pub(crate) struct RunArgs {
     /// Let the processor deliver interrupts to guests, where it can (not under Bochs: docs/CAVEATS.md)
     #[arg(long)]
     pub(crate) apic_virtualisation: bool,
+    /// Zero memory when a guest first touches it, and not before, when processors have nothing to do
+    #[arg(long)]
+    pub(crate) no_zero_ahead: bool,
     /// Swap tiers of the host: ram or disk, with their sizes
     #[arg(long, value_name = "TIER:SIZE[,TIER:SIZE]", value_parser = swap::parse)]
     pub(crate) swap: Option<Tiers>,

@@ -96,6 +96,7 @@ impl Guests {
         }
         config.ept_ad &= file.ept_ad;
         config.apic_virtualisation |= file.apic_virtualisation;
+        config.zero_ahead &= file.zero_ahead;
         if !self.backing_given {
             config.backing = file.backing;
         }

@@ -131,6 +131,7 @@ pub(crate) fn boot_config(args: &RunArgs, tsc_hz: u64) -> config::BootConfig<'st
         },
         ept_ad: !args.no_ept_ad,
         apic_virtualisation: args.apic_virtualisation,
+        zero_ahead: !args.no_zero_ahead,
         proactive: args.proactive,
         merge_share: args.merge_share.unwrap_or(config::MERGE_SHARE),
         snapshot: match (&args.snapshot, &args.restore) {

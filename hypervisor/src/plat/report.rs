@@ -43,6 +43,7 @@ impl Vm {
         let (space, stats) = (self.memory.space(), self.memory.mmu().stats().snapshot());
         let (device, calls) = (self.memory.device_tlb().stats().snapshot(), self.memory.observer().counts());
         let (host, swapped, balloon) = (space.host(), space.swapped_pages(), self.balloon());
+        let zeroed = host.frames().zeroed_counts();
         let mut record = Telemetry {
             vm: self.index,
             tsc: now,
@@ -52,6 +53,8 @@ impl Vm {
             free_frames: host.frames().free_count(),
             total_frames: host.frames().total(),
             table_frames: host.table_frames(),
+            zeroed_ahead: zeroed.ahead,
+            zeroed_taken: zeroed.taken,
             host_swap: host_swap(&space.mm().swap_counts()),
             fault_retries: stats.retries,
             notifier: NotifierCalls {

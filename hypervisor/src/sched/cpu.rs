@@ -216,10 +216,8 @@ fn turn_among_others(this: &Cpu) -> Turn {
         this.queue.lock().ticks_left(running.account, running.thread.share(), slice())
     });
     // Whoever went idle while a thread was on its way into this queue may not have seen it.
-    if waiting != 0
-        && let Some(idle) = cpus().find(|&index| CPUS[index].idle.load(Ordering::Relaxed))
-    {
-        kick(idle);
+    if waiting != 0 {
+        wake_idle();
     }
     match left {
         Some(0) => Turn::Over,
@@ -228,6 +226,11 @@ fn turn_among_others(this: &Cpu) -> Turn {
             Turn::GoesOn([end, sleeper].into_iter().flatten().min())
         }
     }
+}
+
+/// Makes a CPU that has nothing to do, if there is one, look for something.
+pub(crate) fn wake_idle() {
+    cpus().find(|&index| CPUS[index].idle.load(Ordering::Relaxed)).into_iter().for_each(kick);
 }
 
 impl Running {

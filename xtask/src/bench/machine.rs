@@ -77,7 +77,16 @@ fn last_count(telemetry: &Path, pointer: &str) -> Result<u64> {
 fn run(telemetry: &Path) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command
-        .args(["run", "--machine", "bochs", "--headless", "--timeout", "600", "--telemetry"])
+        .args([
+            "run",
+            "--machine",
+            "bochs",
+            "--headless",
+            "--no-zero-ahead",
+            "--timeout",
+            "600",
+            "--telemetry",
+        ])
         .arg(telemetry);
     Ok(command)
 }

@@ -166,6 +166,8 @@ pub struct BootConfig<'a> {
     pub ept_ad: bool,
     /// Let the CPU deliver guests' interrupts, where it can.
     pub apic_virtualisation: bool,
+    /// CPUs that have nothing to do zero free frames ahead.
+    pub zero_ahead: bool,
     /// Where pages go when frames are short.
     pub swap: Swap,
     /// What a guest has not used for so many seconds goes to swap, though nobody needs memory; 0: it stays.

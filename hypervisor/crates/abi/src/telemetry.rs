@@ -218,6 +218,10 @@ pub struct Telemetry {
     pub host_swap: HostSwap,
     /// Frames that hold page tables, primary and secondary.
     pub table_frames: u64,
+    /// Frames that processors with nothing else to do have zeroed ahead so far.
+    pub zeroed_ahead: u64,
+    /// Of these, frames that processors have taken for first touches.
+    pub zeroed_taken: u64,
     /// VM exits by reason.
     pub exits: Exits,
     /// EPT violations, all kinds.

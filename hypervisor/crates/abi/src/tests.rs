@@ -92,6 +92,7 @@ fn the_configuration_round_trips() {
         backing: config::Backing::Anonymous,
         ept_ad: true,
         apic_virtualisation: true,
+        zero_ahead: true,
         swap: config::Swap { ram: 1 << 30, disk: 2 << 30 },
         proactive: 20,
         merge_share: 5,

@@ -10,13 +10,14 @@ use std::path::Path;
 use std::process::Command;
 
 /// The machine, up to the guest's file; a profile is of the same.
-pub(in super::super) const MACHINE: [&str; 14] = [
+pub(in super::super) const MACHINE: [&str; 15] = [
     "run",
     "--ips",
     IPS_WORD,
     "--machine",
     "bochs",
     "--headless",
+    "--no-zero-ahead",
     "--host-operations",
     "--memory",
     "64M",

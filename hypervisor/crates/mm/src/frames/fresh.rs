@@ -33,6 +33,15 @@ pub struct Fresh {
     pub run_low: bool,
 }
 
+/// Frames that were zeroed ahead, since the machine's start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ZeroedCounts {
+    /// All of them.
+    pub ahead: u64,
+    /// Of these, those that CPUs have taken for whoever wants zeros.
+    pub taken: u64,
+}
+
 /// Free frames that are being zeroed. Dropped, those that were are handed out to whoever wants zeros, the others to anybody.
 #[derive(Debug)]
 #[must_use]
@@ -58,6 +67,7 @@ impl Zeroing<'_> {
 impl Drop for Zeroing<'_> {
     fn drop(&mut self) {
         let (zeroed, rest) = self.batch[..self.count].split_at(self.zeroed);
+        self.frames.zeroed_ahead.fetch_add(zeroed.len() as u64, Ordering::Relaxed);
         let mut pool = self.frames.pool.lock();
         zeroed.iter().for_each(|&frame| pool.zeroed.push(&self.frames.meta, frame));
         self.frames.zeroed.store(pool.zeroed.count(), Ordering::Relaxed);
@@ -72,6 +82,14 @@ impl Frames {
     #[must_use]
     pub fn zeroed_count(&self) -> u64 {
         self.zeroed.load(Ordering::Relaxed)
+    }
+
+    /// What has been zeroed ahead so far.
+    #[must_use]
+    pub fn zeroed_counts(&self) -> ZeroedCounts {
+        let [ahead, taken] =
+            [&self.zeroed_ahead, &self.zeroed_taken].map(|count| count.load(Ordering::Relaxed));
+        ZeroedCounts { ahead, taken }
     }
 
     /// Frames for the caller to zero, if more are to be: a batch at most. He owns them until he drops them; they are free, so he touches
@@ -152,6 +170,7 @@ impl Frames {
         own.zeroed.refill(|_| Some((pool.zeroed.pop(&self.meta)?, 1)));
         let left = pool.zeroed.count();
         self.zeroed.store(left, Ordering::Relaxed);
+        self.zeroed_taken.fetch_add(before - left, Ordering::Relaxed);
         before >= few && left < few
     }
 }

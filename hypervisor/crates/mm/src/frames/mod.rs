@@ -32,7 +32,7 @@ use mutants::{Mutant, intact};
 use sync::{Mutex, Rank};
 use zeroed::Zeroed;
 
-pub use fresh::{Fresh, Zeroing};
+pub use fresh::{Fresh, ZeroedCounts, Zeroing};
 pub use generations::{METADATA_BYTES, Uses};
 pub use meta::{FrameMeta, PageFlags};
 pub(crate) use meta::{GROUP, MOST_SLOTS, PageTurn, TriedLock};
@@ -50,6 +50,8 @@ pub struct Frames {
     free: AtomicU64,
     /// How many frames the queue of zeroed ones has, to be looked at without the lock.
     zeroed: AtomicU64,
+    zeroed_ahead: AtomicU64,
+    zeroed_taken: AtomicU64,
     /// Frames that only reclaim may take.
     reserve: AtomicU64,
     generations: Generations,
@@ -100,6 +102,8 @@ impl Frames {
             total: AtomicU64::new(0),
             free: AtomicU64::new(0),
             zeroed: AtomicU64::new(0),
+            zeroed_ahead: AtomicU64::new(0),
+            zeroed_taken: AtomicU64::new(0),
             reserve: AtomicU64::new(0),
             generations,
         }

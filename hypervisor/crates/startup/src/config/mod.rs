@@ -6,6 +6,7 @@
 //! backing = "anonymous"   # huge-pages, gigantic-pages, shared
 //! ept-ad = true
 //! apic-virtualisation = false
+//! zero-ahead = true
 //! merge-share = 10        # most of one processor's time that merging takes, in percent
 //!
 //! [[vm]]                  # one for each guest
@@ -65,6 +66,8 @@ pub struct ConfigFile {
     pub ept_ad: bool,
     /// Let the processor deliver guests' interrupts, where it can.
     pub apic_virtualisation: bool,
+    /// Processors that have nothing to do zero free memory ahead.
+    pub zero_ahead: bool,
     /// Most of one processor's time that merging takes, in percent.
     #[serde(deserialize_with = "merge_share")]
     pub merge_share: u32,
@@ -81,6 +84,7 @@ impl Default for ConfigFile {
             backing: Backing::Anonymous,
             ept_ad: true,
             apic_virtualisation: false,
+            zero_ahead: true,
             merge_share: MERGE_SHARE,
             vms: Vec::new(),
         }
@@ -248,6 +252,7 @@ impl ConfigFile {
             backing: self.backing,
             ept_ad: self.ept_ad,
             apic_virtualisation: self.apic_virtualisation,
+            zero_ahead: self.zero_ahead,
             swap: Swap::default(),
             proactive: 0,
             merge_share: self.merge_share,

@@ -24,6 +24,7 @@ fn a_whole_file() {
         backing = "huge-pages"
         ept-ad = false
         apic-virtualisation = true
+        zero-ahead = false
         [[vm]]
         name = "first"
         kernel = "bzImage"
@@ -37,9 +38,10 @@ fn a_whole_file() {
     let file = ConfigFile::parse(text.as_bytes()).expect("accepted");
     let config = file.boot_config(&MODULES).expect("all files are there");
     assert_eq!(
-        (config.log, config.paging, config.backing, config.ept_ad, config.apic_virtualisation),
-        (LogLevel::Debug, Paging::Shadow, Backing::HugePages, false, true)
+        (config.log, config.paging, config.backing),
+        (LogLevel::Debug, Paging::Shadow, Backing::HugePages)
     );
+    assert_eq!((config.ept_ad, config.apic_virtualisation, config.zero_ahead), (false, true, false));
     let [first, second] = &config.vms[..] else { panic!("{:?}", config.vms) };
     assert_eq!((first.name, first.kernel, first.initrd), ("first", 3, Some(5)));
     assert_eq!((first.append, first.memory, first.vcpus), ("console=ttyS0", 1 << 30, 1));
@@ -86,7 +88,7 @@ fn mistakes_are_told_with_line_and_value() {
         ("", "the configuration has no guest: no [[vm]]"),
         (
             "log = \"info\"\nfoo = 1\n",
-            "configuration, line 2 `foo = 1`: unknown field `foo`, expected one of `log`, `paging`, `backing`, `ept-ad`, `apic-virtualisation`, `merge-share`, `vm`",
+            "configuration, line 2 `foo = 1`: unknown field `foo`, expected one of `log`, `paging`, `backing`, `ept-ad`, `apic-virtualisation`, `zero-ahead`, `merge-share`, `vm`",
         ),
         (
             "log = \"loud\"\n",
