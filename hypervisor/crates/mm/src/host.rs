@@ -122,18 +122,25 @@ pub trait Host: TableMemory + FrameMemory + Shootdown + Send + Sync {
 
     /// Zeroed base frames with one reference each, as many as there are places, or as can be had; how many.
     fn allocate_few_zeroed(&self, places: &mut [Pfn]) -> usize {
-        let fresh = self.frames().allocate_few_fresh(self.current_cpu(), places);
-        self.fill_fresh(&places[..fresh.count], fresh);
-        fresh.count
+        let (count, fresh) = self.frames().allocate_few_fresh(self.current_cpu(), places);
+        self.fill_fresh(&places[..count], fresh);
+        count
     }
 
     /// Zeroes those of these frames that were not zeroed ahead.
     #[inline(always)]
     fn fill_fresh(&self, frames: &[Pfn], fresh: Fresh) {
-        let (zeroed, others) = frames.split_at(fresh.zeroed);
+        if fresh != Fresh::default() {
+            self.note_zeroed(&frames[..fresh.zeroed], fresh);
+        }
+        frames[fresh.zeroed..].iter().for_each(|&frame| self.zero(frame, PageSize::Size4K));
+    }
+
+    /// These frames were zeroed ahead.
+    #[inline(never)]
+    fn note_zeroed(&self, frames: &[Pfn], fresh: Fresh) {
         let is_zero = |&frame| self.nonzero_words(frame, &mut |_, _| false);
-        debug_assert!(zeroed.iter().all(is_zero), "a free frame was written to (I15)");
-        others.iter().for_each(|&frame| self.zero(frame, PageSize::Size4K));
+        debug_assert!(frames.iter().all(is_zero), "a free frame was written to (I15)");
         if fresh.run_low && intact(Mutant::RunsLowUnheard) {
             self.zeroed_run_low();
         }

@@ -1,7 +1,7 @@
 //! An idle CPU zeroes free frames, while others take and free some.
 
 use crate::{NEW, PAGE, machine};
-use mm::{Access, zero_ahead};
+use mm::{Access, Host, zero_ahead};
 use mmu::FaultOutcome;
 use models::{Bounds, GUEST, Model, Program, Word, ends_well, everybody_reads, map};
 use std::cell::Cell;
@@ -12,12 +12,25 @@ use tests::machine::Options;
 const FIRST: Word = Word::of(0);
 const SECOND: Word = Word::of(1);
 
-/// Two pages that nobody has touched, in a slot whose tables are there; each free frame has been somebody's.
+/// Frames that a CPU takes for itself at a time.
+const BATCH: u64 = 16;
+
+/// Two pages that nobody has touched, in a slot whose tables are there. The next frame comes from those that an idle CPU may zero: the CPU
+/// has none of its own left.
 fn bed() -> Lab {
-    let lab = Lab::with_ram(Options { quarantine: 0, ..machine() }, 3);
-    map(&lab.space, 0, 3);
-    assert_eq!(lab.guest(GUEST).mmu.fault(gpage(2), Access::Write), Ok(FaultOutcome::Mapped));
-    lab
+    // Not in order, or more would come with each.
+    let mut others = (2..2 + 3 * BATCH).step_by(3);
+    let count = 2 + 3 * BATCH;
+    let lab = Lab::with_ram(Options { quarantine: 0, ..machine() }, count);
+    map(&lab.space, 0, count);
+    let frames = lab.machine.frames();
+    loop {
+        let page = gpage(others.next().expect("a frame for each"));
+        assert_eq!(lab.guest(GUEST).mmu.fault(page, Access::Write), Ok(FaultOutcome::Mapped));
+        if (frames.total() - frames.free_count()).is_multiple_of(BATCH) {
+            return lab;
+        }
+    }
 }
 
 /// What a guest stores to a frame that it has just got stays, and what it finds there is zero.

@@ -22,12 +22,11 @@ const ZEROED_PART: u64 = 64;
 /// None is where fewer than one in so many can be had by anybody.
 const SPARE_PART: u64 = 8;
 
-/// What is in frames that were allocated to hold zeros.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// What is in frames that were allocated for whoever wants zeros.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[must_use]
 pub struct Fresh {
-    /// How many they are.
-    pub count: usize,
-    /// The first of them hold zeros; the others whatever is in them.
+    /// The first so many hold zeros; the others whatever is in them.
     pub zeroed: usize,
     /// Frames that were zeroed ahead have just become few.
     pub run_low: bool,
@@ -121,48 +120,59 @@ impl Frames {
     /// [`OutOfFrames`].
     #[inline]
     pub fn allocate_fresh(&self, cpu: CpuIndex) -> Result<(Pfn, Fresh), OutOfFrames> {
-        let mut place = [Pfn::ZERO];
-        match self.allocate_few_fresh(cpu, &mut place) {
-            Fresh { count: 0, .. } => Err(OutOfFrames { size: PageSize::Size4K }),
-            fresh => Ok((place[0], fresh)),
+        const NONE_LEFT: OutOfFrames = OutOfFrames { size: PageSize::Size4K };
+        if self.spare() == 0 {
+            return Err(NONE_LEFT);
         }
+        let (mut own, mut place) = (self.caches[cpu.0].lock(), [Pfn::ZERO]);
+        let fresh =
+            if self.has_zeroed(&own) { self.pop_zeroed(&mut own, &mut place) } else { Fresh::default() };
+        let frame = if fresh.zeroed == 0 { self.pop(&mut own).ok_or(NONE_LEFT)? } else { place[0] };
+        drop(own);
+        self.hand_out(frame, self.generation());
+        self.free.fetch_sub(1, Ordering::Relaxed);
+        Ok((frame, fresh))
     }
 
-    /// The same for as many as there are places, or as can be had.
-    #[inline]
-    pub fn allocate_few_fresh(&self, cpu: CpuIndex, places: &mut [Pfn]) -> Fresh {
+    /// The same for as many as there are places, or as can be had; how many.
+    pub fn allocate_few_fresh(&self, cpu: CpuIndex, places: &mut [Pfn]) -> (usize, Fresh) {
         let (wanted, generation) = (self.spare().min(places.len() as u64) as usize, self.generation());
-        let mut own = self.caches[cpu.0].lock();
-        let mut fresh = Fresh { count: 0, zeroed: 0, run_low: false };
-        for place in &mut places[..wanted] {
-            let zeroed = (fresh.zeroed == fresh.count)
-                .then(|| self.pop_zeroed(&mut own, &mut fresh.run_low))
-                .flatten();
-            fresh.zeroed += usize::from(zeroed.is_some());
-            let Some(frame) = zeroed.or_else(|| self.pop(&mut own)) else { break };
+        let (mut own, places) = (self.caches[cpu.0].lock(), &mut places[..wanted]);
+        let fresh = if self.has_zeroed(&own) { self.pop_zeroed(&mut own, places) } else { Fresh::default() };
+        places[..fresh.zeroed].iter().for_each(|&frame| self.hand_out(frame, generation));
+        let mut count = fresh.zeroed;
+        for place in &mut places[fresh.zeroed..] {
+            let Some(frame) = self.pop(&mut own) else { break };
             self.hand_out(frame, generation);
             *place = frame;
-            fresh.count += 1;
+            count += 1;
         }
         drop(own);
-        self.free.fetch_sub(fresh.count as u64, Ordering::Relaxed);
+        self.free.fetch_sub(count as u64, Ordering::Relaxed);
+        (count, fresh)
+    }
+
+    fn has_zeroed(&self, own: &CpuFrames) -> bool {
+        !own.zeroed.is_empty() || self.zeroed_count() != 0
+    }
+
+    /// Zeroed frames into the first of these places, as long as there are some.
+    #[cold]
+    #[inline(never)]
+    fn pop_zeroed(&self, own: &mut CpuFrames, places: &mut [Pfn]) -> Fresh {
+        let mut fresh = Fresh::default();
+        for place in places {
+            if own.zeroed.is_empty() {
+                fresh.run_low |= self.refill_zeroed(own);
+            }
+            let Some(frame) = own.zeroed.pop() else { break };
+            *place = frame;
+            fresh.zeroed += 1;
+        }
         fresh
     }
 
-    #[inline(always)]
-    fn pop_zeroed(&self, own: &mut CpuFrames, run_low: &mut bool) -> Option<Pfn> {
-        if own.zeroed.is_empty() {
-            if self.zeroed_count() == 0 {
-                return None;
-            }
-            *run_low |= self.refill_zeroed(own);
-        }
-        own.zeroed.pop()
-    }
-
     /// Whether those that are left in the queue have become few by that: fewer than half of what is wanted.
-    #[cold]
-    #[inline(never)]
     fn refill_zeroed(&self, own: &mut CpuFrames) -> bool {
         let few = self.total() / ZEROED_PART / 2;
         let mut pool = self.pool.lock();
