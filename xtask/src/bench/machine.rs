@@ -61,7 +61,8 @@ pub(super) fn idle() -> Result<Table> {
 
 /// Exits of a tiny Linux, to the end of a shell with this input.
 fn exits_of(input: &str, telemetry: &Path) -> Result<u64> {
-    let mut child = run(telemetry)?.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
+    let mut child =
+        run(telemetry, Zeroing::WhenTouched)?.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
     child.stdin.take().context("no standard input")?.write_all(input.as_bytes())?;
     ensure!(child.wait()?.success(), "the tiny Linux failed");
     last_count(telemetry, "/exits/total")
@@ -74,20 +75,12 @@ fn last_count(telemetry: &Path, pointer: &str) -> Result<u64> {
     record.pointer(pointer).and_then(serde_json::Value::as_u64).with_context(|| format!("no {pointer}"))
 }
 
-fn run(telemetry: &Path) -> Result<Command> {
+fn run(telemetry: &Path, zeroing: Zeroing) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command
-        .args([
-            "run",
-            "--machine",
-            "bochs",
-            "--headless",
-            "--no-zero-ahead",
-            "--timeout",
-            "600",
-            "--telemetry",
-        ])
-        .arg(telemetry);
+        .args(["run", "--machine", "bochs", "--headless", "--timeout", "600", "--telemetry"])
+        .arg(telemetry)
+        .args((zeroing == Zeroing::WhenTouched).then_some("--no-zero-ahead"));
     Ok(command)
 }
 
@@ -117,7 +110,16 @@ pub(super) fn costs(args: &[&str], append: &str) -> Result<Costs> {
 pub(super) fn run_guest(args: &[&str], append: &str, counters: &[(&str, &str)]) -> Result<Costs> {
     let dir = RunDir::create()?;
     let telemetry = dir.path().join("telemetry");
-    costs_of(guest(&dir, &telemetry, args, append)?, &telemetry, counters)
+    costs_of(guest_of(run(&telemetry, Zeroing::WhenTouched)?, &dir, args, append)?, &telemetry, counters)
+}
+
+/// When memory is zeroed that a guest has not touched.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Zeroing {
+    /// Then: each page's cost is its own.
+    WhenTouched,
+    /// Before, by processors that have nothing to do.
+    Ahead,
 }
 
 /// Runs the test guest `versus`; its events with a page's ticks.
@@ -125,16 +127,31 @@ pub(super) fn run_guest(args: &[&str], append: &str, counters: &[(&str, &str)]) 
 /// # Errors
 /// Something cannot be built or run.
 pub(super) fn rows_of(label: &str, args: &[&str], append: &str) -> Result<Vec<(String, u64)>> {
-    let dir = RunDir::create()?;
-    let mut command = guest(&dir, &dir.path().join("telemetry"), args, append)?;
-    let (status, output) = progress::follow(label, &mut command)?;
-    ensure!(status.success(), "{label}: {status}\n{}", progress::tail(&output));
-    Ok(output.iter().filter_map(|line| ticks_a_page(line)).collect())
+    Ok(rows_and_count_of(label, Zeroing::WhenTouched, args, append, "/exits/total")?.0)
 }
 
-fn guest(dir: &RunDir, telemetry: &Path, args: &[&str], append: &str) -> Result<Command> {
+/// The same, and a counter of its last record.
+///
+/// # Errors
+/// Something cannot be built or run.
+pub(super) fn rows_and_count_of(
+    label: &str,
+    zeroing: Zeroing,
+    args: &[&str],
+    append: &str,
+    pointer: &str,
+) -> Result<(Vec<(String, u64)>, u64)> {
+    let dir = RunDir::create()?;
+    let telemetry = dir.path().join("telemetry");
+    let mut command = guest_of(run(&telemetry, zeroing)?, &dir, args, append)?;
+    let (status, output) = progress::follow(label, &mut command)?;
+    ensure!(status.success(), "{label}: {status}\n{}", progress::tail(&output));
+    let rows = output.iter().filter_map(|line| ticks_a_page(line)).collect();
+    Ok((rows, last_count(&telemetry, pointer)?))
+}
+
+fn guest_of(mut command: Command, dir: &RunDir, args: &[&str], append: &str) -> Result<Command> {
     let kernel = guest_file(dir.path())?;
-    let mut command = run(telemetry)?;
     command.args(args).args(["--append", append, "--kernel"]).arg(&kernel);
     Ok(command)
 }
@@ -146,7 +163,7 @@ fn guest(dir: &RunDir, telemetry: &Path, args: &[&str], append: &str) -> Result<
 pub(super) fn run_linux(args: &[&str], counters: &[(&str, &str)]) -> Result<Costs> {
     let dir = RunDir::create()?;
     let telemetry = dir.path().join("telemetry");
-    let mut command = run(&telemetry)?;
+    let mut command = run(&telemetry, Zeroing::WhenTouched)?;
     command.args(args);
     costs_of(command, &telemetry, counters)
 }

@@ -1,5 +1,6 @@
 //! `bench`: what things cost, counted, not timed: instructions of the host memory manager, and ticks on the machine.
 
+mod ahead;
 mod boot;
 mod counts;
 mod host;

@@ -2,6 +2,7 @@
 //! test guest `versus`, in ticks; many address spaces by `tests/costs`, in instructions of the host memory manager and of the guests'
 //! tables: a hundred guests would take the emulator an hour.
 
+use super::ahead;
 use super::host;
 use super::machine::rows_of;
 use super::versus::title;
@@ -32,12 +33,12 @@ const OPERATIONS: [(&str, &str); 10] = [
     ("swap-in", "swap-in, but for the device"),
 ];
 
-/// Measures both.
+/// Measures both, and what an idle processor takes off a guest.
 ///
 /// # Errors
 /// Something cannot be built or run.
 pub(super) fn measure() -> Result<Vec<Table>> {
-    Ok(vec![sizes()?, spaces()?])
+    Ok(vec![sizes()?, spaces()?, ahead::measure()?])
 }
 
 fn sizes() -> Result<Table> {

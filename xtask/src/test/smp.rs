@@ -1,6 +1,6 @@
 //! Scenarios with several processors and several guests.
 
-use super::scenario::{Console, Scenario};
+use super::scenario::{Bound, Console, Scenario};
 use super::table::PLAIN;
 
 /// Says how many processors there are, and ends.
@@ -58,7 +58,7 @@ const KILLS: [&str; 18] = [
 ];
 
 /// All of them.
-pub(super) const SMP: [Scenario; 16] = [
+pub(super) const SMP: [Scenario; 17] = [
     Scenario {
         name: "debian-4-vcpus",
         args: &["--guest", "debian", "--vcpus", "4", "--host-cpus", "2"],
@@ -95,6 +95,28 @@ pub(super) const SMP: [Scenario; 16] = [
         args: &KILLS,
         stdout: &["storm: ok"],
         stderr: &["the guest was killed"],
+        ..PLAIN
+    },
+    // More than is zeroed before the guest begins: the idle processor hears that there is less.
+    Scenario {
+        name: "zeroed-ahead",
+        args: &[
+            "--kernel",
+            "{testguest}",
+            "--append",
+            "versus main=1 pages=4096",
+            "--memory",
+            "32M",
+            "--host-memory",
+            "128M",
+            "--host-cpus",
+            "2",
+            "--host-operations",
+            "--swap",
+            "ram:32M",
+        ],
+        stdout: &["versus: ok"],
+        telemetry: &[Bound::AtLeast("/zeroed_ahead", 1024), Bound::AtLeast("/zeroed_taken", 768)],
         ..PLAIN
     },
     // One dies; the other lives on, and the worse end counts.
