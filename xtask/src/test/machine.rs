@@ -56,9 +56,12 @@ impl Bench {
         scenarios.chain(snapshots).collect()
     }
 
+    /// What [`Self::lab`] is called.
+    pub(super) const LAB: &str = "nested";
+
     /// The lab in which Herald is nested: one job of many tests, the longest.
     pub(super) fn lab(&self) -> Job<'_> {
-        Job::sum("nested", || nested::run_in_lab(&self.fixtures, None))
+        Job::sum(Self::LAB, || nested::run_in_lab(&self.fixtures, None))
     }
 
     /// All others, the longest first.

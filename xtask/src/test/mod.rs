@@ -120,9 +120,9 @@ pub(crate) fn run(args: &TestArgs) -> Result<u8> {
             let bench = Bench::prepare()?;
             if args.shadow {
                 let bench = bench.under_shadows();
-                return Ok(pool::run(named(args.only.as_deref(), bench.shadowed_jobs())).told());
+                return Ok(pool::run(named(args.only.as_deref(), bench.shadowed_jobs())?).told());
             }
-            tally.add(pool::run(named(args.only.as_deref(), bench.jobs())));
+            tally.add(pool::run(named(args.only.as_deref(), bench.jobs())?));
         }
         Suite::All => return all(args.only.as_deref()),
     }
@@ -143,16 +143,24 @@ fn all(only: Option<&str>) -> Result<u8> {
         Ok(bench) => (Some(bench), None),
         Err(error) => (None, Some(Job::check("what scenarios need", || Err(error)))),
     };
-    let lab = named(only, bench.iter().map(Bench::lab).collect());
-    let scenarios = named(only, bench.iter().flat_map(Bench::jobs).collect());
+    let scenarios = match &bench {
+        Some(bench) => named(only, [bench.lab()].into_iter().chain(bench.jobs()).collect())?,
+        None => Vec::new(),
+    };
+    // The lab comes first, if it is wanted.
+    let (lab, scenarios): (Vec<_>, Vec<_>) = scenarios.into_iter().partition(|job| job.name == Bench::LAB);
     let jobs = lab.into_iter().chain(tests).chain(searches).chain(failed).chain(scenarios);
     Ok(pool::run(jobs.collect()).told())
 }
 
 /// Those whose name contains `only`.
-fn named<'a>(only: Option<&str>, mut jobs: Vec<Job<'a>>) -> Vec<Job<'a>> {
+///
+/// # Errors
+/// None does.
+fn named<'a>(only: Option<&str>, mut jobs: Vec<Job<'a>>) -> Result<Vec<Job<'a>>> {
     jobs.retain(|job| only.is_none_or(|text| job.name.contains(text)));
-    jobs
+    ensure!(!jobs.is_empty(), "no scenario's name contains `{}`", only.unwrap_or_default());
+    Ok(jobs)
 }
 
 /// Everything that must hold before a change goes in: rules, format, lints, then all tests.
