@@ -2,7 +2,7 @@
 
 use crate::lock;
 use addr::{Hva, HvaRange};
-use mm::notifier::{MmuNotifier, YoungPages};
+use mm::notifier::{MmuNotifier, UsedBlocks, YoungPages};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -21,6 +21,8 @@ pub enum Notice {
     RangeEnd,
     /// `clear_young`.
     ClearYoung,
+    /// `find_used`.
+    FindUsed,
     /// `collect_young`.
     CollectYoung,
     /// `flush_young`.
@@ -95,6 +97,12 @@ impl MmuNotifier for Deaf {
     fn collect_young(&self, young: &mut YoungPages) {
         if self.hears(Notice::CollectYoung) {
             self.inner.collect_young(young);
+        }
+    }
+
+    fn find_used(&self, blocks: &mut UsedBlocks) {
+        if self.hears(Notice::FindUsed) {
+            self.inner.find_used(blocks);
         }
     }
 

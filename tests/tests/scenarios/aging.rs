@@ -1,12 +1,12 @@
 //! Aging (patch site `page_referenced_one`: answers OR-ed over the primary entry and all subscribers).
 
-use crate::{CPU0, CPU1, GUEST, HUGE, Outcome, fill, lab, lab_with};
+use crate::{CPU0, CPU1, GUEST, HUGE, Outcome, fill, lab, lab_with, observe};
 use addr::PageSize;
 use mm::Protection;
 use mm::notifier::MmuNotifier;
 use mmu::AccessedDirty;
 use tests::lab::{GuestId, Lab, Verdict, gpage, page, pages};
-use tests::machine::{Event, Options};
+use tests::machine::{Event, Options, Paging};
 
 #[test]
 fn a_page_is_young_when_only_the_guest_has_used_it() -> Outcome {
@@ -133,4 +133,62 @@ fn a_touch_in_the_middle_of_aging_is_seen() -> Outcome {
         lab.finish()?;
     }
     Ok(())
+}
+
+/// The page was used, and a pass notices.
+fn passes(lab: &Lab, index: u64) -> Outcome {
+    assert_eq!(lab.space.test_young(page(index)), Some(true), "page {index} was used");
+    lab.space.mm().age_all();
+    assert_eq!(lab.space.test_young(page(index)), Some(false), "page {index}, after a pass");
+    lab.check().map(drop)
+}
+
+/// A pass asks block by block, and leaves out those that nobody may have used, wherever these begin in a guest.
+#[test]
+fn a_pass_finds_use_in_whatever_block_it_is() -> Outcome {
+    let lab = lab(2048);
+    lab.add_slot(GUEST, gpage(5001), pages(100, 1500));
+    for index in (0..2048).step_by(64) {
+        lab.guest_store(GUEST, CPU0, gpage(index), index)?;
+    }
+    passes(&lab, 64)?;
+    for index in [128, 448, 512, 576, 960, 1024, 1536] {
+        lab.guest_load(GUEST, CPU1, gpage(index))?;
+        passes(&lab, index)?;
+        lab.guest_load(GUEST, CPU0, gpage(5001 - 100 + index))?;
+        passes(&lab, index)?;
+        lab.load(CPU0, page(index))?;
+        passes(&lab, index)?;
+    }
+    lab.finish()
+}
+
+#[test]
+fn a_pass_finds_what_a_device_has_used() -> Outcome {
+    let mut lab = lab(1024);
+    let device = lab.add_device();
+    // Each time but the first by its own TLB alone.
+    for _ in 0..3 {
+        lab.device_load(device, page(600))?;
+        passes(&lab, 600)?;
+    }
+    lab.finish()
+}
+
+#[test]
+fn a_pass_leaves_out_blocks_that_nobody_has_used() -> Outcome {
+    let lab = lab_with(Options { paging: Paging::Ept, ..Options::default() }, 2048);
+    for index in [0, 600, 1030, 2000] {
+        lab.guest_store(GUEST, CPU0, gpage(index), index)?;
+    }
+    let observer = observe(&lab);
+    let asked = || {
+        let before = observer.counts().collect_young;
+        lab.space.mm().age_all();
+        observer.counts().collect_young - before
+    };
+    assert_eq!((asked(), asked()), (4, 0));
+    lab.guest_load(GUEST, CPU0, gpage(600))?;
+    assert_eq!((asked(), asked()), (1, 0));
+    lab.finish()
 }

@@ -5,7 +5,7 @@
 //! rule: at those moments no entry is under change that the secondary may still have.
 
 use addr::{Gfn, Hva, HvaRange, PAGE_SHIFT, PAGE_SIZE, PageSize};
-use mm::notifier::{MmuNotifier, YoungPages};
+use mm::notifier::{MmuNotifier, UsedBlocks, YoungPages};
 use mm::{AddressSpace, Mapping};
 use mmu::SecondaryMmu;
 use paging::Leaf;
@@ -48,7 +48,11 @@ impl Call {
                 Some("a second begin over the same pages comes before any entry changes")
             }
             Notice::RangeEnd if !self.in_slot => Some("no slot holds the range, so no fault can wait for it"),
-            Notice::ClearFlushYoung | Notice::ClearYoung | Notice::CollectYoung | Notice::TestYoung
+            Notice::ClearFlushYoung
+            | Notice::ClearYoung
+            | Notice::FindUsed
+            | Notice::CollectYoung
+            | Notice::TestYoung
                 if !self.is_young =>
             {
                 Some("nothing is young: no bit to clear, and no answer is the same as the right one")
@@ -177,6 +181,10 @@ impl MmuNotifier for Recorder {
     fn clear_young(&self, range: HvaRange) -> bool {
         self.record(Notice::ClearYoung, range);
         false
+    }
+
+    fn find_used(&self, blocks: &mut UsedBlocks) {
+        self.record(Notice::FindUsed, blocks.range());
     }
 
     fn collect_young(&self, young: &mut YoungPages) {

@@ -110,6 +110,49 @@ impl YoungPages {
     }
 }
 
+/// The blocks of 2 MiB of a naturally aligned 1 GiB any page of which may have been used.
+#[derive(Clone, Copy, Debug)]
+pub struct UsedBlocks {
+    range: HvaRange,
+    bits: BlockBits,
+}
+
+impl UsedBlocks {
+    /// None of the blocks in this range, which lies in one naturally aligned 1 GiB.
+    #[must_use]
+    pub const fn none(range: HvaRange) -> Self {
+        Self { range, bits: [0; 8] }
+    }
+
+    /// The blocks in question: where it begins or ends within one, that is only asked for in part.
+    #[must_use]
+    pub const fn range(&self) -> HvaRange {
+        self.range
+    }
+
+    /// The blocks that overlap these pages, if any; what lies outside of the range does not count.
+    pub fn add(&mut self, used: HvaRange) {
+        let Some(used) = used.intersection(&self.range).filter(|used| !used.is_empty()) else { return };
+        let block = |page: Hva| (page.offset_in(PageSize::Size1G) >> PageSize::Size2M.shift()) as usize;
+        let last = Hva::new(used.end().as_u64() - 1);
+        (block(used.start())..=block(last)).for_each(|index| self.bits[index / 64] |= 1 << (index % 64));
+    }
+
+    /// All of them.
+    pub fn add_all(&mut self) {
+        self.add(self.range);
+    }
+
+    /// Each of them that was added, as much as is in the range.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = HvaRange> + '_ {
+        let first = self.range.start().align_down(PageSize::Size1G);
+        indices(&self.bits).filter_map(move |index| {
+            let start = first.add(index << PageSize::Size2M.shift());
+            HvaRange::new(start, start.add(PageSize::Size2M.bytes())).intersection(&self.range)
+        })
+    }
+}
+
 fn indices(bits: &BlockBits) -> impl Iterator<Item = u64> + '_ {
     (0..8).flat_map(move |word| {
         let mut rest = bits[word as usize];
@@ -159,6 +202,12 @@ pub trait MmuNotifier: Send + Sync {
     /// subscriber maps is what the primary entry maps.
     fn collect_young(&self, young: &mut YoungPages) {
         let _ = young;
+    }
+
+    /// Adds the blocks any page of which may have been used since [`Self::collect_young`] was last asked for all of it, and changes nothing:
+    /// the others are not asked for. Who cannot tell says all, as who does not answer. The page-table lock is held.
+    fn find_used(&self, blocks: &mut UsedBlocks) {
+        blocks.add_all();
     }
 
     /// Whatever translations of pages are cached whose "young" was collected go, so that the next access sets it again.
@@ -298,6 +347,12 @@ impl NotifierChain {
         }
     }
 
+    pub(crate) fn find_used(&self, blocks: &mut UsedBlocks) {
+        if intact(Mutant::NoFindUsed) {
+            self.notify(|subscriber| subscriber.find_used(blocks));
+        }
+    }
+
     pub(crate) fn flush_young(&self) {
         if intact(Mutant::NoFlushYoung) {
             self.notify(|subscriber| subscriber.flush_young());
@@ -370,6 +425,7 @@ impl NotifierChain {
         false
     }
     pub(crate) fn collect_young(&self, _young: &mut YoungPages) {}
+    pub(crate) fn find_used(&self, _blocks: &mut UsedBlocks) {}
     pub(crate) fn flush_young(&self) {}
     pub(crate) fn invalidate_page(&self, _site: PageSite, _address: Hva) {}
     pub(crate) fn invalidate_pages(&self, _site: PageSite, _pages: &[Hva]) {}

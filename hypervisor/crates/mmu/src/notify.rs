@@ -6,7 +6,7 @@ use crate::slots::{Slot, Slots};
 use crate::tdp::{Tdp, every_gfn};
 use addr::{GfnRange, Hva, HvaRange};
 use mm::Host;
-use mm::notifier::{MmuNotifier, YoungPages, runs};
+use mm::notifier::{MmuNotifier, UsedBlocks, YoungPages, runs};
 use mutants::{Mutant, intact};
 
 impl<H: Host> SecondaryMmu<H> {
@@ -116,6 +116,19 @@ impl<H: Host> MmuNotifier for SecondaryMmu<H> {
         let Some(tdp) = locked.tdp else { return };
         for part in parts(&slots, young.range()) {
             locked.collect_young(&*self.host, tdp, part, young);
+        }
+    }
+
+    /// By the A bits of entries that name page tables. Of shadows these say nothing.
+    fn find_used(&self, blocks: &mut UsedBlocks) {
+        let slots = self.slots.read();
+        let locked = self.locked.read();
+        let Some(tdp) = locked.tdp else { return };
+        if !self.has_accessed_bits() || locked.has_shadows() && intact(Mutant::ShadowsUseNoBlock) {
+            return blocks.add_all();
+        }
+        for (slot, run) in parts(&slots, blocks.range()) {
+            tdp.find_used(&*self.host, run, |gfns| blocks.add(slot.hvas_of(gfns)));
         }
     }
 

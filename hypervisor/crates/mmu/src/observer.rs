@@ -13,7 +13,7 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::num::NonZeroUsize;
-use mm::notifier::{MmuNotifier, YoungPages};
+use mm::notifier::{MmuNotifier, UsedBlocks, YoungPages};
 use sync::{Mutex, Rank};
 
 /// One call of the notifier interface.
@@ -109,6 +109,8 @@ impl MmuNotifier for Observer {
         count(&self.counts.collect_young);
         self.record(Call::CollectYoung(young.range()));
     }
+
+    fn find_used(&self, _blocks: &mut UsedBlocks) {}
 
     fn clear_young(&self, range: HvaRange) -> bool {
         count(&self.counts.clear_young);

@@ -255,6 +255,14 @@ impl Tdp {
         }
     }
 
+    /// Calls `used` with the part in `range` of each 2 MiB of guest frames any of which may have been used since they were last collected.
+    pub(crate) fn find_used<H: Host>(self, host: &H, range: GfnRange, mut used: impl FnMut(GfnRange)) {
+        let (start, end) = (range.start().base().as_u64(), range.end().as_u64() << PAGE_SHIFT);
+        paging::find_used::<EptEntry, H>(host, self.root, (start, end), |first| {
+            spanned(first, Level::Pd).intersection(&range).into_iter().for_each(&mut used);
+        });
+    }
+
     /// Every leaf that overlaps `range`, and the guest frames that it maps.
     pub(crate) fn leaves<H: Host>(
         self,

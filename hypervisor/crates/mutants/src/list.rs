@@ -55,6 +55,12 @@ mutants! {
     NoClearYoung,
     /// `test_young` is not called
     NoTestYoung,
+    /// aging: subscribers are not asked which blocks may have been used
+    NoFindUsed,
+    /// aging: a secondary MMU with shadows says that no block was used
+    ShadowsUseNoBlock,
+    /// aging: a device TLB says that no block was used
+    DeviceUsesNoBlock,
     /// `collect_young` is not called
     NoCollectYoung,
     /// `flush_young` is not called

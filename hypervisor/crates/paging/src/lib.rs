@@ -25,7 +25,7 @@ pub use shootdown::{FlushScope, FlushToken, Shootdown};
 pub use tables::{
     Found, Leaf, Note, Rights, TableEntry, View, prune, split, walk, walk_or_grow, walk_owned, walk_to,
 };
-pub use young::{BlockBits, collect_young};
+pub use young::{BlockBits, collect_young, find_used};
 
 #[cfg(test)]
 mod tests;

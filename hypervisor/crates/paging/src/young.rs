@@ -4,18 +4,19 @@
 //! a page table whose own entry has not got it set again needs no look.
 //!
 //! ```text
-//!   entry of the table: A? ─ no ──► nothing below was used
+//!   512 entries of tables: A? ─ no ──► nothing below was used
+//!   entry of the table: A? ─ no ──► the same
 //!                       └─ yes: clear it, and then each A below: what is used meanwhile sets both again
 //!
 //!   each of 512:  load ─► A? ─► clear A alone, in one access ─► the frame is told ─► a bit of the answer
 //! ```
 
-use crate::{Entries, Found, Level, TableEntry, TableMemory, View};
-use addr::PAGE_SHIFT;
+use crate::{Entries, Found, Level, TableEntry, TableMemory, View, walk_to};
+use addr::{PAGE_SHIFT, Pfn};
 use core::array;
 use core::ops::BitAnd;
 
-/// The pages of a naturally aligned block of 2 MiB, a bit each.
+/// The pages of a naturally aligned block of 2 MiB, or the blocks of 1 GiB, a bit each.
 pub type BlockBits = [u64; 8];
 
 /// Entries that are looked at together: as many as there are registers for.
@@ -51,6 +52,36 @@ pub fn collect_young<E: TableEntry, M: TableMemory>(
             }
         }
         View::Empty | View::Table(_) | View::Leaf(_) | View::Note(_) => [0; 8],
+    }
+}
+
+/// Calls `found` with the first address of each block, of [`Level::Pd`], that overlaps `start..end` and any page of which may have been used
+/// since [`collect_young`] was last asked for all of it. Changes nothing: what is used meanwhile may be missed, and is found the next time.
+pub fn find_used<E: TableEntry, M: TableMemory>(
+    memory: &M,
+    root: Pfn,
+    (start, end): (u64, u64),
+    mut found: impl FnMut(u64),
+) {
+    let (mut next, whole) = (start, Level::Pdpt.span());
+    while next < end {
+        let first = next & !(whole - 1);
+        let until = end.min(first + whole);
+        let indices = Level::Pd.index(next)..=Level::Pd.index(until - 1);
+        let block = |index: u16| first + u64::from(index) * Level::Pd.span();
+        let above = walk_to::<E, M>(memory, root, next, Level::Pdpt);
+        match above.view() {
+            View::Table(table) if above.level == Level::Pdpt => {
+                let entries = memory.entries(table);
+                let used = indices.filter(|&index| entries.load(index) & E::ACCESSED != 0);
+                used.for_each(|index| found(block(index)));
+            }
+            View::Leaf(_) if above.entry.bits() & E::ACCESSED != 0 => {
+                indices.for_each(|index| found(block(index)));
+            }
+            View::Empty | View::Table(_) | View::Leaf(_) | View::Note(_) => {}
+        }
+        next = until;
     }
 }
 

@@ -62,6 +62,20 @@ fn what_was_collected_is_used_again_without_a_fault_and_seen() -> Outcome {
     guest.finish()
 }
 
+/// Above the leaves of a shadow nothing is known of their use: a pass asks for every block.
+#[test]
+fn a_pass_finds_what_was_used_through_a_shadow() -> Outcome {
+    let guest = prepared()?;
+    for round in 0..3 {
+        assert_eq!(guest.lab.space.test_young(page(20)), Some(true), "round {round}");
+        guest.lab.space.mm().age_all();
+        assert_eq!(guest.lab.space.test_young(page(20)), Some(false), "round {round}");
+        guest.lab.check()?;
+        guest.reads(20 << 12, 20)?;
+    }
+    guest.finish()
+}
+
 #[test]
 fn a_log_takes_from_leaves_what_it_has_to_see_and_no_more() -> Outcome {
     let guest = prepared()?;

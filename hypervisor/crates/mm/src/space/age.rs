@@ -2,7 +2,8 @@
 //! what the subscribers say.
 //!
 //! ```text
-//!   each block of 2 MiB, under the page-table lock:
+//!   each 1 GiB, under the page-table lock: the A bits of the entries that name page tables, and what the subscribers say
+//!   each block of 2 MiB any page of which may have been used, under the page-table lock:
 //!     primary A bits ─────► the frame in each entry: used in this generation
 //!     collect_young  ──┬──► the same, by who maps frames himself
 //!                      └──► pages without: their frames, by the primary entries
@@ -11,7 +12,7 @@
 
 use super::AddressSpace;
 use crate::host::Host;
-use crate::notifier::YoungPages;
+use crate::notifier::{UsedBlocks, YoungPages};
 use crate::vma::{Vma, VmaFlags};
 use addr::{Hva, HvaRange, PageSize, Pfn};
 use alloc::vec::Vec;
@@ -25,8 +26,10 @@ impl<H: Host> AddressSpace<H> {
     pub(crate) fn collect_young(&self, generation: u32) {
         let vmas = self.vmas.read();
         for vma in vmas.iter().filter(|vma| can_age(vma)) {
-            for block in blocks(vma.range) {
-                let _young = self.collect_block(block, generation);
+            for region in pieces(vma.range, PageSize::Size1G) {
+                for block in self.find_used(region).iter() {
+                    let _young = self.collect_block(block, generation);
+                }
             }
         }
         drop(vmas);
@@ -46,6 +49,18 @@ impl<H: Host> AddressSpace<H> {
             self.chain.flush_young();
         }
         young
+    }
+
+    /// The blocks of a naturally aligned 1 GiB, or of a part of it, any page of which may have been used since the last pass.
+    fn find_used(&self, region: HvaRange) -> UsedBlocks {
+        let _tables = self.tables.lock();
+        let mut used = UsedBlocks::none(region);
+        let (start, end) = (region.start().as_u64(), region.end().as_u64());
+        paging::find_used::<HostEntry, H>(self.host(), self.root, (start, end), |first| {
+            used.add(HvaRange::new(Hva::new(first), Hva::new(first + Level::Pd.span())));
+        });
+        self.chain.find_used(&mut used);
+        used
     }
 
     /// A block of 2 MiB, or a part of it.
@@ -142,11 +157,16 @@ fn can_age<H: Host>(vma: &Vma<H>) -> bool {
 
 /// A range, cut at multiples of 2 MiB.
 pub(super) fn blocks(range: HvaRange) -> impl Iterator<Item = HvaRange> {
+    pieces(range, PageSize::Size2M)
+}
+
+/// A range, cut at multiples of this size.
+fn pieces(range: HvaRange, size: PageSize) -> impl Iterator<Item = HvaRange> {
     let mut next = range.start();
     core::iter::from_fn(move || {
         let start = next;
-        let block = start.align_down(PageSize::Size2M).add(PageSize::Size2M.bytes());
-        next = block.min(range.end());
+        let piece = start.align_down(size).add(size.bytes());
+        next = piece.min(range.end());
         (start < range.end()).then(|| HvaRange::new(start, next))
     })
 }

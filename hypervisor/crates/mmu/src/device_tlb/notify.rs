@@ -6,7 +6,7 @@ use super::DeviceTlb;
 use crate::stats::add;
 use addr::{Hva, HvaRange, PAGE_SIZE, PageSize};
 use mm::Host;
-use mm::notifier::{MmuNotifier, YoungPages, runs};
+use mm::notifier::{MmuNotifier, UsedBlocks, YoungPages, runs};
 use mutants::{Mutant, intact};
 
 impl<H: Host> DeviceTlb<H> {
@@ -48,6 +48,13 @@ impl<H: Host> MmuNotifier for DeviceTlb<H> {
         if let Some(cache) = self.locked.lock().cache.as_mut() {
             cache.collect_young(young);
         }
+    }
+
+    fn find_used(&self, blocks: &mut UsedBlocks) {
+        let locked = self.locked.lock();
+        let entries = locked.cache.iter().flat_map(|cache| cache.iter());
+        let used = entries.filter(|entry| entry.used && intact(Mutant::DeviceUsesNoBlock));
+        used.for_each(|entry| blocks.add(entry.hvas()));
     }
 
     fn test_young(&self, range: HvaRange) -> bool {
