@@ -127,13 +127,18 @@ fn collect_group<E: TableEntry, M: TableMemory>(
     *bits &= !collect_mixed::<E, M>(entries, first, used);
 }
 
-/// The same where not all were used: those that were not. Apart, so that the loop over the others has their work alone.
+/// The same where not all were used: those that were not. Apart, so that the loop over the others has their work alone. Of a table of
+/// which a few pages were used most groups have none.
 #[cold]
 fn collect_mixed<E: TableEntry, M: TableMemory>(
     entries: M::Entries<'_>,
     first: u16,
     used: impl Fn(u64) + Copy,
 ) -> u64 {
+    let any = (first..first + TOGETHER as u16).fold(0, |any, index| any | entries.load(index));
+    if any & E::ACCESSED == 0 {
+        return ((1 << TOGETHER) - 1) << (first % 64);
+    }
     (first..first + TOGETHER as u16).fold(0, |unused, index| {
         let was_used = take_entry::<E, M>(entries, index, entries.load(index), used);
         unused | u64::from(!was_used) << (index % 64)
