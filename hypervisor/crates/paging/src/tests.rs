@@ -4,7 +4,7 @@ extern crate std;
 
 use crate::{
     Cursor, EachAlone, Entries, EntryRef, EptEntry, Found, HostEntry, Leaf, Level, Note, OutOfTables, Part,
-    Parts, Rights, TableEntry, TableMemory, TableReserve, View, collect_young, prune, split, walk,
+    Parts, Rights, TableEntry, TableMemory, TableReserve, View, collect_young, find_used, prune, split, walk,
     walk_or_grow, walk_to,
 };
 use addr::{PAGE_SHIFT, PageSize, Pfn};
@@ -290,4 +290,31 @@ fn which_pages_were_used_is_told_for_each_and_all_lose_a() {
         let leaves = Cursor::<_, EptEntry>::new(&memory, root, 0, Level::Pd.span());
         assert!(leaves.filter_map(|visit| visit.found.leaf()).all(|leaf| !leaf.accessed));
     }
+}
+
+/// Blocks are found by A of the entry that names their table, or of the leaf that they are in, also where a range begins and ends in one.
+#[test]
+fn blocks_that_may_have_been_used_are_found_by_the_entries_above_them() {
+    let (memory, block, region) = (Memory::default(), Level::Pd.span(), Level::Pdpt.span());
+    let root = memory.allocate_table().expect("root");
+    let used = [0, 3, 511, 512, 700];
+    for index in used.into_iter().chain([1, 4, 510, 513]) {
+        install::<EptEntry>(&memory, root, index * block, small(index, Rights::ALL));
+        let at = walk_to::<EptEntry, _>(&memory, root, index * block, Level::Pd).at;
+        let bit = if used.contains(&index) { EptEntry::ACCESSED } else { 0 };
+        memory.store(at, memory.load(at) | bit);
+    }
+    let huge = |accessed| Leaf { size: PageSize::Size1G, accessed, ..small(1 << 18, Rights::ALL) };
+    install::<EptEntry>(&memory, root, 2 * region, huge(true));
+    install::<EptEntry>(&memory, root, 3 * region, huge(false));
+    let found = |start, end| {
+        let mut found = Vec::new();
+        find_used::<EptEntry, _>(&memory, root, (start, end), |first| found.push(first / block));
+        found
+    };
+    assert_eq!(found(0, 2 * region), used);
+    assert_eq!(found(3 * block + 4096, 511 * block), [3]);
+    assert_eq!(found(511 * block, 512 * block + 4096), [511, 512]);
+    assert_eq!(found(1025 * block, 1027 * block), [1025, 1026]);
+    assert_eq!(found(3 * region, 5 * region), [0; 0]);
 }
