@@ -124,8 +124,10 @@ impl Bench {
     }
 }
 
-/// What another CPU does, to the end: no PAUSE, for which a host may take the CPU away.
+/// What another CPU does, to the end: no PAUSE, for which a host may take the CPU away. With interrupts on, as most programs have
+/// them: where RFLAGS.IF is 0 from the entry on, Bochs 2.7 keeps the host's own interrupts waiting, too.
 fn stay(_: u64) {
+    cpu::enable_interrupts();
     loop {
         cpu::do_nothing();
     }
