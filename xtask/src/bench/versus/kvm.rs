@@ -63,6 +63,7 @@ pub(super) struct Said {
 /// Something is missing and cannot be installed or built, or a guest fails.
 pub(super) fn measure(guest: &Path, pages: u64, cpu: Cpu) -> Result<Said> {
     let side = Side { cpu, ..Side::make("")? };
+    let follow = |lines| follow("measuring KVM", lines);
     side.run(&[("/guest", guest)], &side.runs(pages), Pace::Free, follow, pass_over).map(|(said, ())| said)
 }
 
@@ -75,21 +76,23 @@ fn pass_over(mut printed: Box<dyn BufRead>) {
 /// What a guest says of its events, and what `watch` makes of the traces of so many at most.
 pub(in super::super) type Traced<S> = (Vec<Row>, S);
 
-/// Runs the guest on an EPT with this command line, traced between its breaks.
+/// Runs the guest on an EPT with this command line, traced between its breaks, on so many processors, with as many of its own: one or two.
 ///
 /// # Errors
 /// As for [`measure`].
 pub(in super::super) fn traced<S: Send + 'static>(
+    label: &str,
     guest: &Path,
     append: &str,
-    times: usize,
+    (times, cpus): (usize, u32),
     watch: impl FnOnce(Box<dyn BufRead>) -> S + Send + 'static,
 ) -> Result<Traced<S>> {
-    let side = Side::make(SMP)?;
-    let monitor = format!("kvm-vmm /guest {GUEST_MIB} '{append}'");
+    let side = Side { cpus, ..Side::make(SMP)? };
+    let second = if cpus > 1 { "--second " } else { "" };
+    let monitor = format!("kvm-vmm {second}/guest {GUEST_MIB} '{append}'");
     let runs = side.with_paging(Variant::Ept.kvm_module(), true) + &of_variant(Variant::Ept, &monitor);
-    let (said, seen) =
-        side.run(&[("/guest", guest)], &runs, Pace::Traced { times, cpus: 1 }, follow, watch)?;
+    let follow = |lines| follow(label, lines);
+    let (said, seen) = side.run(&[("/guest", guest)], &runs, Pace::Traced { times, cpus }, follow, watch)?;
     let rows = said.figures.of(Variant::Ept).iter();
     let rows = rows.map(|(event, cost)| Row { event: event.clone(), ticks: cost.ticks, pages: cost.pages });
     Ok((rows.collect(), seen))
@@ -102,6 +105,8 @@ pub(super) struct Side {
     /// Linux' command line.
     options: String,
     cpu: Cpu,
+    /// Processors of the machine.
+    cpus: u32,
 }
 
 impl Side {
@@ -122,6 +127,7 @@ impl Side {
             kernel: debian_kernel::fetch().context("a Linux with KVM")?,
             options,
             cpu: Cpu::Haswell,
+            cpus: 1,
         })
     }
 
@@ -146,7 +152,7 @@ impl Side {
         let files = [("vmlinuz".into(), linux), ("initramfs".into(), self.initramfs(files, runs)?)];
         grub::write_iso(dir.path(), &config, &files, &cd)?;
         let medium = Medium { image: &cd, is_cd: true, memory: MEMORY };
-        let how = Emulation { cpu: self.cpu, cpus: 1, ips: IPS, pace };
+        let how = Emulation { cpu: self.cpu, cpus: self.cpus, ips: IPS, pace };
         let mut machine = bochs::start_medium(&medium, how, dir.path())?;
         let printed = std::mem::replace(&mut machine.link, Box::new(std::io::empty()));
         let watcher = std::thread::spawn(move || watch(Box::new(BufReader::new(printed))));
@@ -241,8 +247,8 @@ fn script(kernel: &DebianKernel, runs: &str) -> String {
 }
 
 /// Takes in what the machine says, to its end.
-fn follow(lines: impl BufRead) -> Result<Said> {
-    let mut step = Step::new("measuring KVM");
+fn follow(label: &str, lines: impl BufRead) -> Result<Said> {
+    let mut step = Step::new(label);
     let mut said =
         Said { kernel: String::new(), contents: Contents::of_linux(""), figures: Figures::default() };
     let mut variant = None;
@@ -278,7 +284,7 @@ mod tests {
         let text = "kernel: 6.1.0\r\nstrings: rep_good\nvariant: ept\nrow: fork ticks=8 pages=4 exits=1 flushes=0\n\
                     versus: ok\nstatus: 0\nvariant: shadow\nrow: fork ticks=4 pages=4 exits=1 flushes=0\n\
                     status: 0\nthe end\n";
-        let said = follow(text.as_bytes()).expect("figures");
+        let said = follow("", text.as_bytes()).expect("figures");
         assert_eq!(said.kernel, "6.1.0");
         let ticks = |variant| said.figures.cost(variant, "fork").map(|cost| cost.ticks);
         assert_eq!(
@@ -290,8 +296,8 @@ mod tests {
     #[test]
     fn a_guest_that_fails_ends_it() {
         let text = "variant: ept\nversus: FAILED: word [3]: expected 0x1, found 0x0\nstatus: 1\nthe end\n";
-        assert!(follow(text.as_bytes()).is_err());
-        assert!(follow("Kernel panic\n".as_bytes()).is_err());
-        assert!(follow("the end\n".as_bytes()).is_err());
+        assert!(follow("", text.as_bytes()).is_err());
+        assert!(follow("", "Kernel panic\n".as_bytes()).is_err());
+        assert!(follow("", "the end\n".as_bytes()).is_err());
     }
 }
