@@ -67,13 +67,7 @@ fn run() -> Result<u8> {
 }
 
 /// Runs the test guest to its end; its status.
-fn bench(
-    kvm: &Kvm,
-    vm: &VmFd,
-    mut memory: Memory,
-    files: &Files<'_>,
-    has_second: bool,
-) -> Result<u8> {
+fn bench(kvm: &Kvm, vm: &VmFd, mut memory: Memory, files: &Files<'_>, has_second: bool) -> Result<u8> {
     let entry = kernel::load(files, &mut memory)?;
     if has_second {
         second::prepare(vm)?;

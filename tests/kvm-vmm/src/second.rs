@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use kvm_bindings::kvm_cpuid_entry2;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use rustix::thread::{CpuSet, sched_setaffinity};
+use std::sync::mpsc::channel;
 
 /// Its local APIC's id.
 pub(crate) const ID: u64 = 1;
@@ -15,32 +16,30 @@ pub(crate) fn prepare(vm: &VmFd) -> Result<()> {
     vm.create_irq_chip().context("KVM_CREATE_IRQCHIP")
 }
 
-/// Creates it, and has it wait for the guest to start it.
+/// Creates it, and has it wait for the guest to start it. It is where it belongs before the first goes on, whose guest may leave no turn
+/// to anybody.
 pub(crate) fn create(kvm: &Kvm, vm: &VmFd, tell: impl FnOnce(&mut Vec<kvm_cpuid_entry2>)) -> Result<()> {
-    let vcpu = vcpu::create(kvm, vm, ID, tell)?;
-    stay_on(0)?;
-    std::thread::spawn(move || run(vcpu));
-    Ok(())
+    let mut vcpu = vcpu::create(kvm, vm, ID, tell)?;
+    let (came, comes) = channel();
+    std::thread::spawn(move || {
+        let place = stay_on(ID as usize);
+        let is_there = place.is_ok();
+        if came.send(place).is_ok() && is_there {
+            run(&mut vcpu);
+        }
+    });
+    comes.recv().context("the second thread")??;
+    stay_on(0)
 }
 
 /// To the end of the program.
-fn run(mut vcpu: VcpuFd) {
-    if let Err(error) = stay_on(ID as usize) {
-        eprintln!("kvm-vmm: {error:#}");
-        return;
-    }
+fn run(vcpu: &mut VcpuFd) {
     loop {
         match vcpu.run() {
-            Ok(exit) => {
-                eprintln!("kvm-vmm: the second virtual processor has left its guest: {exit:?}");
-                return;
-            }
+            Ok(exit) => return eprintln!("kvm-vmm: the second virtual processor has left its guest: {exit:?}"),
             // It has been reset, and is to be started; or a signal came.
             Err(error) if [libc::EAGAIN, libc::EINTR].contains(&error.errno()) => {}
-            Err(error) => {
-                eprintln!("kvm-vmm: the second virtual processor: KVM_RUN: {error}");
-                return;
-            }
+            Err(error) => return eprintln!("kvm-vmm: the second virtual processor: KVM_RUN: {error}"),
         }
     }
 }

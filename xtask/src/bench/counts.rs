@@ -28,6 +28,8 @@ const TIMES: usize = 40;
 /// What the guest says when all was measured.
 const END: &str = "versus: ok";
 const CALL: &str = "call";
+/// What Bochs says of a break: outside of traces of the one before each event.
+const BREAK: &str = "Magic breakpoint";
 
 /// Of the machine, and of the guest, one after the other.
 const PROCESSORS: [u32; 2] = [1, 2];
@@ -107,9 +109,15 @@ fn herald(guest: &Path, append: &str, cpus: u32) -> Result<Vec<Event>> {
 
 /// The same. What is printed is counted as it comes, and not kept.
 fn kvm(guest: &Path, append: &str, cpus: u32) -> Result<Vec<Event>> {
-    let label = format!("tracing KVM, {}", processors(cpus));
-    let watch = |printed: Box<dyn BufRead>| trace::read(printed, |_| true);
-    let (rows, traces) = versus::traced_on_kvm(&label, guest, append, (TIMES, cpus), watch)?;
+    let watch = move |printed: Box<dyn BufRead>| {
+        let (mut step, mut breaks) = (Step::new(&format!("tracing KVM, {}", processors(cpus))), 0);
+        trace::read(printed, |line| {
+            breaks += usize::from(line.contains(BREAK));
+            step.tick(&format!("event {breaks}"));
+            true
+        })
+    };
+    let (rows, traces) = versus::traced_on_kvm(guest, append, (TIMES, cpus), watch)?;
     events(rows, traces)
 }
 

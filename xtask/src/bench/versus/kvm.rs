@@ -32,6 +32,10 @@ pub(super) const LINUX: &str = "console=ttyS0,115200 quiet loglevel=1 mitigation
                                 norandmaps nowatchdog audit=0 clearcpuid=erms";
 /// On one processor Linux takes the lock prefixes out of its code, which Herald does not.
 const SMP: &str = "noreplace-smp";
+/// With two, one that idles waits for interrupts: in Bochs not all that the other writes ends an MWAIT.
+const HALTS: &str = "idle=halt";
+/// And KVM's module emulates accesses to the guest's local APIC, since Bochs lets them through to the page that is to catch them.
+const APIC: &str = "flexpriority=0";
 /// Bytes of the swap in compressed memory.
 const SWAP: &str = "256M";
 /// RAM of the guest, in MiB.
@@ -63,7 +67,6 @@ pub(super) struct Said {
 /// Something is missing and cannot be installed or built, or a guest fails.
 pub(super) fn measure(guest: &Path, pages: u64, cpu: Cpu) -> Result<Said> {
     let side = Side { cpu, ..Side::make("")? };
-    let follow = |lines| follow("measuring KVM", lines);
     side.run(&[("/guest", guest)], &side.runs(pages), Pace::Free, follow, pass_over).map(|(said, ())| said)
 }
 
@@ -81,17 +84,16 @@ pub(in super::super) type Traced<S> = (Vec<Row>, S);
 /// # Errors
 /// As for [`measure`].
 pub(in super::super) fn traced<S: Send + 'static>(
-    label: &str,
     guest: &Path,
     append: &str,
     (times, cpus): (usize, u32),
     watch: impl FnOnce(Box<dyn BufRead>) -> S + Send + 'static,
 ) -> Result<Traced<S>> {
-    let side = Side { cpus, ..Side::make(SMP)? };
-    let second = if cpus > 1 { "--second " } else { "" };
+    let (linux, module, second) = if cpus > 1 { (HALTS, APIC, "--second ") } else { Default::default() };
+    let side = Side { cpus, ..Side::make(&format!("{SMP} {linux}"))? };
     let monitor = format!("kvm-vmm {second}/guest {GUEST_MIB} '{append}'");
-    let runs = side.with_paging(Variant::Ept.kvm_module(), true) + &of_variant(Variant::Ept, &monitor);
-    let follow = |lines| follow(label, lines);
+    let module = format!("{} {module}", Variant::Ept.kvm_module());
+    let runs = side.with_paging(&module, true) + &of_variant(Variant::Ept, &monitor);
     let (said, seen) = side.run(&[("/guest", guest)], &runs, Pace::Traced { times, cpus }, follow, watch)?;
     let rows = said.figures.of(Variant::Ept).iter();
     let rows = rows.map(|(event, cost)| Row { event: event.clone(), ticks: cost.ticks, pages: cost.pages });
@@ -247,8 +249,8 @@ fn script(kernel: &DebianKernel, runs: &str) -> String {
 }
 
 /// Takes in what the machine says, to its end.
-fn follow(label: &str, lines: impl BufRead) -> Result<Said> {
-    let mut step = Step::new(label);
+fn follow(lines: impl BufRead) -> Result<Said> {
+    let mut step = Step::new("measuring KVM");
     let mut said =
         Said { kernel: String::new(), contents: Contents::of_linux(""), figures: Figures::default() };
     let mut variant = None;
@@ -284,7 +286,7 @@ mod tests {
         let text = "kernel: 6.1.0\r\nstrings: rep_good\nvariant: ept\nrow: fork ticks=8 pages=4 exits=1 flushes=0\n\
                     versus: ok\nstatus: 0\nvariant: shadow\nrow: fork ticks=4 pages=4 exits=1 flushes=0\n\
                     status: 0\nthe end\n";
-        let said = follow("", text.as_bytes()).expect("figures");
+        let said = follow(text.as_bytes()).expect("figures");
         assert_eq!(said.kernel, "6.1.0");
         let ticks = |variant| said.figures.cost(variant, "fork").map(|cost| cost.ticks);
         assert_eq!(
@@ -296,8 +298,8 @@ mod tests {
     #[test]
     fn a_guest_that_fails_ends_it() {
         let text = "variant: ept\nversus: FAILED: word [3]: expected 0x1, found 0x0\nstatus: 1\nthe end\n";
-        assert!(follow("", text.as_bytes()).is_err());
-        assert!(follow("", "Kernel panic\n".as_bytes()).is_err());
-        assert!(follow("", "the end\n".as_bytes()).is_err());
+        assert!(follow(text.as_bytes()).is_err());
+        assert!(follow("Kernel panic\n".as_bytes()).is_err());
+        assert!(follow("the end\n".as_bytes()).is_err());
     }
 }
