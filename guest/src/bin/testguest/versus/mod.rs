@@ -139,6 +139,10 @@ pub(crate) fn run(guest: &mut Guest) -> Result<(), Failure> {
     let huge = guest.argument("huge").is_some();
     println!("entry: {}", guest.info.protocol());
     let cpus = guest.argument("cpus").unwrap_or(1);
+    if cpus > 1 {
+        // As in `stay`: a host may wait for this one, too.
+        cpu::enable_interrupts();
+    }
     cpus::start_those(&mut guest.memory, cpus, stay)?;
     let mut bench = Bench { host, pages: guest.memory.take_aligned(count)?, call: 0 };
     bench.measure_call()?;
