@@ -26,6 +26,7 @@ use kernel::Files;
 use kvm_bindings::kvm_cpuid_entry2;
 use kvm_ioctls::{Kvm, VcpuExit, VmFd};
 use memory::Memory;
+use second::Second;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -69,14 +70,9 @@ fn run() -> Result<u8> {
 /// Runs the test guest to its end; its status.
 fn bench(kvm: &Kvm, vm: &VmFd, mut memory: Memory, files: &Files<'_>, has_second: bool) -> Result<u8> {
     let entry = kernel::load(files, &mut memory)?;
-    if has_second {
-        second::prepare(vm)?;
-    }
     let mut calls = Calls::new(vm, memory)?;
+    let second = has_second.then(|| Second::create(kvm, vm, tell_of_calls)).transpose()?;
     let mut vcpu = vcpu::create(kvm, vm, 0, tell_of_calls)?;
-    if has_second {
-        second::create(kvm, vm, tell_of_calls)?;
-    }
     vcpu::begin(&vcpu, &entry)?;
     let mut said = Vec::new();
     loop {
@@ -96,6 +92,9 @@ fn bench(kvm: &Kvm, vm: &VmFd, mut memory: Memory, files: &Files<'_>, has_second
             }
             VcpuExit::IoIn(LINE_STATUS, data) => data.fill(READY),
             VcpuExit::IoIn(_, data) => data.fill(u8::MAX),
+            VcpuExit::MmioWrite(address, data) if has_second => {
+                second.iter().try_for_each(|second| second.apic_written(address, data))?;
+            }
             VcpuExit::IoOut(..) | VcpuExit::Intr => {}
             other => {
                 let reason = format!("{other:?}");

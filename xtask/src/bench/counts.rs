@@ -21,8 +21,9 @@ use std::fmt::Write;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-/// Four groups of neighbours; all is printed.
+/// Groups of neighbours of 64: four, and one where both processors' instructions are printed.
 const PAGES: u64 = 256;
+const FEW_PAGES: u64 = 64;
 /// More than there are events.
 const TIMES: usize = 40;
 /// What the guest says when all was measured.
@@ -50,7 +51,11 @@ impl Side {
     }
 }
 
-fn processors(cpus: u32) -> &'static str {
+const fn pages(cpus: u32) -> u64 {
+    if cpus == 1 { PAGES } else { FEW_PAGES }
+}
+
+const fn processors(cpus: u32) -> &'static str {
     if cpus == 1 { "one processor" } else { "two processors" }
 }
 
@@ -68,7 +73,7 @@ pub(super) fn run(args: &BenchArgs) -> Result<u8> {
         sides.push(side);
     };
     for cpus in PROCESSORS {
-        let append = format!("{} main=1 cpus={cpus}", Variant::Ept.command_line(PAGES));
+        let append = format!("{} main=1 cpus={cpus}", Variant::Ept.command_line(pages(cpus)));
         count("Herald", cpus, herald(&guest, &append, cpus)?);
         if args.vs == Some(Rival::Kvm) {
             count("KVM", cpus, kvm(&guest, &append, cpus)?);
@@ -152,7 +157,7 @@ fn shares((row, counts): &Event) -> [(&'static str, f64); 14] {
 
 fn text(side: &Side) -> String {
     let events = &side.events;
-    let mut text = format!("\n{}, EPT, a page of 4 KiB\n{:<20}", side.title(), "");
+    let mut text = format!("\n{}, EPT, a page of 4 KiB, of {}\n{:<20}", side.title(), pages(side.cpus), "");
     for (column, _) in events.first().map(shares).into_iter().flatten() {
         let _ = write!(text, "{column:>13}");
     }
@@ -176,7 +181,8 @@ fn sheets(sides: &[Side]) -> String {
 fn sheet(sides: &[Side]) -> String {
     let [Side { cpus, events, .. }, ..] = sides else { return String::new() };
     let names: Vec<&str> = sides.iter().map(|side| side.name).collect();
-    let mut heading = vec![format!("a page of 4 KiB, {}: {}", processors(*cpus), names.join("; "))];
+    let mut heading =
+        vec![format!("a page of {}, {}: {}", pages(*cpus), processors(*cpus), names.join("; "))];
     heading.extend(events.first().map(shares).into_iter().flatten().map(|(column, _)| column.to_owned()));
     let row = |(Row { event: name, .. }, _): &Event| {
         let same = |(of, _): &&Event| of.event == *name;

@@ -32,10 +32,9 @@ pub(super) const LINUX: &str = "console=ttyS0,115200 quiet loglevel=1 mitigation
                                 norandmaps nowatchdog audit=0 clearcpuid=erms";
 /// On one processor Linux takes the lock prefixes out of its code, which Herald does not.
 const SMP: &str = "noreplace-smp";
-/// With two, one that idles waits for interrupts: in Bochs not all that the other writes ends an MWAIT.
+/// With two, one that idles waits for interrupts: Bochs' MONITOR drops others' translations of the physical address, taken for a linear one,
+/// so that what they write there need not end an MWAIT.
 const HALTS: &str = "idle=halt";
-/// And KVM's module emulates accesses to the guest's local APIC, since Bochs lets them through to the page that is to catch them.
-const APIC: &str = "flexpriority=0";
 /// Bytes of the swap in compressed memory.
 const SWAP: &str = "256M";
 /// RAM of the guest, in MiB.
@@ -89,11 +88,10 @@ pub(in super::super) fn traced<S: Send + 'static>(
     (times, cpus): (usize, u32),
     watch: impl FnOnce(Box<dyn BufRead>) -> S + Send + 'static,
 ) -> Result<Traced<S>> {
-    let (linux, module, second) = if cpus > 1 { (HALTS, APIC, "--second ") } else { Default::default() };
+    let (linux, second) = if cpus > 1 { (HALTS, "--second ") } else { ("", "") };
     let side = Side { cpus, ..Side::make(&format!("{SMP} {linux}"))? };
     let monitor = format!("kvm-vmm {second}/guest {GUEST_MIB} '{append}'");
-    let module = format!("{} {module}", Variant::Ept.kvm_module());
-    let runs = side.with_paging(&module, true) + &of_variant(Variant::Ept, &monitor);
+    let runs = side.with_paging(Variant::Ept.kvm_module(), true) + &of_variant(Variant::Ept, &monitor);
     let (said, seen) = side.run(&[("/guest", guest)], &runs, Pace::Traced { times, cpus }, follow, watch)?;
     let rows = said.figures.of(Variant::Ept).iter();
     let rows = rows.map(|(event, cost)| Row { event: event.clone(), ticks: cost.ticks, pages: cost.pages });
