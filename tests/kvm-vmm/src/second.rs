@@ -1,7 +1,7 @@
 //! A second virtual processor, on a processor of its own: the guest starts it, and it stays in the guest, so that flushes have to
 //! reach it. The first has the first processor for itself. Of local APICs, of which KVM makes none here, they have the start-up message.
 
-use crate::vcpu;
+use crate::vcpu::{self, FLAGS};
 use anyhow::{Context, Result};
 use kvm_bindings::{kvm_cpuid_entry2, kvm_regs};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
@@ -13,8 +13,6 @@ const ID: u64 = 1;
 const COMMAND: u64 = 0xfee0_0300;
 const MODE: u32 = 7 << 8;
 const START_UP: u32 = 6 << 8;
-/// RFLAGS: the bit that is always set.
-const FLAGS: u64 = 2;
 
 /// Starts it.
 pub(crate) struct Second(Sender<u8>);

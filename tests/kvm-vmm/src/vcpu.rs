@@ -11,7 +11,7 @@ const PAGING: u64 = 1 << 31;
 const PAE: u64 = 1 << 5;
 const LONG_MODE: u64 = 1 << 10 | 1 << 8;
 /// RFLAGS: the bit that is always set.
-const FLAGS: u64 = 2;
+pub(crate) const FLAGS: u64 = 2;
 
 /// Creates it, with this number; CPUID tells what KVM can do, and what `tell` adds.
 pub(crate) fn create(

@@ -115,7 +115,8 @@ fn herald(guest: &Path, append: &str, cpus: u32) -> Result<Vec<Event>> {
 /// The same. What is printed is counted as it comes, and not kept.
 fn kvm(guest: &Path, append: &str, cpus: u32) -> Result<Vec<Event>> {
     let watch = move |printed: Box<dyn BufRead>| {
-        let (mut step, mut breaks) = (Step::new(&format!("tracing KVM, {}", processors(cpus))), 0);
+        let (mut step, mut breaks) =
+            (Step::new(&format!("tracing KVM, {}: some three minutes", processors(cpus))), 0);
         trace::read(printed, |line| {
             breaks += usize::from(line.contains(BREAK));
             step.tick(&format!("event {breaks}"));
