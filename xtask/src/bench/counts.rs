@@ -183,7 +183,7 @@ fn sheet(sides: &[Side]) -> String {
     let [Side { cpus, events, .. }, ..] = sides else { return String::new() };
     let names: Vec<&str> = sides.iter().map(|side| side.name).collect();
     let mut heading =
-        vec![format!("a page of {}, {}: {}", pages(*cpus), processors(*cpus), names.join("; "))];
+        vec![format!("a page of 4 KiB, of {}, {}: {}", pages(*cpus), processors(*cpus), names.join("; "))];
     heading.extend(events.first().map(shares).into_iter().flatten().map(|(column, _)| column.to_owned()));
     let row = |(Row { event: name, .. }, _): &Event| {
         let same = |(of, _): &&Event| of.event == *name;
