@@ -31,6 +31,8 @@ pub(crate) struct Prepared {
     guests: Vec<String>,
     /// Where snapshots are to go.
     snapshots: Option<snapshots::Target>,
+    /// The file that is restored, kept from other runs.
+    _held: Option<File>,
 }
 
 /// Runs a guest; the exit status.
@@ -70,6 +72,7 @@ impl Prepared {
     /// Bad arguments, or something cannot be built.
     pub(crate) fn new(args: &RunArgs) -> Result<Self> {
         plan::check(args)?;
+        let held = snapshots::hold(args)?;
         let choice = machine::choose(args.machine)?;
         if args.machine == MachineKind::Auto {
             eprintln!("xtask: machine {}: {}", choice.kind, choice.reason);
@@ -90,7 +93,8 @@ impl Prepared {
         };
         let images = machine::Images { loader: binaries.loader, package };
         let guests = guests.all.into_iter().map(|guest| guest.images.name).collect();
-        Ok(Self { kind: choice.kind, hardware, images, guests, snapshots: snapshots::target(args)? })
+        let snapshots = snapshots::target(args)?;
+        Ok(Self { kind: choice.kind, hardware, images, guests, snapshots, _held: held })
     }
 
     /// Names of the guests.

@@ -12,9 +12,9 @@ use crate::run::file_name;
 use abi::config::MAX_VCPUS;
 use anyhow::{Context, Result};
 use snapshot::{Blocks, Header, OpenError, Page, Snapshot, most_bytes};
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 
 /// The disk, in the directory of the run.
@@ -93,6 +93,22 @@ pub(crate) fn check(args: &RunArgs) -> Result<()> {
     }
 }
 
+/// Keeps other runs from the file that is restored, for as long as what it returns lasts: a run writes to it, or reads all of it. Bochs'
+/// own lock, a file beside the image, would stay where Bochs is killed.
+///
+/// # Errors
+/// Another run has it; status 2.
+pub(crate) fn hold(args: &RunArgs) -> Result<Option<File>> {
+    let Some(path) = &args.restore else { return Ok(None) };
+    let refuse = |why: String| usage(format!("--restore {}: {why}", path.display()));
+    let file = File::open(path).map_err(|error| refuse(error.to_string()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Err(refuse("another run uses it".to_owned())),
+        Err(TryLockError::Error(error)) => Err(refuse(error.to_string())),
+    }
+}
+
 /// The guest of a snapshot.
 ///
 /// # Errors
@@ -132,22 +148,26 @@ pub(crate) fn target(args: &RunArgs) -> Result<Option<Target>> {
     Ok(Some(Target { path, instants }))
 }
 
-/// The image of a disk, made in `dir` if it is new, and its bytes.
+/// The image of a disk in `dir`, and its bytes: a link to a file that is there, so that whatever the machine puts beside it goes with
+/// `dir`.
 ///
 /// # Errors
 /// It cannot be made, or is not there any more.
 pub(crate) fn image(disk: &SnapshotDisk, dir: &Path) -> std::io::Result<(PathBuf, u64)> {
+    let image = dir.join(DISK);
     match disk {
         SnapshotDisk::New(memory) => {
-            let (path, bytes) = (dir.join(DISK), ROOM * most_bytes(*memory));
-            let mut file = File::create(&path)?;
+            let bytes = ROOM * most_bytes(*memory);
+            let mut file = File::create(&image)?;
             file.set_len(bytes)?;
             file.write_all(&*Header::empty(bytes).to_page())?;
-            Ok((path, bytes))
+            Ok((image, bytes))
         }
-        SnapshotDisk::Existing(path) => Ok((path.clone(), path.metadata()?.len())),
+        SnapshotDisk::Existing(path) => {
+            symlink(path, &image)?;
+            Ok((image, path.metadata()?.len()))
+        }
         SnapshotDisk::Longer(path, memory) => {
-            let image = dir.join(DISK);
             // Not with its permissions: who may not write to the one writes to the other.
             let mut file = File::create(&image)?;
             let bytes = std::io::copy(&mut File::open(path)?, &mut file)? + ROOM * most_bytes(*memory);
@@ -208,8 +228,8 @@ fn copy_whole(from: &Path, to: &Path) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{SnapshotDisk, Target, check, image, keep, move_file, restored};
-    use crate::cli::{Cli, Command};
+    use super::{SnapshotDisk, Target, check, hold, image, keep, move_file, restored};
+    use crate::cli::{Cli, Command, RunArgs};
     use crate::disk::CYLINDER;
     use crate::error::{USAGE, status_of};
     use crate::run::RunDir;
@@ -227,6 +247,41 @@ mod tests {
         let file = dir.path().join("file");
         keep(dir.path(), &Target { path: file.clone(), instants: 0 }).expect("said");
         assert!(!file.exists());
+    }
+
+    fn arguments(option: &str, path: &Path) -> RunArgs {
+        let cli = Cli::try_parse_from(["xtask", "run", option, path.to_str().expect("a name")]);
+        let Command::Run(args) = cli.expect("accepted").command else { unreachable!("it is a run") };
+        *args
+    }
+
+    #[test]
+    fn a_file_that_another_run_uses_is_refused_by_its_name() {
+        let dir = RunDir::create().expect("a temporary directory");
+        let path = dir.path().join("file");
+        std::fs::write(&path, [1; 4096]).expect("written");
+        let held = hold(&arguments("--restore", &path)).expect("nobody has it");
+        let refused = hold(&arguments("--restore", &path)).expect_err("it is in use");
+        assert_eq!(status_of(&refused), USAGE);
+        assert_eq!(refused.to_string(), format!("--restore {}: another run uses it", path.display()));
+        drop(held);
+        hold(&arguments("--restore", &path)).expect("nobody has it").expect("a file");
+        assert!(hold(&arguments("--snapshot", &path)).expect("it is not touched before the end").is_none());
+    }
+
+    /// Bochs refuses an image beside which there is one.
+    #[test]
+    fn a_lock_that_a_killed_machine_has_left_beside_a_file_does_not_matter() {
+        let (files, run) = (RunDir::create().expect("a directory"), RunDir::create().expect("another"));
+        let path = files.path().join("file");
+        std::fs::write(&path, [1; 4096]).expect("written");
+        std::fs::write(files.path().join("file.lock"), "").expect("written");
+        let (image, bytes) = image(&SnapshotDisk::Existing(path.clone()), run.path()).expect("a disk");
+        assert_eq!((image.parent(), bytes), (Some(run.path()), 4096));
+        assert_eq!(image.canonicalize().expect("it leads there"), path.canonicalize().expect("there"));
+        assert!(!image.with_extension("lock").exists());
+        drop(run);
+        assert!(path.exists());
     }
 
     #[test]
@@ -260,12 +315,7 @@ mod tests {
     #[test]
     fn where_no_snapshot_can_go_is_said_before_the_run() {
         let dir = RunDir::create().expect("a temporary directory");
-        let refusal = |path: &Path| {
-            let path = path.to_str().expect("a name");
-            let cli = Cli::try_parse_from(["xtask", "run", "--snapshot", path]).expect("accepted");
-            let Command::Run(args) = cli.command else { unreachable!("it is a run") };
-            check(&args).expect_err("refused").to_string()
-        };
+        let refusal = |path: &Path| check(&arguments("--snapshot", path)).expect_err("refused").to_string();
         assert!(refusal(dir.path()).ends_with("it is a directory"));
         assert!(refusal(&dir.path().join("none/file")).ends_with("is no directory"));
     }

@@ -1,12 +1,13 @@
 //! The local APIC: its timer wakes a CPU at a deadline, its messages start and interrupt other CPUs. In x2APIC mode if
-//! firmware has left it so, else through its registers in memory (SDM vol. 3A 11.4, 11.12). All CPUs are in one mode.
+//! firmware has left it so, else through its registers in memory (SDM vol. 3A 11.4, 11.12). All CPUs are in one mode, with their
+//! registers at one address.
 
 use super::interrupts::{self, SPURIOUS, TIMER};
 use super::tsc;
 use crate::layout;
 use addr::{Hpa, Hva};
 use core::arch::asm;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 use x86::msr::{IA32_APIC_BASE, rdmsr, wrmsr};
 
 const X2APIC: u64 = 1 << 10;
@@ -39,11 +40,11 @@ const MEASURED: u64 = 20_000;
 
 /// Timer counts in 2^32 TSC ticks.
 static RATE: AtomicU64 = AtomicU64::new(0);
-/// The mode, which only start-up changes: the MSR is not asked at each access.
-static X2APIC_MODE: AtomicBool = AtomicBool::new(false);
+/// Where the registers are mapped; 0: x2APIC mode. Only start-up changes it: the MSR that says so is not asked at each access.
+static REGISTERS: AtomicU64 = AtomicU64::new(0);
 
 fn in_x2apic_mode() -> bool {
-    X2APIC_MODE.load(Ordering::Relaxed)
+    REGISTERS.load(Ordering::Relaxed) == 0
 }
 
 fn read_base() -> u64 {
@@ -51,8 +52,10 @@ fn read_base() -> u64 {
     unsafe { rdmsr(IA32_APIC_BASE) }
 }
 
-fn register(offset: u32) -> *mut u32 {
-    layout::DEVICES.add(base().as_u64()).add(u64::from(offset)).as_u64() as *mut u32
+/// Where a register is in memory; `None`: x2APIC mode.
+fn register(offset: u32) -> Option<*mut u32> {
+    let at = REGISTERS.load(Ordering::Relaxed);
+    (at != 0).then(|| (at + u64::from(offset)) as *mut u32)
 }
 
 /// Where the registers lie in memory.
@@ -70,10 +73,9 @@ pub(crate) fn mapped_at() -> Hva {
 fn read(offset: u32) -> u32 {
     // SAFETY: a local APIC register, by whichever way it is there; `pages` maps it.
     unsafe {
-        if in_x2apic_mode() {
-            rdmsr(X2APIC_MSRS + offset / 16) as u32
-        } else {
-            register(offset).read_volatile()
+        match register(offset) {
+            Some(register) => register.read_volatile(),
+            None => rdmsr(X2APIC_MSRS + offset / 16) as u32,
         }
     }
 }
@@ -81,10 +83,9 @@ fn read(offset: u32) -> u32 {
 fn write(offset: u32, value: u32) {
     // SAFETY: as above; the values written are those of this module.
     unsafe {
-        if in_x2apic_mode() {
-            wrmsr(X2APIC_MSRS + offset / 16, u64::from(value));
-        } else {
-            register(offset).write_volatile(value);
+        match register(offset) {
+            Some(register) => register.write_volatile(value),
+            None => wrmsr(X2APIC_MSRS + offset / 16, u64::from(value)),
         }
     }
 }
@@ -97,7 +98,8 @@ pub(crate) fn switch_to_x2apic_mode() {
 
 /// Enables the boot CPU's local APIC, lets the PIC through, and measures the timer against the TSC.
 pub(crate) fn init() {
-    X2APIC_MODE.store(read_base() & X2APIC != 0, Ordering::Relaxed);
+    let is_in_memory = read_base() & X2APIC == 0;
+    REGISTERS.store(if is_in_memory { mapped_at().as_u64() } else { 0 }, Ordering::Relaxed);
     enable();
     log::info!("local APIC in {} mode", if in_x2apic_mode() { "x2APIC" } else { "xAPIC" });
     write(LVT_LINT0, EXT_INT);

@@ -36,7 +36,7 @@ pub(crate) fn run(kvm: &Kvm, vm: &VmFd, mut memory: Memory, files: &Files<'_>) -
     let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
     vm.create_pit2(pit).context("KVM_CREATE_PIT2")?;
     let _memory = Calls::new(vm, memory)?;
-    let mut vcpu = vcpu::create(kvm, vm, tell)?;
+    let mut vcpu = vcpu::create(kvm, vm, 0, tell)?;
     tell_of_fast_strings(&vcpu)?;
     vcpu::begin(&vcpu, &entry)?;
     let board = Board::new(&Config {

@@ -1,5 +1,5 @@
 //! A small monitor for Linux' KVM: the other side of `cargo xtask bench --vs kvm`. It runs one kernel on one
-//! virtual processor and answers the calls that Herald's test guests make, by the system calls that do the same.
+//! virtual processor, or two, and answers the calls that Herald's test guests make, by the system calls that do the same.
 //!
 //! ```text
 //!   guest ── OUT 0xe8: call, range ──► KVM ──► this program ──► madvise, mprotect, fork, KVM_GET_DIRTY_LOG, ksmd, lru_gen
@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Usage: `kvm-vmm KERNEL MIB COMMAND-LINE`. `abi::hypercall` has the calls. With a fourth argument, an initial RAM disk, the
-//! kernel is a Linux, on a board like Herald's ([`linux`]).
+//! kernel is a Linux, on a board like Herald's ([`linux`]). `--second` before all: with a second virtual processor ([`second`]).
 
 mod books;
 mod calls;
@@ -16,6 +16,7 @@ mod dirty_log;
 mod kernel;
 mod linux;
 mod memory;
+mod second;
 mod vcpu;
 
 use abi::hypercall::{BY_PORT_SIGNATURE, CPUID_LEAF};
@@ -25,6 +26,7 @@ use kernel::Files;
 use kvm_bindings::kvm_cpuid_entry2;
 use kvm_ioctls::{Kvm, VcpuExit, VmFd};
 use memory::Memory;
+use second::Second;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -46,9 +48,11 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<u8> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    let has_second = arguments.first().is_some_and(|first| first == "--second");
+    arguments.drain(..usize::from(has_second));
     let [kernel, mib, command_line, initrd @ ..] = &arguments[..] else {
-        bail!("usage: kvm-vmm KERNEL MIB COMMAND-LINE [INITRD]")
+        bail!("usage: kvm-vmm [--second] KERNEL MIB COMMAND-LINE [INITRD]")
     };
     let mib: usize = mib.parse().with_context(|| format!("`{mib}` MiB"))?;
     let files = Files { kernel, initrd: initrd.first().map(String::as_str), command_line };
@@ -59,15 +63,16 @@ fn run() -> Result<u8> {
     if files.initrd.is_some() {
         linux::run(&kvm, &vm, memory, &files)
     } else {
-        bench(&kvm, &vm, memory, &files)
+        bench(&kvm, &vm, memory, &files, has_second)
     }
 }
 
 /// Runs the test guest to its end; its status.
-fn bench(kvm: &Kvm, vm: &VmFd, mut memory: Memory, files: &Files<'_>) -> Result<u8> {
+fn bench(kvm: &Kvm, vm: &VmFd, mut memory: Memory, files: &Files<'_>, has_second: bool) -> Result<u8> {
     let entry = kernel::load(files, &mut memory)?;
     let mut calls = Calls::new(vm, memory)?;
-    let mut vcpu = vcpu::create(kvm, vm, tell_of_calls)?;
+    let second = has_second.then(|| Second::create(kvm, vm, tell_of_calls)).transpose()?;
+    let mut vcpu = vcpu::create(kvm, vm, 0, tell_of_calls)?;
     vcpu::begin(&vcpu, &entry)?;
     let mut said = Vec::new();
     loop {
@@ -87,6 +92,9 @@ fn bench(kvm: &Kvm, vm: &VmFd, mut memory: Memory, files: &Files<'_>) -> Result<
             }
             VcpuExit::IoIn(LINE_STATUS, data) => data.fill(READY),
             VcpuExit::IoIn(_, data) => data.fill(u8::MAX),
+            VcpuExit::MmioWrite(address, data) if has_second => {
+                second.iter().try_for_each(|second| second.apic_written(address, data))?;
+            }
             VcpuExit::IoOut(..) | VcpuExit::Intr => {}
             other => {
                 let reason = format!("{other:?}");

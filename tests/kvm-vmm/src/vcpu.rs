@@ -11,11 +11,16 @@ const PAGING: u64 = 1 << 31;
 const PAE: u64 = 1 << 5;
 const LONG_MODE: u64 = 1 << 10 | 1 << 8;
 /// RFLAGS: the bit that is always set.
-const FLAGS: u64 = 2;
+pub(crate) const FLAGS: u64 = 2;
 
-/// Creates it; CPUID tells what KVM can do, and what `tell` adds.
-pub(crate) fn create(kvm: &Kvm, vm: &VmFd, tell: impl FnOnce(&mut Vec<kvm_cpuid_entry2>)) -> Result<VcpuFd> {
-    let vcpu = vm.create_vcpu(0).context("KVM_CREATE_VCPU")?;
+/// Creates it, with this number; CPUID tells what KVM can do, and what `tell` adds.
+pub(crate) fn create(
+    kvm: &Kvm,
+    vm: &VmFd,
+    id: u64,
+    tell: impl FnOnce(&mut Vec<kvm_cpuid_entry2>),
+) -> Result<VcpuFd> {
+    let vcpu = vm.create_vcpu(id).context("KVM_CREATE_VCPU")?;
     let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).context("KVM_GET_SUPPORTED_CPUID")?;
     let mut leaves = supported.as_slice().to_vec();
     tell(&mut leaves);

@@ -32,6 +32,9 @@ pub(super) const LINUX: &str = "console=ttyS0,115200 quiet loglevel=1 mitigation
                                 norandmaps nowatchdog audit=0 clearcpuid=erms";
 /// On one processor Linux takes the lock prefixes out of its code, which Herald does not.
 const SMP: &str = "noreplace-smp";
+/// With two, one that idles waits for interrupts: Bochs' MONITOR drops others' translations of the physical address, taken for a linear one,
+/// so that what they write there need not end an MWAIT.
+const HALTS: &str = "idle=halt";
 /// Bytes of the swap in compressed memory.
 const SWAP: &str = "256M";
 /// RAM of the guest, in MiB.
@@ -75,21 +78,21 @@ fn pass_over(mut printed: Box<dyn BufRead>) {
 /// What a guest says of its events, and what `watch` makes of the traces of so many at most.
 pub(in super::super) type Traced<S> = (Vec<Row>, S);
 
-/// Runs the guest on an EPT with this command line, traced between its breaks.
+/// Runs the guest on an EPT with this command line, traced between its breaks, on so many processors, with as many of its own: one or two.
 ///
 /// # Errors
 /// As for [`measure`].
 pub(in super::super) fn traced<S: Send + 'static>(
     guest: &Path,
     append: &str,
-    times: usize,
+    (times, cpus): (usize, u32),
     watch: impl FnOnce(Box<dyn BufRead>) -> S + Send + 'static,
 ) -> Result<Traced<S>> {
-    let side = Side::make(SMP)?;
-    let monitor = format!("kvm-vmm /guest {GUEST_MIB} '{append}'");
+    let (linux, second) = if cpus > 1 { (HALTS, "--second ") } else { ("", "") };
+    let side = Side { cpus, ..Side::make(&format!("{SMP} {linux}"))? };
+    let monitor = format!("kvm-vmm {second}/guest {GUEST_MIB} '{append}'");
     let runs = side.with_paging(Variant::Ept.kvm_module(), true) + &of_variant(Variant::Ept, &monitor);
-    let (said, seen) =
-        side.run(&[("/guest", guest)], &runs, Pace::Traced { times, cpus: 1 }, follow, watch)?;
+    let (said, seen) = side.run(&[("/guest", guest)], &runs, Pace::Traced { times, cpus }, follow, watch)?;
     let rows = said.figures.of(Variant::Ept).iter();
     let rows = rows.map(|(event, cost)| Row { event: event.clone(), ticks: cost.ticks, pages: cost.pages });
     Ok((rows.collect(), seen))
@@ -102,6 +105,8 @@ pub(super) struct Side {
     /// Linux' command line.
     options: String,
     cpu: Cpu,
+    /// Processors of the machine.
+    cpus: u32,
 }
 
 impl Side {
@@ -122,6 +127,7 @@ impl Side {
             kernel: debian_kernel::fetch().context("a Linux with KVM")?,
             options,
             cpu: Cpu::Haswell,
+            cpus: 1,
         })
     }
 
@@ -146,7 +152,7 @@ impl Side {
         let files = [("vmlinuz".into(), linux), ("initramfs".into(), self.initramfs(files, runs)?)];
         grub::write_iso(dir.path(), &config, &files, &cd)?;
         let medium = Medium { image: &cd, is_cd: true, memory: MEMORY };
-        let how = Emulation { cpu: self.cpu, cpus: 1, ips: IPS, pace };
+        let how = Emulation { cpu: self.cpu, cpus: self.cpus, ips: IPS, pace };
         let mut machine = bochs::start_medium(&medium, how, dir.path())?;
         let printed = std::mem::replace(&mut machine.link, Box::new(std::io::empty()));
         let watcher = std::thread::spawn(move || watch(Box::new(BufReader::new(printed))));

@@ -124,8 +124,10 @@ impl Bench {
     }
 }
 
-/// What another CPU does, to the end: no PAUSE, for which a host may take the CPU away.
+/// What another CPU does, to the end: no PAUSE, for which a host may take the CPU away. With interrupts on, as most programs have
+/// them: where RFLAGS.IF is 0 from the entry on, Bochs 2.7 keeps the host's own interrupts waiting, too.
 fn stay(_: u64) {
+    cpu::enable_interrupts();
     loop {
         cpu::do_nothing();
     }
@@ -137,6 +139,10 @@ pub(crate) fn run(guest: &mut Guest) -> Result<(), Failure> {
     let huge = guest.argument("huge").is_some();
     println!("entry: {}", guest.info.protocol());
     let cpus = guest.argument("cpus").unwrap_or(1);
+    if cpus > 1 {
+        // As in `stay`: a host may wait for this one, too.
+        cpu::enable_interrupts();
+    }
     cpus::start_those(&mut guest.memory, cpus, stay)?;
     let mut bench = Bench { host, pages: guest.memory.take_aligned(count)?, call: 0 };
     bench.measure_call()?;
