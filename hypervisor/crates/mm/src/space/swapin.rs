@@ -14,11 +14,11 @@ use super::fault::Fault;
 use super::{AddressSpace, FaultError};
 use crate::frames::PageFlags;
 use crate::host::Host;
+use crate::merge::Sharer;
 use crate::mm::Mm;
 use crate::swap::{Comeback, Probe, SwapDevice};
 use crate::vma::Access;
 use addr::{PageSize, Pfn};
-use alloc::sync::Arc;
 use mutants::{Mutant, intact};
 use paging::{Found, HostEntry, Leaf, TableEntry, TableReserve};
 
@@ -187,12 +187,8 @@ impl<H: Host> AddressSpace<H> {
         if owner == chain.id() && index == fault.index() {
             return false;
         }
-        // The number of another page's owner may be a merged page's by now.
-        let merged = meta.has(PageFlags::MERGED).then(|| self.mm.rmaps().get(owner)).flatten();
-        let sharers = merged.and_then(|rmap| rmap.sharers());
-        !sharers.is_some_and(|all| {
-            all.iter().any(|(rmap, index)| Arc::ptr_eq(rmap, chain) && *index == fault.index())
-        })
+        let here = Sharer::new(chain.id(), fault.index());
+        !(owner.merged().is_some() && self.mm.book().names(&**self.host(), owner, here))
     }
 
     /// Maps a copy of a cached frame in place of a note. The page lock is held, and nobody writes to the frame: it is not
