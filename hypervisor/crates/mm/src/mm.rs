@@ -160,8 +160,7 @@ impl<H: Host> Mm<H> {
     /// The metadata of a frame whose entries are counted; `None` for the zero page and for frames of
     /// execute-in-place stores, which are nobody's to free.
     pub fn counted(&self, frame: Pfn) -> Option<&FrameMeta> {
-        let counted = frame != self.zero_page && self.host.frames().is_used(frame);
-        counted.then(|| self.host.frames().meta(frame))
+        if frame == self.zero_page { None } else { self.host.frames().meta_in_use(frame) }
     }
 
     /// Tells of frames whether they are counted, and dirty. What is asked of each is one load: where the metadata is, is found once.

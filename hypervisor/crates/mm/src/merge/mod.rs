@@ -31,7 +31,7 @@ use addr::{Hva, Pfn};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 pub(crate) use book::{Added, Book, Sharer};
-use candidates::{Candidate, Candidates, GROUP};
+use candidates::{Candidate, Candidates};
 pub use contents::sampled_word;
 pub(crate) use contents::{checksum_by_words, equal_by_pieces};
 use core::ops::ControlFlow;
@@ -107,6 +107,7 @@ impl Looked {
     }
 
     /// Looks at one more page.
+    #[inline]
     pub(crate) fn look(&mut self, meta: &FrameMeta, page: (Hva, Pfn), checksum: u32) {
         self.scanned += 1;
         // Sixteen bits of it do: a volatile page that is taken for another now and then costs a comparison.
@@ -238,8 +239,9 @@ impl<H: Host> Mm<H> {
         if !merge.candidates.is_turn_of(page.checksum) || !merge.stable.is_ready() {
             return false;
         }
-        for place in 0..GROUP {
-            let Some(other) = merge.candidates.take(page.checksum, place) else { continue };
+        let mut from = 0;
+        while let Some((place, other)) = merge.candidates.take(page.checksum, from) {
+            from = place + 1;
             match self.join_other(merge, space, page, &other) {
                 Join::Joined => return true,
                 Join::Gone => {}

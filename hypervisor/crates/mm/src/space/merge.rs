@@ -19,9 +19,9 @@ use crate::host::Host;
 use crate::merge::{Added, Looked, MOST_SHARERS, Merged, Page, Sharer};
 use crate::rmap::RmapId;
 use crate::vma::{Access, VmaFlags, VmaKind, VmaTree};
-use addr::{Hva, HvaRange, PageSize, Pfn};
+use addr::{Hva, HvaRange, PAGE_SHIFT, PageSize, Pfn};
 use mutants::{Mutant, PageSite, intact};
-use paging::{Entries, Found, HostEntry, Leaf, Level, Rights, TableEntry, View, walk_to};
+use paging::{Entries, Found, HostEntry, Leaf, Level, Rights, TableEntry, walk_to};
 
 /// Pages that are not merged, whatever they contain.
 const SPECIAL: PageFlags = PageFlags::LAZY_FREE.union(PageFlags::HUGETLB).union(PageFlags::MERGED);
@@ -66,14 +66,19 @@ impl<H: Host> AddressSpace<H> {
         let own = above.level == Level::Pd && !above.entry.is_shared_table();
         let Some(table) = above.entry.next_table().filter(|_| own) else { return block.end() };
         let entries = self.host().entries(table);
-        for page in block.pages() {
-            let entry = HostEntry::from_bits(entries.load(Level::Pt.index(page.as_u64())));
-            let View::Leaf(leaf) = entry.view(Level::Pt) else { continue };
-            let Some(meta) = self.unmerged(leaf.pfn) else { continue };
+        let first = Level::Pt.index(block.start().as_u64());
+        for (index, place) in (first..).zip(0..block.len() >> PAGE_SHIFT) {
+            let entry = HostEntry::from_bits(entries.load(index));
+            if !entry.is_page() {
+                continue;
+            }
+            let frame = entry.page();
+            let Some(meta) = self.unmerged(frame) else { continue };
+            let page = block.start().add(place << PAGE_SHIFT);
             if looked.is_full() {
                 return page;
             }
-            looked.look(meta, (page, leaf.pfn), self.host().checksum(leaf.pfn));
+            looked.look(meta, (page, frame), self.host().checksum(frame));
         }
         block.end()
     }
@@ -233,13 +238,17 @@ impl<H: Host> AddressSpace<H> {
             self.host().store(old.at, old.entry.bits());
             return false;
         };
-        let owed = self.uncount_leaf(&leaf);
+        let owed = match self.mm.counted(target) {
+            // One goes, one comes: as many are resident as before.
+            Some(target) => {
+                target.get();
+                target.add_entry();
+                self.mm.remove_page(place.frame)
+            }
+            None => self.uncount_leaf(&leaf),
+        };
         let rights = Rights { write: false, ..leaf.rights };
         let new = Leaf { pfn: target, rights, dirty: false, ..leaf };
-        if let Some(meta) = self.mm.counted(target) {
-            meta.get();
-            self.count_leaf(&new);
-        }
         self.host().store(old.at, HostEntry::leaf(new).bits());
         if !intact(Mutant::MergeReplacesFirst) {
             self.chain.invalidate_page(PageSite::MergeReplace, place.address);
