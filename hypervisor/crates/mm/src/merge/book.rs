@@ -131,7 +131,6 @@ impl Book {
         let mut open = self.open(memory);
         let page = open.take()?;
         let chunk = open.chunk(page)?;
-        open.write(chunk, 0, 0);
         open.write(chunk, 1, 0);
         open.write(chunk, 2, 1);
         open.write(chunk, HEAD, sharer.0);
@@ -184,13 +183,15 @@ impl Book {
     pub(crate) fn add(&self, memory: &impl Memory, page: RmapId, sharer: Sharer, most: usize) -> Added {
         let mut open = self.open(memory);
         let Some(first) = open.chunk(page) else { return Added::Refused };
-        if open.names(first, sharer) {
+        let counts = open.read(first, 2);
+        let count = counts as u32 as usize;
+        if open.names(first, count, sharer) {
             return Added::Known;
         }
-        if open.count(first) >= most {
+        if count >= most {
             return Added::Refused;
         }
-        open.push(first, sharer).map_or(Added::Refused, |()| Added::New)
+        open.push(first, counts, sharer).map_or(Added::Refused, |()| Added::New)
     }
 
     /// The newest one was not merged after all.
@@ -204,7 +205,7 @@ impl Book {
     /// Whether the page stands for that one, or has.
     pub(crate) fn names(&self, memory: &impl Memory, page: RmapId, sharer: Sharer) -> bool {
         let open = self.open(memory);
-        open.chunk(page).is_some_and(|first| open.names(first, sharer))
+        open.chunk(page).is_some_and(|first| open.names(first, open.count(first), sharer))
     }
 
     /// The sharers of a page, part by part, the lock let go in between; `None` where it has no such part.
@@ -365,34 +366,42 @@ impl<M: Memory> Open<'_, M> {
     }
 
     #[inline]
-    fn names(&self, first: Chunk, sharer: Sharer) -> bool {
-        let mut own = (HEAD..WORDS).take(self.count(first));
-        own.any(|word| self.read(first, word) == sharer.0)
-            || self.count(first) > FIRST && self.parts(first).skip(1).any(|part| part.contains(&sharer))
+    fn names(&self, first: Chunk, count: usize, sharer: Sharer) -> bool {
+        let own = HEAD + count.min(FIRST) as u16;
+        (HEAD..own).any(|word| self.read(first, word) == sharer.0)
+            || count > FIRST && self.parts(first).skip(1).any(|part| part.contains(&sharer))
     }
 
     /// `None`: there is no room.
-    fn push(&mut self, first: Chunk, sharer: Sharer) -> Option<()> {
-        let (count, mut last) = (self.count(first), high(self.read(first, 2)));
-        let (chunk, word) = match count.checked_sub(FIRST) {
-            None => (first, HEAD + count as u16),
-            Some(rest) if rest % MORE > 0 => (self.chunk(last?)?, LINK + (rest % MORE) as u16),
-            Some(_) => {
-                let more = self.take()?;
-                let chunk = self.chunk(more)?;
-                self.write(chunk, 0, 0);
-                if intact(Mutant::BookLosesChunk) {
-                    self.link(first, last, Some(more));
-                }
-                last = Some(more);
-                (chunk, LINK)
-            }
+    #[inline]
+    fn push(&mut self, first: Chunk, counts: u64, sharer: Sharer) -> Option<()> {
+        let count = counts as u32 as usize;
+        let (chunk, word, counts) = match count.checked_sub(FIRST) {
+            None => (first, HEAD + count as u16, counts),
+            Some(behind) => self.room_behind(first, counts, behind % MORE)?,
         };
         if intact(Mutant::BookForgetsSharer) {
             self.write(chunk, word, sharer.0);
         }
-        self.write(first, 2, pair(last, None) | (count as u64 + 1));
+        self.write(first, 2, counts + 1);
         Some(())
+    }
+
+    /// Where one more sharer goes that finds no room in a page's first chunk: the last one, which has `more`, or a new one, if that is
+    /// none; and what the page's word of last and count is then.
+    #[inline(never)]
+    fn room_behind(&mut self, first: Chunk, counts: u64, more: usize) -> Option<(Chunk, u16, u64)> {
+        let last = high(counts);
+        if more > 0 {
+            return Some((self.chunk(last?)?, LINK + more as u16, counts));
+        }
+        let new = self.take()?;
+        let chunk = self.chunk(new)?;
+        self.write(chunk, 0, 0);
+        if intact(Mutant::BookLosesChunk) {
+            self.link(first, last, Some(new));
+        }
+        Some((chunk, LINK, pair(Some(new), None) | u64::from(counts as u32)))
     }
 
     /// Links a chunk, or none, behind the last one, or behind the first.
