@@ -5,7 +5,7 @@
 //! ```
 //!
 //! There is one reverse map for each file, and one for each anonymous area and all areas that fork, split and
-//! mremap have made of it. A link covers one area. Links are kept a superset of the truth: a new one is added
+//! mremap have made of it. An area has it from its first moment: no fault has to make one, and so none allocates. A link covers one area. Links are kept a superset of the truth: a new one is added
 //! before the entries that need it, an old one removed after they are gone; so a visit misses no entry, and
 //! finds out about places that map something else by looking at the entry itself.
 //!
@@ -23,6 +23,8 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::num::NonZeroU32;
 use core::ops::ControlFlow;
+use core::sync::atomic::{AtomicBool, Ordering};
+use mutants::{Mutant, intact};
 use sync::{Mutex, MutexGuard, Once, Rank, RwLock};
 
 /// Names a reverse map in a frame's metadata, or a merged page in the book of these.
@@ -84,6 +86,9 @@ pub(crate) struct Rmap<H: Host> {
     id: RmapId,
     /// Whose pages it finds; empty for anonymous pages.
     file: Once<Weak<File<H>>>,
+    /// Whether an anonymous page may have it as its owner. Written by faults under the mmap lock, held for reading; relaxed: who asks
+    /// holds that of the same space for writing, and of others' pages nothing is decided.
+    used: AtomicBool,
     links: Mutex<Vec<Link<H>>>,
     table: Arc<Rmaps<H>>,
 }
@@ -129,6 +134,20 @@ pub(crate) type Visited<H> = Vec<Arc<AddressSpace<H>>>;
 impl<H: Host> Rmap<H> {
     pub(crate) fn id(&self) -> RmapId {
         self.id
+    }
+
+    /// Its number, for a frame that is to be an anonymous page of it.
+    #[inline]
+    pub(crate) fn owner_id(&self) -> RmapId {
+        if !self.used.load(Ordering::Relaxed) && intact(Mutant::OwnLeavesUnused) {
+            self.used.store(true, Ordering::Relaxed);
+        }
+        self.id
+    }
+
+    /// Whether an anonymous page may have it as its owner.
+    pub(crate) fn is_used(&self) -> bool {
+        self.used.load(Ordering::Relaxed)
     }
 
     /// Makes it a file's. Before any page has it as its owner.
@@ -238,6 +257,7 @@ impl<H: Host> Rmaps<H> {
         let map = Arc::new(Rmap {
             id,
             file: Once::new(),
+            used: AtomicBool::new(false),
             links: Mutex::new(rank, Vec::new()),
             table: Arc::clone(self),
         });

@@ -123,7 +123,7 @@ impl<H: Host> AddressSpace<H> {
     /// The place of a page that may be merged.
     fn place(&self, vmas: &VmaTree<H>, address: Hva, frame: Pfn) -> Option<Place> {
         let vma = vmas.find(address).filter(|vma| vma.flags.contains(VmaFlags::MERGEABLE))?;
-        Some(Place { address, frame, rmap: vma.anon.get()?.id(), index: vma.index_of(address) })
+        Some(Place { address, frame, rmap: vma.anon.id(), index: vma.index_of(address) })
     }
 
     /// A page that nobody but this entry has, and its lock, if it is free. The entry keeps the page.
@@ -149,7 +149,7 @@ impl<H: Host> AddressSpace<H> {
         let vmas = self.vmas.read();
         self.own_table(address).ok()?;
         let vma = vmas.find(address).filter(|vma| vma.flags.contains(VmaFlags::MERGEABLE))?;
-        let (rmap, index) = (vma.anon.get()?.id(), vma.index_of(address));
+        let (rmap, index) = (vma.anon.id(), vma.index_of(address));
         let host = &**self.host();
         let page = self.mm.book().begin(host, Sharer::new(rmap, index))?;
         let frame = self.protect_merged((address, rmap, index), like, page);

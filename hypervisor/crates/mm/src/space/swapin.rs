@@ -183,11 +183,10 @@ impl<H: Host> AddressSpace<H> {
     fn is_anothers(&self, fault: &Fault<'_, H>, frame: Pfn) -> bool {
         let meta = self.host().frames().meta(frame);
         let Some((owner, index)) = meta.owner() else { return false };
-        let chain = fault.vmas.prepare_anon(fault.vma, self.mm.rmaps());
-        if owner == chain.id() && index == fault.index() {
+        if owner == fault.vma.anon.id() && index == fault.index() {
             return false;
         }
-        let here = Sharer::new(chain.id(), fault.index());
+        let here = Sharer::new(fault.vma.anon.id(), fault.index());
         !(owner.merged().is_some() && self.mm.book().names(&**self.host(), owner, here))
     }
 
@@ -231,13 +230,12 @@ impl<H: Host> AddressSpace<H> {
         frame: Pfn,
     ) -> Option<Leaf> {
         let meta = self.host().frames().meta(frame);
-        let chain = fault.vmas.prepare_anon(fault.vma, self.mm.rmaps());
         let tables = self.tables.lock();
         if self.again(&tables, found).entry != found.entry {
             return None;
         }
         if meta.owner().is_none() {
-            meta.set_owner(chain.id(), fault.index());
+            meta.set_owner(fault.vma.anon.owner_id(), fault.index());
             meta.set_swap_slot(Some(slot));
         }
         self.swapped.count_back();
