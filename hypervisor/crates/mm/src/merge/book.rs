@@ -137,15 +137,11 @@ impl Book {
         Some(page)
     }
 
-    /// The page has gone, or was none after all.
+    /// The page was none after all.
     pub(crate) fn end(&self, memory: &impl Memory, page: RmapId) {
         let mut open = self.open(memory);
-        let Some(chunk) = open.chunk(page) else { return };
-        let mut more = low(open.read(chunk, 1));
-        open.free(page);
-        while let Some(next) = more {
-            more = open.chunk(next).and_then(|chunk| low(open.read(chunk, 0)));
-            open.free(next);
+        if let Some(first) = open.chunk(page) {
+            open.end(page, first);
         }
     }
 
@@ -163,19 +159,52 @@ impl Book {
         open.write(chunk, 1, pair(next, low(open.read(chunk, 1))));
     }
 
-    /// The same, with another next of its group.
-    pub(crate) fn set_next(&self, memory: &impl Memory, page: RmapId, next: Option<RmapId>) {
+    /// Those of a group that stay, of which the newest is given; the others have gone. The newest then.
+    pub(crate) fn retain(
+        &self,
+        memory: &impl Memory,
+        mut newest: Option<RmapId>,
+        stays: impl Fn(Pfn, RmapId) -> bool,
+    ) -> Option<RmapId> {
+        let mut open = self.open(memory);
+        let (mut last, mut next) = (None, newest);
+        while let Some((page, first)) = next.and_then(|page| Some((page, open.chunk(page)?))) {
+            next = high(open.read(first, 1));
+            if stays(open.frame(first), page) {
+                last = Some(first);
+                continue;
+            }
+            match last {
+                Some(last) => open.write(last, 1, pair(next, low(open.read(last, 1)))),
+                None => newest = next,
+            }
+            if intact(Mutant::BookKeepsGone) {
+                open.end(page, first);
+            }
+        }
+        newest
+    }
+
+    /// Calls `visit` with each frame of a group, of which the newest is given, and what it is there.
+    pub(crate) fn each(
+        &self,
+        memory: &impl Memory,
+        newest: Option<RmapId>,
+        mut visit: impl FnMut(Pfn, RmapId),
+    ) {
         let open = self.open(memory);
-        let Some(chunk) = open.chunk(page) else { return };
-        open.write(chunk, 1, pair(next, low(open.read(chunk, 1))));
+        let mut next = newest;
+        while let Some((page, first)) = next.and_then(|page| Some((page, open.chunk(page)?))) {
+            next = high(open.read(first, 1));
+            visit(open.frame(first), page);
+        }
     }
 
     /// What it is found by.
     pub(crate) fn noted(&self, memory: &impl Memory, page: RmapId) -> Option<Noted> {
         let open = self.open(memory);
         let chunk = open.chunk(page)?;
-        let found = open.read(chunk, 0);
-        let (frame, checksum) = (Pfn::new(found >> 32), found as u32);
+        let (frame, checksum) = (open.frame(chunk), open.read(chunk, 0) as u32);
         Some(Noted { frame, checksum, next: high(open.read(chunk, 1)), count: open.count(chunk) })
     }
 
@@ -338,6 +367,22 @@ impl<M: Memory> Open<'_, M> {
         *free |= 1 << (number % CHUNKS);
         if *free == ALL {
             self.memory.give_back(*frame);
+        }
+    }
+
+    /// The frame of the page whose first chunk that is.
+    #[inline]
+    fn frame(&self, first: Chunk) -> Pfn {
+        Pfn::new(self.read(first, 0) >> 32)
+    }
+
+    /// A page has gone: its chunks are free.
+    fn end(&mut self, page: RmapId, first: Chunk) {
+        let mut more = self.behind(first, HEAD);
+        self.free(page);
+        while let Some((id, chunk)) = more.and_then(|id| Some((id, self.chunk(id)?))) {
+            more = self.behind(chunk, LINK);
+            self.free(id);
         }
     }
 

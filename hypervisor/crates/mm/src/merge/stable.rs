@@ -116,41 +116,22 @@ impl Stable {
 
     /// Forgets pages whose frames have gone.
     pub(super) fn forget_gone<H: Host>(&mut self, mm: &Mm<H>) {
-        let (book, host) = (mm.book(), &**mm.host());
-        for newest in &mut self.groups {
-            let (mut last, mut next) = (None, *newest);
-            while let Some(page) = next {
-                let Some(noted) = book.noted(host, page) else { break };
-                next = noted.next;
-                let merged = Merged { frame: noted.frame, page };
-                if merged.is_there(mm) && intact(Mutant::BookForgetsMapped) {
-                    last = Some(page);
-                    continue;
-                }
-                match last {
-                    Some(last) => book.set_next(host, last, next),
-                    None => *newest = next,
-                }
-                if intact(Mutant::BookKeepsGone) {
-                    book.end(host, page);
-                }
-            }
+        let stays = |frame, page| Merged { frame, page }.is_there(mm) && intact(Mutant::BookForgetsMapped);
+        for newest in self.groups.iter_mut().filter(|newest| newest.is_some()) {
+            *newest = mm.book().retain(&**mm.host(), *newest, stays);
         }
     }
 
     /// How many frames there are, and how many entries map them.
     pub(super) fn count<H: Host>(&self, mm: &Mm<H>) -> (u64, u64) {
         let (mut shared, mut sharing) = (0, 0);
-        for &newest in &self.groups {
-            let mut next = newest;
-            while let Some(noted) = next.and_then(|page| mm.book().noted(&**mm.host(), page)) {
-                let merged = next.map(|page| Merged { frame: noted.frame, page });
-                next = noted.next;
-                if merged.is_some_and(|merged| merged.is_there(mm)) {
+        for &newest in self.groups.iter().filter(|newest| newest.is_some()) {
+            mm.book().each(&**mm.host(), newest, |frame, page| {
+                if (Merged { frame, page }).is_there(mm) {
                     shared += 1;
-                    sharing += u64::from(mm.host().frames().meta(noted.frame).map_count());
+                    sharing += u64::from(mm.host().frames().meta(frame).map_count());
                 }
-            }
+            });
         }
         (shared, sharing)
     }

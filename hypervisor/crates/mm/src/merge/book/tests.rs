@@ -118,10 +118,50 @@ fn what_a_page_is_found_by_stays_while_sharers_come() {
     }
     let noted = Noted { frame: Pfn::new(77), checksum: 0xdead_beef, next: Some(other), count: 39 };
     assert_eq!(book.noted(&memory, page), Some(noted));
-    book.set_next(&memory, page, None);
-    assert_eq!(book.noted(&memory, page), Some(Noted { next: None, ..noted }));
     assert_eq!(sharers(&book, &memory, page).len(), 39);
     assert_eq!(sharers(&book, &memory, other), [sharer(0)]);
+}
+
+/// A group of so many, the newest first, with frames of these numbers.
+fn group(book: &Book, memory: &Frames, count: u64) -> Option<RmapId> {
+    (0..count).fold(None, |newest, number| {
+        let page = book.begin(memory, sharer(number)).expect("a frame");
+        book.note(memory, page, (Pfn::new(number), 7), newest);
+        Some(page)
+    })
+}
+
+fn frames_of(book: &Book, memory: &Frames, newest: Option<RmapId>) -> Vec<u64> {
+    let mut frames = Vec::new();
+    book.each(memory, newest, |frame, _| frames.push(frame.as_u64()));
+    frames
+}
+
+#[test]
+fn those_that_have_gone_leave_their_group_wherever_they_are() {
+    for stay in 0..1 << 5 {
+        let (memory, book) = (Frames::new(1), Book::new());
+        let newest = group(&book, &memory, 5);
+        assert_eq!(frames_of(&book, &memory, newest), [4, 3, 2, 1, 0]);
+        let stays = |frame: u64| stay >> frame & 1 == 1;
+        let newest = book.retain(&memory, newest, |frame, _| stays(frame.as_u64()));
+        let left: Vec<_> = (0..5).rev().filter(|&frame| stays(frame)).collect();
+        assert_eq!(frames_of(&book, &memory, newest), left);
+        assert_eq!(memory.taken(), usize::from(stay > 0));
+    }
+}
+
+#[test]
+fn a_page_goes_with_all_its_sharers() {
+    let (memory, book) = (Frames::new(1), Book::new());
+    let newest = group(&book, &memory, 2);
+    for number in 2..100 {
+        book.add(&memory, newest.expect("a page"), sharer(number), MOST);
+    }
+    let newest = book.retain(&memory, newest, |frame, _| frame == Pfn::new(0));
+    assert_eq!(frames_of(&book, &memory, newest), [0]);
+    // All but one chunk are free again.
+    assert_eq!((0..).map_while(|number| book.begin(&memory, sharer(number))).count(), 63);
 }
 
 #[test]
