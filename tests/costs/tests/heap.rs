@@ -20,12 +20,16 @@ thread_local! {
 
 // SAFETY: `System` does all of it; a counter without a destructor, which allocates nothing, is beside it.
 unsafe impl GlobalAlloc for Counting {
+    /// # Safety
+    /// That of [`GlobalAlloc::alloc`].
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ASKED.set(ASKED.get() + 1);
         // SAFETY: the caller's promise is passed on.
         unsafe { System.alloc(layout) }
     }
 
+    /// # Safety
+    /// That of [`GlobalAlloc::dealloc`].
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         // SAFETY: the caller's promise is passed on.
         unsafe { System.dealloc(pointer, layout) };

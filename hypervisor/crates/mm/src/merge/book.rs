@@ -460,7 +460,7 @@ impl<M: Memory> Open<'_, M> {
     fn pop(&mut self, first: Chunk) {
         let Some(count) = self.count(first).checked_sub(1) else { return };
         let mut last = high(self.read(first, 2));
-        if let Some(empty) = last.filter(|_| count >= FIRST && (count - FIRST) % MORE == 0) {
+        if let Some(empty) = last.filter(|_| count >= FIRST && (count - FIRST).is_multiple_of(MORE)) {
             last = self.before(first, empty);
             self.link(first, last, None);
             self.free(empty);

@@ -267,7 +267,7 @@ impl<H: Host> Mm<H> {
         // What it is found by, now that it cannot change: what its like has; at worst, what that had before.
         let checksum = if joined { page.checksum } else { self.host().checksum(merged.frame) };
         self.put(merged.frame);
-        merge.stable.add((&self.book(), &**self.host()), checksum, merged);
+        merge.stable.add((self.book(), &**self.host()), checksum, merged);
         if joined { Join::Joined } else { Join::Gone }
     }
 }
