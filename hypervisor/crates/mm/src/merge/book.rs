@@ -414,7 +414,22 @@ impl<M: Memory> Open<'_, M> {
     fn names(&self, first: Chunk, count: usize, sharer: Sharer) -> bool {
         let own = HEAD + count.min(FIRST) as u16;
         (HEAD..own).any(|word| self.read(first, word) == sharer.0)
-            || count > FIRST && self.parts(first).skip(1).any(|part| part.contains(&sharer))
+            || count > FIRST && self.names_behind(first, count - FIRST, sharer)
+    }
+
+    /// The same of the `left` sharers behind the first chunk.
+    #[inline(never)]
+    fn names_behind(&self, first: Chunk, mut left: usize, sharer: Sharer) -> bool {
+        let mut next = self.behind(first, HEAD);
+        while let Some(chunk) = next.filter(|_| left > 0).and_then(|id| self.chunk(id)) {
+            let held = left.min(MORE);
+            if (LINK..LINK + held as u16).any(|word| self.read(chunk, word) == sharer.0) {
+                return true;
+            }
+            left -= held;
+            next = self.behind(chunk, LINK);
+        }
+        false
     }
 
     /// `None`: there is no room.
