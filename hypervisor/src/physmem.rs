@@ -181,6 +181,10 @@ impl FrameMemory for PhysicalMemory {
         entry(EntryRef::new(frame, word)).load(Ordering::Acquire)
     }
 
+    fn store_word(&self, frame: Pfn, word: u16, value: u64) {
+        entry(EntryRef::new(frame, word)).store(value, Ordering::Release);
+    }
+
     fn exchange_word(&self, frame: Pfn, word: u16, old: u64, new: u64) -> Result<(), u64> {
         self.compare_exchange(EntryRef::new(frame, word), old, new)
     }

@@ -16,6 +16,8 @@ pub(crate) struct Plain {
     entries: Vec<[AtomicU64; ENTRIES]>,
     /// What is in each frame, as a number: equal pages have the same.
     contents: Vec<AtomicU64>,
+    /// What the memory manager notes in frames of its own.
+    words: Vec<[AtomicU64; ENTRIES]>,
     tables: AtomicU64,
     /// Which frames are tables: these alone have something in them to be zeroed.
     are_tables: Vec<AtomicBool>,
@@ -26,10 +28,11 @@ impl Plain {
     pub(crate) fn new(count: u64) -> Self {
         let frames = Frames::new((0..count).map(|_| FrameMeta::reserved()).collect(), 1);
         frames.add(PfnRange::new(Pfn::new(1), Pfn::new(count)));
-        let entries = (0..count).map(|_| [const { AtomicU64::new(0) }; ENTRIES]).collect();
+        let words = || (0..count).map(|_| [const { AtomicU64::new(0) }; ENTRIES]).collect();
+        let (entries, words) = (words(), words());
         let contents = (0..count).map(|_| AtomicU64::new(0)).collect();
         let are_tables = (0..count).map(|_| AtomicBool::new(false)).collect();
-        Self { frames, entries, contents, tables: AtomicU64::new(0), are_tables }
+        Self { frames, entries, contents, words, tables: AtomicU64::new(0), are_tables }
     }
 
     /// Puts something into a frame.
@@ -113,8 +116,12 @@ impl FrameMemory for Plain {
 
     fn write_bytes(&self, _: Pfn, _: usize, _: &[u8]) {}
 
-    fn load_word(&self, _: Pfn, _: u16) -> u64 {
-        0
+    fn load_word(&self, frame: Pfn, word: u16) -> u64 {
+        self.words[frame.as_u64() as usize][usize::from(word)].load(Ordering::Acquire)
+    }
+
+    fn store_word(&self, frame: Pfn, word: u16, value: u64) {
+        self.words[frame.as_u64() as usize][usize::from(word)].store(value, Ordering::Release);
     }
 
     fn exchange_word(&self, _: Pfn, _: u16, _: u64, _: u64) -> Result<(), u64> {

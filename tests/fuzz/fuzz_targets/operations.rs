@@ -102,7 +102,8 @@ fn frames(u: &mut Unstructured<'_>) -> Result<What> {
         10 => What::Referenced(any_page(u)?),
         11 => What::Age(any_page(u)?),
         12 => What::UseAndAge(small(u, 0..=3)?, page(u)?),
-        13 | 14 => What::Collapse(REGION * u.int_in_range(0..=2)?),
+        13 => What::Collapse(REGION * u.int_in_range(0..=2)?),
+        14 => What::MergeAlike((REGION * u.int_in_range(0..=2)?, u.int_in_range(2..=15)?), u.int_in_range(0..=2)?),
         _ => What::Populate(REGION * u.int_in_range(0..=2)?),
     })
 }

@@ -55,8 +55,8 @@ pub(super) fn check<'a>(
     }
     let sizes = [PageSize::Size2M, PageSize::Size1G];
     let pooled: u64 = sizes.iter().map(|&size| mm.pooled(size) as u64 * size.base_pages()).sum();
-    // The zero page is the memory manager's own, as pools are.
-    Ok(owners.len() as u64 + pooled + 1)
+    // The zero page is the memory manager's own, as pools are, and the book of merged pages.
+    Ok(owners.len() as u64 + pooled + mm.book_frames() + 1)
 }
 
 /// Whether what is mapped at an address, in a shared table, was met in another space already.

@@ -50,6 +50,7 @@ pub enum What {
     Referenced(u64),
     Age(u64),
     UseAndAge(usize, u64),
+    MergeAlike(Range, u64),
     Load { cpu: usize, page: u64, word: u16 },
     Store { cpu: usize, page: u64, word: u16, value: u64 },
     GuestLoad { cpu: usize, page: u64, word: u16 },
@@ -138,6 +139,7 @@ fn happen(world: &mut World, id: usize, what: What) -> Result<Verdict, Violation
         What::Referenced(page) => world.referenced(id, page),
         What::Age(page) => world.age(id, page),
         What::UseAndAge(cpu, page) => world.use_and_age(id, CpuIndex(cpu), page),
+        What::MergeAlike(range, value) => merge_alike(world, id, range, value),
         What::Load { cpu, page, word } => world.load(id, CpuIndex(cpu), page, word),
         What::Store { cpu, page, word, value } => world.store(id, CpuIndex(cpu), (page, word), value),
         What::GuestLoad { cpu, page, word } => world.guest_load(id, CpuIndex(cpu), page, word),
@@ -161,6 +163,17 @@ fn happen(world: &mut World, id: usize, what: What) -> Result<Verdict, Violation
         }
         What::Harvest => world.harvest(id),
     }
+}
+
+/// Fresh pages with the same word in each, which are merged: more of them than fall out of single stores.
+fn merge_alike(world: &mut World, id: usize, range: Range, value: u64) -> Result<Verdict, Violation> {
+    world.mmap(id, range, Protection::ReadWrite, Backing::Anonymous(PageSize::Size4K))?;
+    world.madvise(id, range, Advice::Mergeable)?;
+    for page in range.0..range.0 + range.1 {
+        world.store(id, CpuIndex(0), (page, 0), value)?;
+    }
+    world.merge(u64::MAX)?;
+    world.merge(u64::MAX)
 }
 
 /// What apply's callback may do.

@@ -46,6 +46,11 @@ fn small() -> impl Strategy<Value = Range> {
     (page(), 1..7u64)
 }
 
+/// A range of several pages of a region.
+fn many() -> impl Strategy<Value = Range> {
+    ((0..REGIONS, 0..10u64).prop_map(|(region, near)| region * 512 + near), 2..10u64)
+}
+
 /// A range with pages worth looking at in it.
 fn range(huge: Huge) -> BoxedStrategy<Range> {
     match huge {
@@ -155,6 +160,7 @@ fn frames(huge: Huge) -> BoxedStrategy<What> {
         1 => page().prop_map(What::Referenced),
         1 => page().prop_map(What::Age),
         1 => (0..CPUS, page()).prop_map(|(cpu, page)| What::UseAndAge(cpu, page)),
+        1 => (many(), value()).prop_map(|(range, value)| What::MergeAlike(range, value)),
     ];
     let large = prop_oneof![
         3 => (0..REGIONS).prop_map(|region| What::Collapse(region * 512)),

@@ -156,9 +156,11 @@ impl World {
     /// [`Violation`].
     pub fn shrink(&mut self, goal: u64) -> Result<Verdict, Violation> {
         self.machine.settle();
-        let free = self.machine.frames().free_count();
+        // What is retired pushes others out of quarantine, a huge page perhaps.
+        let retired = || self.machine.frames().free_count() + self.machine.quarantined_frames();
+        let before = retired();
         let shrunk = self.mm.shrink(goal);
-        let gained = self.machine.frames().free_count().saturating_sub(free);
+        let gained = retired().saturating_sub(before);
         let found = if gained <= shrunk.reclaimed { Verdict::Done } else { Verdict::OutOfMemory };
         self.judged(
             || format!("shrinking by {goal}: {shrunk:?}, {gained} frames gained"),

@@ -21,6 +21,7 @@ mod nonlinear;
 mod protect;
 mod races;
 mod recorder;
+mod rmap;
 mod scenario;
 mod share;
 mod shrink;

@@ -18,7 +18,7 @@ use crate::host::Host;
 use crate::mm::Mm;
 use crate::notifier::YoungPages;
 use crate::reclaim::Spared;
-use crate::rmap::Rmap;
+use crate::rmap::{Owner, RmapId};
 use crate::shrink::cluster_at;
 use crate::space::{AddressSpace, Leaving, Youth};
 use addr::{Hva, HvaRange, Pfn};
@@ -34,8 +34,8 @@ pub(crate) type Few<T> = heapless::Vec<T, CLUSTER>;
 /// Pages of one cluster, and where they are.
 pub(crate) struct Neighbours<H: Host> {
     pub(crate) space: Arc<AddressSpace<H>>,
-    /// The reverse map of the page that has led here.
-    pub(crate) rmap: Arc<Rmap<H>>,
+    /// What finds the page that has led here.
+    pub(crate) owner: Owner<H>,
     pub(crate) cluster: HvaRange,
 }
 
@@ -48,9 +48,9 @@ struct Member<'a> {
 impl<H: Host> Mm<H> {
     /// Reclaims pages of a cluster whether or not they were used lately; what cannot go stays. As below.
     pub(crate) fn page_out_together(&self, space: Arc<AddressSpace<H>>, pages: &[(Hva, Pfn)]) {
-        let owners = pages.iter().find_map(|&(address, frame)| Some((address, self.rmap_of(frame)?.0)));
-        let Some((address, rmap)) = owners else { return };
-        let place = Neighbours { space, rmap, cluster: cluster_at(address) };
+        let owners = pages.iter().find_map(|&(address, frame)| Some((address, self.owner_of(frame)?.0)));
+        let Some((address, owner)) = owners else { return };
+        let place = Neighbours { space, owner, cluster: cluster_at(address) };
         let youth = if intact(Mutant::PageOutSparesYoung) { Youth::Ignored } else { Youth::Spares };
         self.reclaim_together(&place, (pages, youth), |_, _| {});
     }
@@ -65,7 +65,7 @@ impl<H: Host> Mm<H> {
     ) {
         let turn = PageTurn::take();
         let (mut members, mut alone) = (Few::new(), Few::<Pfn>::new());
-        let locked = place.rmap.is_locked_in(&place.space, place.cluster);
+        let locked = place.owner.is_locked_in(&place.space, place.cluster);
         let now = self.host().frames().generation();
         let young = match youth {
             Youth::Spares => place.space.take_young(place.cluster, now),
@@ -85,7 +85,7 @@ impl<H: Host> Mm<H> {
                 tell(frame, Err(Spared::Busy));
                 continue;
             };
-            if locked || !goes_with_others(meta, &place.rmap) {
+            if locked || !goes_with_others(meta, place.owner.id()) {
                 let _ = alone.push(frame);
                 continue;
             }
@@ -129,7 +129,7 @@ const SPECIAL: PageFlags =
     PageFlags::LAZY_FREE.union(PageFlags::HUGETLB).union(PageFlags::MERGED).union(PageFlags::FILE);
 
 /// Whether a page can go with its neighbours: anonymous, of this reverse map, with one entry. The page lock is held.
-fn goes_with_others<H: Host>(meta: &FrameMeta, rmap: &Rmap<H>) -> bool {
-    let owned = meta.owner().is_some_and(|(owner, _)| owner == rmap.id());
+fn goes_with_others(meta: &FrameMeta, rmap: RmapId) -> bool {
+    let owned = meta.owner().is_some_and(|(owner, _)| owner == rmap);
     owned && meta.map_count() == 1 && !meta.flags().intersects(SPECIAL)
 }

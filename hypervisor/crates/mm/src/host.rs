@@ -45,6 +45,10 @@ pub trait FrameMemory {
 
     /// Reads an aligned word of a base page, in one access.
     fn load_word(&self, frame: Pfn, word: u16) -> u64;
+    /// Writes an aligned word of a base page that is the caller's alone.
+    fn store_word(&self, frame: Pfn, word: u16, value: u64) {
+        self.write_bytes(frame, usize::from(word) * 8, &value.to_ne_bytes());
+    }
     /// Writes `new` where an aligned word of a base page holds `old`, in one access: a guest may write to it.
     ///
     /// # Errors

@@ -185,19 +185,21 @@ impl<H: Host> Mm<H> {
             else {
                 return;
             };
-            let place = self.rmap_of(frame);
+            let place = self.owner_of(frame);
             self.put(frame);
             let cluster = cluster_at(address);
             match place {
-                Some((rmap, index)) if rmap.is_file() => {
-                    self.shrink_file_page(&rmap, frame, index, shrunk);
-                    rest = behind(range, address.add(PageSize::Size4K.bytes()));
-                }
-                Some((rmap, _)) => {
-                    let place = Neighbours { space: Arc::clone(space), rmap, cluster };
-                    self.shrink_around(&place, &wanted, shrunk);
-                    rest = behind(range, cluster.end());
-                }
+                Some((owner, index)) => match owner.of_file() {
+                    Some(rmap) => {
+                        self.shrink_file_page(rmap, frame, index, shrunk);
+                        rest = behind(range, address.add(PageSize::Size4K.bytes()));
+                    }
+                    None => {
+                        let place = Neighbours { space: Arc::clone(space), owner, cluster };
+                        self.shrink_around(&place, &wanted, shrunk);
+                        rest = behind(range, cluster.end());
+                    }
+                },
                 None => rest = behind(range, cluster.end()),
             }
         }

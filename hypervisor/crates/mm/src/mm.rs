@@ -2,9 +2,9 @@
 
 use crate::frames::FrameMeta;
 use crate::host::{Host, OutOfFrames};
-use crate::merge::Merge;
+use crate::merge::{Book, Merge};
 use crate::pool::Pools;
-use crate::rmap::{Rmap, Rmaps};
+use crate::rmap::{Owner, Rmaps};
 use crate::shrink::Clock;
 use crate::space::AddressSpace;
 use crate::swap::{Probe, Swap, SwapCounts, SwapDevice};
@@ -47,6 +47,7 @@ impl From<OutOfFrames> for NewError {
 pub struct Mm<H: Host> {
     host: Arc<H>,
     rmaps: Arc<Rmaps<H>>,
+    book: Book,
     swap: Swap,
     zero_page: Pfn,
     pools: Pools,
@@ -67,6 +68,7 @@ impl<H: Host> Mm<H> {
         Ok(Arc::new(Self {
             host,
             rmaps: Rmaps::new(),
+            book: Book::new(),
             swap,
             zero_page,
             pools: Pools::new(),
@@ -137,6 +139,16 @@ impl<H: Host> Mm<H> {
         &self.rmaps
     }
 
+    /// The book of merged pages.
+    pub(crate) const fn book(&self) -> &Book {
+        &self.book
+    }
+
+    /// Frames that the book of merged pages has. For checks.
+    pub fn book_frames(&self) -> u64 {
+        self.book.frames()
+    }
+
     pub(crate) const fn pools(&self) -> &Pools {
         &self.pools
     }
@@ -148,8 +160,7 @@ impl<H: Host> Mm<H> {
     /// The metadata of a frame whose entries are counted; `None` for the zero page and for frames of
     /// execute-in-place stores, which are nobody's to free.
     pub fn counted(&self, frame: Pfn) -> Option<&FrameMeta> {
-        let counted = frame != self.zero_page && self.host.frames().is_used(frame);
-        counted.then(|| self.host.frames().meta(frame))
+        if frame == self.zero_page { None } else { self.host.frames().meta_in_use(frame) }
     }
 
     /// Tells of frames whether they are counted, and dirty. What is asked of each is one load: where the metadata is, is found once.
@@ -159,10 +170,14 @@ impl<H: Host> Mm<H> {
         move |frame| frame != zero && is_dirty(frame)
     }
 
-    /// The reverse map that finds a frame's entries, and the frame's place in it.
-    pub(crate) fn rmap_of(&self, frame: Pfn) -> Option<(Arc<Rmap<H>>, u64)> {
+    /// What finds a frame's entries, and the frame's place in it.
+    pub(crate) fn owner_of(&self, frame: Pfn) -> Option<(Owner<H>, u64)> {
         let (id, index) = self.host.frames().meta(frame).owner()?;
-        Some((self.rmaps.get(id)?, index))
+        let owner = match id.merged() {
+            Some(_) => Owner::Merged(id),
+            None => Owner::Map(self.rmaps.get(id)?),
+        };
+        Some((owner, index))
     }
 
     /// Drops a reference on a base frame; the last one frees it. Nobody can reach it any more.
@@ -221,6 +236,7 @@ impl<H: Host> Drop for Mm<H> {
     fn drop(&mut self) {
         self.drop_orphans();
         self.drain_pools();
+        self.book.close(&*self.host);
         self.put(self.zero_page);
     }
 }

@@ -13,7 +13,7 @@ use crate::file::{File, StoreError};
 use crate::frames::{FrameMeta, PageFlags};
 use crate::host::Host;
 use crate::mm::Mm;
-use crate::rmap::{Link, Rmap, Visited};
+use crate::rmap::{Link, Owner, Rmap, Visited};
 use crate::space::{AddressSpace, Instead, Unmapped, Youth};
 use crate::swap::{SlotError, Unwritten};
 use addr::{Hva, Pfn};
@@ -74,8 +74,8 @@ impl<H: Host> Mm<H> {
     /// caller holds no lock of rank `FileRmap` or later.
     pub fn places_of(&self, frame: Pfn) -> Vec<(Pfn, Hva)> {
         let mut places = Vec::new();
-        let Some((rmap, index)) = self.rmap_of(frame) else { return places };
-        let visited = each_place(&rmap, frame, index, |_, space, address| {
+        let Some((owner, index)) = self.owner_of(frame) else { return places };
+        let visited = self.each_place(&owner, frame, index, |_, space, address| {
             if space.maps(address, frame) {
                 places.push((space.root(), address));
             }
@@ -88,9 +88,9 @@ impl<H: Host> Mm<H> {
     /// Whether anybody has used the page since it was last asked: 2008's `page_referenced`. The caller holds a
     /// reference, and no lock of rank `FileRmap` or later.
     pub fn page_referenced(&self, frame: Pfn) -> bool {
-        let Some((rmap, index)) = self.rmap_of(frame) else { return false };
+        let Some((owner, index)) = self.owner_of(frame) else { return false };
         let mut young = false;
-        let visited = each_place(&rmap, frame, index, |_, space, address| {
+        let visited = self.each_place(&owner, frame, index, |_, space, address| {
             young |= space.page_referenced_one(address, frame);
             ControlFlow::Continue(())
         });
@@ -119,27 +119,56 @@ impl<H: Host> Mm<H> {
     pub(crate) fn evict(&self, frame: Pfn, youth: Youth) -> Result<(), Spared> {
         let meta = self.meta(frame);
         // Found before the page lock, put after it: the last reference on a reverse map frees it.
-        let (rmap, index) = self.rmap_of(frame).ok_or(Spared::Unevictable)?;
-        let file = rmap.file();
+        let (owner, index) = self.owner_of(frame).ok_or(Spared::Unevictable)?;
+        let rmap = owner.of_file();
+        let file = rmap.and_then(|rmap| rmap.file());
         let lock = meta.lock();
-        let fixed = meta.has(PageFlags::HUGETLB) || self.is_locked(&rmap, frame, index);
-        if meta.owner() != Some((rmap.id(), index)) || fixed {
+        let fixed = meta.has(PageFlags::HUGETLB) || self.is_locked(&owner, frame, index);
+        if meta.owner() != Some((owner.id(), index)) || fixed {
             return Err(Spared::Unevictable);
         }
         let result = match &file {
-            Some(file) => self.evict_file_page(file, frame, index, youth),
-            None if rmap.is_file() => Err(Spared::Unevictable),
-            None => self.evict_anonymous(&rmap, frame, index, youth),
+            Some(file) => self.evict_file_page((&owner, file), frame, index, youth),
+            None if rmap.is_some() => Err(Spared::Unevictable),
+            None => self.evict_anonymous(&owner, frame, index, youth),
         };
         drop(lock);
         result
     }
 
+    /// Calls `visit` for each place where the page may be mapped, as [`each_link_place`]: of a merged page, for those of one sharer
+    /// after the other.
+    pub(crate) fn each_place(
+        &self,
+        owner: &Owner<H>,
+        frame: Pfn,
+        index: u64,
+        mut visit: impl FnMut(&Link<H>, &AddressSpace<H>, Hva) -> ControlFlow<()>,
+    ) -> Visited<H> {
+        let page = match owner {
+            Owner::Map(rmap) => return each_link_place(rmap, frame, index, visit),
+            Owner::Merged(page) => *page,
+        };
+        let (mut visited, mut flow) = (Visited::new(), ControlFlow::Continue(()));
+        let parts = (0..).map_while(|part| self.book().part(&**self.host(), page, part));
+        for sharer in parts.flatten() {
+            let Some(rmap) = sharer.rmap().and_then(|id| self.rmaps().get(id)) else { continue };
+            visited.extend(each_link_place(&rmap, frame, sharer.index(), |link, space, address| {
+                flow = visit(link, space, address);
+                flow
+            }));
+            if flow.is_break() {
+                break;
+            }
+        }
+        visited
+    }
+
     /// Whether a locked area maps the page: asked anew each time, since a page can be in several areas, and leaves a
     /// locked one in many ways. The page lock is held.
-    fn is_locked(&self, rmap: &Arc<Rmap<H>>, frame: Pfn, index: u64) -> bool {
+    fn is_locked(&self, owner: &Owner<H>, frame: Pfn, index: u64) -> bool {
         let mut locked = false;
-        let visited = each_place(rmap, frame, index, |link, space, address| {
+        let visited = self.each_place(owner, frame, index, |link, space, address| {
             locked |= link.locked && space.maps(address, frame);
             if locked { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
@@ -150,14 +179,14 @@ impl<H: Host> Mm<H> {
     /// Unmaps a frame wherever a reverse map finds it: 2008's `try_to_unmap`. The page lock is held.
     fn try_to_unmap(
         &self,
-        rmap: &Arc<Rmap<H>>,
+        owner: &Owner<H>,
         frame: Pfn,
         index: u64,
         instead: Instead,
         youth: Youth,
     ) -> Result<(), Spared> {
         let mut spared = None;
-        let visited = each_place(rmap, frame, index, |link, space, address| {
+        let visited = self.each_place(owner, frame, index, |link, space, address| {
             let instead = if link.nonlinear { Instead::Offset } else { instead };
             match space.try_to_unmap_one(address, frame, instead, youth) {
                 Unmapped::Elsewhere | Unmapped::Done => return ControlFlow::Continue(()),
@@ -174,16 +203,10 @@ impl<H: Host> Mm<H> {
         }
     }
 
-    fn evict_anonymous(
-        &self,
-        rmap: &Arc<Rmap<H>>,
-        frame: Pfn,
-        index: u64,
-        youth: Youth,
-    ) -> Result<(), Spared> {
+    fn evict_anonymous(&self, owner: &Owner<H>, frame: Pfn, index: u64, youth: Youth) -> Result<(), Spared> {
         let meta = self.meta(frame);
         if meta.has(PageFlags::LAZY_FREE) {
-            let dropped = self.try_to_unmap(rmap, frame, index, Instead::NothingIfClean, youth);
+            let dropped = self.try_to_unmap(owner, frame, index, Instead::NothingIfClean, youth);
             if dropped != Err(Spared::Busy) {
                 return dropped;
             }
@@ -193,7 +216,7 @@ impl<H: Host> Mm<H> {
         if !intact(Mutant::SwapWritesFirst) {
             self.write_dirty(frame, slot)?;
         }
-        let unmapped = self.try_to_unmap(rmap, frame, index, Instead::Slot(slot), youth);
+        let unmapped = self.try_to_unmap(owner, frame, index, Instead::Slot(slot), youth);
         let evicted = unmapped.and_then(|()| self.write_to_slot(frame, slot));
         self.keep_cached_if_noted(frame, slot, evicted);
         evicted
@@ -262,7 +285,7 @@ impl<H: Host> Mm<H> {
 
     fn evict_file_page(
         &self,
-        file: &Arc<File<H>>,
+        (owner, file): (&Owner<H>, &Arc<File<H>>),
         frame: Pfn,
         index: u64,
         youth: Youth,
@@ -275,7 +298,7 @@ impl<H: Host> Mm<H> {
         if meta.is_dirty() {
             self.write_page(file, frame, index).map_err(Spared::Store)?;
         }
-        self.try_to_unmap(file.rmap(), frame, index, Instead::Nothing, youth)?;
+        self.try_to_unmap(owner, frame, index, Instead::Nothing, youth)?;
         if meta.is_dirty() {
             return Err(Spared::Busy);
         }
@@ -291,7 +314,7 @@ impl<H: Host> Mm<H> {
         if !intact(Mutant::WriteBackWritesFirst) {
             file.store().write(index, frame)?;
         }
-        let visited = each_place(file.rmap(), frame, index, |_, space, address| {
+        let visited = each_link_place(file.rmap(), frame, index, |_, space, address| {
             space.page_mkclean_one(address, frame);
             ControlFlow::Continue(())
         });
@@ -343,12 +366,13 @@ impl<H: Host> Mm<H> {
             drop(visited);
         };
         zap();
+        let owner = Owner::Map(Arc::clone(file.rmap()));
         for &(index, frame) in &behind {
             let meta = self.meta(frame);
             let lock = meta.lock();
             if file.owns(frame, index) {
                 // A fault that had found the page before the new length may have mapped it since.
-                let _ = self.try_to_unmap(file.rmap(), frame, index, Instead::Nothing, Youth::Ignored);
+                let _ = self.try_to_unmap(&owner, frame, index, Instead::Nothing, Youth::Ignored);
                 file.remove(index, frame);
             }
             drop(lock);
@@ -364,32 +388,12 @@ impl<H: Host> Mm<H> {
 }
 
 /// Calls `visit` for each place where the page may be mapped; in a non-linear area, where it is. The rmap lock is
-/// held meanwhile; of a merged page, that of one page after the other.
-pub(crate) fn each_place<H: Host>(
-    rmap: &Rmap<H>,
-    frame: Pfn,
-    index: u64,
-    mut visit: impl FnMut(&Link<H>, &AddressSpace<H>, Hva) -> ControlFlow<()>,
-) -> Visited<H> {
-    let Some(sharers) = rmap.sharers() else { return each_link_place(rmap, frame, index, &mut visit) };
-    let (mut visited, mut flow) = (Visited::new(), ControlFlow::Continue(()));
-    for (rmap, index) in sharers {
-        visited.extend(each_link_place(&rmap, frame, index, &mut |link, space, address| {
-            flow = visit(link, space, address);
-            flow
-        }));
-        if flow.is_break() {
-            break;
-        }
-    }
-    visited
-}
-
+/// held meanwhile.
 fn each_link_place<H: Host>(
     rmap: &Rmap<H>,
     frame: Pfn,
     index: u64,
-    visit: &mut impl FnMut(&Link<H>, &AddressSpace<H>, Hva) -> ControlFlow<()>,
+    mut visit: impl FnMut(&Link<H>, &AddressSpace<H>, Hva) -> ControlFlow<()>,
 ) -> Visited<H> {
     rmap.each_link(|link, space| {
         if link.nonlinear {

@@ -5,12 +5,12 @@
 //! ```
 //!
 //! There is one reverse map for each file, and one for each anonymous area and all areas that fork, split and
-//! mremap have made of it. A link covers one area. Links are kept a superset of the truth: a new one is added
+//! mremap have made of it. An area has it from its first moment: no fault has to make one, and so none allocates. A link covers one area. Links are kept a superset of the truth: a new one is added
 //! before the entries that need it, an old one removed after they are gone; so a visit misses no entry, and
 //! finds out about places that map something else by looking at the entry itself.
 //!
-//! A merged page has a reverse map of its own, without links: it names the pages that have become this one, each by its
-//! reverse map and index. So a fork, a split or a move of one of their areas need not know of it.
+//! A merged page has none: its owner is a number in the book of merged pages (`merge/book.rs`), which names the pages that have become
+//! this one, each by its reverse map and index. So a fork, a split or a move of one of their areas need not know of it.
 //!
 //! Visitors hold the map's lock from the first link to the last, and so does whoever moves entries from one
 //! place to another (mremap, patch site `move_ptes`): an entry is never behind *and* ahead of a visitor.
@@ -23,11 +23,16 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::num::NonZeroU32;
 use core::ops::ControlFlow;
+use core::sync::atomic::{AtomicBool, Ordering};
+use mutants::{Mutant, intact};
 use sync::{Mutex, MutexGuard, Once, Rank, RwLock};
 
-/// Names a reverse map in a frame's metadata.
+/// Names a reverse map in a frame's metadata, or a merged page in the book of these.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct RmapId(NonZeroU32);
+
+/// Set in the numbers of merged pages.
+const MERGED: u32 = 1 << 31;
 
 impl RmapId {
     pub(crate) const fn new(raw: u32) -> Option<Self> {
@@ -39,6 +44,16 @@ impl RmapId {
 
     pub(crate) const fn get(self) -> u32 {
         self.0.get()
+    }
+
+    /// Of the merged page with that number in the book.
+    pub(crate) const fn of_merged(number: u32) -> Self {
+        Self(NonZeroU32::MIN.saturating_add(MERGED - 1 + number))
+    }
+
+    /// The number in the book, if it is a merged page's.
+    pub(crate) const fn merged(self) -> Option<u32> {
+        if self.get() & MERGED == 0 { None } else { Some(self.get() & !MERGED) }
     }
 }
 
@@ -66,29 +81,50 @@ impl<H: Host> Link<H> {
     }
 }
 
-/// The pages that a merged page stands for, by the reverse maps that find them.
-type Sharers<H> = Vec<(Arc<Rmap<H>>, u64)>;
-
-/// Whether a merged page stands for a page.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Sharer {
-    /// From now on.
-    New,
-    /// It has before, and may still, in another space.
-    Known,
-    /// There are as many as there may be.
-    Refused,
-}
-
 /// One reverse map.
 pub(crate) struct Rmap<H: Host> {
     id: RmapId,
     /// Whose pages it finds; empty for anonymous pages.
     file: Once<Weak<File<H>>>,
+    /// Whether an anonymous page may have it as its owner. Written by faults under the mmap lock, held for reading; relaxed: who asks
+    /// holds that of the same space for writing, and of others' pages nothing is decided.
+    used: AtomicBool,
     links: Mutex<Vec<Link<H>>>,
-    /// Of a merged page: it has no links of its own.
-    sharers: Once<Mutex<Sharers<H>>>,
     table: Arc<Rmaps<H>>,
+}
+
+/// What finds the entries of a frame.
+pub(crate) enum Owner<H: Host> {
+    /// A reverse map, which has links.
+    Map(Arc<Rmap<H>>),
+    /// The book of merged pages, by this number.
+    Merged(RmapId),
+}
+
+impl<H: Host> Owner<H> {
+    /// As the frame names it.
+    pub(crate) fn id(&self) -> RmapId {
+        match self {
+            Self::Map(map) => map.id(),
+            Self::Merged(id) => *id,
+        }
+    }
+
+    /// If it is a file's.
+    pub(crate) fn of_file(&self) -> Option<&Arc<Rmap<H>>> {
+        match self {
+            Self::Map(map) if map.is_file() => Some(map),
+            Self::Map(_) | Self::Merged(_) => None,
+        }
+    }
+
+    /// Whether a locked area of `space` has any of these addresses. Of a merged page nobody asks: it goes alone. Takes the rmap lock.
+    pub(crate) fn is_locked_in(&self, space: &Arc<AddressSpace<H>>, range: HvaRange) -> bool {
+        match self {
+            Self::Map(map) => map.is_locked_in(space, range),
+            Self::Merged(_) => false,
+        }
+    }
 }
 
 /// Address spaces that a visit has found alive. To be dropped after the map's lock: one of them may be the
@@ -98,6 +134,20 @@ pub(crate) type Visited<H> = Vec<Arc<AddressSpace<H>>>;
 impl<H: Host> Rmap<H> {
     pub(crate) fn id(&self) -> RmapId {
         self.id
+    }
+
+    /// Its number, for a frame that is to be an anonymous page of it.
+    #[inline]
+    pub(crate) fn owner_id(&self) -> RmapId {
+        if !self.used.load(Ordering::Relaxed) && intact(Mutant::OwnLeavesUnused) {
+            self.used.store(true, Ordering::Relaxed);
+        }
+        self.id
+    }
+
+    /// Whether an anonymous page may have it as its owner.
+    pub(crate) fn is_used(&self) -> bool {
+        self.used.load(Ordering::Relaxed)
     }
 
     /// Makes it a file's. Before any page has it as its owner.
@@ -113,45 +163,6 @@ impl<H: Host> Rmap<H> {
     /// The file, if it is still there.
     pub(crate) fn file(&self) -> Option<Arc<File<H>>> {
         self.file.get()?.upgrade()
-    }
-
-    /// Makes it a merged page's, which so far is this page alone. Before any page has it as its owner.
-    pub(crate) fn set_sharer(&self, rmap: Arc<Self>, index: u64) {
-        self.sharers.call_once(|| {
-            // There is about to be another.
-            let mut sharers = Vec::with_capacity(2);
-            sharers.push((rmap, index));
-            Mutex::new(Rank::Rmap, sharers)
-        });
-    }
-
-    /// Whether a merged page may stand for one more.
-    pub(crate) fn has_room(&self, most: usize) -> bool {
-        self.sharers.get().is_some_and(|sharers| sharers.lock().len() < most)
-    }
-
-    /// One more page is about to be merged into this one.
-    pub(crate) fn add_sharer(&self, rmap: &Arc<Self>, index: u64, most: usize) -> Sharer {
-        let Some(sharers) = self.sharers.get() else { return Sharer::Refused };
-        let mut sharers = sharers.lock();
-        if sharers.iter().any(|(other, place)| Arc::ptr_eq(other, rmap) && *place == index) {
-            return Sharer::Known;
-        }
-        if sharers.len() >= most {
-            return Sharer::Refused;
-        }
-        sharers.push((Arc::clone(rmap), index));
-        Sharer::New
-    }
-
-    /// The newest one was not merged after all.
-    pub(crate) fn drop_newest_sharer(&self) {
-        let _ = self.sharers.get().and_then(|sharers| sharers.lock().pop());
-    }
-
-    /// The pages that a merged page stands for, or has stood for; `None`: it is none.
-    pub(crate) fn sharers(&self) -> Option<Sharers<H>> {
-        Some(self.sharers.get()?.lock().clone())
     }
 
     /// Adds an area.
@@ -246,8 +257,8 @@ impl<H: Host> Rmaps<H> {
         let map = Arc::new(Rmap {
             id,
             file: Once::new(),
+            used: AtomicBool::new(false),
             links: Mutex::new(rank, Vec::new()),
-            sharers: Once::new(),
             table: Arc::clone(self),
         });
         slots.maps[index as usize] = Arc::downgrade(&map);

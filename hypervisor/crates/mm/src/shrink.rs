@@ -19,12 +19,11 @@ use crate::frames::{FrameMeta, Frames, PageFlags};
 use crate::host::Host;
 use crate::limits::Shares;
 use crate::mm::Mm;
-use crate::reclaim::{Spared, each_place};
-use crate::rmap::Rmap;
+use crate::reclaim::Spared;
+use crate::rmap::{Owner, Rmap};
 use crate::space::Youth;
 use crate::swap::{Probe, SwapDevice};
 use addr::{Hva, HvaRange, PAGE_SIZE, Pfn};
-use alloc::sync::Arc;
 use core::ops::{ControlFlow, Range};
 use mutants::{Mutant, intact};
 
@@ -276,10 +275,10 @@ impl<H: Host> Mm<H> {
         if is_stranded(frames.meta(frame)) {
             return self.shrink_stranded(frame, shrunk);
         }
-        let Some((rmap, index)) = self.rmap_of(frame) else { return };
-        if rmap.is_file() {
-            self.shrink_file_page(&rmap, frame, index, shrunk);
-        } else if let Some(place) = self.neighbours_of(rmap, frame, index)
+        let Some((owner, index)) = self.owner_of(frame) else { return };
+        if let Some(rmap) = owner.of_file() {
+            self.shrink_file_page(rmap, frame, index, shrunk);
+        } else if let Some(place) = self.neighbours_of(owner, frame, index)
             && shares.may_take(&place.space, age)
         {
             self.shrink_around(&place, &wanted, shrunk);
@@ -357,9 +356,9 @@ impl<H: Host> Mm<H> {
 
     /// Where a frame is mapped, the first place of several: the address space, and the cluster there. No lock of rank
     /// `FileRmap` or later is held.
-    fn neighbours_of(&self, rmap: Arc<Rmap<H>>, frame: Pfn, index: u64) -> Option<Neighbours<H>> {
+    fn neighbours_of(&self, owner: Owner<H>, frame: Pfn, index: u64) -> Option<Neighbours<H>> {
         let mut place = None;
-        let visited = each_place(&rmap, frame, index, |_, space, address| {
+        let visited = self.each_place(&owner, frame, index, |_, space, address| {
             if !space.maps(address, frame) {
                 return ControlFlow::Continue(());
             }
@@ -368,7 +367,7 @@ impl<H: Host> Mm<H> {
         });
         let (root, address) = place?;
         let space = visited.into_iter().find(|space| space.root() == root)?;
-        Some(Neighbours { space, rmap, cluster: cluster_at(address) })
+        Some(Neighbours { space, owner, cluster: cluster_at(address) })
     }
 }
 

@@ -339,6 +339,18 @@ mutants! {
     MergeReplacesFirst,
     /// where there are more candidates for a merge than there is room for, all come in each pass, and none has its turn
     MergeHasOneClass,
+    /// the reverse map of an area is not noted as one that may have pages
+    OwnLeavesUnused,
+    /// two areas become one, with the reverse map of the first, though only the second one's has pages
+    JoinTakesUnused,
+    /// merging: a page is not noted as one that the merged page stands for
+    BookForgetsSharer,
+    /// merging: where a merged page stands for more pages than its first chunk has room for, nobody finds the rest
+    BookLosesChunk,
+    /// merging: what finds a merged page is forgotten at the end of a pass, though it still is mapped
+    BookForgetsMapped,
+    /// merging: what was noted of merged pages that have gone stays
+    BookKeepsGone,
     /// merging: pages of one checksum lose their entries before anybody has compared them
     MergeGuesses,
     /// merging: a candidate that only looks like a page is none any more

@@ -73,6 +73,7 @@ const ALL: [Rank; Rank::RunQueue as usize + 1] = [
     Rank::FileRmap,
     Rank::Rmap,
     Rank::Rmaps,
+    Rank::Book,
     Rank::Registration,
     Rank::PageTable,
     Rank::PageCache,

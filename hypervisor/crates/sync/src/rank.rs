@@ -20,6 +20,8 @@ pub enum Rank {
     Rmap,
     /// The table of all reverse maps.
     Rmaps,
+    /// The book of merged pages: which pages each stands for.
+    Book,
     /// Whether somebody may subscribe: range operations that come by a reverse map read, registration writes.
     Registration,
     /// Primary page tables of one address space.

@@ -19,18 +19,23 @@ fn equal_pages(guest: usize) -> World {
     world.machine.excuse_unaged_guests();
     world.machine.ignore_writes();
     for id in 0..2 {
-        world.spawn(id, if id == guest { With::Guest } else { With::Nothing }).expect("a space");
-        world.mmap(id, (0, 1), RW, Backing::Anonymous(PageSize::Size4K)).expect("a mapping");
-        world.madvise(id, (0, 1), Advice::Mergeable).expect("is mapped");
-        world.load(id, CpuIndex(1), 0, 0).expect("a load");
-        let space = world.space(id);
-        Program::herald_in(&world, &space, 1).store(WORD, OLD).expect("memory");
+        add_page(&mut world, id, if id == guest { With::Guest } else { With::Nothing });
     }
     world.load(guest, CpuIndex(0), 0, 0).expect("a load");
     let space = world.space(guest);
     Program::guest_of(&world, &space, guest, 0).store(WORD, OLD).expect("memory");
     merge(&world);
     world
+}
+
+/// A space with such a page.
+fn add_page(world: &mut World, id: usize, with: With) {
+    world.spawn(id, with).expect("a space");
+    world.mmap(id, (0, 1), RW, Backing::Anonymous(PageSize::Size4K)).expect("a mapping");
+    world.madvise(id, (0, 1), Advice::Mergeable).expect("is mapped");
+    world.load(id, CpuIndex(1), 0, 0).expect("a load");
+    let space = world.space(id);
+    Program::herald_in(world, &space, 1).store(WORD, OLD).expect("memory");
 }
 
 /// To the end of a pass.
@@ -72,21 +77,24 @@ fn merging_against_a_guest_that_writes_what_becomes_another() {
     against_a_writer(1);
 }
 
-/// Both come back from wherever they went.
-fn against_swap_out(id: usize) {
-    Model::new(|| equal_pages(1))
+/// All come back from wherever they went.
+fn against_swap_out(id: usize, prepare: impl Fn() -> World + Send + Sync + 'static, spaces: usize) {
+    Model::new(prepare)
         .thread("merging", merge)
         .thread("reclaim", move |world| {
             world.space(id).madvise(page(0), PAGE, Advice::PageOut).expect("is mapped");
         })
-        .end(|mut world| {
-            for (id, value) in (NEW..).enumerate().take(2) {
+        .end(move |mut world| {
+            let values = || (NEW..).enumerate().take(spaces);
+            for (id, value) in values() {
                 world.load(id, CpuIndex(1), 0, 0).expect("a load");
                 let space = world.space(id);
                 let herald = Program::herald_in(&world, &space, 1);
                 assert_eq!((herald.load(WORD), herald.store(WORD, value)), (Ok(OLD), Ok(value)));
             }
-            assert_eq!(words(&world), [Some(NEW), Some(NEW + 1)]);
+            for (id, value) in values() {
+                assert_eq!(in_memory(&world.space(id), WORD), Some(value));
+            }
             world_ends_well(world);
         })
         .holds(ONE);
@@ -94,12 +102,26 @@ fn against_swap_out(id: usize) {
 
 #[test]
 fn merging_against_swap_out_of_what_others_become() {
-    against_swap_out(0);
+    against_swap_out(0, || equal_pages(1), 2);
 }
 
 #[test]
 fn merging_against_swap_out_of_what_becomes_another() {
-    against_swap_out(1);
+    against_swap_out(1, || equal_pages(1), 2);
+}
+
+/// Who takes a page from all that it stands for reads in the book whose they are, and one comes meanwhile.
+#[test]
+fn merging_against_swap_out_of_what_is_merged_already() {
+    let merged = || {
+        let mut world = equal_pages(1);
+        merge(&world);
+        add_page(&mut world, 2, With::Nothing);
+        merge(&world);
+        assert_eq!(world.mm.merge_counts().sharing, 2);
+        world
+    };
+    against_swap_out(0, merged, 3);
 }
 
 type Child = Mutex<Option<Arc<AddressSpace<Machine>>>>;

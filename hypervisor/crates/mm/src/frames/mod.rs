@@ -319,7 +319,13 @@ impl Frames {
     /// Whether the frame is allocated.
     #[must_use]
     pub fn is_used(&self, frame: Pfn) -> bool {
-        self.meta.get(frame.as_u64() as usize).is_some_and(|meta| meta.state() == State::Used)
+        self.meta_in_use(frame).is_some()
+    }
+
+    /// The metadata of the frame, if it is allocated.
+    #[inline]
+    pub(crate) fn meta_in_use(&self, frame: Pfn) -> Option<&FrameMeta> {
+        self.meta.get(frame.as_u64() as usize).filter(|meta| meta.state() == State::Used)
     }
 
     /// Whether the frame waits to be allocated. Neither used nor free is memory that was never the allocator's.

@@ -21,7 +21,7 @@ const FRAMES_EACH: u64 = 8;
 /// but at most 2 to this power, 384 KiB of them.
 const MOST_BITS: u32 = 14;
 /// Places in a group.
-pub(super) const GROUP: usize = 4;
+const GROUP: usize = 4;
 /// Most classes: a guest may see to it that all its pages are of one.
 const MOST_CLASSES: u64 = 1 << 10;
 
@@ -79,11 +79,12 @@ impl<H: Host> Candidates<H> {
         (checksum ^ self.pass) & (self.classes - 1) == 0 || !intact(Mutant::MergeHasOneClass)
     }
 
-    /// Takes the candidate at a place of its group out, if it has this checksum.
-    pub(super) fn take(&mut self, checksum: u32, place: usize) -> Option<Candidate<H>> {
+    /// Takes the next candidate with this checksum out of its group, from a place on, and says where it was.
+    pub(super) fn take(&mut self, checksum: u32, from: usize) -> Option<(usize, Candidate<H>)> {
         let pass = self.pass;
         let is_it = |noted: &mut Noted<H>| noted.checksum == checksum && noted.pass == pass;
-        Some(self.group(checksum).get_mut(place)?.take_if(is_it)?.candidate)
+        let mut places = self.group(checksum).iter_mut().enumerate().skip(from);
+        places.find_map(|(at, place)| Some((at, place.take_if(is_it)?.candidate)))
     }
 
     /// Puts it back.

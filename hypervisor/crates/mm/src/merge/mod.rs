@@ -16,8 +16,9 @@
 //! of the last pass is in the frame's metadata: a page that waits costs nothing.
 //!
 //! No reference is held on merged pages: when their last entry goes, by writes, discards or reclaim, they are free. What is
-//! kept here is their reverse map, whose number, as the owner of a frame that has references, proves that it still is that page.
+//! kept is their place in a book (`book.rs`), whose number, as the owner of a frame that has references, proves that it still is that page.
 
+mod book;
 mod candidates;
 mod contents;
 mod stable;
@@ -29,7 +30,8 @@ use crate::space::AddressSpace;
 use addr::{Hva, Pfn};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use candidates::{Candidate, Candidates, GROUP};
+pub(crate) use book::{Added, Book, Sharer};
+use candidates::{Candidate, Candidates};
 pub use contents::sampled_word;
 pub(crate) use contents::{checksum_by_words, equal_by_pieces};
 use core::ops::ControlFlow;
@@ -105,6 +107,7 @@ impl Looked {
     }
 
     /// Looks at one more page.
+    #[inline]
     pub(crate) fn look(&mut self, meta: &FrameMeta, page: (Hva, Pfn), checksum: u32) {
         self.scanned += 1;
         // Sixteen bits of it do: a volatile page that is taken for another now and then costs a comparison.
@@ -122,7 +125,7 @@ pub(crate) struct Merge<H: Host> {
     address: Hva,
     /// The checksum of zeros.
     zeros: u32,
-    stable: Stable<H>,
+    stable: Stable,
     candidates: Candidates<H>,
     looked: Looked,
     counts: MergeCounts,
@@ -209,7 +212,7 @@ impl<H: Host> Mm<H> {
         if page.checksum == merge.zeros && self.seems(page.frame, self.zero_page()) {
             merge.counts.zero += u64::from(space.become_zero(page));
         } else if merge.stable.find(self, page.checksum, |merged| {
-            self.seems(page.frame, merged.frame) && space.become_merged(page, merged)
+            self.seems(page.frame, merged.frame) && space.become_merged(page, &merged)
         }) || self.join_candidate(merge, space, page)
         {
             merge.counts.merged += 1;
@@ -233,11 +236,12 @@ impl<H: Host> Mm<H> {
 
     /// The page becomes a candidate with its checksum that is equal; else it is one more of them.
     fn join_candidate(&self, merge: &mut Merge<H>, space: &Arc<AddressSpace<H>>, page: &Page) -> bool {
-        if !merge.candidates.is_turn_of(page.checksum) {
+        if !merge.candidates.is_turn_of(page.checksum) || !merge.stable.is_ready() {
             return false;
         }
-        for place in 0..GROUP {
-            let Some(other) = merge.candidates.take(page.checksum, place) else { continue };
+        let mut from = 0;
+        while let Some((place, other)) = merge.candidates.take(page.checksum, from) {
+            from = place + 1;
             match self.join_other(merge, space, page, &other) {
                 Join::Joined => return true,
                 Join::Gone => {}
@@ -263,7 +267,7 @@ impl<H: Host> Mm<H> {
         // What it is found by, now that it cannot change: what its like has; at worst, what that had before.
         let checksum = if joined { page.checksum } else { self.host().checksum(merged.frame) };
         self.put(merged.frame);
-        merge.stable.add(checksum, merged);
+        merge.stable.add((self.book(), &**self.host()), checksum, merged);
         if joined { Join::Joined } else { Join::Gone }
     }
 }

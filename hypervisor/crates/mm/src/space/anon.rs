@@ -88,9 +88,8 @@ impl<H: Host> AddressSpace<H> {
     /// The same, one with another index.
     #[inline]
     pub(super) fn own_at(&self, fault: &Fault<'_, H>, frame: Pfn, index: u64) {
-        let chain = fault.vmas.prepare_anon(fault.vma, self.mm.rmaps());
         let meta = self.host().frames().meta(frame);
-        meta.set_owner(chain.id(), index);
+        meta.set_owner(fault.vma.anon.owner_id(), index);
         let dirty = if intact(Mutant::NoDirtyOnFresh) { PageFlags::DIRTY } else { PageFlags::empty() };
         meta.set(dirty | PageFlags::EXCLUSIVE);
     }

@@ -59,8 +59,7 @@ impl<H: Host> AddressSpace<H> {
         }
         // Asked while the entry keeps the frame: one that is free is not counted either.
         let Some(meta) = self.mm.counted(leaf.pfn) else { return Reuse::Not(Source(None)) };
-        let chain = fault.vma.anon.get().map(|chain| chain.id());
-        let anonymous = chain.is_some() && meta.owner().map(|(owner, _)| owner) == chain;
+        let anonymous = meta.owner().is_some_and(|(owner, _)| owner == fault.vma.anon.id());
         let last = leaf.size == PageSize::Size4K
             && (meta.count() == 1 || !intact(Mutant::ReuseIgnoresReferences))
             && meta.map_count() == 1

@@ -19,7 +19,7 @@ use super::{AddressSpace, FaultError, Mapping};
 use crate::file::File;
 use crate::host::Host;
 use crate::shrink::Attempts;
-use crate::vma::{Access, Vma, VmaKind, VmaTree};
+use crate::vma::{Access, Vma, VmaKind};
 use addr::{Hva, PageSize};
 use alloc::sync::Arc;
 use core::cell::Cell;
@@ -36,7 +36,6 @@ const fn is_short(error: FaultError) -> bool {
 
 /// A fault under way: the mmap lock is held for reading.
 pub(super) struct Fault<'v, H: Host> {
-    pub(super) vmas: &'v VmaTree<H>,
     pub(super) vma: &'v Vma<H>,
     /// The base page.
     pub(super) page: Hva,
@@ -161,7 +160,7 @@ impl<H: Host> AddressSpace<H> {
         }
         let (swapped, lacking, announced) = (Cell::new(swapped), Cell::new(0), Cell::new(0));
         let beside = Cell::new(beside);
-        let fault = Fault { vmas: &vmas, vma, page, access, swapped, lacking, announced, beside };
+        let fault = Fault { vma, page, access, swapped, lacking, announced, beside };
         loop {
             if let Some(attempt) = self.change(&fault, &found)? {
                 return Ok(attempt);

@@ -55,7 +55,7 @@ impl<H: Host> AddressSpace<H> {
     /// it on every path; v8 forgot that where a table was missing.
     fn copy_page_range(&self, vmas: &VmaTree<H>, vma: &Vma<H>, child: &Self) -> Result<(), OutOfTables> {
         let nonlinear = vma.flags.contains(VmaFlags::NONLINEAR);
-        if !nonlinear && vma.anon.get().is_none() {
+        if !nonlinear && vma.chain().is_none() {
             return Ok(());
         }
         let _invalidation = vma.is_cow().then(|| self.chain.invalidate(RangeSite::CopyPageRange, vma.range));
@@ -166,7 +166,7 @@ impl<H: Host> AddressSpace<H> {
         if meta.is_some_and(|meta| meta.has(PageFlags::MERGED)) {
             return true;
         }
-        match (owner, vma.anon.get()) {
+        match (owner, vma.chain()) {
             (Some((owner, _)), Some(chain)) => owner == chain.id(),
             _ => false,
         }

@@ -87,13 +87,13 @@ impl<H: Host> AddressSpace<H> {
     }
 
     fn own_huge(&self, fault: &Fault<'_, H>, page: Hva, frame: Pfn, size: PageSize) {
-        let chain = fault.vmas.prepare_anon(fault.vma, self.mm.rmaps());
+        let owner = fault.vma.anon.owner_id();
         let first = fault.vma.index_of(page);
         let hugetlb = fault.vma.kind.page_size() != PageSize::Size4K;
         let kind = if hugetlb { PageFlags::HUGETLB } else { PageFlags::empty() };
         for index in 0..size.base_pages() {
             let meta = self.host().frames().meta(frame.add(index));
-            meta.set_owner(chain.id(), first + index);
+            meta.set_owner(owner, first + index);
             let dirty = if intact(Mutant::NoDirtyOnHuge) { PageFlags::DIRTY } else { PageFlags::empty() };
             meta.set(dirty | PageFlags::EXCLUSIVE | kind);
         }

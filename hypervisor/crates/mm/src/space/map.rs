@@ -61,7 +61,7 @@ impl<H: Host> AddressSpace<H> {
                 vmas.gap(within, len, size).ok_or(no_room)?
             }
         };
-        vmas.insert(Vma::new(range, request.protection, request.kind));
+        vmas.add((range, request.protection, request.kind), self.mm.rmaps());
         self.appeared(range);
         drop(vmas);
         self.mm.drop_orphans();

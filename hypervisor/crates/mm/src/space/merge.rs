@@ -16,14 +16,12 @@ use super::AddressSpace;
 use super::age::blocks;
 use crate::frames::{FrameMeta, PageFlags, PageTurn, TriedLock};
 use crate::host::Host;
-use crate::merge::{Looked, MOST_SHARERS, Merged, Page};
-use crate::rmap::{Rmap, Sharer};
-use crate::vma::{Access, Vma, VmaFlags, VmaKind, VmaTree};
-use addr::{Hva, HvaRange, PageSize, Pfn};
-use alloc::sync::Arc;
+use crate::merge::{Added, Looked, MOST_SHARERS, Merged, Page, Sharer};
+use crate::rmap::RmapId;
+use crate::vma::{Access, VmaFlags, VmaKind, VmaTree};
+use addr::{Hva, HvaRange, PAGE_SHIFT, PageSize, Pfn};
 use mutants::{Mutant, PageSite, intact};
-use paging::{Entries, Found, HostEntry, Leaf, Level, Rights, TableEntry, View, walk_to};
-use sync::Rank;
+use paging::{Entries, Found, HostEntry, Leaf, Level, Rights, TableEntry, walk_to};
 
 /// Pages that are not merged, whatever they contain.
 const SPECIAL: PageFlags = PageFlags::LAZY_FREE.union(PageFlags::HUGETLB).union(PageFlags::MERGED);
@@ -32,10 +30,10 @@ const SPECIAL: PageFlags = PageFlags::LAZY_FREE.union(PageFlags::HUGETLB).union(
 const BLOCKS: usize = 4;
 
 /// A page as its area and its reverse map know it.
-struct Place<'v, H: Host> {
+struct Place {
     address: Hva,
     frame: Pfn,
-    rmap: &'v Arc<Rmap<H>>,
+    rmap: RmapId,
     index: u64,
 }
 
@@ -68,14 +66,19 @@ impl<H: Host> AddressSpace<H> {
         let own = above.level == Level::Pd && !above.entry.is_shared_table();
         let Some(table) = above.entry.next_table().filter(|_| own) else { return block.end() };
         let entries = self.host().entries(table);
-        for page in block.pages() {
-            let entry = HostEntry::from_bits(entries.load(Level::Pt.index(page.as_u64())));
-            let View::Leaf(leaf) = entry.view(Level::Pt) else { continue };
-            let Some(meta) = self.unmerged(leaf.pfn) else { continue };
+        let first = Level::Pt.index(block.start().as_u64());
+        for (index, place) in (first..).zip(0..block.len() >> PAGE_SHIFT) {
+            let entry = HostEntry::from_bits(entries.load(index));
+            if !entry.is_page() {
+                continue;
+            }
+            let frame = entry.page();
+            let Some(meta) = self.unmerged(frame) else { continue };
+            let page = block.start().add(place << PAGE_SHIFT);
             if looked.is_full() {
                 return page;
             }
-            looked.look(meta, (page, leaf.pfn), self.host().checksum(leaf.pfn));
+            looked.look(meta, (page, frame), self.host().checksum(frame));
         }
         block.end()
     }
@@ -118,9 +121,9 @@ impl<H: Host> AddressSpace<H> {
     }
 
     /// The place of a page that may be merged.
-    fn place<'v>(&self, vmas: &'v VmaTree<H>, address: Hva, frame: Pfn) -> Option<Place<'v, H>> {
+    fn place(&self, vmas: &VmaTree<H>, address: Hva, frame: Pfn) -> Option<Place> {
         let vma = vmas.find(address).filter(|vma| vma.flags.contains(VmaFlags::MERGEABLE))?;
-        Some(Place { address, frame, rmap: vma.anon.get()?, index: vma.index_of(address) })
+        Some(Place { address, frame, rmap: vma.anon.id(), index: vma.index_of(address) })
     }
 
     /// A page that nobody but this entry has, and its lock, if it is free. The entry keeps the page.
@@ -128,32 +131,41 @@ impl<H: Host> AddressSpace<H> {
         &'a self,
         turn: &'a PageTurn,
         found: &Found<HostEntry>,
-        place: &Place<'_, H>,
+        place: &Place,
     ) -> Option<(&'a FrameMeta, TriedLock<'a>)> {
         let leaf = found.leaf()?;
         if leaf.size != PageSize::Size4K || leaf.pfn != place.frame || found.shared {
             return None;
         }
         let meta = self.unmerged(place.frame)?;
-        let owned = meta.owner() == Some((place.rmap.id(), place.index));
+        let owned = meta.owner() == Some((place.rmap, place.index));
         let lock = meta.try_lock(turn).filter(|_| owned)?;
         (meta.swap_slot().is_none() && is_sole(meta)).then_some((meta, lock))
     }
 
     /// Makes the page at `address` a merged one, if it is another one than that in frame `like`, and seems equal; a reference on its
     /// frame goes with the answer. The caller holds `like`.
-    pub(crate) fn make_merged(&self, address: Hva, like: Pfn) -> Option<Merged<H>> {
+    pub(crate) fn make_merged(&self, address: Hva, like: Pfn) -> Option<Merged> {
         let vmas = self.vmas.read();
         self.own_table(address).ok()?;
         let vma = vmas.find(address).filter(|vma| vma.flags.contains(VmaFlags::MERGEABLE))?;
-        self.protect_merged(vma, address, like)
+        let (rmap, index) = (vma.anon.id(), vma.index_of(address));
+        let host = &**self.host();
+        let page = self.mm.book().begin(host, Sharer::new(rmap, index))?;
+        let frame = self.protect_merged((address, rmap, index), like, page);
+        if frame.is_none() {
+            self.mm.book().end(host, page);
+        }
+        Some(Merged { frame: frame?, page })
     }
 
-    /// Site `write_protect_page`. The caller gets a reference.
-    fn protect_merged(&self, vma: &Vma<H>, address: Hva, like: Pfn) -> Option<Merged<H>> {
-        let (rmap, index) = (vma.anon.get()?, vma.index_of(address));
-        let merged = self.mm.rmaps().create(Rank::Rmap);
-        merged.set_sharer(Arc::clone(rmap), index);
+    /// Site `write_protect_page`: the frame that is `page` now. The caller gets a reference on it.
+    fn protect_merged(
+        &self,
+        (address, rmap, index): (Hva, RmapId, u64),
+        like: Pfn,
+        page: RmapId,
+    ) -> Option<Pfn> {
         let turn = PageTurn::take();
         let tables = self.tables.lock();
         let found = self.walk(address);
@@ -172,14 +184,14 @@ impl<H: Host> AddressSpace<H> {
         meta.get();
         meta.clear(PageFlags::EXCLUSIVE);
         meta.set(PageFlags::MERGED | PageFlags::DIRTY);
-        meta.set_owner(merged.id(), 0);
+        meta.set_owner(page, 0);
         let rights = Rights { write: false, ..leaf.rights };
         self.host().store(old.at, old.entry.with_rights(rights).bits());
-        Some(Merged { frame, rmap: merged })
+        Some(frame)
     }
 
     /// Makes a page the merged one, if they are equal; whether it did. The caller has a reference on the merged one.
-    pub(crate) fn become_merged(&self, page: &Page, merged: &Merged<H>) -> bool {
+    pub(crate) fn become_merged(&self, page: &Page, merged: &Merged) -> bool {
         let vmas = self.vmas.read();
         let owned = self.own_table(page.address).ok();
         let Some(place) = owned.and_then(|()| self.place(&vmas, page.address, page.frame)) else {
@@ -192,10 +204,11 @@ impl<H: Host> AddressSpace<H> {
         if target.swap_slot().is_some() || target.map_count() == 0 {
             return false;
         }
-        let sharer = merged.rmap.add_sharer(place.rmap, place.index, MOST_SHARERS);
-        let replaced = sharer != Sharer::Refused && self.replace_page(&turn, &place, merged.frame);
-        if sharer == Sharer::New && !replaced {
-            merged.rmap.drop_newest_sharer();
+        let (book, host) = (self.mm.book(), &**self.host());
+        let added = book.add(host, merged.page, Sharer::new(place.rmap, place.index), MOST_SHARERS);
+        let replaced = added != Added::Refused && self.replace_page(&turn, &place, merged.frame);
+        if added == Added::New && !replaced {
+            book.drop_newest(host, merged.page);
         }
         replaced
     }
@@ -209,7 +222,7 @@ impl<H: Host> AddressSpace<H> {
     }
 
     /// Site `replace_page`: nobody writes to `target`.
-    fn replace_page(&self, turn: &PageTurn, place: &Place<'_, H>, target: Pfn) -> bool {
+    fn replace_page(&self, turn: &PageTurn, place: &Place, target: Pfn) -> bool {
         let tables = self.tables.lock();
         let found = self.walk(place.address);
         let Some((meta, lock)) = self.sole_page(turn, &found, place) else { return false };
@@ -225,13 +238,17 @@ impl<H: Host> AddressSpace<H> {
             self.host().store(old.at, old.entry.bits());
             return false;
         };
-        let owed = self.uncount_leaf(&leaf);
+        let owed = match self.mm.counted(target) {
+            // One goes, one comes: as many are resident as before.
+            Some(target) => {
+                target.get();
+                target.add_entry();
+                self.mm.remove_page(place.frame)
+            }
+            None => self.uncount_leaf(&leaf),
+        };
         let rights = Rights { write: false, ..leaf.rights };
         let new = Leaf { pfn: target, rights, dirty: false, ..leaf };
-        if let Some(meta) = self.mm.counted(target) {
-            meta.get();
-            self.count_leaf(&new);
-        }
         self.host().store(old.at, HostEntry::leaf(new).bits());
         if !intact(Mutant::MergeReplacesFirst) {
             self.chain.invalidate_page(PageSite::MergeReplace, place.address);

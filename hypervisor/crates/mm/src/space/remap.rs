@@ -190,7 +190,7 @@ impl<H: Host> AddressSpace<H> {
     /// page-table lock. The old translations are flushed before either lock is dropped (CVE-2018-18281).
     fn move_ptes(&self, vma: &Vma<H>, source: HvaRange, target: Hva) {
         let _file = vma.kind.file().map(|file| file.rmap().lock());
-        let _anon = vma.anon.get().map(|chain| chain.lock());
+        let _anon = vma.anon.lock();
         let _tables = self.tables.lock();
         let invalidation = self.chain.invalidate(RangeSite::MovePtes, source);
         for visit in self.cursor(source) {

@@ -46,10 +46,14 @@ impl<H: Host> AddressSpace<H> {
     ///
     /// # Errors
     /// [`OutOfTables`]; nothing has changed then.
+    #[inline]
     pub(crate) fn own_table(&self, address: Hva) -> Result<(), OutOfTables> {
-        if !self.shares_tables() {
-            return Ok(());
-        }
+        if self.shares_tables() { self.own_shared(address) } else { Ok(()) }
+    }
+
+    /// The same, where some table is shared.
+    #[inline(never)]
+    fn own_shared(&self, address: Hva) -> Result<(), OutOfTables> {
         let mut reserve = TableReserve::new(&**self.host());
         while !self.try_own(address, &mut reserve) {
             reserve.top_up(1)?;

@@ -14,11 +14,11 @@ use super::fault::Fault;
 use super::{AddressSpace, FaultError};
 use crate::frames::PageFlags;
 use crate::host::Host;
+use crate::merge::Sharer;
 use crate::mm::Mm;
 use crate::swap::{Comeback, Probe, SwapDevice};
 use crate::vma::Access;
 use addr::{PageSize, Pfn};
-use alloc::sync::Arc;
 use mutants::{Mutant, intact};
 use paging::{Found, HostEntry, Leaf, TableEntry, TableReserve};
 
@@ -183,16 +183,11 @@ impl<H: Host> AddressSpace<H> {
     fn is_anothers(&self, fault: &Fault<'_, H>, frame: Pfn) -> bool {
         let meta = self.host().frames().meta(frame);
         let Some((owner, index)) = meta.owner() else { return false };
-        let chain = fault.vmas.prepare_anon(fault.vma, self.mm.rmaps());
-        if owner == chain.id() && index == fault.index() {
+        if owner == fault.vma.anon.id() && index == fault.index() {
             return false;
         }
-        // The number of another page's owner may be a merged page's by now.
-        let merged = meta.has(PageFlags::MERGED).then(|| self.mm.rmaps().get(owner)).flatten();
-        let sharers = merged.and_then(|rmap| rmap.sharers());
-        !sharers.is_some_and(|all| {
-            all.iter().any(|(rmap, index)| Arc::ptr_eq(rmap, chain) && *index == fault.index())
-        })
+        let here = Sharer::new(fault.vma.anon.id(), fault.index());
+        !(owner.merged().is_some() && self.mm.book().names(&**self.host(), owner, here))
     }
 
     /// Maps a copy of a cached frame in place of a note. The page lock is held, and nobody writes to the frame: it is not
@@ -235,13 +230,12 @@ impl<H: Host> AddressSpace<H> {
         frame: Pfn,
     ) -> Option<Leaf> {
         let meta = self.host().frames().meta(frame);
-        let chain = fault.vmas.prepare_anon(fault.vma, self.mm.rmaps());
         let tables = self.tables.lock();
         if self.again(&tables, found).entry != found.entry {
             return None;
         }
         if meta.owner().is_none() {
-            meta.set_owner(chain.id(), fault.index());
+            meta.set_owner(fault.vma.anon.owner_id(), fault.index());
             meta.set_swap_slot(Some(slot));
         }
         self.swapped.count_back();

@@ -13,7 +13,6 @@ use alloc::sync::Arc;
 use bitflags::bitflags;
 use core::fmt;
 use paging::Rights;
-use sync::Once;
 
 pub(crate) use tree::VmaTree;
 
@@ -155,18 +154,23 @@ pub struct Vma<H: Host> {
     pub flags: VmaFlags,
     /// Index of its first page.
     pub(crate) first: u64,
-    /// Reverse map of its anonymous pages; made by the first fault that needs it.
-    pub(crate) anon: Once<Arc<Rmap<H>>>,
+    /// Reverse map of its anonymous pages.
+    pub(crate) anon: Arc<Rmap<H>>,
 }
 
 impl<H: Host> Vma<H> {
     /// A new area, in which nothing was ever mapped.
-    pub(crate) fn new(range: HvaRange, protection: Protection, kind: VmaKind<H>) -> Self {
+    pub(crate) fn new(range: HvaRange, protection: Protection, kind: VmaKind<H>, anon: Arc<Rmap<H>>) -> Self {
         let first = match &kind {
             VmaKind::Anonymous(_) => range.start().as_u64() >> PAGE_SHIFT,
             VmaKind::Private(_, first) | VmaKind::Shared(_, first) => *first,
         };
-        Self { range, protection, kind, flags: VmaFlags::empty(), first, anon: Once::new() }
+        Self { range, protection, kind, flags: VmaFlags::empty(), first, anon }
+    }
+
+    /// The reverse map of its anonymous pages, if it may have any.
+    pub(crate) fn chain(&self) -> Option<&Arc<Rmap<H>>> {
+        Some(&self.anon).filter(|anon| anon.is_used())
     }
 
     /// What backs the area from an address in it on.
@@ -198,7 +202,7 @@ impl<H: Host> Vma<H> {
             VmaKind::Private(file, _) => VmaKind::Private(Arc::clone(file), first),
             VmaKind::Shared(file, _) => VmaKind::Shared(Arc::clone(file), first),
         };
-        Self { range, kind, first, anon: clone_once(&self.anon), ..*self }
+        Self { range, kind, first, anon: Arc::clone(&self.anon), ..*self }
     }
 
     /// What can be said of such an area: what is shared, or huge, is not merged, and advice to do so is ignored.
@@ -217,7 +221,7 @@ impl<H: Host> Vma<H> {
     /// Whether `next`, which starts where this one ends, is the same area going on.
     #[must_use]
     pub fn goes_on_in(&self, next: &Self) -> bool {
-        let same_chain = match (self.anon.get(), next.anon.get()) {
+        let same_chain = match (self.chain(), next.chain()) {
             (Some(a), Some(b)) => Arc::ptr_eq(a, b),
             _ => true,
         };
@@ -229,17 +233,9 @@ impl<H: Host> Vma<H> {
     }
 }
 
-fn clone_once<T>(once: &Once<Arc<T>>) -> Once<Arc<T>> {
-    let copy = Once::new();
-    if let Some(value) = once.get() {
-        copy.call_once(|| Arc::clone(value));
-    }
-    copy
-}
-
 impl<H: Host> Clone for Vma<H> {
     fn clone(&self) -> Self {
-        Self { kind: self.kind.clone(), anon: clone_once(&self.anon), ..*self }
+        Self { kind: self.kind.clone(), anon: Arc::clone(&self.anon), ..*self }
     }
 }
 

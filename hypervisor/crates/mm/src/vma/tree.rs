@@ -4,7 +4,7 @@
 //! Each area in the tree has a link in its file's reverse map and in that of its anonymous pages. A change adds
 //! the links of what is new before it removes those of what is old (`rmap.rs`).
 
-use super::{Protection, Vma, VmaFlags};
+use super::{Protection, Vma, VmaFlags, VmaKind};
 use crate::host::Host;
 use crate::rmap::{Link, Rmap, Rmaps};
 use crate::space::AddressSpace;
@@ -12,7 +12,8 @@ use addr::{Hva, HvaRange, PageSize};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use sync::{Once, Rank};
+use mutants::{Mutant, intact};
+use sync::Rank;
 
 /// The areas of one address space.
 pub(crate) struct VmaTree<H: Host> {
@@ -156,11 +157,10 @@ impl<H: Host> VmaTree<H> {
         if left.range.end() != boundary || !left.goes_on_in(right) {
             return;
         }
-        let chain = left.anon.get().or(right.anon.get()).map(Arc::clone);
-        let whole = Vma { range: left.range.hull(&right.range), anon: Once::new(), ..left.clone() };
-        if let Some(chain) = chain {
-            whole.anon.call_once(|| chain);
-        }
+        // One that may have pages, if there is any.
+        let chain = left.chain().or(right.chain()).filter(|_| intact(Mutant::JoinTakesUnused));
+        let anon = Arc::clone(chain.unwrap_or(&left.anon));
+        let whole = Vma { range: left.range.hull(&right.range), anon, ..left.clone() };
         self.replace(&[left.range.start(), boundary], [whole]);
     }
 
@@ -185,14 +185,18 @@ impl<H: Host> VmaTree<H> {
         }
     }
 
-    /// The reverse map of an area's anonymous pages, made now if it has none. The mmap lock is held, for reading at
-    /// least (Linux: `anon_vma_prepare`).
-    pub(crate) fn prepare_anon<'v>(&self, vma: &'v Vma<H>, rmaps: &Arc<Rmaps<H>>) -> &'v Arc<Rmap<H>> {
-        vma.anon.call_once(|| {
-            let chain = self.neighbours_chain(vma).unwrap_or_else(|| rmaps.create(Rank::Rmap));
-            chain.link(self.link_of(vma));
-            chain
-        })
+    /// Adds an area in which nothing was ever mapped, where none is. Its reverse map is made now, and not by the first fault that
+    /// needs one (Linux: `anon_vma_prepare`).
+    pub(crate) fn add(
+        &mut self,
+        (range, protection, kind): (HvaRange, Protection, VmaKind<H>),
+        rmaps: &Arc<Rmaps<H>>,
+    ) {
+        let mut vma = Vma::new(range, protection, kind, rmaps.create(Rank::Rmap));
+        if let Some(chain) = self.neighbours_chain(&vma) {
+            vma.anon = chain;
+        }
+        self.insert(vma);
     }
 
     /// The reverse map of a neighbour that differs only in what mprotect and madvise can undo: sharing it keeps
@@ -209,8 +213,8 @@ impl<H: Host> VmaTree<H> {
             .by_start
             .get(&end)
             .filter(|after| after.kind.same(&vma.kind) && vma.index_of(vma.range.end()) == after.first);
-        let chain = |vma: &Vma<H>| vma.anon.get().map(Arc::clone);
-        before.and_then(chain).or_else(|| after.and_then(chain))
+        let used = before.and_then(Vma::chain).or(after.and_then(Vma::chain));
+        used.or(before.or(after).map(|vma| &vma.anon)).map(Arc::clone)
     }
 
     fn link_of(&self, vma: &Vma<H>) -> Link<H> {
@@ -224,9 +228,9 @@ impl<H: Host> VmaTree<H> {
         if let Some(file) = vma.kind.file() {
             file.rmap().link(self.link_of(vma));
         }
-        if let Some(chain) = vma.anon.get() {
+        if vma.is_cow() {
             // Anonymous pages of a non-linear private area lie where their index says.
-            chain.link(Link { nonlinear: false, ..self.link_of(vma) });
+            vma.anon.link(Link { nonlinear: false, ..self.link_of(vma) });
         }
     }
 
@@ -234,8 +238,8 @@ impl<H: Host> VmaTree<H> {
         if let Some(file) = vma.kind.file() {
             file.rmap().unlink(&self.space, vma.range.start());
         }
-        if let Some(chain) = vma.anon.get() {
-            chain.unlink(&self.space, vma.range.start());
+        if vma.is_cow() {
+            vma.anon.unlink(&self.space, vma.range.start());
         }
     }
 }
