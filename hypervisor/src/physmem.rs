@@ -108,7 +108,7 @@ fn entry(at: EntryRef) -> &'static AtomicU64 {
 
 /// Fills a frame with one word: `rep stosq`, which processors do by whole cache lines.
 fn fill(frame: Pfn, size: PageSize, word: u64) {
-    // SAFETY: a whole allocated frame of the direct map, which the caller owns.
+    // SAFETY: a whole frame of the direct map, which the caller owns.
     unsafe {
         asm!("rep stosq", inout("rdi") pointer::<u64>(frame) => _, inout("rcx") size.bytes() / 8 => _,
              in("rax") word, options(nostack));

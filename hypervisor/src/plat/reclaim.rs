@@ -17,13 +17,12 @@ use crate::physmem::PhysicalMemory;
 use crate::sched::{self, Group, JoinHandle, Turn};
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, Ordering};
+use mm::frames::MOST_CACHED;
 use mm::{Host, Mm, OutOfFrames, Progress};
 use spin::Once;
 
 /// Frames that only reclaim may take: spans of compressed pages, and what lies in the caches of CPUs.
 const RESERVE: u64 = 128;
-/// Frames that a CPU's cache may hold.
-const CACHED: u64 = 32;
 /// One part in so many of all memory is kept free.
 const PART: u64 = 256;
 /// Pages that go between two looks at the clock.
@@ -75,7 +74,7 @@ impl Reclaimer {
         pace: Pace,
     ) -> Result<(Arc<Self>, JoinHandle), OutOfFrames> {
         let frames = mm.host().frames();
-        frames.set_reserve(RESERVE + CACHED * sched::online() as u64);
+        frames.set_reserve(RESERVE + MOST_CACHED * sched::online() as u64);
         let low = (frames.total() / PART).max(BATCH);
         let this = Arc::new(Self {
             mm: Arc::clone(mm),

@@ -1,9 +1,9 @@
 //! Aging (patch site `page_referenced_one`: answers OR-ed over the primary entry and all subscribers).
 
-use crate::{CPU0, CPU1, GUEST, HUGE, Outcome, fill, lab, lab_with, observe};
+use crate::{CPU0, CPU1, GUEST, HUGE, Outcome, SMALL, fill, lab, lab_with, observe};
 use addr::PageSize;
-use mm::Protection;
 use mm::notifier::MmuNotifier;
+use mm::{Advice, Protection};
 use mmu::AccessedDirty;
 use tests::lab::{GuestId, Lab, Verdict, gpage, page, pages};
 use tests::machine::{Event, Options, Paging};
@@ -146,12 +146,20 @@ fn passes(lab: &Lab, index: u64) -> Outcome {
 /// A pass asks block by block, and leaves out those that nobody may have used, wherever these begin in a guest.
 #[test]
 fn a_pass_finds_use_in_whatever_block_it_is() -> Outcome {
-    let lab = lab(2048);
+    for (first, count) in [(0, 2048), (100, 1480)] {
+        finds_use_in((first, count))?;
+    }
+    Ok(())
+}
+
+fn finds_use_in((first, count): (u64, u64)) -> Outcome {
+    let lab = Lab::with_ram(Options::default(), 2048);
+    lab.mmap(pages(first, count), Protection::ReadWrite, SMALL)?;
     lab.add_slot(GUEST, gpage(5001), pages(100, 1500));
-    for index in (0..2048).step_by(64) {
+    for index in (128..1580).step_by(64) {
         lab.guest_store(GUEST, CPU0, gpage(index), index)?;
     }
-    passes(&lab, 64)?;
+    passes(&lab, 1536)?;
     for index in [128, 448, 512, 576, 960, 1024, 1536] {
         lab.guest_load(GUEST, CPU1, gpage(index))?;
         passes(&lab, index)?;
@@ -190,5 +198,18 @@ fn a_pass_leaves_out_blocks_that_nobody_has_used() -> Outcome {
     assert_eq!((asked(), asked()), (4, 0));
     lab.guest_load(GUEST, CPU0, gpage(600))?;
     assert_eq!((asked(), asked()), (1, 0));
+    lab.finish()
+}
+
+/// Of a huge page that was used, and of which a part goes: the others are in base pages, in a block that the area has in part.
+#[test]
+fn a_pass_finds_use_in_a_block_that_was_split() -> Outcome {
+    let lab = lab(1024);
+    lab.space.madvise(page(0), pages(0, 1024).len(), Advice::HugePage).expect("it is mapped");
+    lab.guest_store(GUEST, CPU0, gpage(5), 5)?;
+    lab.space.mm().age_all();
+    lab.load(CPU0, page(5))?;
+    lab.munmap(pages(0, 4))?;
+    passes(&lab, 5)?;
     lab.finish()
 }

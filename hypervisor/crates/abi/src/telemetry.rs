@@ -220,7 +220,7 @@ pub struct Telemetry {
     pub table_frames: u64,
     /// Frames that processors with nothing else to do have zeroed ahead so far.
     pub zeroed_ahead: u64,
-    /// Of these, frames that processors have taken for first touches.
+    /// Of these, frames that processors have put into their caches for first touches and tables.
     pub zeroed_taken: u64,
     /// VM exits by reason.
     pub exits: Exits,

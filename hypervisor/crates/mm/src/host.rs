@@ -105,8 +105,8 @@ pub trait Host: TableMemory + FrameMemory + Shootdown + Send + Sync {
         self.frames().free_pages(self.current_cpu(), frames);
     }
 
-    /// Frames that were zeroed ahead have become few: some CPU that is idle may call [`crate::zero_ahead`]. Locks may be held: it takes
-    /// none, and waits for nobody.
+    /// Frames that were zeroed ahead are few: some CPU that is idle may call [`crate::zero_ahead`]. Locks may be held: it takes none, and
+    /// waits for no other CPU's answer.
     fn zeroed_run_low(&self) {}
 
     /// A zeroed frame (I15) with one reference.

@@ -52,7 +52,8 @@ impl<H: Host> Mm<H> {
     /// [`OutOfFrames`]: as many were set aside as there were.
     pub fn grow_pool(&self, size: PageSize, count: usize) -> Result<(), OutOfFrames> {
         for _ in 0..count {
-            let frame = self.host().frames().allocate(self.host().current_cpu(), size)?;
+            let frames = self.host().frames();
+            let frame = self.or_recall(|| frames.allocate(self.host().current_cpu(), size))?;
             self.host().frames().meta(frame).set(PageFlags::POOL);
             self.pools().give(frame, size);
         }
@@ -73,8 +74,13 @@ impl<H: Host> Mm<H> {
                 }
                 Ok(frame)
             }
-            None => self.host().allocate_zeroed(size),
+            None => self.or_recall(|| self.host().allocate_zeroed(size)),
         }
+    }
+
+    /// Allocates; if that fails, with what was zeroed ahead: whoever wants huge pages for good takes no others.
+    fn or_recall(&self, allocate: impl Fn() -> Result<Pfn, OutOfFrames>) -> Result<Pfn, OutOfFrames> {
+        allocate().or_else(|error| if self.host().frames().recall_zeroed() { allocate() } else { Err(error) })
     }
 
     /// Drops one reference on each base frame of a page. Those whose last it was are freed, the whole page in one

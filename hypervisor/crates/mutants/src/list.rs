@@ -57,6 +57,8 @@ mutants! {
     NoTestYoung,
     /// aging: subscribers are not asked which blocks may have been used
     NoFindUsed,
+    /// aging: blocks that an area has in part only are asked for like whole ones
+    PartsOfBlocksUnused,
     /// aging: a secondary MMU with shadows says that no block was used
     ShadowsUseNoBlock,
     /// aging: a device TLB says that no block was used
@@ -93,7 +95,7 @@ mutants! {
     ZeroingTakesLast,
     /// frames zeroed ahead: nobody gets one who does not want zeros
     ZeroedLeftBehind,
-    /// frames zeroed ahead: a huge page goes without them
+    /// frames zeroed ahead: huge pages that are set aside go without them
     HugeLeavesZeroed,
     /// frames zeroed ahead: no CPU hears that they have become few
     RunsLowUnheard,

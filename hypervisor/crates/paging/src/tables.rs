@@ -231,7 +231,9 @@ pub fn split<E: TableEntry, M: TableMemory>(
         let pfn = leaf.pfn.add(u64::from(index) * size.base_pages());
         memory.store(EntryRef::new(table, index), E::leaf(Leaf { pfn, size, dirty, ..leaf }).bits());
     }
-    memory.store(found.at, E::table(table).bits());
+    // What was used is found by the A bits above it, too.
+    let accessed = if leaf.accessed { E::ACCESSED } else { 0 };
+    memory.store(found.at, E::table(table).bits() | accessed);
     true
 }
 

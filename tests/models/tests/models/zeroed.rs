@@ -5,6 +5,7 @@ use mm::{Access, Host, zero_ahead};
 use mmu::FaultOutcome;
 use models::{Bounds, GUEST, Model, Program, Word, ends_well, everybody_reads, map};
 use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
 use sync::switch_point;
 use tests::lab::{Lab, gpage, page};
 use tests::machine::Options;
@@ -33,6 +34,9 @@ fn bed() -> Lab {
     }
 }
 
+/// Frames that were taken, in all orders together.
+static TAKEN: AtomicU64 = AtomicU64::new(0);
+
 /// What a guest stores to a frame that it has just got stays, and what it finds there is zero.
 #[test]
 fn zeroing_against_first_touches_and_a_discard() {
@@ -53,8 +57,10 @@ fn zeroing_against_first_touches_and_a_discard() {
             guest.store(SECOND, NEW).expect("memory");
         })
         .end(|lab| {
+            TAKEN.fetch_add(lab.machine.frames().zeroed_counts().taken, Ordering::Relaxed);
             assert_eq!((everybody_reads(&lab, FIRST), everybody_reads(&lab, SECOND)), (Ok(0), Ok(NEW)));
             ends_well(lab);
         })
         .holds(Bounds::preemptions(2));
+    assert!(TAKEN.load(Ordering::Relaxed) > 0, "no frame that was zeroed ahead was anybody's");
 }

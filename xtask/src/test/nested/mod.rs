@@ -17,7 +17,7 @@ use super::pool::report;
 use crate::cli::MachineKind;
 use crate::machine::{self, Chosen};
 use crate::{metal, qemu, setup, workspace};
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use std::time::Instant;
 
 /// Runs the scenarios whose name contains `only`.
@@ -30,13 +30,13 @@ pub(super) fn run(only: Option<&str>) -> Result<Tally> {
         if choice.kind != Chosen::Kvm {
             bail!("nothing to nest in: {}", choice.reason);
         }
-        return Ok(run_here(&Fixtures::of(dir), only));
+        return run_here(&Fixtures::of(dir), only);
     }
     let fixtures = Fixtures::make(&metal::build()?)?;
     if choice.kind == Chosen::Kvm {
         setup::ensure_machine(Chosen::Kvm)?;
         setup::ensure_packages("UEFI", &qemu::OVMF_PACKAGES)?;
-        return Ok(run_here(&fixtures, only));
+        return run_here(&fixtures, only);
     }
     run_in_lab(&fixtures, only)
 }
@@ -49,8 +49,11 @@ pub(super) fn run_in_lab(fixtures: &Fixtures, only: Option<&str>) -> Result<Tall
     lab::run(&metal::build()?, fixtures, only)
 }
 
-fn run_here(fixtures: &Fixtures, only: Option<&str>) -> Tally {
+fn run_here(fixtures: &Fixtures, only: Option<&str>) -> Result<Tally> {
     let wanted = |name: &str| only.is_none_or(|text| name.contains(text));
+    let mut names =
+        rows::all().map(|scenario| scenario.name).chain(NESTED_MEDIA.iter().map(|medium| medium.name));
+    ensure!(names.any(wanted), "no nested scenario's name contains `{}`", only.unwrap_or_default());
     let mut tally = Tally::default();
     let mut run = |name: &str, run: &dyn Fn() -> Result<()>| {
         let started = Instant::now();
@@ -63,5 +66,5 @@ fn run_here(fixtures: &Fixtures, only: Option<&str>) -> Tally {
     for medium in NESTED_MEDIA.iter().filter(|medium| wanted(medium.name)) {
         run(medium.name, &|| medium.run());
     }
-    tally
+    Ok(tally)
 }

@@ -7,18 +7,23 @@ const CAPACITY: usize = 32;
 /// Frames moved between a cache and the buddy at a time.
 pub(super) const BATCH: usize = 16;
 
+/// Most frames that a CPU has for itself, and others cannot have.
+pub const MOST_CACHED: u64 = (CAPACITY + BATCH) as u64;
+
 /// Free base frames of one CPU.
 #[derive(Debug)]
 pub(super) struct CpuFrames {
     /// Whatever is in them.
     pub(super) any: FrameCache,
-    /// They hold zeros.
+    /// They hold zeros; a batch at most.
     pub(super) zeroed: FrameCache,
+    /// At the last refill frames that hold zeros were few, and nobody zeroed any.
+    pub(super) run_low: bool,
 }
 
 impl CpuFrames {
     pub(super) const fn new() -> Self {
-        Self { any: FrameCache::new(), zeroed: FrameCache::new() }
+        Self { any: FrameCache::new(), zeroed: FrameCache::new(), run_low: false }
     }
 }
 

@@ -4,14 +4,17 @@
 //!           begin_zeroing            zero_next                        16 at a time
 //!   buddy ────────────────► Zeroing ───────────► zeroed, in the queue ────────────► a CPU's own ─► allocate_fresh
 //!     ▲                        │ not zeroed          │
-//!     ├────────────────────────┘                     │ nothing else is left, or a huge page is wanted
+//!     ├────────────────────────┘                     │ nothing else is left, or huge pages are set aside
 //!     └──────────────────────────────────────────────┘
 //! ```
+//!
+//! Where fewer than half of what is wanted are left, and no CPU zeroes any, whoever takes some is told so, once for each refill of his
+//! CPU's cache ([`Fresh::run_low`]).
 //!
 //! They are free all the while, and count so. Nobody has an entry for a free frame (I6), so zeros stay zeros (I15).
 
 use super::cache::{BATCH, CpuFrames};
-use super::{Frames, runs};
+use super::{Frames, Pool, runs};
 use crate::host::{CpuIndex, OutOfFrames};
 use addr::{PageSize, Pfn};
 use core::sync::atomic::Ordering;
@@ -28,7 +31,7 @@ const SPARE_PART: u64 = 8;
 pub struct Fresh {
     /// The first so many hold zeros; the others whatever is in them.
     pub zeroed: usize,
-    /// Frames that were zeroed ahead have just become few.
+    /// Frames that hold zeros are few, and no CPU is zeroing any.
     pub run_low: bool,
 }
 
@@ -37,7 +40,7 @@ pub struct Fresh {
 pub struct ZeroedCounts {
     /// All of them.
     pub ahead: u64,
-    /// Of these, those that CPUs have taken for whoever wants zeros.
+    /// Of these, those that CPUs have put into their caches for whoever wants zeros.
     pub taken: u64,
 }
 
@@ -69,6 +72,7 @@ impl Drop for Zeroing<'_> {
         self.frames.zeroed_ahead.fetch_add(zeroed.len() as u64, Ordering::Relaxed);
         let mut pool = self.frames.pool.lock();
         zeroed.iter().for_each(|&frame| pool.zeroed.push(&self.frames.meta, frame));
+        self.frames.zeroers.fetch_sub(1, Ordering::Relaxed);
         self.frames.zeroed.store(pool.zeroed.count(), Ordering::Relaxed);
         if intact(Mutant::ZeroingLosesRest) {
             runs(rest, |start, end| pool.buddy.free_run(&self.frames.meta, start, end));
@@ -96,7 +100,7 @@ impl Frames {
     pub fn begin_zeroing(&self) -> Option<Zeroing<'_>> {
         let wanted =
             (self.total() / ZEROED_PART).saturating_sub(self.zeroed_count()).min(BATCH as u64) as usize;
-        if wanted == 0 || (self.spare() < self.total() / SPARE_PART && intact(Mutant::ZeroingTakesLast)) {
+        if wanted == 0 || !self.may_zero() {
             return None;
         }
         let (mut batch, mut count) = ([Pfn::ZERO; BATCH], 0);
@@ -111,7 +115,31 @@ impl Frames {
             runs(&batch[..count], |start, end| pool.buddy.free_run(&self.meta, start, end));
         }
         drop(pool);
-        (count > 0).then_some(Zeroing { frames: self, batch, count, zeroed: 0 })
+        (count > 0).then(|| {
+            self.zeroers.fetch_add(1, Ordering::Relaxed);
+            Zeroing { frames: self, batch, count, zeroed: 0 }
+        })
+    }
+
+    fn may_zero(&self) -> bool {
+        self.spare() >= self.total() / SPARE_PART || !intact(Mutant::ZeroingTakesLast)
+    }
+
+    /// Gives the frames in the queue back to the buddy: somebody cannot do without huge blocks. A batch at a time, since others want frames,
+    /// too. Whether there was one.
+    pub fn recall_zeroed(&self) -> bool {
+        let some = self.zeroed_count() > 0 && intact(Mutant::HugeLeavesZeroed);
+        let mut is_left = some;
+        while is_left {
+            let mut pool = self.pool.lock();
+            for _ in 0..BATCH {
+                let Some(frame) = pool.zeroed.pop(&self.meta) else { break };
+                pool.buddy.free(&self.meta, frame, 0);
+            }
+            is_left = pool.zeroed.count() > 0;
+            self.zeroed.store(pool.zeroed.count(), Ordering::Relaxed);
+        }
+        some
     }
 
     /// A base frame with one reference for whoever wants zeros in it. The reserve stays.
@@ -125,9 +153,9 @@ impl Frames {
             return Err(NONE_LEFT);
         }
         let (mut own, mut place) = (self.caches[cpu.0].lock(), [Pfn::ZERO]);
-        let fresh =
-            if self.has_zeroed(&own) { self.pop_zeroed(&mut own, &mut place) } else { Fresh::default() };
-        let frame = if fresh.zeroed == 0 { self.pop(&mut own).ok_or(NONE_LEFT)? } else { place[0] };
+        let zeroed = if self.has_zeroed(&own) { self.pop_zeroed(&mut own, &mut place) } else { 0 };
+        let frame = if zeroed == 0 { self.pop(&mut own).ok_or(NONE_LEFT)? } else { place[0] };
+        let fresh = Fresh { zeroed, run_low: core::mem::take(&mut own.run_low) };
         drop(own);
         self.hand_out(frame, self.generation());
         self.free.fetch_sub(1, Ordering::Relaxed);
@@ -138,15 +166,16 @@ impl Frames {
     pub fn allocate_few_fresh(&self, cpu: CpuIndex, places: &mut [Pfn]) -> (usize, Fresh) {
         let (wanted, generation) = (self.spare().min(places.len() as u64) as usize, self.generation());
         let (mut own, places) = (self.caches[cpu.0].lock(), &mut places[..wanted]);
-        let fresh = if self.has_zeroed(&own) { self.pop_zeroed(&mut own, places) } else { Fresh::default() };
-        places[..fresh.zeroed].iter().for_each(|&frame| self.hand_out(frame, generation));
-        let mut count = fresh.zeroed;
-        for place in &mut places[fresh.zeroed..] {
+        let zeroed = if self.has_zeroed(&own) { self.pop_zeroed(&mut own, places) } else { 0 };
+        places[..zeroed].iter().for_each(|&frame| self.hand_out(frame, generation));
+        let mut count = zeroed;
+        for place in &mut places[zeroed..] {
             let Some(frame) = self.pop(&mut own) else { break };
             self.hand_out(frame, generation);
             *place = frame;
             count += 1;
         }
+        let fresh = Fresh { zeroed, run_low: core::mem::take(&mut own.run_low) };
         drop(own);
         self.free.fetch_sub(count as u64, Ordering::Relaxed);
         (count, fresh)
@@ -156,31 +185,35 @@ impl Frames {
         !own.zeroed.is_empty() || self.zeroed_count() != 0
     }
 
-    /// Zeroed frames into the first of these places, as long as there are some.
+    /// Zeroed frames into the first of these places, as long as there are some; how many.
     #[cold]
     #[inline(never)]
-    fn pop_zeroed(&self, own: &mut CpuFrames, places: &mut [Pfn]) -> Fresh {
-        let mut fresh = Fresh::default();
-        for place in places {
+    fn pop_zeroed(&self, own: &mut CpuFrames, places: &mut [Pfn]) -> usize {
+        for (count, place) in places.iter_mut().enumerate() {
             if own.zeroed.is_empty() {
-                fresh.run_low |= self.refill_zeroed(own);
+                self.refill_zeroed(own);
             }
-            let Some(frame) = own.zeroed.pop() else { break };
+            let Some(frame) = own.zeroed.pop() else { return count };
             *place = frame;
-            fresh.zeroed += 1;
         }
-        fresh
+        places.len()
     }
 
-    /// Whether those that are left in the queue have become few by that: fewer than half of what is wanted.
-    fn refill_zeroed(&self, own: &mut CpuFrames) -> bool {
-        let few = self.total() / ZEROED_PART / 2;
+    fn refill_zeroed(&self, own: &mut CpuFrames) {
         let mut pool = self.pool.lock();
         let before = pool.zeroed.count();
         own.zeroed.refill(|_| Some((pool.zeroed.pop(&self.meta)?, 1)));
+        self.zeroed_taken.fetch_add(before - pool.zeroed.count(), Ordering::Relaxed);
+        self.note_zeroed(&pool, own);
+    }
+
+    /// After a refill: how many frames are left that hold zeros, and whether somebody has to hear of it. Where none was ever zeroed ahead
+    /// nobody is to.
+    pub(super) fn note_zeroed(&self, pool: &Pool, own: &mut CpuFrames) {
         let left = pool.zeroed.count();
         self.zeroed.store(left, Ordering::Relaxed);
-        self.zeroed_taken.fetch_add(before - left, Ordering::Relaxed);
-        before >= few && left < few
+        let is_wanted = self.zeroed_ahead.load(Ordering::Relaxed) > 0 && self.may_zero();
+        let are_few = left < self.total() / ZEROED_PART / 2;
+        own.run_low = are_few && is_wanted && self.zeroers.load(Ordering::Relaxed) == 0;
     }
 }

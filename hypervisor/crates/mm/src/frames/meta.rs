@@ -65,7 +65,7 @@ bitflags! {
 pub(super) enum State {
     /// Not memory that may be allocated.
     Reserved,
-    /// In a CPU's cache, or inside a free block but not its head.
+    /// In a CPU's cache, or inside a free block but not its head; or it holds zeros, or will, and `next` is the next one that does.
     Free,
     /// Head of a free block of the buddy.
     FreeHead,

@@ -32,6 +32,7 @@ use mutants::{Mutant, intact};
 use sync::{Mutex, Rank};
 use zeroed::Zeroed;
 
+pub use cache::MOST_CACHED;
 pub use fresh::{Fresh, ZeroedCounts, Zeroing};
 pub use generations::{METADATA_BYTES, Uses};
 pub use meta::{FrameMeta, PageFlags};
@@ -52,6 +53,8 @@ pub struct Frames {
     zeroed: AtomicU64,
     zeroed_ahead: AtomicU64,
     zeroed_taken: AtomicU64,
+    /// CPUs that are zeroing some.
+    zeroers: AtomicU64,
     /// Frames that only reclaim may take.
     reserve: AtomicU64,
     generations: Generations,
@@ -65,18 +68,6 @@ struct Pool {
 }
 
 impl Pool {
-    /// Takes a block of 2^order frames; all that were zeroed ahead are the buddy's again where it has none.
-    fn allocate(&mut self, meta: &[FrameMeta], order: u8) -> Option<Pfn> {
-        self.buddy.allocate(meta, order).or_else(|| {
-            if intact(Mutant::HugeLeavesZeroed) {
-                while let Some(frame) = self.zeroed.pop(meta) {
-                    self.buddy.free(meta, frame, 0);
-                }
-            }
-            self.buddy.allocate(meta, order)
-        })
-    }
-
     /// Takes up to `most` frames in a row; one that was zeroed ahead where nothing else is left.
     fn allocate_run(&mut self, meta: &[FrameMeta], most: usize) -> Option<(Pfn, usize)> {
         let run = self.buddy.allocate_run(meta, most);
@@ -104,6 +95,7 @@ impl Frames {
             zeroed: AtomicU64::new(0),
             zeroed_ahead: AtomicU64::new(0),
             zeroed_taken: AtomicU64::new(0),
+            zeroers: AtomicU64::new(0),
             reserve: AtomicU64::new(0),
             generations,
         }
@@ -202,7 +194,9 @@ impl Frames {
     pub fn allocate_reserved(&self, cpu: CpuIndex, size: PageSize) -> Result<Pfn, OutOfFrames> {
         let frame = match size {
             PageSize::Size4K => self.allocate_base(cpu),
-            PageSize::Size2M | PageSize::Size1G => self.allocate_huge(size),
+            PageSize::Size2M | PageSize::Size1G => {
+                self.pool.lock().buddy.allocate(&self.meta, order_of(size))
+            }
         };
         let frame = frame.ok_or(OutOfFrames { size })?;
         if size == PageSize::Size4K {
@@ -227,13 +221,6 @@ impl Frames {
         self.pop(&mut self.caches[cpu.0].lock())
     }
 
-    fn allocate_huge(&self, size: PageSize) -> Option<Pfn> {
-        let mut pool = self.pool.lock();
-        let frame = pool.allocate(&self.meta, order_of(size));
-        self.zeroed.store(pool.zeroed.count(), Ordering::Relaxed);
-        frame
-    }
-
     #[inline(always)]
     fn pop(&self, own: &mut CpuFrames) -> Option<Pfn> {
         if own.any.is_empty() {
@@ -247,7 +234,7 @@ impl Frames {
     fn refill(&self, own: &mut CpuFrames) {
         let mut pool = self.pool.lock();
         own.any.refill(|most| pool.allocate_run(&self.meta, most));
-        self.zeroed.store(pool.zeroed.count(), Ordering::Relaxed);
+        self.note_zeroed(&pool, own);
         drop(pool);
         if own.any.is_empty() {
             core::mem::swap(&mut own.any, &mut own.zeroed);
