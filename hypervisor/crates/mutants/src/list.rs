@@ -438,6 +438,8 @@ mutants! {
     OwnLeavesExclusive,
     /// mprotect and others change entries of a shared table
     ModifiesShared,
+    /// the area that was found last is taken for the one of any address, also where it is gone or another one
+    LastAreaUnasked,
     /// a page with several references is reused for a write (CVE-2020-29374)
     ReuseIgnoresReferences,
     /// copy-on-write maps its copy although the page has become exclusive since

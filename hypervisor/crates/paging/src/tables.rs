@@ -151,7 +151,7 @@ pub fn walk_to<E: TableEntry, M: TableMemory>(
     address: u64,
     lowest: Level,
 ) -> Found<E> {
-    walk_while(memory, root, address, |level, _| level > lowest)
+    walk_level_by_level(memory, root, address, |level, _| level > lowest)
 }
 
 /// Walks no further down than to an entry that names a shared table.
@@ -159,9 +159,46 @@ pub fn walk_owned<E: TableEntry, M: TableMemory>(memory: &M, root: Pfn, address:
     walk_while(memory, root, address, |_, entry: E| !entry.is_shared_table())
 }
 
-/// The levels one by one, so that what depends on them is known when this is compiled: a third of the instructions of a loop.
+/// The way to an entry of a page table, which most walks come to: nothing is kept of a level but the table that it names. What ends before
+/// is walked once more.
 #[inline(always)]
 fn walk_while<E: TableEntry, M: TableMemory>(
+    memory: &M,
+    root: Pfn,
+    address: u64,
+    descend: impl Fn(Level, E) -> bool,
+) -> Found<E> {
+    let mut shared = false;
+    let mut next = |table, level: Level| {
+        let entry = E::from_bits(memory.load(EntryRef::new(table, level.index(address))));
+        shared |= entry.is_shared_table();
+        entry.next_table().filter(|_| descend(level, entry))
+    };
+    if let Some(directory) = next(root, Level::Pml4)
+        && let Some(directory) = next(directory, Level::Pdpt)
+        && let Some(table) = next(directory, Level::Pd)
+    {
+        let at = EntryRef::new(table, Level::Pt.index(address));
+        return Found { at, level: Level::Pt, entry: E::from_bits(memory.load(at)), shared };
+    }
+    walk_again(memory, root, address, descend)
+}
+
+#[cold]
+#[inline(never)]
+fn walk_again<E: TableEntry, M: TableMemory>(
+    memory: &M,
+    root: Pfn,
+    address: u64,
+    descend: impl Fn(Level, E) -> bool,
+) -> Found<E> {
+    walk_level_by_level(memory, root, address, descend)
+}
+
+/// The same, wherever it ends. The levels one by one, so that what depends on them is known when this is compiled: a third of the
+/// instructions of a loop.
+#[inline(always)]
+fn walk_level_by_level<E: TableEntry, M: TableMemory>(
     memory: &M,
     root: Pfn,
     address: u64,

@@ -19,7 +19,7 @@ use super::{AddressSpace, FaultError, Mapping};
 use crate::file::File;
 use crate::host::Host;
 use crate::shrink::Attempts;
-use crate::vma::{Access, Vma, VmaKind, VmaTree};
+use crate::vma::{Access, Vma, VmaKind, Vmas};
 use addr::{Hva, PageSize};
 use alloc::sync::Arc;
 use core::cell::Cell;
@@ -36,7 +36,7 @@ const fn is_short(error: FaultError) -> bool {
 
 /// A fault under way: the mmap lock is held for reading.
 pub(super) struct Fault<'v, H: Host> {
-    pub(super) vmas: &'v VmaTree<H>,
+    pub(super) vmas: &'v Vmas<H>,
     pub(super) vma: &'v Vma<H>,
     /// The base page.
     pub(super) page: Hva,

@@ -18,7 +18,7 @@ use crate::frames::{FrameMeta, PageFlags, PageTurn, TriedLock};
 use crate::host::Host;
 use crate::merge::{Looked, MOST_SHARERS, Merged, Page};
 use crate::rmap::{Rmap, Sharer};
-use crate::vma::{Access, Vma, VmaFlags, VmaKind, VmaTree};
+use crate::vma::{Access, Vma, VmaFlags, VmaKind, Vmas};
 use addr::{Hva, HvaRange, PageSize, Pfn};
 use alloc::sync::Arc;
 use mutants::{Mutant, PageSite, intact};
@@ -118,7 +118,7 @@ impl<H: Host> AddressSpace<H> {
     }
 
     /// The place of a page that may be merged.
-    fn place<'v>(&self, vmas: &'v VmaTree<H>, address: Hva, frame: Pfn) -> Option<Place<'v, H>> {
+    fn place<'v>(&self, vmas: &'v Vmas<H>, address: Hva, frame: Pfn) -> Option<Place<'v, H>> {
         let vma = vmas.find(address).filter(|vma| vma.flags.contains(VmaFlags::MERGEABLE))?;
         Some(Place { address, frame, rmap: vma.anon.get()?, index: vma.index_of(address) })
     }

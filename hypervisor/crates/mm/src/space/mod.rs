@@ -43,7 +43,7 @@ use crate::host::Host;
 use crate::limits::Allowance;
 use crate::mm::Mm;
 use crate::notifier::{MmuNotifier, NotifierChain};
-use crate::vma::{Vma, VmaTree};
+use crate::vma::{Vma, Vmas};
 use addr::{Hva, HvaRange, PageSize, Pfn};
 use ahead::Streams;
 use alloc::sync::{Arc, Weak};
@@ -96,7 +96,7 @@ pub struct AddressSpace<H: Host> {
     mm: Arc<Mm<H>>,
     this: Weak<Self>,
     root: Pfn,
-    vmas: RwLock<VmaTree<H>>,
+    vmas: RwLock<Vmas<H>>,
     tables: Mutex<()>,
     /// See [`Self::bar_huge_pages`]; written under the page-table lock.
     huge_barred: AtomicU32,
@@ -117,10 +117,10 @@ impl<H: Host> AddressSpace<H> {
     /// [`OutOfTables`] where there is no frame for the root.
     pub fn new(mm: &Arc<Mm<H>>) -> Result<Arc<Self>, OutOfTables> {
         let root = mm.host().allocate_root()?;
-        Ok(Self::build(mm, root, VmaTree::new))
+        Ok(Self::build(mm, root, Vmas::new))
     }
 
-    fn build(mm: &Arc<Mm<H>>, root: Pfn, vmas: impl FnOnce(Weak<Self>) -> VmaTree<H>) -> Arc<Self> {
+    fn build(mm: &Arc<Mm<H>>, root: Pfn, vmas: impl FnOnce(Weak<Self>) -> Vmas<H>) -> Arc<Self> {
         let space = Arc::new_cyclic(|this| Self {
             mm: Arc::clone(mm),
             this: Weak::clone(this),
@@ -244,7 +244,7 @@ impl<H: Host> AddressSpace<H> {
         self.mm.drop_orphans();
     }
 
-    fn tear_down(&self, vmas: &mut VmaTree<H>) {
+    fn tear_down(&self, vmas: &mut Vmas<H>) {
         self.chain.release();
         self.unmap_region(vmas, HvaRange::new(Hva::ZERO, USER_END));
     }
@@ -263,7 +263,7 @@ impl<H: Host> AddressSpace<H> {
 /// may be that last user, and hold locks that rank behind the mmap lock.
 impl<H: Host> Drop for AddressSpace<H> {
     fn drop(&mut self) {
-        let unreachable = VmaTree::new(Weak::clone(&self.this));
+        let unreachable = Vmas::new(Weak::clone(&self.this));
         let mut vmas = core::mem::replace(self.vmas.get_mut(), unreachable);
         self.tear_down(&mut vmas);
         self.host().free_table(self.root);
