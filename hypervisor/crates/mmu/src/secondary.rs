@@ -139,10 +139,20 @@ impl From<OutOfTables> for MmuError {
 struct Resolved {
     gfn: Gfn,
     leaf: Leaf,
-    /// Host addresses that the leaf will map.
-    hvas: HvaRange,
+    /// The host address of what the leaf will map, and how large it is.
+    hva: Hva,
+    size: PageSize,
     mapping: Mapping,
     snapshot: Snapshot,
+}
+
+/// What a fault asks the host for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asks {
+    /// Its page.
+    Alone,
+    /// And what lies beside it.
+    Beside,
 }
 
 /// What became of an attempt to install.
@@ -153,6 +163,10 @@ enum Attempt {
     Lacking(Lacking),
     /// Something has changed since the frame was resolved.
     Changed,
+    /// There was no frame for a table, and others were made free.
+    MadeRoom,
+    /// No slot holds the address.
+    NotRam,
 }
 
 impl<H: Host> SecondaryMmu<H> {
@@ -287,50 +301,89 @@ impl<H: Host> SecondaryMmu<H> {
     /// Apart, so that a write that only the log has stopped does not pay for it.
     #[inline(never)]
     pub(crate) fn resolve_fault(&self, gfn: Gfn, access: Access) -> Result<(FaultOutcome, u64), MmuError> {
-        let mut attempts = mm::Attempts::default();
-        let mut reserve = TableReserve::new(&*self.host);
-        // Who looks again has found no page, or one that changes: he is after that alone.
-        let mut asks = true;
-        loop {
-            // Before the slot is looked up, too: removing it raises the sequence (I2).
-            let snapshot = self.sequence.snapshot();
-            let Some(slot) = self.slots.read().find(gfn) else { return Ok((FaultOutcome::NotRam, 0)) };
-            let wanted = if asks { self.group_of(&slot, gfn) } else { None };
-            let mut beside = None;
-            let ask = wanted.map(|wanted| AskBeside { wanted, found: &mut beside });
-            asks = false;
-            let resolved = self.resolve(&slot, gfn, access, (snapshot, ask)).map_err(MmuError::Host)?;
-            let mut attempt = self.install((&resolved, &beside), &mut reserve)?;
-            if let Attempt::Lacking(Lacking(tables)) = attempt {
-                if let Err(error) = supply(&*self.host, &mut reserve, tables, || self.take_spare()) {
-                    if self.space.mm().make_room(&mut attempts) {
-                        continue;
-                    }
-                    return Err(error.into());
-                }
-                attempt = self.install((&resolved, &beside), &mut reserve)?;
-            }
-            let around = match attempt {
-                Attempt::Done(Installed::New(_) | Installed::More, around) => {
-                    count(&self.stats.installed);
-                    around
-                }
-                Attempt::Done(Installed::Spurious, around) => {
-                    count(&self.stats.spurious);
-                    around
-                }
-                // Changed since it was resolved, or other tables have gone meanwhile.
-                Attempt::Changed | Attempt::Lacking(_) => {
-                    count(&self.stats.retries);
-                    sync::relax();
-                    continue;
-                }
-            };
-            return Ok((FaultOutcome::Mapped, around));
+        let (mut reserve, mut attempts) = (TableReserve::new(&*self.host), mm::Attempts::default());
+        let first = self.try_fault(gfn, access, Asks::Beside, (&mut reserve, &mut attempts))?;
+        match self.outcome(first) {
+            Some(outcome) => Ok(outcome),
+            None => self.retry_fault(gfn, access, (&mut reserve, &mut attempts)),
         }
     }
 
+    /// Goes on after the first attempt. Who looks again has found no page, or one that changes: he is after that alone.
+    #[inline(never)]
+    fn retry_fault(
+        &self,
+        gfn: Gfn,
+        access: Access,
+        (reserve, attempts): (&mut TableReserve<'_, H>, &mut mm::Attempts),
+    ) -> Result<(FaultOutcome, u64), MmuError> {
+        loop {
+            let attempt = self.try_fault(gfn, access, Asks::Alone, (reserve, attempts))?;
+            if let Some(outcome) = self.outcome(attempt) {
+                return Ok(outcome);
+            }
+        }
+    }
+
+    /// What has become of a fault by an attempt, and how many pages were mapped around it; `None`: another one is wanted.
+    #[inline(always)]
+    fn outcome(&self, attempt: Attempt) -> Option<(FaultOutcome, u64)> {
+        match attempt {
+            Attempt::Done(installed, around) => {
+                let is_new = !matches!(installed, Installed::Spurious);
+                count(if is_new { &self.stats.installed } else { &self.stats.spurious });
+                Some((FaultOutcome::Mapped, around))
+            }
+            Attempt::NotRam => Some((FaultOutcome::NotRam, 0)),
+            Attempt::MadeRoom => None,
+            // Changed since it was resolved, or other tables have gone meanwhile.
+            Attempt::Changed | Attempt::Lacking(_) => {
+                count(&self.stats.retries);
+                sync::relax();
+                None
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn try_fault(
+        &self,
+        gfn: Gfn,
+        access: Access,
+        asks: Asks,
+        (reserve, attempts): (&mut TableReserve<'_, H>, &mut mm::Attempts),
+    ) -> Result<Attempt, MmuError> {
+        // Before the slot is looked up, too: removing it raises the sequence (I2).
+        let snapshot = self.sequence.snapshot();
+        let Some(slot) = self.slots.read().find(gfn) else { return Ok(Attempt::NotRam) };
+        let wanted = if asks == Asks::Beside { self.group_of(&slot, gfn) } else { None };
+        let mut beside = None;
+        let ask = wanted.map(|wanted| AskBeside { wanted, found: &mut beside });
+        let resolved = self.resolve(&slot, gfn, access, (snapshot, ask)).map_err(MmuError::Host)?;
+        match self.install((&resolved, &beside), reserve)? {
+            Attempt::Lacking(lacking) => {
+                self.supply_and_install((&resolved, &beside), lacking, (reserve, attempts))
+            }
+            attempt => Ok(attempt),
+        }
+    }
+
+    #[inline(never)]
+    fn supply_and_install(
+        &self,
+        resolved: (&Resolved, &Option<Beside>),
+        Lacking(tables): Lacking,
+        (reserve, attempts): (&mut TableReserve<'_, H>, &mut mm::Attempts),
+    ) -> Result<Attempt, MmuError> {
+        if let Err(error) = supply(&*self.host, reserve, tables, || self.take_spare()) {
+            let made_room = self.space.mm().make_room(attempts);
+            return if made_room { Ok(Attempt::MadeRoom) } else { Err(error.into()) };
+        }
+        self.install(resolved, reserve)
+    }
+
     /// Asks the host what to map. The snapshot was taken before (I2).
+    #[inline(always)]
     fn resolve(
         &self,
         slot: &Slot,
@@ -355,13 +408,12 @@ impl<H: Host> SecondaryMmu<H> {
             dirty: access == Access::Write,
         };
         let checked = if intact(Mutant::HugeLeafCheckedInPart) { size } else { PageSize::Size4K };
-        let hvas = HvaRange::new(hva, hva.add(checked.bytes()));
         // Of a page that this fault has copied the sequence tells, too: what it has called itself is known to be before it (I3).
         let is_current = !intact(Mutant::SnapshotAfterResolve)
             || mapping.announced > 0 && !intact(Mutant::CopyTrustsSequence);
         let snapshot =
             if is_current { self.sequence.snapshot() } else { snapshot.after_own(mapping.announced) };
-        Ok(Resolved { gfn, leaf, hvas, mapping, snapshot })
+        Ok(Resolved { gfn, leaf, hva, size: checked, mapping, snapshot })
     }
 
     /// The part of a huge page around a guest frame that one entry may map: as large as that page, the CPU and the slot allow.
@@ -375,6 +427,7 @@ impl<H: Host> SecondaryMmu<H> {
 
     /// Checks that nothing has changed since, and installs (I2), under the shared side: whoever takes the frame away, or
     /// the right to write it, comes before or after.
+    #[inline(always)]
     fn install(
         &self,
         (resolved, beside): (&Resolved, &Option<Beside>),
@@ -382,8 +435,8 @@ impl<H: Host> SecondaryMmu<H> {
     ) -> Result<Attempt, MmuError> {
         let locked = self.locked.read();
         let tdp = locked.tdp.ok_or(MmuError::Released)?;
-        let Resolved { gfn, leaf, hvas, mapping, snapshot } = resolved;
-        let (start, end) = (hvas.start().as_u64(), hvas.end().as_u64());
+        let Resolved { gfn, leaf, hva, size, mapping, snapshot } = resolved;
+        let (start, end) = (hva.as_u64(), hva.as_u64() + size.bytes());
         if locked.in_progress.permits(&self.sequence, *snapshot, start, end).is_err() {
             return Ok(Attempt::Changed);
         }
@@ -398,7 +451,7 @@ impl<H: Host> SecondaryMmu<H> {
         };
         let mut mapped = 0;
         if let (Installed::New(at), Some(beside)) = (installed, beside) {
-            let (gfn, hva, stores, snapshot) = (*gfn, hvas.start(), leaf.dirty, *snapshot);
+            let (gfn, hva, stores, snapshot) = (*gfn, *hva, leaf.dirty, *snapshot);
             mapped = self.map_around(&locked, at, &Around { gfn, hva, stores, beside, snapshot });
         }
         Ok(Attempt::Done(installed, mapped))

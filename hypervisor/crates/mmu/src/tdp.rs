@@ -163,6 +163,7 @@ impl Tdp {
     /// Zaps every leaf that overlaps `range`; returns how many entries went. A huge leaf goes whole, and so does a table
     /// whose whole span goes, by the one entry that names it: the cost is that of the range's ends, and of what is above
     /// the page tables. The caller flushes.
+    #[inline(always)]
     #[must_use = "zapped entries are owed a flush (I6)"]
     pub(crate) fn zap<H: Host>(self, host: &H, range: GfnRange, locked: &mut Locked) -> u64 {
         if range.len() == 1 {

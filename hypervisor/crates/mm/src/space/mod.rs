@@ -51,7 +51,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use mutants::{Mutant, intact};
-use paging::{HostEntry, OutOfTables};
+use paging::{HostEntry, Leaf, OutOfTables};
 use swapped::Swapped;
 use sync::atomic::AtomicU32;
 use sync::{Mutex, Rank, RwLock};
@@ -89,6 +89,12 @@ pub struct Mapping {
     /// How often the fault that has put it there has called `invalidate_page` for the page that was there before: so many
     /// times each subscriber's sequence has risen on its behalf.
     pub announced: u64,
+}
+
+impl Mapping {
+    fn of(leaf: &Leaf, dirty: bool) -> Self {
+        Self { pfn: leaf.pfn, size: leaf.size, writable: leaf.rights.write, dirty, announced: 0 }
+    }
 }
 
 /// A host address space.
@@ -208,15 +214,24 @@ impl<H: Host> AddressSpace<H> {
         Some(self.mapping(&leaf))
     }
 
-    fn mapping(&self, leaf: &paging::Leaf) -> Mapping {
-        let dirty = self.mm.counted(leaf.pfn).is_some_and(crate::frames::FrameMeta::is_dirty);
-        Mapping { pfn: leaf.pfn, size: leaf.size, writable: leaf.rights.write, dirty, announced: 0 }
+    fn mapping(&self, leaf: &Leaf) -> Mapping {
+        Mapping::of(leaf, self.is_dirty(leaf.pfn))
+    }
+
+    /// Whether the frame is counted, and dirty.
+    #[inline(always)]
+    fn is_dirty(&self, frame: Pfn) -> bool {
+        self.mm.dirty_frames()(frame)
     }
 
     /// Notes that the frame of a mapping will be written through a secondary entry. Called under the mmu
     /// lock, when that entry is installed (I7).
+    #[inline]
     pub fn mark_dirty(&self, mapping: &Mapping) {
-        if let Some(meta) = self.mm.counted(mapping.pfn) {
+        // It mostly is already: then the frame's line of memory stays as it is in all caches.
+        if !self.is_dirty(mapping.pfn)
+            && let Some(meta) = self.mm.counted(mapping.pfn)
+        {
             meta.mark_dirty();
         }
     }
