@@ -136,6 +136,7 @@ impl From<OutOfTables> for MmuError {
 }
 
 /// A frame resolved, not yet checked against the sequence.
+#[derive(Clone, Copy)]
 struct Resolved {
     gfn: Gfn,
     leaf: Leaf,
@@ -360,9 +361,9 @@ impl<H: Host> SecondaryMmu<H> {
         let mut beside = None;
         let ask = wanted.map(|wanted| AskBeside { wanted, found: &mut beside });
         let resolved = self.resolve(&slot, gfn, access, (snapshot, ask)).map_err(MmuError::Host)?;
-        match self.install((&resolved, &beside), reserve)? {
+        match self.install(&resolved, &beside, reserve)? {
             Attempt::Lacking(lacking) => {
-                self.supply_and_install((&resolved, &beside), lacking, (reserve, attempts))
+                self.supply_and_install(resolved, &beside, lacking, (reserve, attempts))
             }
             attempt => Ok(attempt),
         }
@@ -371,7 +372,8 @@ impl<H: Host> SecondaryMmu<H> {
     #[inline(never)]
     fn supply_and_install(
         &self,
-        resolved: (&Resolved, &Option<Beside>),
+        resolved: Resolved,
+        beside: &Option<Beside>,
         Lacking(tables): Lacking,
         (reserve, attempts): (&mut TableReserve<'_, H>, &mut mm::Attempts),
     ) -> Result<Attempt, MmuError> {
@@ -379,7 +381,7 @@ impl<H: Host> SecondaryMmu<H> {
             let made_room = self.space.mm().make_room(attempts);
             return if made_room { Ok(Attempt::MadeRoom) } else { Err(error.into()) };
         }
-        self.install(resolved, reserve)
+        self.install(&resolved, beside, reserve)
     }
 
     /// Asks the host what to map. The snapshot was taken before (I2).
@@ -430,7 +432,8 @@ impl<H: Host> SecondaryMmu<H> {
     #[inline(always)]
     fn install(
         &self,
-        (resolved, beside): (&Resolved, &Option<Beside>),
+        resolved: &Resolved,
+        beside: &Option<Beside>,
         reserve: &mut TableReserve<'_, H>,
     ) -> Result<Attempt, MmuError> {
         let locked = self.locked.read();

@@ -113,6 +113,7 @@ impl Tdp {
     ///
     /// # Errors
     /// [`Lacking`]: the reserve was too small.
+    #[inline(always)]
     pub(crate) fn install<H: Host>(
         self,
         host: &H,
@@ -174,15 +175,13 @@ impl Tdp {
     }
 
     /// The same for one frame: no table's whole span goes.
+    #[inline(always)]
     fn zap_page<H: Host>(self, host: &H, gfn: Gfn, locked: &mut Locked) -> u64 {
         let found = self.walk(host, gfn);
         if found.entry == EptEntry::EMPTY {
             return 0;
         }
-        entry::clear(host, found.at, found.entry, &mut locked.in_progress);
-        if intact(Mutant::ZapLeavesShadow) {
-            locked.forget(host, spanned(gfn.base().as_u64(), found.level));
-        }
+        zap_found(host, gfn, &found, locked);
         1
     }
 
@@ -284,6 +283,14 @@ pub(crate) fn resize(leaf: Leaf, gfn: Gfn, size: PageSize) -> Leaf {
     // A frame too low to lie in such a page stays as it is, and is found to be another than is mapped.
     let pfn = (leaf.pfn.as_u64() + new).checked_sub(old).map_or(leaf.pfn, Pfn::new);
     Leaf { pfn, size, ..leaf }
+}
+
+#[inline(never)]
+fn zap_found<H: Host>(host: &H, gfn: Gfn, found: &Found<EptEntry>, locked: &mut Locked) {
+    entry::clear(host, found.at, found.entry, &mut locked.in_progress);
+    if intact(Mutant::ZapLeavesShadow) {
+        locked.forget(host, spanned(gfn.base().as_u64(), found.level));
+    }
 }
 
 fn next_smaller(size: PageSize) -> PageSize {

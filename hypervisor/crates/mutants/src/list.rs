@@ -109,6 +109,8 @@ mutants! {
     // The handshake of flushes with processors in guest mode.
     /// a processor acknowledges a flush that it has not made
     AcknowledgesWithoutFlush,
+    /// a flush of what is dropped at each entry asks nobody, also where a processor is in there
+    AsksNobody,
     /// a processor on its way into a guest takes the generation before the last for the last
     EntersOneBehind,
     /// whoever asks for a flush takes the generation before his own for his own

@@ -128,6 +128,7 @@ impl<H: Host> AddressSpace<H> {
     }
 
     /// A copy of a page that nobody writes meanwhile: all its entries are read-only. The caller has a reference.
+    #[inline(always)]
     pub(super) fn private_copy(&self, fault: &Fault<'_, H>, source: Pfn) -> Result<Pfn, FaultError> {
         let copy = match source == self.mm.zero_page() {
             true => self.host().allocate_zeroed(PageSize::Size4K)?,

@@ -93,7 +93,7 @@ impl<H: Host> AddressSpace<H> {
     ///
     /// # Errors
     /// [`FaultError`]; nothing has changed then (I16).
-    #[inline]
+    #[inline(always)]
     pub fn fault_in_and_ask(
         &self,
         address: Hva,
