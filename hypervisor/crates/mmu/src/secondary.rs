@@ -136,14 +136,14 @@ impl From<OutOfTables> for MmuError {
 }
 
 /// A frame resolved, not yet checked against the sequence.
-#[derive(Clone, Copy)]
 struct Resolved {
     gfn: Gfn,
     leaf: Leaf,
     /// The host address of what the leaf will map, and how large it is.
     hva: Hva,
     size: PageSize,
-    mapping: Mapping,
+    /// First frame of what the primary entry maps.
+    frame: Pfn,
     snapshot: Snapshot,
 }
 
@@ -160,12 +160,10 @@ enum Asks {
 enum Attempt {
     /// The leaf is there, and so many beside it.
     Done(Installed, u64),
-    /// Tables are missing on the way to it.
-    Lacking(Lacking),
+    /// Tables are missing on the way to it, and this is to be asked for once they are there.
+    Lacking(Lacking, Asks),
     /// Something has changed since the frame was resolved.
     Changed,
-    /// There was no frame for a table, and others were made free.
-    MadeRoom,
     /// No slot holds the address.
     NotRam,
 }
@@ -302,25 +300,38 @@ impl<H: Host> SecondaryMmu<H> {
     /// Apart, so that a write that only the log has stopped does not pay for it.
     #[inline(never)]
     pub(crate) fn resolve_fault(&self, gfn: Gfn, access: Access) -> Result<(FaultOutcome, u64), MmuError> {
-        let (mut reserve, mut attempts) = (TableReserve::new(&*self.host), mm::Attempts::default());
-        let first = self.try_fault(gfn, access, Asks::Beside, (&mut reserve, &mut attempts))?;
-        match self.outcome(first) {
+        let mut reserve = TableReserve::new(&*self.host);
+        let attempt = self.try_fault(gfn, access, Asks::Beside, &mut reserve)?;
+        match self.outcome(&attempt) {
             Some(outcome) => Ok(outcome),
-            None => self.retry_fault(gfn, access, (&mut reserve, &mut attempts)),
+            None => self.retry_fault(gfn, access, attempt, &mut reserve),
         }
     }
 
-    /// Goes on after the first attempt. Who looks again has found no page, or one that changes: he is after that alone.
+    /// Goes on after the first attempt, which was none to end with. Who has found no page, or one that changes, is after that alone.
     #[inline(never)]
     fn retry_fault(
         &self,
         gfn: Gfn,
         access: Access,
-        (reserve, attempts): (&mut TableReserve<'_, H>, &mut mm::Attempts),
+        mut attempt: Attempt,
+        reserve: &mut TableReserve<'_, H>,
     ) -> Result<(FaultOutcome, u64), MmuError> {
+        let mut patience = mm::Attempts::default();
         loop {
-            let attempt = self.try_fault(gfn, access, Asks::Alone, (reserve, attempts))?;
-            if let Some(outcome) = self.outcome(attempt) {
+            let mut asks = Asks::Alone;
+            if let Attempt::Lacking(Lacking(tables), again) = attempt {
+                match supply(&*self.host, reserve, tables, || self.take_spare()) {
+                    Ok(()) => asks = again,
+                    Err(_) if self.space.mm().make_room(&mut patience) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            } else {
+                count(&self.stats.retries);
+                sync::relax();
+            }
+            attempt = self.try_fault(gfn, access, asks, reserve)?;
+            if let Some(outcome) = self.outcome(&attempt) {
                 return Ok(outcome);
             }
         }
@@ -328,21 +339,15 @@ impl<H: Host> SecondaryMmu<H> {
 
     /// What has become of a fault by an attempt, and how many pages were mapped around it; `None`: another one is wanted.
     #[inline(always)]
-    fn outcome(&self, attempt: Attempt) -> Option<(FaultOutcome, u64)> {
+    fn outcome(&self, attempt: &Attempt) -> Option<(FaultOutcome, u64)> {
         match attempt {
             Attempt::Done(installed, around) => {
                 let is_new = !matches!(installed, Installed::Spurious);
                 count(if is_new { &self.stats.installed } else { &self.stats.spurious });
-                Some((FaultOutcome::Mapped, around))
+                Some((FaultOutcome::Mapped, *around))
             }
             Attempt::NotRam => Some((FaultOutcome::NotRam, 0)),
-            Attempt::MadeRoom => None,
-            // Changed since it was resolved, or other tables have gone meanwhile.
-            Attempt::Changed | Attempt::Lacking(_) => {
-                count(&self.stats.retries);
-                sync::relax();
-                None
-            }
+            Attempt::Changed | Attempt::Lacking(..) => None,
         }
     }
 
@@ -352,7 +357,7 @@ impl<H: Host> SecondaryMmu<H> {
         gfn: Gfn,
         access: Access,
         asks: Asks,
-        (reserve, attempts): (&mut TableReserve<'_, H>, &mut mm::Attempts),
+        reserve: &mut TableReserve<'_, H>,
     ) -> Result<Attempt, MmuError> {
         // Before the slot is looked up, too: removing it raises the sequence (I2).
         let snapshot = self.sequence.snapshot();
@@ -361,27 +366,7 @@ impl<H: Host> SecondaryMmu<H> {
         let mut beside = None;
         let ask = wanted.map(|wanted| AskBeside { wanted, found: &mut beside });
         let resolved = self.resolve(&slot, gfn, access, (snapshot, ask)).map_err(MmuError::Host)?;
-        match self.install(&resolved, &beside, reserve)? {
-            Attempt::Lacking(lacking) => {
-                self.supply_and_install(resolved, &beside, lacking, (reserve, attempts))
-            }
-            attempt => Ok(attempt),
-        }
-    }
-
-    #[inline(never)]
-    fn supply_and_install(
-        &self,
-        resolved: Resolved,
-        beside: &Option<Beside>,
-        Lacking(tables): Lacking,
-        (reserve, attempts): (&mut TableReserve<'_, H>, &mut mm::Attempts),
-    ) -> Result<Attempt, MmuError> {
-        if let Err(error) = supply(&*self.host, reserve, tables, || self.take_spare()) {
-            let made_room = self.space.mm().make_room(attempts);
-            return if made_room { Ok(Attempt::MadeRoom) } else { Err(error.into()) };
-        }
-        self.install(&resolved, beside, reserve)
+        self.install(&resolved, &beside, reserve)
     }
 
     /// Asks the host what to map. The snapshot was taken before (I2).
@@ -415,7 +400,7 @@ impl<H: Host> SecondaryMmu<H> {
             || mapping.announced > 0 && !intact(Mutant::CopyTrustsSequence);
         let snapshot =
             if is_current { self.sequence.snapshot() } else { snapshot.after_own(mapping.announced) };
-        Ok(Resolved { gfn, leaf, hva, size: checked, mapping, snapshot })
+        Ok(Resolved { gfn, leaf, hva, size: checked, frame: mapping.pfn, snapshot })
     }
 
     /// The part of a huge page around a guest frame that one entry may map: as large as that page, the CPU and the slot allow.
@@ -438,7 +423,7 @@ impl<H: Host> SecondaryMmu<H> {
     ) -> Result<Attempt, MmuError> {
         let locked = self.locked.read();
         let tdp = locked.tdp.ok_or(MmuError::Released)?;
-        let Resolved { gfn, leaf, hva, size, mapping, snapshot } = resolved;
+        let Resolved { gfn, leaf, hva, size, frame, snapshot } = resolved;
         let (start, end) = (hva.as_u64(), hva.as_u64() + size.bytes());
         if locked.in_progress.permits(&self.sequence, *snapshot, start, end).is_err() {
             return Ok(Attempt::Changed);
@@ -446,11 +431,14 @@ impl<H: Host> SecondaryMmu<H> {
         let leaf = if self.is_logging() { self.logs.read().admit(*gfn, *leaf) } else { *leaf };
         // Before the entry is there: what another CPU writes through it must be known to be written (I7).
         if leaf.rights.write && intact(Mutant::NoDirtyOnInstall) {
-            self.space.mark_dirty(mapping);
+            self.space.mark_dirty(*frame);
         }
         let installed = match tdp.install(&*self.host, *gfn, leaf, reserve) {
             Ok(installed) => installed,
-            Err(lacking) => return Ok(Attempt::Lacking(lacking)),
+            Err(lacking) => {
+                let asks = if beside.is_some() { Asks::Beside } else { Asks::Alone };
+                return Ok(Attempt::Lacking(lacking, asks));
+            }
         };
         let mut mapped = 0;
         if let (Installed::New(at), Some(beside)) = (installed, beside) {

@@ -101,10 +101,10 @@ impl<H: Host> AddressSpace<H> {
         beside: Option<AskBeside<'_>>,
     ) -> Result<Mapping, FaultError> {
         self.stay_below_limit(address, access)?;
-        match self.try_fault_in(address, access, None, beside) {
-            Ok(Attempt::Done(mapping)) => Ok(mapping),
-            attempt => self.wait_and_fault_in(address, access, attempt),
-        }
+        Ok(match self.try_fault_in(address, access, None, beside) {
+            Ok(Attempt::Done(mapping)) => mapping,
+            attempt => self.wait_and_fault_in(address, access, attempt)?,
+        })
     }
 
     /// Goes on after the first attempt, which was none to end with.

@@ -224,13 +224,13 @@ impl<H: Host> AddressSpace<H> {
         self.mm.dirty_frames()(frame)
     }
 
-    /// Notes that the frame of a mapping will be written through a secondary entry. Called under the mmu
+    /// Notes that a frame, the first one of a mapping, will be written through a secondary entry. Called under the mmu
     /// lock, when that entry is installed (I7).
     #[inline]
-    pub fn mark_dirty(&self, mapping: &Mapping) {
+    pub fn mark_dirty(&self, frame: Pfn) {
         // It mostly is already: then the frame's line of memory stays as it is in all caches.
-        if !self.is_dirty(mapping.pfn)
-            && let Some(meta) = self.mm.counted(mapping.pfn)
+        if !self.is_dirty(frame)
+            && let Some(meta) = self.mm.counted(frame)
         {
             meta.mark_dirty();
         }

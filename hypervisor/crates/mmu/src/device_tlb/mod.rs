@@ -165,7 +165,7 @@ impl<H: Host> DeviceTlb<H> {
             return Ok(None);
         }
         if writable && intact(Mutant::NoDirtyOnDeviceInstall) {
-            self.space.mark_dirty(mapping);
+            self.space.mark_dirty(mapping.pfn);
         }
         cache.install(entry);
         Ok(Some(entry.pfn))
