@@ -103,6 +103,12 @@ impl Tdp {
         is_reached.then(|| self.walk(host, gfn))
     }
 
+    /// The entry of a page table for a guest frame, where there is one: as [`Self::walk`], and nothing has to be looked at that tells of levels.
+    #[inline(always)]
+    pub(crate) fn walk_to_page<H: Host>(self, host: &H, gfn: Gfn) -> Option<Found<EptEntry>> {
+        paging::walk_to_page(host, self.root, gfn.base().as_u64())
+    }
+
     /// Where a walk for a guest frame ends.
     pub(crate) fn walk<H: Host>(self, host: &H, gfn: Gfn) -> Found<EptEntry> {
         paging::walk(host, self.root, gfn.base().as_u64())
@@ -121,10 +127,11 @@ impl Tdp {
         leaf: Leaf,
         reserve: &mut TableReserve<'_, H>,
     ) -> Result<Installed, Lacking> {
-        let lowest = Level::of_leaf(leaf.size);
-        let found = self.walk(host, gfn);
-        let is_first = found.level == lowest && found.entry == EptEntry::EMPTY;
-        if is_first && entry::install_first(host, &found, leaf) {
+        if leaf.size == PageSize::Size4K
+            && let Some(found) = self.walk_to_page(host, gfn)
+            && found.entry == EptEntry::EMPTY
+            && entry::install_first(host, &found, leaf)
+        {
             return Ok(Installed::New(found.at));
         }
         self.install_beside(host, gfn, leaf, reserve)
@@ -177,12 +184,10 @@ impl Tdp {
     /// The same for one frame: no table's whole span goes.
     #[inline(always)]
     fn zap_page<H: Host>(self, host: &H, gfn: Gfn, locked: &mut Locked) -> u64 {
-        let found = self.walk(host, gfn);
-        if found.entry == EptEntry::EMPTY {
-            return 0;
+        match self.walk_to_page(host, gfn) {
+            Some(found) if found.entry == EptEntry::EMPTY => 0,
+            _ => zap_one(host, self, gfn, locked),
         }
-        zap_found(host, gfn, &found, locked);
-        1
     }
 
     /// Tests and clears A on every leaf that overlaps `range`; `true` where one was set. The caller flushes.
@@ -285,12 +290,18 @@ pub(crate) fn resize(leaf: Leaf, gfn: Gfn, size: PageSize) -> Leaf {
     Leaf { pfn, size, ..leaf }
 }
 
+/// Apart, so that who has nothing to zap does not pay for it.
 #[inline(never)]
-fn zap_found<H: Host>(host: &H, gfn: Gfn, found: &Found<EptEntry>, locked: &mut Locked) {
+fn zap_one<H: Host>(host: &H, tdp: Tdp, gfn: Gfn, locked: &mut Locked) -> u64 {
+    let found = tdp.walk(host, gfn);
+    if found.entry == EptEntry::EMPTY {
+        return 0;
+    }
     entry::clear(host, found.at, found.entry, &mut locked.in_progress);
     if intact(Mutant::ZapLeavesShadow) {
         locked.forget(host, spanned(gfn.base().as_u64(), found.level));
     }
+    1
 }
 
 fn next_smaller(size: PageSize) -> PageSize {

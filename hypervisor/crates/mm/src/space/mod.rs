@@ -269,6 +269,7 @@ impl<H: Host> AddressSpace<H> {
     }
 
     /// A walk without the page-table lock, which ends above a shared table: that one is not kept by the mmap lock.
+    #[inline(always)]
     fn walk_owned(&self, address: Hva) -> paging::Found<HostEntry> {
         paging::walk_owned(&**self.host(), self.root, address.as_u64())
     }
