@@ -136,6 +136,7 @@ impl From<OutOfTables> for MmuError {
 }
 
 /// A frame resolved, not yet checked against the sequence.
+#[derive(Clone, Copy)]
 struct Resolved {
     gfn: Gfn,
     leaf: Leaf,
@@ -157,11 +158,12 @@ enum Asks {
 }
 
 /// What became of an attempt to install.
+#[derive(Clone, Copy)]
 enum Attempt {
     /// The leaf is there, and so many beside it.
     Done(Installed, u64),
-    /// Tables are missing on the way to it, and this is to be asked for once they are there.
-    Lacking(Lacking, Asks),
+    /// Tables are missing on the way to it.
+    Lacking(Lacking, Resolved),
     /// Something has changed since the frame was resolved.
     Changed,
     /// No slot holds the address.
@@ -300,51 +302,57 @@ impl<H: Host> SecondaryMmu<H> {
     /// Apart, so that a write that only the log has stopped does not pay for it.
     #[inline(never)]
     pub(crate) fn resolve_fault(&self, gfn: Gfn, access: Access) -> Result<(FaultOutcome, u64), MmuError> {
-        let mut reserve = TableReserve::new(&*self.host);
-        let attempt = self.try_fault(gfn, access, Asks::Beside, &mut reserve)?;
-        match self.outcome(&attempt) {
+        let (mut reserve, mut beside) = (TableReserve::new(&*self.host), None);
+        let attempt = self.try_fault(gfn, access, (Asks::Beside, &mut beside), &mut reserve)?;
+        match self.outcome(attempt) {
             Some(outcome) => Ok(outcome),
-            None => self.retry_fault(gfn, access, attempt, &mut reserve),
+            // A copy, so that the attempt itself need not lie in memory.
+            None => self.retry_fault(gfn, access, &{ attempt }, (&mut reserve, &beside)),
         }
     }
 
-    /// Goes on after the first attempt, which was none to end with. Who has found no page, or one that changes, is after that alone.
+    /// Goes on after the first attempt, which was none to end with.
     #[inline(never)]
     fn retry_fault(
         &self,
         gfn: Gfn,
         access: Access,
-        mut attempt: Attempt,
-        reserve: &mut TableReserve<'_, H>,
+        first: &Attempt,
+        (reserve, beside): (&mut TableReserve<'_, H>, &Option<Beside>),
     ) -> Result<(FaultOutcome, u64), MmuError> {
-        let mut patience = mm::Attempts::default();
+        let (mut attempt, mut patience) = (*first, mm::Attempts::default());
+        let mut beside = beside.as_ref();
         loop {
-            let mut asks = Asks::Alone;
-            if let Attempt::Lacking(Lacking(tables), again) = attempt {
+            let mut made_room = false;
+            if let Attempt::Lacking(Lacking(tables), resolved) = attempt {
                 match supply(&*self.host, reserve, tables, || self.take_spare()) {
-                    Ok(()) => asks = again,
-                    Err(_) if self.space.mm().make_room(&mut patience) => {}
+                    Ok(()) => attempt = self.install(&resolved, beside, reserve)?,
+                    Err(_) if self.space.mm().make_room(&mut patience) => made_room = true,
                     Err(error) => return Err(error.into()),
                 }
-            } else {
+            }
+            if let Some(outcome) = self.outcome(attempt) {
+                return Ok(outcome);
+            }
+            if !made_room {
+                // Changed since it was resolved, or other tables have gone meanwhile.
                 count(&self.stats.retries);
                 sync::relax();
             }
-            attempt = self.try_fault(gfn, access, asks, reserve)?;
-            if let Some(outcome) = self.outcome(&attempt) {
-                return Ok(outcome);
-            }
+            // Who looks again has found no page, or one that changes: he is after that alone.
+            attempt = self.try_fault(gfn, access, (Asks::Alone, &mut None), reserve)?;
+            beside = None;
         }
     }
 
     /// What has become of a fault by an attempt, and how many pages were mapped around it; `None`: another one is wanted.
     #[inline(always)]
-    fn outcome(&self, attempt: &Attempt) -> Option<(FaultOutcome, u64)> {
+    fn outcome(&self, attempt: Attempt) -> Option<(FaultOutcome, u64)> {
         match attempt {
             Attempt::Done(installed, around) => {
                 let is_new = !matches!(installed, Installed::Spurious);
                 count(if is_new { &self.stats.installed } else { &self.stats.spurious });
-                Some((FaultOutcome::Mapped, *around))
+                Some((FaultOutcome::Mapped, around))
             }
             Attempt::NotRam => Some((FaultOutcome::NotRam, 0)),
             Attempt::Changed | Attempt::Lacking(..) => None,
@@ -356,17 +364,16 @@ impl<H: Host> SecondaryMmu<H> {
         &self,
         gfn: Gfn,
         access: Access,
-        asks: Asks,
+        (asks, beside): (Asks, &mut Option<Beside>),
         reserve: &mut TableReserve<'_, H>,
     ) -> Result<Attempt, MmuError> {
         // Before the slot is looked up, too: removing it raises the sequence (I2).
         let snapshot = self.sequence.snapshot();
         let Some(slot) = self.slots.read().find(gfn) else { return Ok(Attempt::NotRam) };
         let wanted = if asks == Asks::Beside { self.group_of(&slot, gfn) } else { None };
-        let mut beside = None;
-        let ask = wanted.map(|wanted| AskBeside { wanted, found: &mut beside });
+        let ask = wanted.map(|wanted| AskBeside { wanted, found: beside });
         let resolved = self.resolve(&slot, gfn, access, (snapshot, ask)).map_err(MmuError::Host)?;
-        self.install(&resolved, &beside, reserve)
+        self.install(&resolved, beside.as_ref(), reserve)
     }
 
     /// Asks the host what to map. The snapshot was taken before (I2).
@@ -418,7 +425,7 @@ impl<H: Host> SecondaryMmu<H> {
     fn install(
         &self,
         resolved: &Resolved,
-        beside: &Option<Beside>,
+        beside: Option<&Beside>,
         reserve: &mut TableReserve<'_, H>,
     ) -> Result<Attempt, MmuError> {
         let locked = self.locked.read();
@@ -435,10 +442,7 @@ impl<H: Host> SecondaryMmu<H> {
         }
         let installed = match tdp.install(&*self.host, *gfn, leaf, reserve) {
             Ok(installed) => installed,
-            Err(lacking) => {
-                let asks = if beside.is_some() { Asks::Beside } else { Asks::Alone };
-                return Ok(Attempt::Lacking(lacking, asks));
-            }
+            Err(lacking) => return Ok(Attempt::Lacking(lacking, *resolved)),
         };
         let mut mapped = 0;
         if let (Installed::New(at), Some(beside)) = (installed, beside) {
