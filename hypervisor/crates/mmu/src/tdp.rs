@@ -61,12 +61,20 @@ impl Tdp {
 
     /// The same for somebody who uses it: no processor sets A there.
     pub(crate) fn ground_in_use<H: Host>(self, host: &H, gfn: Gfn) -> Option<Leaf> {
-        let found = self.reach(host, gfn)?;
-        let leaf = found.leaf()?;
-        if !leaf.accessed && intact(Mutant::GroundUseUnseen) {
-            entry::note_use(host, &found);
+        let use_it = |found: Found<EptEntry>| {
+            let leaf = found.leaf()?;
+            if !leaf.accessed && intact(Mutant::GroundUseUnseen) {
+                entry::note_use(host, &found);
+            }
+            Some(leaf)
+        };
+        if !is_reached(gfn) {
+            return None;
         }
-        Some(leaf)
+        match self.walk_to_page(host, gfn) {
+            Some(page) => use_it(page),
+            None => use_it(self.walk(host, gfn)),
+        }
     }
 
     /// The same as [`Self::ground`] for guest frames of which many lie in one page table, or in one huge leaf: that is found once. The mmu lock is held exclusively
@@ -99,8 +107,7 @@ impl Tdp {
     }
 
     fn reach<H: Host>(self, host: &H, gfn: Gfn) -> Option<Found<EptEntry>> {
-        let is_reached = gfn.as_u64() < (Level::ROOT.span() * ENTRIES) >> PAGE_SHIFT;
-        is_reached.then(|| self.walk(host, gfn))
+        is_reached(gfn).then(|| self.walk(host, gfn))
     }
 
     /// The entry of a page table for a guest frame, where there is one: as [`Self::walk`], and nothing has to be looked at that tells of levels.
@@ -275,6 +282,11 @@ impl Tdp {
     pub(crate) fn flush<H: Host>(self, host: &H) {
         host.flush(FlushScope::Secondary { root: self.root });
     }
+}
+
+/// Whether four levels translate it.
+const fn is_reached(gfn: Gfn) -> bool {
+    gfn.as_u64() < (Level::ROOT.span() * ENTRIES) >> PAGE_SHIFT
 }
 
 /// All that four levels translate.
