@@ -22,6 +22,9 @@ const MOST_GUESTS: usize = abi::config::MAX_GUESTS + abi::config::MAX_VMS;
 /// Of a token: the number of its guest and 1 stands above the generation; 0 there: primary.
 const TOKEN_SHIFT: u32 = 56;
 
+/// Nobody uses what was asked for: no generation is zero.
+const NOTHING: FlushToken = FlushToken(0);
+
 /// CPUs' stays in host address spaces.
 static SPACES: GuestMode<MAX_CPUS> = GuestMode::new();
 /// Made for the first guest: most of it is for clones, and nothing that has to be loaded.
@@ -100,11 +103,14 @@ impl Drop for GuestTag {
 /// Asks for a flush on every CPU. The entries were written before.
 pub(crate) fn request(scope: FlushScope) -> FlushToken {
     match scope {
-        FlushScope::Primary { .. } => FlushToken(SPACES.request(super::kick).generation()),
+        // Each stay in a space begins with a flush.
+        FlushScope::Primary { .. } => {
+            SPACES.request_if_used(super::kick).map_or(NOTHING, |asked| FlushToken(asked.generation()))
+        }
         FlushScope::Secondary { root } => {
             let found = guests().iter().position(|guest| guest.root.load(Ordering::Acquire) == name(root));
             // A guest without a place runs nowhere, and flushes before it ever does.
-            let Some(index) = found else { return FlushToken(0) };
+            let Some(index) = found else { return NOTHING };
             let generation = guests()[index].mode.request(super::kick).generation();
             FlushToken((index as u64 + 1) << TOKEN_SHIFT | generation)
         }
@@ -113,6 +119,9 @@ pub(crate) fn request(scope: FlushScope) -> FlushToken {
 
 /// Returns once no CPU uses what the request covers. This one uses nothing: it is in root mode, and in no space.
 pub(crate) fn wait(FlushToken(token): FlushToken) {
+    if token == NOTHING.0 {
+        return;
+    }
     let requested = Requested::of(token & ((1 << TOKEN_SHIFT) - 1));
     match token >> TOKEN_SHIFT {
         0 => SPACES.wait(requested),

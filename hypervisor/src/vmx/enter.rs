@@ -4,7 +4,7 @@
 //!   enter_guest(registers, launched)
 //!     push callee-saved, push registers ─► HOST_RSP = rsp ─► load guest registers ─► VMLAUNCH / VMRESUME
 //!                                                                                     │          │ fails
-//!   exit: swap guest RDI with the pointer on the stack ◄──── VM exit ─────────────────┘          ▼
+//!   exit: guest RDI goes above the pointer on the stack ◄─── VM exit ─────────────────┘          ▼
 //!     save guest registers, pop callee-saved, return 0                              pop, return 1
 //! ```
 //!
@@ -87,7 +87,8 @@ pub(super) unsafe extern "sysv64" fn enter_guest(registers: *mut GuestRegisters,
 #[unsafe(naked)]
 pub(super) unsafe extern "sysv64" fn exit_point() {
     naked_asm!(
-        "xchg rdi, [rsp]", // the guest's RDI goes to the stack, the pointer comes back
+        "push rdi", // the guest's; no XCHG with the pointer below, which would lock the line
+        "mov rdi, [rsp + 8]",
         "mov [rdi + {rax}], rax",
         "mov [rdi + {rcx}], rcx",
         "mov [rdi + {rdx}], rdx",
@@ -103,6 +104,7 @@ pub(super) unsafe extern "sysv64" fn exit_point() {
         "mov [rdi + {r14}], r14",
         "mov [rdi + {r15}], r15",
         "pop qword ptr [rdi + {rdi}]",
+        "pop rax", // the pointer
         "xor eax, eax",
         "jmp {leave}",
         rax = const at(0), rcx = const at(1), rdx = const at(2), rbx = const at(3), rbp = const at(5),

@@ -34,7 +34,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use mm::Host;
 use mutants::{Mutant, intact};
-use paging::{BlockBits, EntryRef, EptEntry, Leaf, Level, TableEntry, View};
+use paging::{BlockBits, EntryRef, EptEntry, Found, Leaf, Level, TableEntry, View};
 use sync::atomic::{AtomicU64, Ordering};
 
 /// How writes of the guest are seen.
@@ -332,13 +332,18 @@ impl<H: Host> SecondaryMmu<H> {
         let Some(tdp) = locked.tdp else { return false };
         let logs = self.logs.read();
         let Some(log) = logs.find(gfn).filter(|log| log.by == LogBy::WriteFault) else { return false };
-        let found = tdp.walk(&*self.host, gfn);
-        if !found.entry.is_leaf(found.level) || !may_have_w_back(found.entry) {
-            return false;
+        let passes = |found: Found<EptEntry>| {
+            if !found.entry.is_leaf(found.level) || !may_have_w_back(found.entry) {
+                return false;
+            }
+            // Before the entry is writable, as in `admit`.
+            log.set(gfn);
+            entry::allow_write(&*self.host, &found)
+        };
+        match tdp.walk_to_page(&*self.host, gfn) {
+            Some(page) => passes(page),
+            None => passes(tdp.walk(&*self.host, gfn)),
         }
-        // Before the entry is writable, as in `admit`.
-        log.set(gfn);
-        entry::allow_write(&*self.host, &found)
     }
 
     /// CPUs in the guest come out, and note what they have logged. Not under the mmu lock, which one that comes out for another

@@ -136,23 +136,38 @@ impl From<OutOfTables> for MmuError {
 }
 
 /// A frame resolved, not yet checked against the sequence.
+#[derive(Clone, Copy)]
 struct Resolved {
     gfn: Gfn,
     leaf: Leaf,
-    /// Host addresses that the leaf will map.
-    hvas: HvaRange,
-    mapping: Mapping,
+    /// The host address of what the leaf will map, and how large it is.
+    hva: Hva,
+    size: PageSize,
+    /// First frame of what the primary entry maps.
+    frame: Pfn,
     snapshot: Snapshot,
 }
 
+/// What a fault asks the host for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asks {
+    /// Its page.
+    Alone,
+    /// And what lies beside it.
+    Beside,
+}
+
 /// What became of an attempt to install.
+#[derive(Clone, Copy)]
 enum Attempt {
     /// The leaf is there, and so many beside it.
     Done(Installed, u64),
     /// Tables are missing on the way to it.
-    Lacking(Lacking),
+    Lacking(Lacking, Resolved),
     /// Something has changed since the frame was resolved.
     Changed,
+    /// No slot holds the address.
+    NotRam,
 }
 
 impl<H: Host> SecondaryMmu<H> {
@@ -287,50 +302,82 @@ impl<H: Host> SecondaryMmu<H> {
     /// Apart, so that a write that only the log has stopped does not pay for it.
     #[inline(never)]
     pub(crate) fn resolve_fault(&self, gfn: Gfn, access: Access) -> Result<(FaultOutcome, u64), MmuError> {
-        let mut attempts = mm::Attempts::default();
-        let mut reserve = TableReserve::new(&*self.host);
-        // Who looks again has found no page, or one that changes: he is after that alone.
-        let mut asks = true;
-        loop {
-            // Before the slot is looked up, too: removing it raises the sequence (I2).
-            let snapshot = self.sequence.snapshot();
-            let Some(slot) = self.slots.read().find(gfn) else { return Ok((FaultOutcome::NotRam, 0)) };
-            let wanted = if asks { self.group_of(&slot, gfn) } else { None };
-            let mut beside = None;
-            let ask = wanted.map(|wanted| AskBeside { wanted, found: &mut beside });
-            asks = false;
-            let resolved = self.resolve(&slot, gfn, access, (snapshot, ask)).map_err(MmuError::Host)?;
-            let mut attempt = self.install((&resolved, &beside), &mut reserve)?;
-            if let Attempt::Lacking(Lacking(tables)) = attempt {
-                if let Err(error) = supply(&*self.host, &mut reserve, tables, || self.take_spare()) {
-                    if self.space.mm().make_room(&mut attempts) {
-                        continue;
-                    }
-                    return Err(error.into());
-                }
-                attempt = self.install((&resolved, &beside), &mut reserve)?;
-            }
-            let around = match attempt {
-                Attempt::Done(Installed::New(_) | Installed::More, around) => {
-                    count(&self.stats.installed);
-                    around
-                }
-                Attempt::Done(Installed::Spurious, around) => {
-                    count(&self.stats.spurious);
-                    around
-                }
-                // Changed since it was resolved, or other tables have gone meanwhile.
-                Attempt::Changed | Attempt::Lacking(_) => {
-                    count(&self.stats.retries);
-                    sync::relax();
-                    continue;
-                }
-            };
-            return Ok((FaultOutcome::Mapped, around));
+        let (mut reserve, mut beside) = (TableReserve::new(&*self.host), None);
+        let attempt = self.try_fault(gfn, access, (Asks::Beside, &mut beside), &mut reserve)?;
+        match self.outcome(attempt) {
+            Some(outcome) => Ok(outcome),
+            // A copy, so that the attempt itself need not lie in memory.
+            None => self.retry_fault(gfn, access, &{ attempt }, (&mut reserve, &beside)),
         }
     }
 
+    /// Goes on after the first attempt, which was none to end with.
+    #[inline(never)]
+    fn retry_fault(
+        &self,
+        gfn: Gfn,
+        access: Access,
+        first: &Attempt,
+        (reserve, beside): (&mut TableReserve<'_, H>, &Option<Beside>),
+    ) -> Result<(FaultOutcome, u64), MmuError> {
+        let (mut attempt, mut patience) = (*first, mm::Attempts::default());
+        let mut beside = beside.as_ref();
+        loop {
+            let mut made_room = false;
+            if let Attempt::Lacking(Lacking(tables), resolved) = attempt {
+                match supply(&*self.host, reserve, tables, || self.take_spare()) {
+                    Ok(()) => attempt = self.install(&resolved, beside, reserve)?,
+                    Err(_) if self.space.mm().make_room(&mut patience) => made_room = true,
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            if let Some(outcome) = self.outcome(attempt) {
+                return Ok(outcome);
+            }
+            if !made_room {
+                // Changed since it was resolved, or other tables have gone meanwhile.
+                count(&self.stats.retries);
+                sync::relax();
+            }
+            // Who looks again has found no page, or one that changes: he is after that alone.
+            attempt = self.try_fault(gfn, access, (Asks::Alone, &mut None), reserve)?;
+            beside = None;
+        }
+    }
+
+    /// What has become of a fault by an attempt, and how many pages were mapped around it; `None`: another one is wanted.
+    #[inline(always)]
+    fn outcome(&self, attempt: Attempt) -> Option<(FaultOutcome, u64)> {
+        match attempt {
+            Attempt::Done(installed, around) => {
+                let is_new = !matches!(installed, Installed::Spurious);
+                count(if is_new { &self.stats.installed } else { &self.stats.spurious });
+                Some((FaultOutcome::Mapped, around))
+            }
+            Attempt::NotRam => Some((FaultOutcome::NotRam, 0)),
+            Attempt::Changed | Attempt::Lacking(..) => None,
+        }
+    }
+
+    #[inline(always)]
+    fn try_fault(
+        &self,
+        gfn: Gfn,
+        access: Access,
+        (asks, beside): (Asks, &mut Option<Beside>),
+        reserve: &mut TableReserve<'_, H>,
+    ) -> Result<Attempt, MmuError> {
+        // Before the slot is looked up, too: removing it raises the sequence (I2).
+        let snapshot = self.sequence.snapshot();
+        let Some(slot) = self.slots.read().find(gfn) else { return Ok(Attempt::NotRam) };
+        let wanted = if asks == Asks::Beside { self.group_of(&slot, gfn) } else { None };
+        let ask = wanted.map(|wanted| AskBeside { wanted, found: beside });
+        let resolved = self.resolve(&slot, gfn, access, (snapshot, ask)).map_err(MmuError::Host)?;
+        self.install(&resolved, beside.as_ref(), reserve)
+    }
+
     /// Asks the host what to map. The snapshot was taken before (I2).
+    #[inline(always)]
     fn resolve(
         &self,
         slot: &Slot,
@@ -355,13 +402,12 @@ impl<H: Host> SecondaryMmu<H> {
             dirty: access == Access::Write,
         };
         let checked = if intact(Mutant::HugeLeafCheckedInPart) { size } else { PageSize::Size4K };
-        let hvas = HvaRange::new(hva, hva.add(checked.bytes()));
         // Of a page that this fault has copied the sequence tells, too: what it has called itself is known to be before it (I3).
         let is_current = !intact(Mutant::SnapshotAfterResolve)
             || mapping.announced > 0 && !intact(Mutant::CopyTrustsSequence);
         let snapshot =
             if is_current { self.sequence.snapshot() } else { snapshot.after_own(mapping.announced) };
-        Ok(Resolved { gfn, leaf, hvas, mapping, snapshot })
+        Ok(Resolved { gfn, leaf, hva, size: checked, frame: mapping.pfn, snapshot })
     }
 
     /// The part of a huge page around a guest frame that one entry may map: as large as that page, the CPU and the slot allow.
@@ -375,30 +421,32 @@ impl<H: Host> SecondaryMmu<H> {
 
     /// Checks that nothing has changed since, and installs (I2), under the shared side: whoever takes the frame away, or
     /// the right to write it, comes before or after.
+    #[inline(always)]
     fn install(
         &self,
-        (resolved, beside): (&Resolved, &Option<Beside>),
+        resolved: &Resolved,
+        beside: Option<&Beside>,
         reserve: &mut TableReserve<'_, H>,
     ) -> Result<Attempt, MmuError> {
         let locked = self.locked.read();
         let tdp = locked.tdp.ok_or(MmuError::Released)?;
-        let Resolved { gfn, leaf, hvas, mapping, snapshot } = resolved;
-        let (start, end) = (hvas.start().as_u64(), hvas.end().as_u64());
+        let Resolved { gfn, leaf, hva, size, frame, snapshot } = resolved;
+        let (start, end) = (hva.as_u64(), hva.as_u64() + size.bytes());
         if locked.in_progress.permits(&self.sequence, *snapshot, start, end).is_err() {
             return Ok(Attempt::Changed);
         }
         let leaf = if self.is_logging() { self.logs.read().admit(*gfn, *leaf) } else { *leaf };
         // Before the entry is there: what another CPU writes through it must be known to be written (I7).
         if leaf.rights.write && intact(Mutant::NoDirtyOnInstall) {
-            self.space.mark_dirty(mapping);
+            self.space.mark_dirty(*frame);
         }
         let installed = match tdp.install(&*self.host, *gfn, leaf, reserve) {
             Ok(installed) => installed,
-            Err(lacking) => return Ok(Attempt::Lacking(lacking)),
+            Err(lacking) => return Ok(Attempt::Lacking(lacking, *resolved)),
         };
         let mut mapped = 0;
         if let (Installed::New(at), Some(beside)) = (installed, beside) {
-            let (gfn, hva, stores, snapshot) = (*gfn, hvas.start(), leaf.dirty, *snapshot);
+            let (gfn, hva, stores, snapshot) = (*gfn, *hva, leaf.dirty, *snapshot);
             mapped = self.map_around(&locked, at, &Around { gfn, hva, stores, beside, snapshot });
         }
         Ok(Attempt::Done(installed, mapped))

@@ -61,12 +61,20 @@ impl Tdp {
 
     /// The same for somebody who uses it: no processor sets A there.
     pub(crate) fn ground_in_use<H: Host>(self, host: &H, gfn: Gfn) -> Option<Leaf> {
-        let found = self.reach(host, gfn)?;
-        let leaf = found.leaf()?;
-        if !leaf.accessed && intact(Mutant::GroundUseUnseen) {
-            entry::note_use(host, &found);
+        let use_it = |found: Found<EptEntry>| {
+            let leaf = found.leaf()?;
+            if !leaf.accessed && intact(Mutant::GroundUseUnseen) {
+                entry::note_use(host, &found);
+            }
+            Some(leaf)
+        };
+        if !is_reached(gfn) {
+            return None;
         }
-        Some(leaf)
+        match self.walk_to_page(host, gfn) {
+            Some(page) => use_it(page),
+            None => use_it(self.walk(host, gfn)),
+        }
     }
 
     /// The same as [`Self::ground`] for guest frames of which many lie in one page table, or in one huge leaf: that is found once. The mmu lock is held exclusively
@@ -99,8 +107,13 @@ impl Tdp {
     }
 
     fn reach<H: Host>(self, host: &H, gfn: Gfn) -> Option<Found<EptEntry>> {
-        let is_reached = gfn.as_u64() < (Level::ROOT.span() * ENTRIES) >> PAGE_SHIFT;
-        is_reached.then(|| self.walk(host, gfn))
+        is_reached(gfn).then(|| self.walk(host, gfn))
+    }
+
+    /// The entry of a page table for a guest frame, where there is one: as [`Self::walk`], and nothing has to be looked at that tells of levels.
+    #[inline(always)]
+    pub(crate) fn walk_to_page<H: Host>(self, host: &H, gfn: Gfn) -> Option<Found<EptEntry>> {
+        paging::walk_to_page(host, self.root, gfn.base().as_u64())
     }
 
     /// Where a walk for a guest frame ends.
@@ -113,6 +126,7 @@ impl Tdp {
     ///
     /// # Errors
     /// [`Lacking`]: the reserve was too small.
+    #[inline(always)]
     pub(crate) fn install<H: Host>(
         self,
         host: &H,
@@ -120,10 +134,11 @@ impl Tdp {
         leaf: Leaf,
         reserve: &mut TableReserve<'_, H>,
     ) -> Result<Installed, Lacking> {
-        let lowest = Level::of_leaf(leaf.size);
-        let found = self.walk(host, gfn);
-        let is_first = found.level == lowest && found.entry == EptEntry::EMPTY;
-        if is_first && entry::install_first(host, &found, leaf) {
+        if leaf.size == PageSize::Size4K
+            && let Some(found) = self.walk_to_page(host, gfn)
+            && found.entry == EptEntry::EMPTY
+            && entry::install_first(host, &found, leaf)
+        {
             return Ok(Installed::New(found.at));
         }
         self.install_beside(host, gfn, leaf, reserve)
@@ -163,6 +178,7 @@ impl Tdp {
     /// Zaps every leaf that overlaps `range`; returns how many entries went. A huge leaf goes whole, and so does a table
     /// whose whole span goes, by the one entry that names it: the cost is that of the range's ends, and of what is above
     /// the page tables. The caller flushes.
+    #[inline(always)]
     #[must_use = "zapped entries are owed a flush (I6)"]
     pub(crate) fn zap<H: Host>(self, host: &H, range: GfnRange, locked: &mut Locked) -> u64 {
         if range.len() == 1 {
@@ -173,16 +189,12 @@ impl Tdp {
     }
 
     /// The same for one frame: no table's whole span goes.
+    #[inline(always)]
     fn zap_page<H: Host>(self, host: &H, gfn: Gfn, locked: &mut Locked) -> u64 {
-        let found = self.walk(host, gfn);
-        if found.entry == EptEntry::EMPTY {
-            return 0;
+        match self.walk_to_page(host, gfn) {
+            Some(found) if found.entry == EptEntry::EMPTY => 0,
+            _ => zap_one(host, self, gfn, locked),
         }
-        entry::clear(host, found.at, found.entry, &mut locked.in_progress);
-        if intact(Mutant::ZapLeavesShadow) {
-            locked.forget(host, spanned(gfn.base().as_u64(), found.level));
-        }
-        1
     }
 
     /// Tests and clears A on every leaf that overlaps `range`; `true` where one was set. The caller flushes.
@@ -280,6 +292,11 @@ impl Tdp {
     }
 }
 
+/// Whether four levels translate it.
+const fn is_reached(gfn: Gfn) -> bool {
+    gfn.as_u64() < (Level::ROOT.span() * ENTRIES) >> PAGE_SHIFT
+}
+
 /// All that four levels translate.
 pub(crate) fn every_gfn() -> GfnRange {
     GfnRange::new(Gfn::ZERO, Gfn::new(1 << (48 - PAGE_SHIFT)))
@@ -291,6 +308,20 @@ pub(crate) fn resize(leaf: Leaf, gfn: Gfn, size: PageSize) -> Leaf {
     // A frame too low to lie in such a page stays as it is, and is found to be another than is mapped.
     let pfn = (leaf.pfn.as_u64() + new).checked_sub(old).map_or(leaf.pfn, Pfn::new);
     Leaf { pfn, size, ..leaf }
+}
+
+/// Apart, so that who has nothing to zap does not pay for it.
+#[inline(never)]
+fn zap_one<H: Host>(host: &H, tdp: Tdp, gfn: Gfn, locked: &mut Locked) -> u64 {
+    let found = tdp.walk(host, gfn);
+    if found.entry == EptEntry::EMPTY {
+        return 0;
+    }
+    entry::clear(host, found.at, found.entry, &mut locked.in_progress);
+    if intact(Mutant::ZapLeavesShadow) {
+        locked.forget(host, spanned(gfn.base().as_u64(), found.level));
+    }
+    1
 }
 
 fn next_smaller(size: PageSize) -> PageSize {

@@ -131,6 +131,8 @@ mutants! {
     // The handshake of flushes with processors in guest mode.
     /// a processor acknowledges a flush that it has not made
     AcknowledgesWithoutFlush,
+    /// a flush of what is dropped at each entry asks nobody, also where a processor is in there
+    AsksNobody,
     /// a processor on its way into a guest takes the generation before the last for the last
     EntersOneBehind,
     /// whoever asks for a flush takes the generation before his own for his own
@@ -472,6 +474,8 @@ mutants! {
     OwnLeavesExclusive,
     /// mprotect and others change entries of a shared table
     ModifiesShared,
+    /// the area that was found last is taken for the one of any address, also where it is gone or another one
+    LastAreaUnasked,
     /// a page with several references is reused for a write (CVE-2020-29374)
     ReuseIgnoresReferences,
     /// copy-on-write maps its copy although the page has become exclusive since

@@ -82,6 +82,7 @@ impl TableEntry for EptEntry {
         bits >> addr::PAGE_SHIFT
     }
 
+    #[inline(always)]
     fn leaf(leaf: Leaf) -> Self {
         let mut bits = leaf.pfn.base().as_u64() | Self::WRITE_BACK;
         let Rights { read, write, execute } = leaf.rights;

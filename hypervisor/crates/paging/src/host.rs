@@ -23,7 +23,7 @@
 //!  slot, or page offset in the file      K  1  0  .  .  ...   .  0      K: 0 swap slot, 1 file offset
 //! ```
 
-use crate::{Leaf, Level, Note, Rights, TableEntry, View};
+use crate::{Found, Leaf, Level, Note, Rights, TableEntry, View};
 use addr::{PageSize, Pfn};
 use mutants::{Mutant, intact};
 
@@ -135,6 +135,21 @@ impl HostEntry {
     #[must_use]
     pub const fn aged(self) -> Self {
         Self(self.0 & !Self::ACCESSED)
+    }
+}
+
+impl Found<HostEntry> {
+    /// The leaf, if it is in a page table that is not shared: what most faults find, decoded for that level alone.
+    #[inline(always)]
+    #[must_use]
+    pub fn page(&self) -> Option<Leaf> {
+        if self.level != Level::Pt || self.shared || !self.entry.is_page() {
+            return None;
+        }
+        match self.entry.view(Level::Pt) {
+            View::Leaf(leaf) => Some(leaf),
+            View::Empty | View::Table(_) | View::Note(_) => None,
+        }
     }
 }
 

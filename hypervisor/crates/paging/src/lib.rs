@@ -24,6 +24,7 @@ pub use parts::{PageTable, Part, Parts};
 pub use shootdown::{FlushScope, FlushToken, Shootdown};
 pub use tables::{
     Found, Leaf, Note, Rights, TableEntry, View, prune, split, walk, walk_or_grow, walk_owned, walk_to,
+    walk_to_page,
 };
 pub use young::{BlockBits, collect_young, find_used};
 

@@ -151,17 +151,71 @@ pub fn walk_to<E: TableEntry, M: TableMemory>(
     address: u64,
     lowest: Level,
 ) -> Found<E> {
-    walk_while(memory, root, address, |level, _| level > lowest)
+    walk_level_by_level(memory, root, address, |level, _| level > lowest)
 }
 
 /// Walks no further down than to an entry that names a shared table.
+#[inline(always)]
 pub fn walk_owned<E: TableEntry, M: TableMemory>(memory: &M, root: Pfn, address: u64) -> Found<E> {
     walk_while(memory, root, address, |_, entry: E| !entry.is_shared_table())
 }
 
-/// The levels one by one, so that what depends on them is known when this is compiled: a third of the instructions of a loop.
+/// The entry of a page table for `address`, where the way leads to one, as it mostly does.
+#[inline(always)]
+pub fn walk_to_page<E: TableEntry, M: TableMemory>(memory: &M, root: Pfn, address: u64) -> Option<Found<E>> {
+    page_on_the_way(memory, root, address, |_, _| true)
+}
+
+/// Nothing is kept of a level but the table that it names.
+#[inline(always)]
+fn page_on_the_way<E: TableEntry, M: TableMemory>(
+    memory: &M,
+    root: Pfn,
+    address: u64,
+    descend: impl Fn(Level, E) -> bool,
+) -> Option<Found<E>> {
+    let mut shared = false;
+    let mut next = |table, level: Level| {
+        let entry = E::from_bits(memory.load(EntryRef::new(table, level.index(address))));
+        shared |= entry.is_shared_table();
+        entry.next_table().filter(|_| descend(level, entry))
+    };
+    let directories = next(root, Level::Pml4)?;
+    let directory = next(directories, Level::Pdpt)?;
+    let table = next(directory, Level::Pd)?;
+    let at = EntryRef::new(table, Level::Pt.index(address));
+    Some(Found { at, level: Level::Pt, entry: E::from_bits(memory.load(at)), shared })
+}
+
+/// What ends before a page table is walked once more.
 #[inline(always)]
 fn walk_while<E: TableEntry, M: TableMemory>(
+    memory: &M,
+    root: Pfn,
+    address: u64,
+    descend: impl Fn(Level, E) -> bool,
+) -> Found<E> {
+    match page_on_the_way(memory, root, address, &descend) {
+        Some(found) => found,
+        None => walk_again(memory, root, address, descend),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn walk_again<E: TableEntry, M: TableMemory>(
+    memory: &M,
+    root: Pfn,
+    address: u64,
+    descend: impl Fn(Level, E) -> bool,
+) -> Found<E> {
+    walk_level_by_level(memory, root, address, descend)
+}
+
+/// The same, wherever it ends. The levels one by one, so that what depends on them is known when this is compiled: a third of the
+/// instructions of a loop.
+#[inline(always)]
+fn walk_level_by_level<E: TableEntry, M: TableMemory>(
     memory: &M,
     root: Pfn,
     address: u64,

@@ -143,6 +143,25 @@ impl<const CPUS: usize> GuestMode<CPUS> {
         requested
     }
 
+    /// The same of translations that a CPU drops at each [`Self::enter`], whatever was asked for: where none is in guest mode, nobody is asked, and
+    /// there is nothing to wait for.
+    pub fn request_if_used(&self, interrupt: impl FnMut(usize)) -> Option<Requested> {
+        self.request_if_used_behind(full_fence::<CPUS>, interrupt)
+    }
+
+    /// [`Self::request_if_used`], with this fence.
+    pub(crate) fn request_if_used_behind(
+        &self,
+        fence: impl Fn(),
+        interrupt: impl FnMut(usize),
+    ) -> Option<Requested> {
+        fence();
+        // Acquire pairs with the Release in `exit`: what was used before it was used before it is seen.
+        let is_used = |cpu: usize| self.states[cpu].load(Ordering::Acquire) & IN_GUEST != 0;
+        let asks = intact(Mutant::AsksNobody) && self.visitors().any(is_used);
+        asks.then(|| self.request_behind(fence, interrupt))
+    }
+
     /// Waits until no CPU uses any more what had to go. The caller is in root mode.
     pub fn wait(&self, requested: Requested) {
         if !intact(Mutant::WaitsForNobody) {

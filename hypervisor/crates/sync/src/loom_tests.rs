@@ -43,6 +43,33 @@ impl Machine {
         self.mode.exit(0);
     }
 
+    /// The same of somebody who drops all that is cached whenever he enters, asked or not.
+    fn run_space(&self, fence: fn()) {
+        self.mode.enter_behind(0, fence, || ());
+        let mut cached = None;
+        for _ in 0..2 {
+            if self.interrupt.swap(0, Ordering::Acquire) != 0 {
+                self.mode.acknowledge(0, || cached = None);
+            }
+            let translation = cached.unwrap_or_else(|| self.entry.load(Ordering::Relaxed));
+            cached = Some(translation);
+            if translation != 0 {
+                self.frame.with(|_| ());
+            }
+        }
+        self.mode.exit(0);
+    }
+
+    /// Takes the frame away from him.
+    fn take_frame_if_used(&self, fence: fn()) {
+        self.entry.store(0, Ordering::Relaxed);
+        let interrupt = |_| self.interrupt.store(1, Ordering::Release);
+        if let Some(requested) = self.mode.request_if_used_behind(fence, interrupt) {
+            self.mode.wait(requested);
+        }
+        self.frame.with_mut(|_| ());
+    }
+
     /// Takes the frame away from the guest, and uses it for something else.
     fn take_frame(&self, fence: fn()) {
         self.entry.store(0, Ordering::Relaxed);
@@ -52,15 +79,21 @@ impl Machine {
     }
 }
 
-/// On both sides a fence, or none. The guest has run there before, or comes for the first time.
-fn handshake(guests: fn(), invalidators: fn(), has_run: bool) {
-    loom::model(move || {
-        let machine = Arc::new(Machine {
+impl Machine {
+    fn new() -> Self {
+        Self {
             mode: GuestMode::new(),
             entry: AtomicU64::new(1),
             frame: UnsafeCell::new(0),
             interrupt: AtomicU64::new(0),
-        });
+        }
+    }
+}
+
+/// On both sides a fence, or none. The guest has run there before, or comes for the first time.
+fn handshake(guests: fn(), invalidators: fn(), has_run: bool) {
+    loom::model(move || {
+        let machine = Arc::new(Machine::new());
         if has_run {
             // There have been flushes before, and the translation was cached since.
             let _ = machine.mode.request_behind(invalidators, |_| ());
@@ -94,6 +127,34 @@ fn without_the_fence_on_the_way_into_the_guest_it_does() {
 #[should_panic(expected = "Causality violation")]
 fn without_the_invalidators_fence_it_does() {
     handshake(full, none, true);
+}
+
+/// On both sides a fence, or none.
+fn handshake_of_spaces(users: fn(), invalidators: fn()) {
+    loom::model(move || {
+        let machine = Arc::new(Machine::new());
+        let other = Arc::clone(&machine);
+        let user = thread::spawn(move || other.run_space(users));
+        machine.take_frame_if_used(invalidators);
+        user.join().expect("no panic");
+    });
+}
+
+#[test]
+fn where_nobody_is_asked_nobody_uses_a_frame_that_was_taken() {
+    handshake_of_spaces(full, full);
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn without_a_users_fence_somebody_does() {
+    handshake_of_spaces(none, full);
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn without_the_invalidators_fence_somebody_does() {
+    handshake_of_spaces(full, none);
 }
 
 /// A guest that runs there for the first time finds what another one with the same tag has left.

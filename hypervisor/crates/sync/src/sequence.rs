@@ -81,7 +81,8 @@ impl InvalidationSequence {
 
     /// [`Self::raise`], with this ordering.
     pub(crate) fn raise_as(&self, _lock_held: &mut InProgress, ordering: Ordering) {
-        self.value.fetch_add(1, ordering);
+        // No exchange: who holds the lock exclusively is the only one to write it.
+        self.value.store(self.value.load(Ordering::Relaxed).wrapping_add(1), ordering);
     }
 }
 

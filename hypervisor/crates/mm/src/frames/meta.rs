@@ -257,6 +257,14 @@ impl FrameMeta {
         before == 1
     }
 
+    /// Drops two owners; as [`Self::put`].
+    #[must_use = "the last owner retires the frame"]
+    pub(crate) fn put_both(&self) -> bool {
+        let before = self.count.fetch_sub(2, Ordering::AcqRel);
+        assert!(before >= 2, "a frame with {before} references lost two");
+        before == 2
+    }
+
     /// Primary entries that map the frame.
     #[must_use]
     pub fn map_count(&self) -> u32 {

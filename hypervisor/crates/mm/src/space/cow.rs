@@ -22,6 +22,7 @@ use paging::{Found, HostEntry, Leaf, Rights, TableEntry};
 
 impl<H: Host> AddressSpace<H> {
     /// A write met a present entry that allows reads only.
+    #[inline(always)]
     pub(super) fn write_protected(
         &self,
         fault: &Fault<'_, H>,
@@ -43,7 +44,19 @@ impl<H: Host> AddressSpace<H> {
         }
     }
 
+    /// The same of a huge leaf, as is seldom: apart.
+    #[inline(never)]
+    pub(super) fn write_protected_huge(
+        &self,
+        fault: &Fault<'_, H>,
+        found: &Found<HostEntry>,
+        leaf: &Leaf,
+    ) -> Mapped {
+        self.write_protected(fault, found, leaf)
+    }
+
     /// Makes the entry writable where the page is this area's alone. A base page that has to be copied is held, under the same lock.
+    #[inline(always)]
     fn reuse(&self, fault: &Fault<'_, H>, found: &Found<HostEntry>, leaf: &Leaf) -> Reuse<'_> {
         // Nobody's to have alone, and never free: whether the entry has changed is looked at when there is a copy.
         if leaf.pfn == self.mm.zero_page() {
@@ -84,6 +97,7 @@ impl<H: Host> AddressSpace<H> {
 
     /// The copying part. Patch site `do_wp_page`: under the page-table lock the old entry is cleared and the TLBs
     /// flushed, `invalidate_page`, and only then is the new entry set (I8).
+    #[inline(always)]
     fn copy_page(
         &self,
         fault: &Fault<'_, H>,
@@ -91,26 +105,29 @@ impl<H: Host> AddressSpace<H> {
         leaf: &Leaf,
         source: Source<'_>,
     ) -> Mapped {
-        let copy = self.private_copy(fault, leaf.pfn);
-        let outcome = copy.map(|copy| self.exchange(fault, found, (leaf, &source), copy));
+        let copy = match self.private_copy(fault, leaf.pfn) {
+            Ok(copy) => copy,
+            Err(error) => {
+                source.release(self);
+                return Err(error);
+            }
+        };
+        let Some(new) = self.exchange(fault, found, &source, copy) else {
+            source.release(self);
+            self.mm.put(copy);
+            return Ok(None);
+        };
         let is_in_swap = source.0.is_some_and(|(_, meta)| meta.swap_slot().is_some());
-        source.release(self);
-        match outcome? {
-            Ok(leaf) => {
-                // The old page's copy there may be nobody's now.
-                if is_in_swap {
-                    self.mm.drop_orphans();
-                }
-                Ok(Some(leaf))
-            }
-            Err(unused) => {
-                self.mm.put(unused);
-                Ok(None)
-            }
+        source.release_with_entry(self);
+        // The old page's copy there may be nobody's now.
+        if is_in_swap {
+            self.mm.drop_orphans();
         }
+        Ok(Some(new))
     }
 
     /// A copy of a page that nobody writes meanwhile: all its entries are read-only. The caller has a reference.
+    #[inline(always)]
     pub(super) fn private_copy(&self, fault: &Fault<'_, H>, source: Pfn) -> Result<Pfn, FaultError> {
         let copy = match source == self.mm.zero_page() {
             true => self.host().allocate_zeroed(PageSize::Size4K)?,
@@ -120,34 +137,36 @@ impl<H: Host> AddressSpace<H> {
         Ok(copy)
     }
 
-    /// Points the entry at the copy, which is this area's alone. `Err` gives the copy back: the entry has changed.
+    /// Points the entry at the copy, which is this area's alone; its reference on the old page is the caller's then. `None`: the entry has
+    /// changed.
+    #[inline(always)]
     fn exchange(
         &self,
         fault: &Fault<'_, H>,
         found: &Found<HostEntry>,
-        (old, source): (&Leaf, &Source<'_>),
+        source: &Source<'_>,
         copy: Pfn,
-    ) -> Result<Leaf, Pfn> {
+    ) -> Option<Leaf> {
         let tables = self.tables.lock();
         let now = self.again(&tables, found);
         // Swapped out and in again since it was copied, the page may have become this area's own, been written, and
         // write-protected again: the entry looks the same, the contents are not.
         let reusable = source.0.is_some_and(|(_, meta)| meta.has(PageFlags::EXCLUSIVE));
         if !same_leaf(&now, found) || reusable && intact(Mutant::CopyIgnoresExclusive) {
-            return Err(copy);
+            return None;
         }
         self.clear_flush_notify(PageSite::DoWpPage, &tables, fault.page, &now);
         fault.announced.set(u64::from(!self.chain.is_empty()));
         let rights = fault.vma.protection.rights();
         let leaf = Leaf { pfn: copy, size: PageSize::Size4K, rights, accessed: false, dirty: true };
-        self.count_leaf(&leaf);
+        self.host().frames().meta(copy).add_entry();
         self.host().store(now.at, HostEntry::leaf(leaf).bits());
-        let unmapped = self.uncount_leaf(old);
-        drop(tables);
-        if unmapped {
-            self.mm.put(old.pfn);
+        // A page for a page, where the old one is counted.
+        match source.0 {
+            Some((_, meta)) => self.mm.remove_from(meta),
+            None => self.count_pages(1),
         }
-        Ok(leaf)
+        Some(leaf)
     }
 }
 
@@ -169,6 +188,15 @@ impl Source<'_> {
     fn release<H: Host>(self, space: &AddressSpace<H>) {
         if let Some((frame, _)) = self.0 {
             space.mm.put(frame);
+        }
+    }
+
+    /// The same, and the reference of the entry that mapped it.
+    fn release_with_entry<H: Host>(self, space: &AddressSpace<H>) {
+        if let Some((frame, meta)) = self.0
+            && meta.put_both()
+        {
+            space.host().retire(frame, PageSize::Size4K);
         }
     }
 }

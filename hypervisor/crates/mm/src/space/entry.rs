@@ -150,8 +150,9 @@ impl<H: Host> Mm<H> {
         true
     }
 
+    /// One entry less maps the frame with this metadata; its reference is the caller's now.
     #[inline]
-    fn remove_from(&self, meta: &FrameMeta) {
+    pub(super) fn remove_from(&self, meta: &FrameMeta) {
         if meta.remove_entry() == 0
             && let Some(slot) = meta.swap_slot()
         {

@@ -92,7 +92,7 @@ impl<H: Host> AddressSpace<H> {
     ///
     /// # Errors
     /// [`FaultError`]; nothing has changed then (I16).
-    #[inline]
+    #[inline(always)]
     pub fn fault_in_and_ask(
         &self,
         address: Hva,
@@ -100,10 +100,10 @@ impl<H: Host> AddressSpace<H> {
         beside: Option<AskBeside<'_>>,
     ) -> Result<Mapping, FaultError> {
         self.stay_below_limit(address, access)?;
-        match self.try_fault_in(address, access, (None, beside)) {
-            Ok(Attempt::Done(mapping)) => Ok(mapping),
-            attempt => self.wait_and_fault_in(address, access, attempt),
-        }
+        Ok(match self.try_fault_in(address, access, None, beside) {
+            Ok(Attempt::Done(mapping)) => mapping,
+            attempt => self.wait_and_fault_in(address, access, attempt)?,
+        })
     }
 
     /// Goes on after the first attempt, which was none to end with.
@@ -135,15 +135,17 @@ impl<H: Host> AddressSpace<H> {
                 Err(error) if is_short(error) && self.mm.make_room(&mut attempts) => None,
                 Err(error) => return Err(error),
             };
-            attempt = self.try_fault_in(address, access, (swapped, None));
+            attempt = self.try_fault_in(address, access, swapped, None);
         }
     }
 
+    #[inline(always)]
     fn try_fault_in(
         &self,
         address: Hva,
         access: Access,
-        (swapped, beside): (Option<SwappedIn<'_, H>>, Option<AskBeside<'_>>),
+        swapped: Option<SwappedIn<'_, H>>,
+        beside: Option<AskBeside<'_>>,
     ) -> Result<Attempt<H>, FaultError> {
         let vmas = self.vmas.read();
         let vma = vmas.find(address).ok_or(FaultError::Unmapped(address))?;
@@ -151,8 +153,8 @@ impl<H: Host> AddressSpace<H> {
             return Err(FaultError::Denied { address, access, protection: vma.protection });
         }
         let page = address.align_down(PageSize::Size4K);
-        let mut found = self.look(page);
-        if let Some(leaf) = found.leaf().filter(|leaf| allows(leaf, access)) {
+        let found = self.look(page);
+        if let Some(leaf) = allowing(&found, access) {
             if let Some(ask) = beside {
                 ask.answer(&**self.host(), &found, page);
             }
@@ -161,63 +163,79 @@ impl<H: Host> AddressSpace<H> {
         let (swapped, lacking, announced) = (Cell::new(swapped), Cell::new(0), Cell::new(0));
         let beside = Cell::new(beside);
         let fault = Fault { vma, page, access, swapped, lacking, announced, beside };
+        self.change(&fault, found)
+    }
+
+    /// What was found does not allow the access: changes that, or says what has to be read first. Apart, so that who finds what he wants
+    /// does not pay for it.
+    #[inline(never)]
+    fn change(&self, fault: &Fault<'_, H>, mut found: Found<HostEntry>) -> Result<Attempt<H>, FaultError> {
         loop {
-            if let Some(attempt) = self.change(&fault, &found)? {
+            if let Some(attempt) = self.try_change(fault, &found)? {
                 return Ok(attempt);
             }
-            found = self.look(page);
-            if let Some(leaf) = found.leaf().filter(|leaf| allows(leaf, access)) {
+            found = self.look(fault.page);
+            if let Some(leaf) = allowing(&found, fault.access) {
                 return Ok(Attempt::Done(self.mapping(&leaf)));
             }
         }
     }
 
-    /// What was found does not allow the access: changes that, or says what has to be read first; `None`: another look will tell.
-    /// Apart, so that who finds what he wants does not pay for it.
-    #[inline(never)]
-    fn change(
+    /// `None`: another look will tell.
+    #[inline(always)]
+    fn try_change(
         &self,
         fault: &Fault<'_, H>,
         found: &Found<HostEntry>,
     ) -> Result<Option<Attempt<H>>, FaultError> {
         fault.lacking.set(found.level as usize - Level::Pt as usize);
-        let mapped = match found.view() {
-            _ if found.shared => {
-                self.own_table(fault.page)?;
-                None
-            }
-            View::Leaf(leaf) => self.write_protected(fault, found, &leaf)?,
-            View::Note(Note::Swap(slot)) => match self.swap_in(fault, found, slot)? {
-                Back::InSwap => return Ok(Some(Attempt::InSwap(slot))),
-                Back::Mapped(leaf) => Some(leaf),
-                Back::Changed => None,
-            },
-            View::Note(Note::Offset(index)) => self.map_file_page(fault, found.entry, index)?,
-            View::Empty | View::Table(_) => match fault.unread_file() {
-                Some(file) => return Ok(Some(Attempt::InFile(Arc::clone(file), fault.index()))),
-                None => self.missing(fault, found)?,
+        let mapped = match found.page() {
+            Some(page) => self.write_protected(fault, found, &page)?,
+            None => match found.view() {
+                _ if found.shared => {
+                    self.own_table(fault.page)?;
+                    None
+                }
+                View::Leaf(leaf) => self.write_protected_huge(fault, found, &leaf)?,
+                View::Note(Note::Swap(slot)) => match self.swap_in(fault, found, slot)? {
+                    Back::InSwap => return Ok(Some(Attempt::InSwap(slot))),
+                    Back::Mapped(leaf) => Some(leaf),
+                    Back::Changed => None,
+                },
+                View::Note(Note::Offset(index)) => self.map_file_page(fault, found.entry, index)?,
+                View::Empty | View::Table(_) => match fault.unread_file() {
+                    Some(file) => return Ok(Some(Attempt::InFile(Arc::clone(file), fault.index()))),
+                    None => self.missing(fault, found)?,
+                },
             },
         };
         // Whether it still is there, the invalidation sequence tells (I2), as where an entry was found.
         let mapped = mapped.filter(|leaf| allows(leaf, fault.access));
-        let announced = fault.announced.get();
-        Ok(mapped.map(|leaf| Attempt::Done(Mapping { announced, ..self.mapping(&leaf) })))
+        Ok(mapped.map(|leaf| {
+            // A page that is mapped for a write is dirty, if it is counted at all.
+            let dirty = fault.access == Access::Write || self.is_dirty(leaf.pfn);
+            let announced = fault.announced.get();
+            Attempt::Done(Mapping { announced, ..Mapping::of(&leaf, dirty) })
+        }))
     }
 
     /// Whether a fault would find an entry that allows the access. Takes the mmap lock for reading.
     pub(crate) fn has_page(&self, address: Hva, access: Access) -> bool {
         let _vmas = self.vmas.read();
-        self.look(address).leaf().is_some_and(|leaf| allows(&leaf, access))
+        allowing(&self.look(address), access).is_some()
     }
 
     /// Lock-free: held for reading, the mmap lock keeps the tables from vanishing, but for shared ones.
+    #[inline(always)]
     fn look(&self, page: Hva) -> Found<HostEntry> {
         let found = self.walk_owned(page);
-        if found.entry.is_shared_table() {
-            let _tables = self.tables.lock();
-            return self.walk(page);
-        }
-        found
+        if found.level > Level::Pt && found.entry.is_shared_table() { self.look_locked(page) } else { found }
+    }
+
+    #[inline(never)]
+    fn look_locked(&self, page: Hva) -> Found<HostEntry> {
+        let _tables = self.tables.lock();
+        self.walk(page)
     }
 
     /// Nothing is mapped.
@@ -230,6 +248,17 @@ impl<H: Host> AddressSpace<H> {
             }
         }
     }
+}
+
+/// The leaf, if there is one and it allows the access. What mostly is not so is asked first, of the bits.
+#[inline(always)]
+fn allowing(found: &Found<HostEntry>, access: Access) -> Option<Leaf> {
+    let wanted = match access {
+        Access::Read => HostEntry::PRESENT,
+        Access::Write => HostEntry::PRESENT | HostEntry::WRITABLE,
+    };
+    let may_allow = found.entry.bits() & wanted == wanted;
+    if may_allow { found.leaf().filter(|leaf| allows(leaf, access)) } else { None }
 }
 
 const fn allows(leaf: &Leaf, access: Access) -> bool {

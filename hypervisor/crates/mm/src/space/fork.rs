@@ -21,7 +21,7 @@ use super::AddressSpace;
 use crate::frames::PageFlags;
 use crate::gather::Gather;
 use crate::host::Host;
-use crate::vma::{Vma, VmaFlags, VmaTree};
+use crate::vma::{Vma, VmaFlags, Vmas};
 use addr::{Hva, HvaRange, PageSize};
 use alloc::sync::Arc;
 use mutants::{Mutant, RangeSite, intact};
@@ -53,7 +53,7 @@ impl<H: Host> AddressSpace<H> {
 
     /// Patch site `copy_page_range`: begin and end on the parent, around copy-on-write areas only. The guard ends
     /// it on every path; v8 forgot that where a table was missing.
-    fn copy_page_range(&self, vmas: &VmaTree<H>, vma: &Vma<H>, child: &Self) -> Result<(), OutOfTables> {
+    fn copy_page_range(&self, vmas: &Vmas<H>, vma: &Vma<H>, child: &Self) -> Result<(), OutOfTables> {
         let nonlinear = vma.flags.contains(VmaFlags::NONLINEAR);
         if !nonlinear && vma.chain().is_none() {
             return Ok(());

@@ -14,7 +14,7 @@ use super::entry::Tables;
 use super::share::SPAN;
 use crate::gather::Gather;
 use crate::host::Host;
-use crate::vma::{Vma, VmaFlags, VmaKind, VmaTree};
+use crate::vma::{Vma, VmaFlags, VmaKind, Vmas};
 use addr::{Hva, HvaRange, PageSize, Pfn};
 use core::sync::atomic::Ordering;
 use paging::{
@@ -35,7 +35,7 @@ impl<H: Host> AddressSpace<H> {
     /// [`OutOfTables`]: the child has no way to them. What the parent shares with nobody is its own again at the next fault.
     pub(super) fn share_tables(
         &self,
-        (vmas, vma): (&VmaTree<H>, &Vma<H>),
+        (vmas, vma): (&Vmas<H>, &Vma<H>),
         start: Hva,
         child: &Self,
         gather: &mut Gather<'_, H>,
@@ -55,7 +55,7 @@ impl<H: Host> AddressSpace<H> {
     /// Makes tables below one page directory shared ones, up to something that is not to be shared.
     fn share_batch(
         &self,
-        (vmas, vma): (&VmaTree<H>, &Vma<H>),
+        (vmas, vma): (&Vmas<H>, &Vma<H>),
         first: Hva,
         gather: &mut Gather<'_, H>,
         batch: &mut Batch,
@@ -132,7 +132,7 @@ fn span_at(start: Hva) -> Option<HvaRange> {
 }
 
 /// Whether a page table for the span serves this area and no other, and is copied whole.
-fn serves_alone<H: Host>(vmas: &VmaTree<H>, vma: &Vma<H>, span: HvaRange) -> bool {
+fn serves_alone<H: Host>(vmas: &Vmas<H>, vma: &Vma<H>, span: HvaRange) -> bool {
     matches!(vma.kind, VmaKind::Anonymous(PageSize::Size4K))
         && !vma.flags.contains(VmaFlags::NONLINEAR)
         && (vma.range.contains_span(&span) || vmas.overlapping(span).nth(1).is_none())

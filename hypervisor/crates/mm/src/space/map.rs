@@ -4,7 +4,7 @@ use super::zap::Keep;
 use super::{AddressSpace, LOWER_HALF_END, MAP_BASE, MapError, USER_END};
 use crate::gather::Gather;
 use crate::host::Host;
-use crate::vma::{MOST_AREAS, Protection, Vma, VmaFlags, VmaKind, VmaTree};
+use crate::vma::{MOST_AREAS, Protection, Vma, VmaFlags, VmaKind, Vmas};
 use addr::{Hva, HvaRange, PageSize};
 use mutants::RangeSite;
 use paging::HostEntry;
@@ -86,7 +86,7 @@ impl<H: Host> AddressSpace<H> {
 
     /// Patch site `unmap_region`: begin before the walk, end after frames and tables are freed. No leaf straddles
     /// an end of the range.
-    pub(super) fn unmap_region(&self, vmas: &mut VmaTree<H>, range: HvaRange) {
+    pub(super) fn unmap_region(&self, vmas: &mut Vmas<H>, range: HvaRange) {
         if vmas.overlapping(range).next().is_none() {
             return;
         }
@@ -106,7 +106,7 @@ impl<H: Host> AddressSpace<H> {
     }
 
     /// Unlinks the tables that served only the gap around `range`, where no area is left.
-    pub(super) fn prune(&self, vmas: &VmaTree<H>, range: HvaRange, gather: &mut Gather<'_, H>) {
+    pub(super) fn prune(&self, vmas: &Vmas<H>, range: HvaRange, gather: &mut Gather<'_, H>) {
         let (floor, ceiling) = vmas.gap_around(range);
         let bounds = (floor.map_or(0, Hva::as_u64), ceiling.map_or(LOWER_HALF_END, Hva::as_u64));
         let _tables = self.tables.lock();
@@ -140,7 +140,7 @@ impl<H: Host> AddressSpace<H> {
 
     /// Makes sure that an operation on `range` cuts no page, and no shared table: hugetlb pages are refused, transparent
     /// ones split.
-    pub(super) fn prepare_bounds(&self, vmas: &VmaTree<H>, range: HvaRange) -> Result<(), MapError> {
+    pub(super) fn prepare_bounds(&self, vmas: &Vmas<H>, range: HvaRange) -> Result<(), MapError> {
         for (part, vma) in vmas.overlapping(range) {
             let align = vma.kind.page_size();
             if !part.is_aligned(align) {
@@ -162,7 +162,7 @@ impl<H: Host> AddressSpace<H> {
 /// Areas are Herald's small objects, whose memory is not the machine's frames: an operation that cuts areas at the
 /// bounds of `cut`, and adds some, is refused before they are too many.
 pub(super) fn refuse_too_many<H: Host>(
-    vmas: &VmaTree<H>,
+    vmas: &Vmas<H>,
     cut: Option<HvaRange>,
     added: usize,
 ) -> Result<(), MapError> {

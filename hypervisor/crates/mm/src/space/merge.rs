@@ -18,7 +18,7 @@ use crate::frames::{FrameMeta, PageFlags, PageTurn, TriedLock};
 use crate::host::Host;
 use crate::merge::{Added, Looked, MOST_SHARERS, Merged, Page, Sharer};
 use crate::rmap::RmapId;
-use crate::vma::{Access, VmaFlags, VmaKind, VmaTree};
+use crate::vma::{Access, VmaFlags, VmaKind, Vmas};
 use addr::{Hva, HvaRange, PAGE_SHIFT, PageSize, Pfn};
 use mutants::{Mutant, PageSite, intact};
 use paging::{Entries, Found, HostEntry, Leaf, Level, Rights, TableEntry, walk_to};
@@ -121,7 +121,7 @@ impl<H: Host> AddressSpace<H> {
     }
 
     /// The place of a page that may be merged.
-    fn place(&self, vmas: &VmaTree<H>, address: Hva, frame: Pfn) -> Option<Place> {
+    fn place(&self, vmas: &Vmas<H>, address: Hva, frame: Pfn) -> Option<Place> {
         let vma = vmas.find(address).filter(|vma| vma.flags.contains(VmaFlags::MERGEABLE))?;
         Some(Place { address, frame, rmap: vma.anon.id(), index: vma.index_of(address) })
     }

@@ -43,7 +43,7 @@ use crate::host::Host;
 use crate::limits::Allowance;
 use crate::mm::Mm;
 use crate::notifier::{MmuNotifier, NotifierChain};
-use crate::vma::{Vma, VmaTree};
+use crate::vma::{Vma, Vmas};
 use addr::{Hva, HvaRange, PageSize, Pfn};
 use ahead::Streams;
 use alloc::sync::{Arc, Weak};
@@ -51,7 +51,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use mutants::{Mutant, intact};
-use paging::{HostEntry, OutOfTables};
+use paging::{HostEntry, Leaf, OutOfTables};
 use swapped::Swapped;
 use sync::atomic::AtomicU32;
 use sync::{Mutex, Rank, RwLock};
@@ -91,12 +91,18 @@ pub struct Mapping {
     pub announced: u64,
 }
 
+impl Mapping {
+    fn of(leaf: &Leaf, dirty: bool) -> Self {
+        Self { pfn: leaf.pfn, size: leaf.size, writable: leaf.rights.write, dirty, announced: 0 }
+    }
+}
+
 /// A host address space.
 pub struct AddressSpace<H: Host> {
     mm: Arc<Mm<H>>,
     this: Weak<Self>,
     root: Pfn,
-    vmas: RwLock<VmaTree<H>>,
+    vmas: RwLock<Vmas<H>>,
     tables: Mutex<()>,
     /// See [`Self::bar_huge_pages`]; written under the page-table lock.
     huge_barred: AtomicU32,
@@ -117,10 +123,10 @@ impl<H: Host> AddressSpace<H> {
     /// [`OutOfTables`] where there is no frame for the root.
     pub fn new(mm: &Arc<Mm<H>>) -> Result<Arc<Self>, OutOfTables> {
         let root = mm.host().allocate_root()?;
-        Ok(Self::build(mm, root, VmaTree::new))
+        Ok(Self::build(mm, root, Vmas::new))
     }
 
-    fn build(mm: &Arc<Mm<H>>, root: Pfn, vmas: impl FnOnce(Weak<Self>) -> VmaTree<H>) -> Arc<Self> {
+    fn build(mm: &Arc<Mm<H>>, root: Pfn, vmas: impl FnOnce(Weak<Self>) -> Vmas<H>) -> Arc<Self> {
         let space = Arc::new_cyclic(|this| Self {
             mm: Arc::clone(mm),
             this: Weak::clone(this),
@@ -208,15 +214,24 @@ impl<H: Host> AddressSpace<H> {
         Some(self.mapping(&leaf))
     }
 
-    fn mapping(&self, leaf: &paging::Leaf) -> Mapping {
-        let dirty = self.mm.counted(leaf.pfn).is_some_and(crate::frames::FrameMeta::is_dirty);
-        Mapping { pfn: leaf.pfn, size: leaf.size, writable: leaf.rights.write, dirty, announced: 0 }
+    fn mapping(&self, leaf: &Leaf) -> Mapping {
+        Mapping::of(leaf, self.is_dirty(leaf.pfn))
     }
 
-    /// Notes that the frame of a mapping will be written through a secondary entry. Called under the mmu
+    /// Whether the frame is counted, and dirty.
+    #[inline(always)]
+    fn is_dirty(&self, frame: Pfn) -> bool {
+        self.mm.dirty_frames()(frame)
+    }
+
+    /// Notes that a frame, the first one of a mapping, will be written through a secondary entry. Called under the mmu
     /// lock, when that entry is installed (I7).
-    pub fn mark_dirty(&self, mapping: &Mapping) {
-        if let Some(meta) = self.mm.counted(mapping.pfn) {
+    #[inline]
+    pub fn mark_dirty(&self, frame: Pfn) {
+        // It mostly is already: then the frame's line of memory stays as it is in all caches.
+        if !self.is_dirty(frame)
+            && let Some(meta) = self.mm.counted(frame)
+        {
             meta.mark_dirty();
         }
     }
@@ -244,7 +259,7 @@ impl<H: Host> AddressSpace<H> {
         self.mm.drop_orphans();
     }
 
-    fn tear_down(&self, vmas: &mut VmaTree<H>) {
+    fn tear_down(&self, vmas: &mut Vmas<H>) {
         self.chain.release();
         self.unmap_region(vmas, HvaRange::new(Hva::ZERO, USER_END));
     }
@@ -254,6 +269,7 @@ impl<H: Host> AddressSpace<H> {
     }
 
     /// A walk without the page-table lock, which ends above a shared table: that one is not kept by the mmap lock.
+    #[inline(always)]
     fn walk_owned(&self, address: Hva) -> paging::Found<HostEntry> {
         paging::walk_owned(&**self.host(), self.root, address.as_u64())
     }
@@ -263,7 +279,7 @@ impl<H: Host> AddressSpace<H> {
 /// may be that last user, and hold locks that rank behind the mmap lock.
 impl<H: Host> Drop for AddressSpace<H> {
     fn drop(&mut self) {
-        let unreachable = VmaTree::new(Weak::clone(&self.this));
+        let unreachable = Vmas::new(Weak::clone(&self.this));
         let mut vmas = core::mem::replace(self.vmas.get_mut(), unreachable);
         self.tear_down(&mut vmas);
         self.host().free_table(self.root);

@@ -12,7 +12,7 @@
 use super::map::{checked_range, refuse_too_many};
 use super::{AddressSpace, MAP_BASE, MapError, USER_END};
 use crate::host::Host;
-use crate::vma::{Vma, VmaFlags, VmaTree};
+use crate::vma::{Vma, VmaFlags, Vmas};
 use addr::{Hva, HvaRange, PageSize};
 use mutants::{Mutant, RangeSite, intact};
 use paging::{HostEntry, Level, TableEntry, TableReserve, walk_or_grow};
@@ -82,7 +82,7 @@ impl<H: Host> AddressSpace<H> {
 
     fn remap_area(
         &self,
-        vmas: &mut VmaTree<H>,
+        vmas: &mut Vmas<H>,
         old: HvaRange,
         new_len: u64,
         (to, target): (Remap, Option<HvaRange>),
@@ -107,7 +107,7 @@ impl<H: Host> AddressSpace<H> {
     }
 
     /// Unmaps what is more than wanted; what is left of the old range.
-    fn shrink(&self, vmas: &mut VmaTree<H>, old: HvaRange, new_len: u64) -> Result<HvaRange, MapError> {
+    fn shrink(&self, vmas: &mut Vmas<H>, old: HvaRange, new_len: u64) -> Result<HvaRange, MapError> {
         if new_len >= old.len() {
             return Ok(old);
         }
@@ -119,7 +119,7 @@ impl<H: Host> AddressSpace<H> {
     }
 
     /// Enlarges the area where it is, if it ends with the old range and nothing follows.
-    fn grow(&self, vmas: &mut VmaTree<H>, old: HvaRange, new_len: u64) -> bool {
+    fn grow(&self, vmas: &mut Vmas<H>, old: HvaRange, new_len: u64) -> bool {
         let wanted = HvaRange::sized(old.start(), new_len).filter(|wanted| wanted.end() <= USER_END);
         let Some(wanted) = wanted else { return false };
         let more = HvaRange::new(old.end(), wanted.end());
@@ -136,7 +136,7 @@ impl<H: Host> AddressSpace<H> {
     }
 
     /// Moves `old`, which lies in one area, to the start of `target`, which is free and not shorter.
-    fn move_area(&self, vmas: &mut VmaTree<H>, old: HvaRange, target: HvaRange) -> Result<Hva, MapError> {
+    fn move_area(&self, vmas: &mut Vmas<H>, old: HvaRange, target: HvaRange) -> Result<Hva, MapError> {
         let vma = vmas.find(old.start()).ok_or(MapError::Hole(old))?;
         let moved = vma.at(target, vma.index_of(old.start()));
         let same = vma.clone();

@@ -3,7 +3,7 @@
 //! Pages of an area have an *index*: in a file, the page's place in the file; else the number of the address at which
 //! the area was created. An area that mremap moves keeps its indices, so that reverse maps find its pages.
 
-mod tree;
+mod areas;
 
 use crate::file::File;
 use crate::host::Host;
@@ -14,7 +14,7 @@ use bitflags::bitflags;
 use core::fmt;
 use paging::Rights;
 
-pub(crate) use tree::VmaTree;
+pub(crate) use areas::Vmas;
 
 /// How many areas an address space has at most (Linux: `vm.max_map_count`).
 pub const MOST_AREAS: usize = 1024;

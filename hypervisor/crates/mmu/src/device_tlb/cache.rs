@@ -89,7 +89,13 @@ impl Cache {
     }
 
     /// Drops what translates any byte of `range`; returns how many entries went.
+    #[inline]
     pub(super) fn zap(&mut self, range: HvaRange) -> u64 {
+        if self.len == 0 { 0 } else { self.zap_some(range) }
+    }
+
+    #[inline(never)]
+    fn zap_some(&mut self, range: HvaRange) -> u64 {
         let before = self.len;
         let mut left = before;
         self.overlapping(range, |way| {

@@ -165,7 +165,7 @@ impl<H: Host> DeviceTlb<H> {
             return Ok(None);
         }
         if writable && intact(Mutant::NoDirtyOnDeviceInstall) {
-            self.space.mark_dirty(mapping);
+            self.space.mark_dirty(mapping.pfn);
         }
         cache.install(entry);
         Ok(Some(entry.pfn))
@@ -174,7 +174,10 @@ impl<H: Host> DeviceTlb<H> {
     /// Drops what translates `range`. Under the lock, so no transfer is under way.
     fn zap(&self, locked: &mut Locked, range: HvaRange) {
         if let Some(cache) = &mut locked.cache {
-            add(&self.stats.zapped, cache.zap(range));
+            match cache.zap(range) {
+                0 => {}
+                zapped => add(&self.stats.zapped, zapped),
+            }
         }
     }
 }

@@ -1,7 +1,10 @@
-//! The areas of an address space, keyed by start address. Areas never overlap, never touch page fractions, and two
+//! The areas of an address space, by address. Areas never overlap, never touch page fractions, and two
 //! neighbours of equal attributes and consecutive indices are one area.
 //!
-//! Each area in the tree has a link in its file's reverse map and in that of its anonymous pages. A change adds
+//! Faults come to the same area again and again: the place of the one that was found last is remembered (Linux had its `vmacache`). It is
+//! a place and not an area, and is asked whether it holds the address, under the mmap lock, each time: nothing has to drop it when areas change.
+//!
+//! Each area here has a link in its file's reverse map and in that of its anonymous pages. A change adds
 //! the links of what is new before it removes those of what is old (`rmap.rs`).
 
 use super::{Protection, Vma, VmaFlags, VmaKind};
@@ -9,28 +12,30 @@ use crate::host::Host;
 use crate::rmap::{Link, Rmap, Rmaps};
 use crate::space::AddressSpace;
 use addr::{Hva, HvaRange, PageSize};
-use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicUsize, Ordering};
 use mutants::{Mutant, intact};
 use sync::Rank;
 
 /// The areas of one address space.
-pub(crate) struct VmaTree<H: Host> {
+pub(crate) struct Vmas<H: Host> {
     space: Weak<AddressSpace<H>>,
-    by_start: BTreeMap<Hva, Vma<H>>,
+    sorted: Vec<Vma<H>>,
+    /// Place of the area that was found last. Relaxed: it orders nothing, and any number will do.
+    last: AtomicUsize,
 }
 
-impl<H: Host> VmaTree<H> {
+impl<H: Host> Vmas<H> {
     /// No area yet.
     pub(crate) const fn new(space: Weak<AddressSpace<H>>) -> Self {
-        Self { space, by_start: BTreeMap::new() }
+        Self { space, sorted: Vec::new(), last: AtomicUsize::new(0) }
     }
 
     /// The same areas in another address space, sharing the reverse maps. Locks are not inherited.
     pub(crate) fn fork(&self, space: Weak<AddressSpace<H>>) -> Self {
         let mut child = Self::new(space);
-        for vma in self.by_start.values() {
+        for vma in &self.sorted {
             // Areas that only differed in this are one.
             child.insert(Vma { flags: vma.flags - VmaFlags::LOCKED, ..vma.clone() });
         }
@@ -38,28 +43,64 @@ impl<H: Host> VmaTree<H> {
     }
 
     /// The area that holds the address.
+    #[inline]
     pub(crate) fn find(&self, address: Hva) -> Option<&Vma<H>> {
-        let (_, vma) = self.by_start.range(..=address).next_back()?;
-        vma.range.contains(address).then_some(vma)
+        let last = self.sorted.get(self.last.load(Ordering::Relaxed));
+        let holds = |vma: &&Vma<H>| vma.range.contains(address) || !intact(Mutant::LastAreaUnasked);
+        last.filter(holds).or_else(|| self.search(address))
+    }
+
+    /// Apart, so that who finds the area that was found last does not pay for it.
+    #[inline(never)]
+    fn search(&self, address: Hva) -> Option<&Vma<H>> {
+        let place = self.behind(address).checked_sub(1)?;
+        let vma = self.sorted.get(place).filter(|vma| vma.range.contains(address))?;
+        self.last.store(place, Ordering::Relaxed);
+        Some(vma)
+    }
+
+    /// The place of the first area that starts behind the address.
+    fn behind(&self, address: Hva) -> usize {
+        self.sorted.partition_point(|vma| vma.range.start() <= address)
+    }
+
+    /// The place of the area that starts at an address.
+    fn place_of(&self, start: Hva) -> Option<usize> {
+        self.sorted.binary_search_by_key(&start, |vma| vma.range.start()).ok()
+    }
+
+    /// The area that starts at an address, and the one before it.
+    fn meeting_at(&self, boundary: Hva) -> (Option<&Vma<H>>, Option<&Vma<H>>) {
+        let before = self.sorted.partition_point(|vma| vma.range.start() < boundary);
+        let after = self.sorted.get(before).filter(|vma| vma.range.start() == boundary);
+        (before.checked_sub(1).and_then(|place| self.sorted.get(place)), after)
+    }
+
+    /// Takes an area out.
+    fn take(&mut self, start: Hva) -> Option<Vma<H>> {
+        self.place_of(start).map(|place| self.sorted.remove(place))
+    }
+
+    /// Puts an area where none is.
+    fn put(&mut self, vma: Vma<H>) {
+        self.sorted.insert(self.behind(vma.range.start()), vma);
     }
 
     /// How many areas there are.
     pub(crate) fn len(&self) -> usize {
-        self.by_start.len()
+        self.sorted.len()
     }
 
     /// All areas, by address.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Vma<H>> + '_ {
-        self.by_start.values()
+        self.sorted.iter()
     }
 
     /// The areas that overlap `range`, and which part of it each holds, by address.
     pub(crate) fn overlapping(&self, range: HvaRange) -> impl Iterator<Item = (HvaRange, &Vma<H>)> + '_ {
-        let first =
-            self.by_start.range(..=range.start()).next_back().map_or(range.start(), |(&start, _)| start);
-        self.by_start
-            .range(first..range.end().max(first))
-            .filter_map(move |(_, vma)| vma.range.intersection(&range).map(|part| (part, vma)))
+        let first = self.sorted.partition_point(|vma| vma.range.end() <= range.start());
+        let overlapping = self.sorted[first..].iter().take_while(move |vma| vma.range.start() < range.end());
+        overlapping.filter_map(move |vma| vma.range.intersection(&range).map(|part| (part, vma)))
     }
 
     /// Where the first hole in `range` starts; the end of the range, if there is none.
@@ -76,9 +117,9 @@ impl<H: Host> VmaTree<H> {
 
     /// The gap around `range`, which holds no area: the end of the area below and the start of the area above.
     pub(crate) fn gap_around(&self, range: HvaRange) -> (Option<Hva>, Option<Hva>) {
-        let below = self.by_start.range(..range.start()).next_back().map(|(_, vma)| vma.range.end());
-        let above = self.by_start.range(range.end()..).next().map(|(&start, _)| start);
-        (below, above)
+        let (below, _) = self.meeting_at(range.start());
+        let above = self.sorted.get(self.sorted.partition_point(|vma| vma.range.start() < range.end()));
+        (below.map(|vma| vma.range.end()), above.map(|vma| vma.range.start()))
     }
 
     /// The lowest gap of `len` bytes in `within`, aligned to `size`.
@@ -100,7 +141,7 @@ impl<H: Host> VmaTree<H> {
         debug_assert!(self.overlapping(vma.range).next().is_none(), "areas overlap");
         let range = vma.range;
         self.link(&vma);
-        self.by_start.insert(range.start(), vma);
+        self.put(vma);
         self.join(range.start());
         self.join(range.end());
     }
@@ -110,7 +151,7 @@ impl<H: Host> VmaTree<H> {
         self.cut(range.start());
         self.cut(range.end());
         for start in self.starts(range) {
-            if let Some(vma) = self.by_start.remove(&start) {
+            if let Some(vma) = self.take(start) {
                 self.unlink(&vma);
             }
         }
@@ -130,7 +171,7 @@ impl<H: Host> VmaTree<H> {
         self.cut(range.start());
         self.cut(range.end());
         for start in self.starts(range) {
-            let Some(vma) = self.by_start.get_mut(&start) else { continue };
+            let Some(vma) = self.place_of(start).map(|place| &mut self.sorted[place]) else { continue };
             let was = vma.flags;
             change(vma);
             // The link says whether the area is linear, and locked.
@@ -147,13 +188,14 @@ impl<H: Host> VmaTree<H> {
     }
 
     fn starts(&self, range: HvaRange) -> Vec<Hva> {
-        self.by_start.range(range.start()..range.end()).map(|(&start, _)| start).collect()
+        let first = self.sorted.partition_point(|vma| vma.range.start() < range.start());
+        let starts = self.sorted[first..].iter().map(|vma| vma.range.start());
+        starts.take_while(|&start| start < range.end()).collect()
     }
 
     /// Joins the areas that meet at `boundary`, if they are one.
     fn join(&mut self, boundary: Hva) {
-        let Some(right) = self.by_start.get(&boundary) else { return };
-        let Some((_, left)) = self.by_start.range(..boundary).next_back() else { return };
+        let (Some(left), Some(right)) = self.meeting_at(boundary) else { return };
         if left.range.end() != boundary || !left.goes_on_in(right) {
             return;
         }
@@ -175,14 +217,12 @@ impl<H: Host> VmaTree<H> {
     /// Puts `new` areas in place of `old` ones, which are named by their starts.
     fn replace<const N: usize>(&mut self, old: &[Hva], new: [Vma<H>; N]) {
         new.iter().for_each(|vma| self.link(vma));
-        for start in old {
-            if let Some(vma) = self.by_start.remove(start) {
+        for &start in old {
+            if let Some(vma) = self.take(start) {
                 self.unlink(&vma);
             }
         }
-        for vma in new {
-            self.by_start.insert(vma.range.start(), vma);
-        }
+        new.into_iter().for_each(|vma| self.put(vma));
     }
 
     /// Adds an area in which nothing was ever mapped, where none is. Its reverse map is made now, and not by the first fault that
@@ -203,16 +243,15 @@ impl<H: Host> VmaTree<H> {
     /// the two joinable (Linux: `find_mergeable_anon_vma`).
     fn neighbours_chain(&self, vma: &Vma<H>) -> Option<Arc<Rmap<H>>> {
         let (start, end) = (vma.range.start(), vma.range.end());
-        let before = self.by_start.range(..start).next_back().map(|(_, before)| before);
+        let (before, _) = self.meeting_at(start);
         let before = before.filter(|before| {
             before.range.end() == start
                 && before.kind.same(&vma.kind)
                 && before.index_of(before.range.end()) == vma.first
         });
-        let after = self
-            .by_start
-            .get(&end)
-            .filter(|after| after.kind.same(&vma.kind) && vma.index_of(vma.range.end()) == after.first);
+        let (_, after) = self.meeting_at(end);
+        let after =
+            after.filter(|after| after.kind.same(&vma.kind) && vma.index_of(vma.range.end()) == after.first);
         let used = before.and_then(Vma::chain).or(after.and_then(Vma::chain));
         used.or(before.or(after).map(|vma| &vma.anon)).map(Arc::clone)
     }
