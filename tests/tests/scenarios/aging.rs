@@ -1,9 +1,9 @@
 //! Aging (patch site `page_referenced_one`: answers OR-ed over the primary entry and all subscribers).
 
 use crate::{CPU0, CPU1, GUEST, HUGE, Outcome, SMALL, fill, lab, lab_with, observe};
-use addr::PageSize;
+use addr::{PAGE_SIZE, PageSize};
 use mm::notifier::MmuNotifier;
-use mm::{Advice, Protection};
+use mm::{Advice, Protection, Remap};
 use mmu::AccessedDirty;
 use tests::lab::{GuestId, Lab, Verdict, gpage, page, pages};
 use tests::machine::{Event, Options, Paging};
@@ -212,4 +212,20 @@ fn a_pass_finds_use_in_a_block_that_was_split() -> Outcome {
     lab.munmap(pages(0, 4))?;
     passes(&lab, 5)?;
     lab.finish()
+}
+
+/// To where no page was used: the table is new.
+#[test]
+fn a_pass_finds_use_of_what_was_moved() -> Outcome {
+    let lab = lab(1024);
+    lab.store(CPU0, page(5), 5)?;
+    lab.space.mm().age_all();
+    lab.load(CPU0, page(5))?;
+    let (from, to) = (pages(0, 8), page(4096 + 512));
+    assert_eq!(lab.space.mremap(from.start(), from.len(), from.len(), Remap::Fixed(to)), Ok(to));
+    let moved = to.add(5 * PAGE_SIZE);
+    assert_eq!(lab.space.test_young(moved), Some(true));
+    lab.space.mm().age_all();
+    assert_eq!(lab.space.test_young(moved), Some(false));
+    Ok(())
 }

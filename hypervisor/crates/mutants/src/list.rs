@@ -57,8 +57,10 @@ mutants! {
     NoTestYoung,
     /// aging: subscribers are not asked which blocks may have been used
     NoFindUsed,
-    /// aging: blocks that an area has in part only are asked for like whole ones
-    PartsOfBlocksUnused,
+    /// split: what was used is not found by the A bits above it
+    SplitLosesUse,
+    /// mremap: what was used is not found by the A bits above it
+    MoveLosesUse,
     /// aging: a secondary MMU with shadows says that no block was used
     ShadowsUseNoBlock,
     /// aging: a device TLB says that no block was used

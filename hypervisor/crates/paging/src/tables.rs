@@ -286,7 +286,7 @@ pub fn split<E: TableEntry, M: TableMemory>(
         memory.store(EntryRef::new(table, index), E::leaf(Leaf { pfn, size, dirty, ..leaf }).bits());
     }
     // What was used is found by the A bits above it, too.
-    let accessed = if leaf.accessed { E::ACCESSED } else { 0 };
+    let accessed = if leaf.accessed && intact(Mutant::SplitLosesUse) { E::ACCESSED } else { 0 };
     memory.store(found.at, E::table(table).bits() | accessed);
     true
 }

@@ -52,7 +52,6 @@ impl<H: Host> AddressSpace<H> {
     }
 
     /// The blocks of a naturally aligned 1 GiB, or of a part of it, any page of which may have been used since a pass last asked for all of it.
-    /// No pass asks for all of a block that is in the area in part only, so that one counts as used.
     fn find_used(&self, region: HvaRange) -> UsedBlocks {
         let _tables = self.tables.lock();
         let mut used = UsedBlocks::none(region);
@@ -61,10 +60,6 @@ impl<H: Host> AddressSpace<H> {
             used.add(HvaRange::new(Hva::new(first), Hva::new(first + Level::Pd.span())));
         });
         self.chain.find_used(&mut used);
-        if intact(Mutant::PartsOfBlocksUnused) {
-            let is_part = |block: &HvaRange| block.len() < Level::Pd.span();
-            blocks(region).filter(is_part).for_each(|part| used.add(part));
-        }
         used
     }
 

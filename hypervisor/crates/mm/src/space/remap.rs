@@ -15,7 +15,7 @@ use crate::host::Host;
 use crate::vma::{Vma, VmaFlags, Vmas};
 use addr::{Hva, HvaRange, PageSize};
 use mutants::{Mutant, RangeSite, intact};
-use paging::{HostEntry, Level, TableEntry, TableReserve, walk_or_grow};
+use paging::{HostEntry, Level, TableEntry, TableReserve, walk_or_grow, walk_to};
 
 /// Where mremap may put the mapping.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -204,8 +204,21 @@ impl<H: Host> AddressSpace<H> {
             debug_assert!(place.level == Level::Pt && place.entry == HostEntry::EMPTY, "{to} is taken");
             let entry = if intact(Mutant::MoveLosesDirty) { entry } else { entry.cleaned() };
             self.host().store(place.at, entry.bits());
+            if entry.bits() & HostEntry::ACCESSED != 0 && intact(Mutant::MoveLosesUse) {
+                self.note_use_above(to);
+            }
         }
         drop(invalidation);
+    }
+
+    /// What was used is found by the A bits above it, too. The page-table lock is held.
+    fn note_use_above(&self, page: Hva) {
+        let above = walk_to::<HostEntry, H>(self.host(), self.root, page.as_u64(), Level::Pd);
+        if above.entry.bits() & HostEntry::ACCESSED == 0 {
+            self.replace(above.at, above.entry, |entry| {
+                HostEntry::from_bits(entry.bits() | HostEntry::ACCESSED)
+            });
+        }
     }
 }
 
