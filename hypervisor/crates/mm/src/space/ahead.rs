@@ -17,7 +17,7 @@
 //! Only who asks what lies beside a page gets them: a secondary MMU. A stream is a hint, whatever it says: no lock, no order.
 
 use super::AddressSpace;
-use super::beside::{AskBeside, Beside, PAGES};
+use super::beside::{AskBeside, PAGES};
 use super::fault::{Fault, Mapped};
 use crate::host::Host;
 use crate::shrink::AGES;
@@ -117,7 +117,7 @@ impl<H: Host> AddressSpace<H> {
         // Never visible: no flush is owed.
         frames[mapped..].iter().for_each(|&frame| self.mm.put(frame));
         let entries = frames[..mapped].iter().map(|&pfn| HostEntry::leaf(Leaf { pfn, ..leaf }));
-        *ask.found = Some(Beside::from_entries(fault.page, entries));
+        ask.answer_brought(fault.page, entries);
         Ok((mapped > 0).then_some(leaf))
     }
 

@@ -28,31 +28,32 @@ pub struct Beside {
 }
 
 impl Beside {
-    /// Of the page table in which `found` is, what `wanted` asks for, but for what lies outside that table.
-    fn read<H: Host>(host: &H, found: &Found<HostEntry>, page: Hva, wanted: Stretch) -> Option<Self> {
+    /// Room for the entries of so many pages from `first` on, at most [`MOST_BESIDE`], where they will be looked at: it is too large to be
+    /// moved about.
+    fn room(place: &mut Option<Self>, first: Hva, count: usize) -> &mut [u64] {
+        let range = HvaRange::new(first, first.add((count as u64) << PAGE_SHIFT));
+        &mut place.insert(Self { range, entries: [0; MOST_BESIDE] }).entries[..count]
+    }
+
+    /// Reads of the page table in which `found` is what `wanted` asks for, but for what lies outside that table.
+    fn read<H: Host>(
+        place: &mut Option<Self>,
+        host: &H,
+        found: &Found<HostEntry>,
+        (page, wanted): (Hva, Stretch),
+    ) {
         if found.level != Level::Pt || found.shared && intact(Mutant::AroundReadsShared) {
-            return None;
+            return;
         }
         let index = usize::from(found.at.index());
         let before = wanted.before.min(index);
         let first = index - before;
         let count = (before + 1 + wanted.behind).min(PAGES - first);
         let table = host.entries(found.at.table());
-        let mut entries = [0; MOST_BESIDE];
-        for (entry, index) in entries[..count].iter_mut().zip(first as u16..) {
+        let start = page.align_down(PageSize::Size2M).add((first as u64) << PAGE_SHIFT);
+        for (entry, index) in Self::room(place, start, count).iter_mut().zip(first as u16..) {
             *entry = table.load(index);
         }
-        let start = page.align_down(PageSize::Size2M).add((first as u64) << PAGE_SHIFT);
-        let range = HvaRange::new(start, start.add((count as u64) << PAGE_SHIFT));
-        Some(Self { range, entries })
-    }
-
-    /// Entries of pages from `page` on, at most [`MOST_BESIDE`].
-    pub(super) fn from_entries(page: Hva, brought: impl ExactSizeIterator<Item = HostEntry>) -> Self {
-        let range = HvaRange::new(page, page.add((brought.len() as u64) << PAGE_SHIFT));
-        let mut entries = [0; MOST_BESIDE];
-        entries.iter_mut().zip(brought).for_each(|(entry, new)| *entry = new.bits());
-        Self { range, entries }
     }
 
     /// The addresses that were looked at.
@@ -85,7 +86,14 @@ impl AskBeside<'_> {
     /// Apart, so that who finds nothing does not pay for it.
     #[inline(never)]
     pub(super) fn answer<H: Host>(self, host: &H, found: &Found<HostEntry>, page: Hva) {
-        *self.found = Beside::read(host, found, page, self.wanted);
+        *self.found = None;
+        Beside::read(self.found, host, found, (page, self.wanted));
+    }
+
+    /// The pages from `page` on have these entries, at most [`MOST_BESIDE`].
+    pub(super) fn answer_brought(self, page: Hva, brought: impl ExactSizeIterator<Item = HostEntry>) {
+        let room = Beside::room(self.found, page, brought.len());
+        room.iter_mut().zip(brought).for_each(|(entry, new)| *entry = new.bits());
     }
 }
 
