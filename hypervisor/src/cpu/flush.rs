@@ -14,7 +14,7 @@ use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, Ordering};
 use paging::{FlushScope, FlushToken};
 use spin::Once;
-use sync::{GuestMode, Requested};
+use sync::{GuestMode, Requested, Stays};
 use x86::controlregs::{cr3, cr3_write};
 
 /// Guests that can be told apart at a time: all that may run, and those that are on their way out.
@@ -26,7 +26,7 @@ const TOKEN_SHIFT: u32 = 56;
 const NOTHING: FlushToken = FlushToken(0);
 
 /// CPUs' stays in host address spaces.
-static SPACES: GuestMode<MAX_CPUS> = GuestMode::new();
+static SPACES: Stays<MAX_CPUS> = Stays::new();
 /// Made for the first guest: most of it is for clones, and nothing that has to be loaded.
 static GUESTS: Once<Box<[Guest]>> = Once::new();
 
@@ -53,7 +53,7 @@ const fn name(root: Pfn) -> u64 {
 
 /// This CPU is about to use hvas: it loads CR3, whatever was asked for.
 pub(super) fn enter_space(cpu: usize) {
-    SPACES.enter(cpu, || ());
+    SPACES.enter(cpu);
 }
 
 /// It has loaded Herald's own tables.
@@ -105,7 +105,7 @@ pub(crate) fn request(scope: FlushScope) -> FlushToken {
     match scope {
         // Each stay in a space begins with a flush.
         FlushScope::Primary { .. } => {
-            SPACES.request_if_used(super::kick).map_or(NOTHING, |asked| FlushToken(asked.generation()))
+            SPACES.request(super::kick).map_or(NOTHING, |asked| FlushToken(asked.generation()))
         }
         FlushScope::Secondary { root } => {
             let found = guests().iter().position(|guest| guest.root.load(Ordering::Acquire) == name(root));

@@ -144,7 +144,7 @@ impl Tdp {
         self.install_beside(host, gfn, leaf, reserve)
     }
 
-    /// The same where something is there already, or tables are missing.
+    /// The same where something is there already, tables are missing, or the leaf is a huge one.
     #[inline(never)]
     fn install_beside<H: Host>(
         self,

@@ -87,6 +87,8 @@ mutants! {
     FreesWhatIsHeld,
     /// frames: of those that are freed together the last run is lost
     RunsLoseLast,
+    /// copy-on-write: a copy of the zero page is not counted as resident
+    CopyOfZeroUncounted,
     /// frames zeroed ahead: they are not zeroed (I15)
     ZeroingSkipped,
     /// frames zeroed ahead: others can have them meanwhile

@@ -5,7 +5,7 @@ extern crate std;
 use crate::{
     Cursor, EachAlone, Entries, EntryRef, EptEntry, Found, HostEntry, Leaf, Level, Note, OutOfTables, Part,
     Parts, Rights, TableEntry, TableMemory, TableReserve, View, collect_young, find_used, prune, split, walk,
-    walk_or_grow, walk_to,
+    walk_or_grow, walk_owned, walk_to, walk_to_page,
 };
 use addr::{PAGE_SHIFT, PageSize, Pfn};
 use std::boxed::Box;
@@ -317,4 +317,33 @@ fn blocks_that_may_have_been_used_are_found_by_the_entries_above_them() {
     assert_eq!(found(511 * block, 512 * block + 4096), [511, 512]);
     assert_eq!(found(1025 * block, 1027 * block), [1025, 1026]);
     assert_eq!(found(3 * region, 5 * region), [0; 0]);
+}
+
+/// A walk to a page table, and one that stops at shared tables, find what a plain walk finds, where that is to be found.
+#[test]
+fn walks_that_want_less_find_the_same() {
+    let memory = Memory::default();
+    let root = memory.allocate_table().expect("root");
+    let [page, none, shared, empty] = [0x1000, 0x2000, 0x20_0000, 0x40_0000];
+    install::<HostEntry>(&memory, root, page, small(7, Rights::READ));
+    install::<HostEntry>(&memory, root, none, small(8, Rights::NONE));
+    install::<HostEntry>(&memory, root, shared, small(9, Rights::READ));
+    let above = walk_to::<HostEntry, _>(&memory, root, shared, Level::Pd);
+    let View::Table(table) = above.view() else { panic!("{above:?}") };
+    memory.store(above.at, HostEntry::shared_table(table).bits());
+    for (size, address) in [(PageSize::Size2M, 0x60_0000), (PageSize::Size1G, 0x4000_0000)] {
+        install::<HostEntry>(&memory, root, address, Leaf { size, ..small(1 << 18, Rights::READ) });
+    }
+    for address in [page, none, 0x3000, shared, empty, 0x60_0000, 0x4000_0000, 0x8000_0000, 1 << 40] {
+        let plain = walk::<HostEntry, _>(&memory, root, address);
+        let parts = |found: Found<HostEntry>| (found.at, found.level, found.entry, found.shared);
+        let expected = Some(plain).filter(|found| found.level == Level::Pt).map(parts);
+        assert_eq!(walk_to_page(&memory, root, address).map(parts), expected, "{address:#x}");
+        let owned = walk_owned::<HostEntry, _>(&memory, root, address);
+        if plain.shared {
+            assert_eq!((owned.at, owned.shared), (above.at, false));
+        } else {
+            assert_eq!(parts(owned), parts(plain), "{address:#x}");
+        }
+    }
 }

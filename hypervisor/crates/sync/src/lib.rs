@@ -23,6 +23,8 @@ mod rank;
 mod raw;
 mod sequence;
 mod short_way;
+#[cfg(not(feature = "loom"))]
+mod stays;
 mod switch;
 
 pub use attention::Attention;
@@ -33,6 +35,8 @@ pub use rank::Rank;
 pub use raw::{Once, lock_waits};
 pub use sequence::{InProgress, InvalidationSequence, Snapshot, Stale};
 pub use short_way::Changes;
+#[cfg(not(feature = "loom"))]
+pub use stays::Stays;
 pub use switch::{relax, switch_point, undisturbed};
 
 #[cfg(all(test, feature = "loom"))]

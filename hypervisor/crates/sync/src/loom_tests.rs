@@ -43,7 +43,7 @@ impl Machine {
         self.mode.exit(0);
     }
 
-    /// The same of somebody who drops all that is cached whenever he enters, asked or not.
+    /// The same of somebody who drops all that is cached whenever he enters, asked or not (`Stays`).
     fn run_space(&self, fence: fn()) {
         self.mode.enter_behind(0, fence, || ());
         let mut cached = None;
@@ -131,8 +131,16 @@ fn without_the_invalidators_fence_it_does() {
 
 /// On both sides a fence, or none.
 fn handshake_of_spaces(users: fn(), invalidators: fn()) {
+    handshake_of_stays(users, invalidators, false);
+}
+
+/// The same of somebody who may have been there before.
+fn handshake_of_stays(users: fn(), invalidators: fn(), has_run: bool) {
     loom::model(move || {
         let machine = Arc::new(Machine::new());
+        if has_run {
+            machine.run_space(users);
+        }
         let other = Arc::clone(&machine);
         let user = thread::spawn(move || other.run_space(users));
         machine.take_frame_if_used(invalidators);
@@ -143,6 +151,11 @@ fn handshake_of_spaces(users: fn(), invalidators: fn()) {
 #[test]
 fn where_nobody_is_asked_nobody_uses_a_frame_that_was_taken() {
     handshake_of_spaces(full, full);
+}
+
+#[test]
+fn nor_does_somebody_who_comes_again() {
+    handshake_of_stays(full, full, true);
 }
 
 #[test]

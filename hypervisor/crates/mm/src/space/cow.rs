@@ -164,7 +164,8 @@ impl<H: Host> AddressSpace<H> {
         // A page for a page, where the old one is counted.
         match source.0 {
             Some((_, meta)) => self.mm.remove_from(meta),
-            None => self.count_pages(1),
+            None if intact(Mutant::CopyOfZeroUncounted) => self.count_pages(1),
+            None => {}
         }
         Some(leaf)
     }

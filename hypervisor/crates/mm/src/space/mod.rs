@@ -83,7 +83,7 @@ pub struct Mapping {
     pub size: PageSize,
     /// Whether the primary entry allows writes.
     pub writable: bool,
-    /// Whether the frame counts as dirty already: only then may a read fault make a secondary entry
+    /// Whether the frame counts as dirty already, or the fault was a write's: only then may a read fault make a secondary entry
     /// writable (I7).
     pub dirty: bool,
     /// How often the fault that has put it there has called `invalidate_page` for the page that was there before: so many

@@ -150,7 +150,8 @@ impl<H: Host> Vmas<H> {
     pub(crate) fn remove(&mut self, range: HvaRange) {
         self.cut(range.start());
         self.cut(range.end());
-        for start in self.starts(range) {
+        // From the last one on: each that goes moves those behind it.
+        for start in self.starts(range).into_iter().rev() {
             if let Some(vma) = self.take(start) {
                 self.unlink(&vma);
             }
