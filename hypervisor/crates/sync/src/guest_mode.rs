@@ -145,7 +145,6 @@ impl<const CPUS: usize> GuestMode<CPUS> {
 
     /// The same of translations that a CPU drops at each [`Self::enter`], whatever was asked for: where none is in guest mode, nobody is asked, and
     /// there is nothing to wait for ([`crate::Stays`]).
-    #[cfg(not(feature = "loom"))]
     pub(crate) fn request_if_used(&self, interrupt: impl FnMut(usize)) -> Option<Requested> {
         self.request_if_used_behind(full_fence::<CPUS>, interrupt)
     }

@@ -23,7 +23,6 @@ mod rank;
 mod raw;
 mod sequence;
 mod short_way;
-#[cfg(not(feature = "loom"))]
 mod stays;
 mod switch;
 
@@ -35,7 +34,6 @@ pub use rank::Rank;
 pub use raw::{Once, lock_waits};
 pub use sequence::{InProgress, InvalidationSequence, Snapshot, Stale};
 pub use short_way::Changes;
-#[cfg(not(feature = "loom"))]
 pub use stays::Stays;
 pub use switch::{relax, switch_point, undisturbed};
 
