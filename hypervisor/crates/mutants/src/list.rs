@@ -347,6 +347,8 @@ mutants! {
     OwnLeavesUnused,
     /// two areas become one, with the reverse map of the first, though only the second one's has pages
     JoinTakesUnused,
+    /// fork gives the child the reverse map of an area that no page has yet.
+    ForkSharesUnused,
     /// merging: a page is not noted as one that the merged page stands for
     BookForgetsSharer,
     /// merging: where a merged page stands for more pages than its first chunk has room for, nobody finds the rest

@@ -110,18 +110,20 @@ fn merging_against_swap_out_of_what_becomes_another() {
     against_swap_out(1, || equal_pages(1), 2);
 }
 
-/// Who takes a page from all that it stands for reads in the book whose they are, and one comes meanwhile.
+/// Who takes a page from all that it stands for reads in the book whose they are, and one comes meanwhile, for which there is no room in the
+/// first chunk.
 #[test]
 fn merging_against_swap_out_of_what_is_merged_already() {
     let merged = || {
         let mut world = equal_pages(1);
+        (2..5).for_each(|id| add_page(&mut world, id, With::Nothing));
+        (0..2).for_each(|_| merge(&world));
+        add_page(&mut world, 5, With::Nothing);
         merge(&world);
-        add_page(&mut world, 2, With::Nothing);
-        merge(&world);
-        assert_eq!(world.mm.merge_counts().sharing, 2);
+        assert_eq!(world.mm.merge_counts().sharing, 5);
         world
     };
-    against_swap_out(0, merged, 3);
+    against_swap_out(0, merged, 6);
 }
 
 type Child = Mutex<Option<Arc<AddressSpace<Machine>>>>;

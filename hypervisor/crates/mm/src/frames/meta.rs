@@ -28,8 +28,8 @@ const CHECKSUM_OFF: u32 = (1 << CHECKSUM_SHIFT) - 1;
 pub(crate) const GROUP: usize = 8;
 /// No frame, as a list link.
 pub(super) const NIL: u32 = u32::MAX;
-/// Bits of `place` that hold the index: 2^36 pages are more than a lower half.
-const INDEX_BITS: u32 = 36;
+/// Bits of `place` that hold the index, and of a sharer in the book of merged pages: 2^36 pages are more than a lower half.
+pub(crate) const INDEX_BITS: u32 = 36;
 /// Most swap slots: what is left of a word has room for their numbers, and for none.
 pub(crate) const MOST_SLOTS: u64 = (1 << (u64::BITS - INDEX_BITS)) - 1;
 const INDEX: u64 = (1 << INDEX_BITS) - 1;
