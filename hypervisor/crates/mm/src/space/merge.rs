@@ -202,12 +202,19 @@ impl<H: Host> AddressSpace<H> {
         };
         let turn = PageTurn::take();
         let target = self.host().frames().meta(merged.frame);
-        let Some(_lock) = target.try_lock(&turn) else { return false };
+        let lock = target.try_lock(&turn);
+        if lock.is_none() && intact(Mutant::JoinIgnoresLock) {
+            return false;
+        }
         // On its way to swap, or gone from everywhere: not worth the while.
         if target.swap_slot().is_some() || target.map_count() == 0 {
             return false;
         }
         let (book, host) = (self.mm.book(), &**self.host());
+        if !intact(Mutant::BookAddsLate) {
+            let replaced = self.replace_page(&turn, &place, merged.frame);
+            return replaced && book.add(host, merged.page, sharer, MOST_SHARERS) != Added::Refused;
+        }
         let added = book.add(host, merged.page, sharer, MOST_SHARERS);
         let replaced = added != Added::Refused && self.replace_page(&turn, &place, merged.frame);
         if added == Added::New && !replaced {
