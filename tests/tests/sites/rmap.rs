@@ -130,6 +130,35 @@ fn of_merged_pages_that_have_gone_nothing_is_kept() -> Outcome {
     b.finish()
 }
 
+/// A frame of the book is full, and so is the first chunk of a page: one more sharer needs a second frame.
+#[test]
+fn a_page_that_there_is_no_room_for_in_the_book_stays_what_it_is() -> Outcome {
+    const PAIRS: u64 = 64;
+    const COUNT: u64 = 2 * PAIRS + 4;
+    let b = Bench::new(Plan { ram: COUNT, ..SMALL });
+    let store = |index, value| b.same("Herald's store", Verdict::Done, b.store(0, index, value));
+    b.map_pages(0, 0, COUNT)?;
+    b.does(0, "MADV_MERGEABLE", |space| space.madvise(page(0), bytes(COUNT), Advice::Mergeable))?;
+    (0..2 * PAIRS).try_for_each(|index| store(index, 100 + index / 2))?;
+    b.merge_all()?;
+    (2 * PAIRS..COUNT - 1).try_for_each(|index| store(index, 100))?;
+    b.merge_all()?;
+    store(COUNT - 1, 100)?;
+    b.mm.merge(u64::MAX);
+    assert_eq!((b.mm.merge_counts().sharing, b.mm.book_frames()), (COUNT - 1, 1));
+    b.machine.fail_allocations_after(0, Failing::FromThenOn);
+    b.mm.merge(u64::MAX);
+    assert!(!b.machine.cancel_failure(), "it needs a frame");
+    b.check()?;
+    assert_eq!((b.mm.merge_counts().sharing, b.mm.book_frames()), (COUNT - 1, 1));
+    b.merge_all()?;
+    assert_eq!((b.mm.merge_counts().sharing, b.mm.book_frames()), (COUNT, 2));
+    b.page_out(0, 0)?;
+    assert_eq!(b.frame(0, COUNT - 1), None);
+    b.both_read(0, COUNT - 1, 100)?;
+    b.finish()
+}
+
 /// An equal page of a space, which is alone in it.
 fn add_equal(b: &Bench, id: usize) -> Outcome {
     b.map_pages(id, 0, 1)?;

@@ -357,8 +357,6 @@ mutants! {
     BookForgetsMapped,
     /// merging: what was noted of merged pages that have gone stays
     BookKeepsGone,
-    /// merging: a page becomes a merged one though somebody works on that
-    JoinIgnoresLock,
     /// merging: a page is noted as one that the merged page stands for when it has become it
     BookAddsLate,
     /// merging: pages of one checksum lose their entries before anybody has compared them

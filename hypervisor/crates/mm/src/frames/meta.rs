@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `count` | owners: the page cache, the swap cache, each primary entry, whoever works on the page; 0 frees it |
 //! | `map_count` | primary entries, those of a shared table once; never more than `count`. Of a shared table, the entries that name it |
-//! | `owner`, `index` | which reverse map finds those entries, and the page's place in it |
+//! | `owner`, `index` | which reverse map finds those entries, and the page's place in it; of a merged page, its number in the book of these |
 //! | `slot` | the swap slot with the same contents, while the frame is in the swap cache |
 //! | flags | what is true of the frame; above them the order of a free block, or of a frame in use a checksum |
 //! | links | the buddy's, while the frame heads a free block; of a frame in use, `previous` is the first generation in which use counts (`generations.rs`) |
@@ -55,7 +55,7 @@ bitflags! {
         const FILE = 1 << 8;
         /// Swap has refused the page for what it holds: it is not asked again before the page has become much older.
         const REFUSED = 1 << 9;
-        /// Several anonymous pages that were equal (`merge`): nobody writes to it, its reverse map names theirs.
+        /// Several anonymous pages that were equal (`merge`): nobody writes to it, its owner is a number in the book that names them.
         const MERGED = 1 << 10;
     }
 }
@@ -317,7 +317,7 @@ impl FrameMeta {
         self.place.store(index, Ordering::Relaxed);
     }
 
-    /// The reverse map that finds the frame's entries, and its place there.
+    /// The reverse map that finds the frame's entries, and its place there; of a merged page its number in the book, and 0.
     #[must_use]
     pub(crate) fn owner(&self) -> Option<(RmapId, u64)> {
         let owner = RmapId::new(self.owner.load(Ordering::Relaxed))?;

@@ -61,7 +61,7 @@ impl Sharer {
 pub(crate) enum Added {
     /// From now on.
     New,
-    /// It has before, and may still: as somebody else's page of the same map and index, or of a map that had the number before.
+    /// It has before, and may still: for an area that has the same map and index, or by the name of a map that has gone, whose number this one has.
     Known,
     /// There are as many as there may be, or there is no frame for one more.
     Refused,

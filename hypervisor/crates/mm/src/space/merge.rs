@@ -5,7 +5,7 @@
 //!     page-table lock; page lock, tried                         the merged one's page lock, the same
 //!     entry cleared, flushed, invalidate_page                   entry cleared, flushed, invalidate_page
 //!     nobody else has it? ─ no ─► the entry returns             nobody else has it, equal? ─ no ─► the entry returns
-//!     read-only, not exclusive, its own reverse map             the merged frame, read-only (I8)
+//!     read-only, not exclusive, a number of the book            the merged frame, read-only (I8)
 //! ```
 //!
 //! Between the clearing and the new entry nobody can reach the page by a translation, old or new; who holds a reference (a
@@ -202,10 +202,7 @@ impl<H: Host> AddressSpace<H> {
         };
         let turn = PageTurn::take();
         let target = self.host().frames().meta(merged.frame);
-        let lock = target.try_lock(&turn);
-        if lock.is_none() && intact(Mutant::JoinIgnoresLock) {
-            return false;
-        }
+        let Some(_lock) = target.try_lock(&turn) else { return false };
         // On its way to swap, or gone from everywhere: not worth the while.
         if target.swap_slot().is_some() || target.map_count() == 0 {
             return false;
