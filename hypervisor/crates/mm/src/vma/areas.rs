@@ -18,6 +18,9 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use mutants::{Mutant, intact};
 use sync::Rank;
 
+/// A reverse map of a parent's, and that of its child.
+type ParentsAndChilds<'a, H> = (&'a Arc<Rmap<H>>, Arc<Rmap<H>>);
+
 /// The areas of one address space.
 pub(crate) struct Vmas<H: Host> {
     space: Weak<AddressSpace<H>>,
@@ -36,7 +39,7 @@ impl<H: Host> Vmas<H> {
     pub(crate) fn fork(&self, space: Weak<AddressSpace<H>>, rmaps: &Arc<Rmaps<H>>) -> Self {
         let mut child = Self::new(space);
         // The last map that no page has, and the child's own in its place: a page of either would count as the other's.
-        let mut unused: Option<(&Arc<Rmap<H>>, Arc<Rmap<H>>)> = None;
+        let mut unused: Option<ParentsAndChilds<'_, H>> = None;
         for vma in &self.sorted {
             let own = unused.take().filter(|(map, _)| Arc::ptr_eq(map, &vma.anon));
             if vma.chain().is_none() && intact(Mutant::ForkSharesUnused) {
