@@ -107,7 +107,9 @@ fn no_fault_asks_the_heap_for_anything() {
     assert_eq!(touch(&parent, Access::Read), 0, "a merged page");
     assert_eq!(touch(&parent, Access::Write), 0, "a write to one");
     (0..2).for_each(|_| assert!(mm.merge(u64::MAX).is_some(), "a whole pass"));
+    assert_eq!(mm.merge_counts().sharing, 2 * PAGES);
     swap_out(&parent);
+    assert_eq!([&parent, &other].map(|space| space.swapped_pages().now), [PAGES; 2]);
     assert_eq!(touch(&other, Access::Read), 0, "a merged page from swap, for one");
     assert_eq!(touch(&parent, Access::Write), 0, "and for the other");
 }

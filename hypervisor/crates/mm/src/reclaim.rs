@@ -152,7 +152,9 @@ impl<H: Host> Mm<H> {
         let (mut visited, mut flow) = (Visited::new(), ControlFlow::Continue(()));
         let parts = (0..).map_while(|part| self.book().part(&**self.host(), page, part));
         for sharer in parts.flatten() {
-            let Some(rmap) = sharer.rmap().and_then(|id| self.rmaps().get(id)) else { continue };
+            let rmap = sharer.rmap().and_then(|id| self.rmaps().get(id));
+            // A number that was given out again may be a file's.
+            let Some(rmap) = rmap.filter(|rmap| !rmap.is_file()) else { continue };
             visited.extend(each_link_place(&rmap, frame, sharer.index(), |link, space, address| {
                 flow = visit(link, space, address);
                 flow

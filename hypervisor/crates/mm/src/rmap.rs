@@ -5,7 +5,7 @@
 //! ```
 //!
 //! There is one reverse map for each file, and one for each anonymous area and all areas that fork, split and
-//! mremap have made of it. An area has it from its first moment: no fault has to make one, and so none allocates. A link covers one area. Links are kept a superset of the truth: a new one is added
+//! mremap have made of it. An area has it from its first moment: no fault has to make one. A link covers one area. Links are kept a superset of the truth: a new one is added
 //! before the entries that need it, an old one removed after they are gone; so a visit misses no entry, and
 //! finds out about places that map something else by looking at the entry itself.
 //!
@@ -118,7 +118,8 @@ impl<H: Host> Owner<H> {
         }
     }
 
-    /// Whether a locked area of `space` has any of these addresses. Of a merged page nobody asks: it goes alone. Takes the rmap lock.
+    /// Whether a locked area of `space` has any of these addresses; of a merged page the answer is no, which does no harm: none of the
+    /// pages around has such an owner and goes with others, and one that goes alone is asked itself. Takes the rmap lock.
     pub(crate) fn is_locked_in(&self, space: &Arc<AddressSpace<H>>, range: HvaRange) -> bool {
         match self {
             Self::Map(map) => map.is_locked_in(space, range),

@@ -351,6 +351,8 @@ mutants! {
     OwnLeavesUnused,
     /// two areas become one, with the reverse map of the first, though only the second one's has pages
     JoinTakesUnused,
+    /// fork gives the child the reverse map of an area that no page has yet.
+    ForkSharesUnused,
     /// merging: a page is not noted as one that the merged page stands for
     BookForgetsSharer,
     /// merging: where a merged page stands for more pages than its first chunk has room for, nobody finds the rest
@@ -359,6 +361,8 @@ mutants! {
     BookForgetsMapped,
     /// merging: what was noted of merged pages that have gone stays
     BookKeepsGone,
+    /// merging: a page is noted as one that the merged page stands for when it has become it
+    BookAddsLate,
     /// merging: pages of one checksum lose their entries before anybody has compared them
     MergeGuesses,
     /// merging: a candidate that only looks like a page is none any more

@@ -4,7 +4,7 @@
 use crate::{Bench, NEW, OLD, PAGE, RW, WORD, machine, world_ends_well};
 use addr::PageSize;
 use mm::{AddressSpace, Advice, CpuIndex};
-use models::{Bounds, Model, Program, in_memory};
+use models::{Bounds, Model, Program, Word, in_memory};
 use std::sync::{Arc, Mutex};
 use tests::lab::page;
 use tests::machine::{Machine, Options};
@@ -19,7 +19,8 @@ fn equal_pages(guest: usize) -> World {
     world.machine.excuse_unaged_guests();
     world.machine.ignore_writes();
     for id in 0..2 {
-        add_page(&mut world, id, if id == guest { With::Guest } else { With::Nothing });
+        add_pages(&mut world, id, if id == guest { With::Guest } else { With::Nothing }, 1);
+        write_page(&mut world, id, 0);
     }
     world.load(guest, CpuIndex(0), 0, 0).expect("a load");
     let space = world.space(guest);
@@ -28,14 +29,18 @@ fn equal_pages(guest: usize) -> World {
     world
 }
 
-/// A space with such a page.
-fn add_page(world: &mut World, id: usize, with: With) {
+/// A space with room for so many such pages.
+fn add_pages(world: &mut World, id: usize, with: With, count: u64) {
     world.spawn(id, with).expect("a space");
-    world.mmap(id, (0, 1), RW, Backing::Anonymous(PageSize::Size4K)).expect("a mapping");
-    world.madvise(id, (0, 1), Advice::Mergeable).expect("is mapped");
-    world.load(id, CpuIndex(1), 0, 0).expect("a load");
+    world.mmap(id, (0, count), RW, Backing::Anonymous(PageSize::Size4K)).expect("a mapping");
+    world.madvise(id, (0, count), Advice::Mergeable).expect("is mapped");
+}
+
+/// One of them is there.
+fn write_page(world: &mut World, id: usize, page: u64) {
+    world.load(id, CpuIndex(1), page, 0).expect("a load");
     let space = world.space(id);
-    Program::herald_in(world, &space, 1).store(WORD, OLD).expect("memory");
+    Program::herald_in(world, &space, 1).store(Word { page, ..WORD }, OLD).expect("memory");
 }
 
 /// To the end of a pass.
@@ -110,15 +115,21 @@ fn merging_against_swap_out_of_what_becomes_another() {
     against_swap_out(1, || equal_pages(1), 2);
 }
 
-/// Who takes a page from all that it stands for reads in the book whose they are, and one comes meanwhile.
+/// Who takes a page from all that it stands for reads in the book whose they are, and one comes meanwhile, for which there is no room in the
+/// first chunk.
 #[test]
 fn merging_against_swap_out_of_what_is_merged_already() {
     let merged = || {
         let mut world = equal_pages(1);
+        add_pages(&mut world, 2, With::Nothing, 4);
+        for page in 1..4 {
+            write_page(&mut world, 2, page);
+            world.note_store(2, (page, WORD.word as u16), OLD);
+        }
+        (0..2).for_each(|_| merge(&world));
+        write_page(&mut world, 2, 0);
         merge(&world);
-        add_page(&mut world, 2, With::Nothing);
-        merge(&world);
-        assert_eq!(world.mm.merge_counts().sharing, 2);
+        assert_eq!(world.mm.merge_counts().sharing, 5);
         world
     };
     against_swap_out(0, merged, 3);

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `count` | owners: the page cache, the swap cache, each primary entry, whoever works on the page; 0 frees it |
 //! | `map_count` | primary entries, those of a shared table once; never more than `count`. Of a shared table, the entries that name it |
-//! | `owner`, `index` | which reverse map finds those entries, and the page's place in it |
+//! | `owner`, `index` | which reverse map finds those entries, and the page's place in it; of a merged page, its number in the book of these |
 //! | `slot` | the swap slot with the same contents, while the frame is in the swap cache |
 //! | flags | what is true of the frame; above them the order of a free block, or of a frame in use a checksum |
 //! | links | the buddy's, while the frame heads a free block; of a frame in use, `previous` is the first generation in which use counts (`generations.rs`) |
@@ -28,8 +28,8 @@ const CHECKSUM_OFF: u32 = (1 << CHECKSUM_SHIFT) - 1;
 pub(crate) const GROUP: usize = 8;
 /// No frame, as a list link.
 pub(super) const NIL: u32 = u32::MAX;
-/// Bits of `place` that hold the index: 2^36 pages are more than a lower half.
-const INDEX_BITS: u32 = 36;
+/// Bits of `place` that hold the index, and of a sharer in the book of merged pages: 2^36 pages are more than a lower half.
+pub(crate) const INDEX_BITS: u32 = 36;
 /// Most swap slots: what is left of a word has room for their numbers, and for none.
 pub(crate) const MOST_SLOTS: u64 = (1 << (u64::BITS - INDEX_BITS)) - 1;
 const INDEX: u64 = (1 << INDEX_BITS) - 1;
@@ -55,7 +55,7 @@ bitflags! {
         const FILE = 1 << 8;
         /// Swap has refused the page for what it holds: it is not asked again before the page has become much older.
         const REFUSED = 1 << 9;
-        /// Several anonymous pages that were equal (`merge`): nobody writes to it, its reverse map names theirs.
+        /// Several anonymous pages that were equal (`merge`): nobody writes to it, its owner is a number in the book that names them.
         const MERGED = 1 << 10;
     }
 }
@@ -317,7 +317,7 @@ impl FrameMeta {
         self.place.store(index, Ordering::Relaxed);
     }
 
-    /// The reverse map that finds the frame's entries, and its place there.
+    /// The reverse map that finds the frame's entries, and its place there; of a merged page its number in the book, and 0.
     #[must_use]
     pub(crate) fn owner(&self) -> Option<(RmapId, u64)> {
         let owner = RmapId::new(self.owner.load(Ordering::Relaxed))?;

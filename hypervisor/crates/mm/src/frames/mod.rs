@@ -36,7 +36,7 @@ pub use cache::MOST_CACHED;
 pub use fresh::{Fresh, ZeroedCounts, Zeroing};
 pub use generations::{METADATA_BYTES, Uses};
 pub use meta::{FrameMeta, PageFlags};
-pub(crate) use meta::{GROUP, MOST_SLOTS, PageTurn, TriedLock};
+pub(crate) use meta::{GROUP, INDEX_BITS, MOST_SLOTS, PageTurn, TriedLock};
 
 /// Frames that can be numbered: 16 TiB. A link of a free list is 32 bits, and one number means none.
 pub const MAX_FRAMES: u64 = meta::NIL as u64;

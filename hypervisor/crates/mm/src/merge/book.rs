@@ -13,6 +13,7 @@
 //! Only who merges writes here, one at a time (rank `Merge`). A sharer is added behind the others, and only the newest is taken back: so
 //! who reads them part by part misses none that was there when he began.
 
+use crate::frames::INDEX_BITS;
 use crate::host::Host;
 use crate::rmap::RmapId;
 use addr::Pfn;
@@ -32,20 +33,16 @@ const LINK: u16 = 1;
 const FIRST: usize = (WORDS - HEAD) as usize;
 /// Sharers in any other.
 const MORE: usize = (WORDS - LINK) as usize;
-/// Bits of a sharer that hold the index, as in a frame's metadata.
-const INDEX_BITS: u32 = 36;
 
 /// A page that a merged one stands for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Sharer(u64);
 
 impl Sharer {
-    pub(crate) fn new(rmap: RmapId, index: u64) -> Self {
-        debug_assert!(
-            index >> INDEX_BITS == 0 && rmap.get() >> (u64::BITS - INDEX_BITS) == 0,
-            "{rmap:?} {index:#x}"
-        );
-        Self(u64::from(rmap.get()) << INDEX_BITS | index)
+    /// `None`: no frame has such an index, or there is no room for the number.
+    pub(crate) fn new(rmap: RmapId, index: u64) -> Option<Self> {
+        let fits = index >> INDEX_BITS == 0 && rmap.get() >> (u64::BITS - INDEX_BITS) == 0;
+        fits.then(|| Self(u64::from(rmap.get()) << INDEX_BITS | index))
     }
 
     /// The reverse map that finds its entries.
@@ -64,7 +61,7 @@ impl Sharer {
 pub(crate) enum Added {
     /// From now on.
     New,
-    /// It has before, and may still, in another space.
+    /// It has before, and may still: for an area that has the same map and index, or by the name of a map that has gone, whose number this one has.
     Known,
     /// There are as many as there may be, or there is no frame for one more.
     Refused,
@@ -159,44 +156,43 @@ impl Book {
         open.write(chunk, 1, pair(next, low(open.read(chunk, 1))));
     }
 
-    /// Those of a group that stay, of which the newest is given; the others have gone. The newest then.
+    /// Those of a group that stay, of which the newest is given; the others have gone. The newest then. The lock is let go after each.
     pub(crate) fn retain(
         &self,
         memory: &impl Memory,
         mut newest: Option<RmapId>,
         stays: impl Fn(Pfn, RmapId) -> bool,
     ) -> Option<RmapId> {
-        let mut open = self.open(memory);
         let (mut last, mut next) = (None, newest);
-        while let Some((page, first)) = next.and_then(|page| Some((page, open.chunk(page)?))) {
-            next = high(open.read(first, 1));
-            if stays(open.frame(first), page) {
-                last = Some(first);
+        while let Some((page, noted)) = next.and_then(|page| Some((page, self.noted(memory, page)?))) {
+            next = noted.next;
+            if stays(noted.frame, page) {
+                last = Some(page);
                 continue;
             }
-            match last {
+            let mut open = self.open(memory);
+            match last.and_then(|last| open.chunk(last)) {
                 Some(last) => open.write(last, 1, pair(next, low(open.read(last, 1)))),
                 None => newest = next,
             }
-            if intact(Mutant::BookKeepsGone) {
+            if let Some(first) = open.chunk(page).filter(|_| intact(Mutant::BookKeepsGone)) {
                 open.end(page, first);
             }
         }
         newest
     }
 
-    /// Calls `visit` with each frame of a group, of which the newest is given, and what it is there.
+    /// Calls `visit` with each frame of a group, of which the newest is given, and what it is there. The lock is not held meanwhile.
     pub(crate) fn each(
         &self,
         memory: &impl Memory,
         newest: Option<RmapId>,
         mut visit: impl FnMut(Pfn, RmapId),
     ) {
-        let open = self.open(memory);
         let mut next = newest;
-        while let Some((page, first)) = next.and_then(|page| Some((page, open.chunk(page)?))) {
-            next = high(open.read(first, 1));
-            visit(open.frame(first), page);
+        while let Some((page, noted)) = next.and_then(|page| Some((page, self.noted(memory, page)?))) {
+            next = noted.next;
+            visit(noted.frame, page);
         }
     }
 
@@ -240,8 +236,15 @@ impl Book {
     /// The sharers of a page, part by part, the lock let go in between; `None` where it has no such part.
     pub(crate) fn part(&self, memory: &impl Memory, page: RmapId, part: usize) -> Option<Part> {
         let open = self.open(memory);
-        let first = open.chunk(page)?;
-        open.parts(first).nth(part)
+        let mut chunk = open.chunk(page)?;
+        let (mut before, mut left) = (HEAD, open.count(chunk));
+        for _ in 0..part {
+            left = left.checked_sub(usize::from(WORDS - before))?;
+            chunk = open.behind(chunk, before).and_then(|id| open.chunk(id))?;
+            before = LINK;
+        }
+        let words = (before..WORDS).take(left);
+        (left > 0).then(|| words.map(|word| Sharer(open.read(chunk, word))).collect())
     }
 
     /// Frames that it has.
@@ -390,19 +393,6 @@ impl<M: Memory> Open<'_, M> {
     #[inline]
     fn count(&self, first: Chunk) -> usize {
         self.read(first, 2) as u32 as usize
-    }
-
-    /// These, chunk by chunk.
-    fn parts(&self, first: Chunk) -> impl Iterator<Item = Part> + '_ {
-        let (mut at, mut before, mut left) = (Some(first), HEAD, self.count(first));
-        core::iter::from_fn(move || {
-            let chunk = at.filter(|_| left > 0)?;
-            let held = left.min(usize::from(WORDS - before));
-            let part = (before..WORDS).take(held).map(|word| Sharer(self.read(chunk, word))).collect();
-            at = self.behind(chunk, before).and_then(|id| self.chunk(id));
-            (before, left) = (LINK, left - held);
-            Some(part)
-        })
     }
 
     /// The chunk behind one that has so many words before its sharers.

@@ -44,7 +44,7 @@ impl<H: Host> AddressSpace<H> {
     pub fn fork(&self) -> Result<Arc<Self>, OutOfTables> {
         let vmas = self.vmas.write();
         let root = self.host().allocate_root()?;
-        let child = Self::build(&self.mm, root, |space| vmas.fork(space));
+        let child = Self::build(&self.mm, root, |space| vmas.fork(space, self.mm.rmaps()));
         for vma in vmas.iter() {
             self.copy_page_range(&vmas, vma, &child)?;
         }

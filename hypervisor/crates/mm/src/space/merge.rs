@@ -5,7 +5,7 @@
 //!     page-table lock; page lock, tried                         the merged one's page lock, the same
 //!     entry cleared, flushed, invalidate_page                   entry cleared, flushed, invalidate_page
 //!     nobody else has it? ─ no ─► the entry returns             nobody else has it, equal? ─ no ─► the entry returns
-//!     read-only, not exclusive, its own reverse map             the merged frame, read-only (I8)
+//!     read-only, not exclusive, a number of the book            the merged frame, read-only (I8)
 //! ```
 //!
 //! Between the clearing and the new entry nobody can reach the page by a translation, old or new; who holds a reference (a
@@ -151,7 +151,7 @@ impl<H: Host> AddressSpace<H> {
         let vma = vmas.find(address).filter(|vma| vma.flags.contains(VmaFlags::MERGEABLE))?;
         let (rmap, index) = (vma.anon.id(), vma.index_of(address));
         let host = &**self.host();
-        let page = self.mm.book().begin(host, Sharer::new(rmap, index))?;
+        let page = self.mm.book().begin(host, Sharer::new(rmap, index)?)?;
         let frame = self.protect_merged((address, rmap, index), like, page);
         if frame.is_none() {
             self.mm.book().end(host, page);
@@ -194,7 +194,10 @@ impl<H: Host> AddressSpace<H> {
     pub(crate) fn become_merged(&self, page: &Page, merged: &Merged) -> bool {
         let vmas = self.vmas.read();
         let owned = self.own_table(page.address).ok();
-        let Some(place) = owned.and_then(|()| self.place(&vmas, page.address, page.frame)) else {
+        let place = owned.and_then(|()| self.place(&vmas, page.address, page.frame));
+        let Some((sharer, place)) =
+            place.and_then(|place| Some((Sharer::new(place.rmap, place.index)?, place)))
+        else {
             return false;
         };
         let turn = PageTurn::take();
@@ -205,7 +208,11 @@ impl<H: Host> AddressSpace<H> {
             return false;
         }
         let (book, host) = (self.mm.book(), &**self.host());
-        let added = book.add(host, merged.page, Sharer::new(place.rmap, place.index), MOST_SHARERS);
+        if !intact(Mutant::BookAddsLate) {
+            let replaced = self.replace_page(&turn, &place, merged.frame);
+            return replaced && book.add(host, merged.page, sharer, MOST_SHARERS) != Added::Refused;
+        }
+        let added = book.add(host, merged.page, sharer, MOST_SHARERS);
         let replaced = added != Added::Refused && self.replace_page(&turn, &place, merged.frame);
         if added == Added::New && !replaced {
             book.drop_newest(host, merged.page);

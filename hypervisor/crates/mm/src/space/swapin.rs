@@ -187,7 +187,8 @@ impl<H: Host> AddressSpace<H> {
             return false;
         }
         let here = Sharer::new(fault.vma.anon.id(), fault.index());
-        !(owner.merged().is_some() && self.mm.book().names(&**self.host(), owner, here))
+        let names = |here| self.mm.book().names(&**self.host(), owner, here);
+        !(owner.merged().is_some() && here.is_some_and(names))
     }
 
     /// Maps a copy of a cached frame in place of a note. The page lock is held, and nobody writes to the frame: it is not

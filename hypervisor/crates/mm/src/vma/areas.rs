@@ -18,6 +18,9 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use mutants::{Mutant, intact};
 use sync::Rank;
 
+/// A reverse map of a parent's, and that of its child.
+type ParentsAndChilds<'a, H> = (&'a Arc<Rmap<H>>, Arc<Rmap<H>>);
+
 /// The areas of one address space.
 pub(crate) struct Vmas<H: Host> {
     space: Weak<AddressSpace<H>>,
@@ -32,12 +35,19 @@ impl<H: Host> Vmas<H> {
         Self { space, sorted: Vec::new(), last: AtomicUsize::new(0) }
     }
 
-    /// The same areas in another address space, sharing the reverse maps. Locks are not inherited.
-    pub(crate) fn fork(&self, space: Weak<AddressSpace<H>>) -> Self {
+    /// The same areas in another address space, sharing the reverse maps that pages may have. Locks are not inherited.
+    pub(crate) fn fork(&self, space: Weak<AddressSpace<H>>, rmaps: &Arc<Rmaps<H>>) -> Self {
         let mut child = Self::new(space);
+        // The last map that no page has, and the child's own in its place: a page of either would count as the other's.
+        let mut unused: Option<ParentsAndChilds<'_, H>> = None;
         for vma in &self.sorted {
+            let own = unused.take().filter(|(map, _)| Arc::ptr_eq(map, &vma.anon));
+            if vma.chain().is_none() && intact(Mutant::ForkSharesUnused) {
+                unused = own.or_else(|| Some((&vma.anon, rmaps.create(Rank::Rmap))));
+            }
+            let anon = Arc::clone(unused.as_ref().map_or(&vma.anon, |(_, own)| own));
             // Areas that only differed in this are one.
-            child.insert(Vma { flags: vma.flags - VmaFlags::LOCKED, ..vma.clone() });
+            child.insert(Vma { flags: vma.flags - VmaFlags::LOCKED, anon, ..vma.clone() });
         }
         child
     }

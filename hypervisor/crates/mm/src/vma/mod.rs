@@ -154,7 +154,7 @@ pub struct Vma<H: Host> {
     pub flags: VmaFlags,
     /// Index of its first page.
     pub(crate) first: u64,
-    /// Reverse map of its anonymous pages.
+    /// Reverse map of its anonymous pages. A shared area of a file has no such pages, and no link there.
     pub(crate) anon: Arc<Rmap<H>>,
 }
 

@@ -48,7 +48,7 @@ impl Memory for Frames {
 }
 
 fn sharer(number: u64) -> Sharer {
-    Sharer::new(RmapId::new(1 + number as u32 % 7).expect("not zero"), number * number)
+    Sharer::new(RmapId::new(1 + number as u32 % 7).expect("not zero"), number * number).expect("fits")
 }
 
 fn sharers(book: &Book, memory: &Frames, page: RmapId) -> Vec<Sharer> {
@@ -58,8 +58,10 @@ fn sharers(book: &Book, memory: &Frames, page: RmapId) -> Vec<Sharer> {
 #[test]
 fn a_sharer_is_what_it_was_made_of() {
     let (rmap, index) = (RmapId::new((1 << 28) - 1), (1 << 36) - 1);
-    let largest = Sharer::new(rmap.expect("not zero"), index);
+    let largest = Sharer::new(rmap.expect("not zero"), index).expect("fits");
     assert_eq!((largest.rmap(), largest.index()), (rmap, index));
+    assert_eq!(Sharer::new(rmap.expect("not zero"), index + 1), None);
+    assert_eq!(Sharer::new(RmapId::of_merged(0), 0), None);
 }
 
 #[test]
