@@ -60,7 +60,8 @@ fn step(u: &mut Unstructured<'_>) -> Result<Step> {
         8 => Step::AgeAll,
         9 => Step::Shrink { goal: u.int_in_range(1..=40)? },
         10 => Step::Merge { pages: if u.arbitrary()? { u64::MAX } else { u.int_in_range(1..=8)? } },
-        11..=14 => Step::In { space, what: access(u)? },
+        11 => Step::ZeroAhead { frames: u.int_in_range(1..=40)? },
+        12..=14 => Step::In { space, what: access(u)? },
         15..=19 => Step::In { space, what: frames(u)? },
         _ => Step::In { space, what: change(u)? },
     })
@@ -103,7 +104,10 @@ fn frames(u: &mut Unstructured<'_>) -> Result<What> {
         11 => What::Age(any_page(u)?),
         12 => What::UseAndAge(small(u, 0..=3)?, page(u)?),
         13 => What::Collapse(REGION * u.int_in_range(0..=2)?),
-        14 => What::MergeAlike((REGION * u.int_in_range(0..=2)?, u.int_in_range(2..=15)?), u.int_in_range(0..=2)?),
+        14 => What::MergeAlike(
+            (REGION * u.int_in_range(0..=2)?, u.int_in_range(2..=15)?),
+            u.int_in_range(0..=2)?,
+        ),
         _ => What::Populate(REGION * u.int_in_range(0..=2)?),
     })
 }

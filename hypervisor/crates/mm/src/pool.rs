@@ -53,7 +53,7 @@ impl<H: Host> Mm<H> {
     pub fn grow_pool(&self, size: PageSize, count: usize) -> Result<(), OutOfFrames> {
         for _ in 0..count {
             let frames = self.host().frames();
-            let frame = self.or_recall(|| frames.allocate(self.host().current_cpu(), size))?;
+            let frame = self.or_recall(size, || frames.allocate(self.host().current_cpu(), size))?;
             self.host().frames().meta(frame).set(PageFlags::POOL);
             self.pools().give(frame, size);
         }
@@ -74,13 +74,21 @@ impl<H: Host> Mm<H> {
                 }
                 Ok(frame)
             }
-            None => self.or_recall(|| self.host().allocate_zeroed(size)),
+            None => self.or_recall(size, || self.host().allocate_zeroed(size)),
         }
     }
 
-    /// Allocates; if that fails, with what was zeroed ahead: whoever wants huge pages for good takes no others.
-    fn or_recall(&self, allocate: impl Fn() -> Result<Pfn, OutOfFrames>) -> Result<Pfn, OutOfFrames> {
-        allocate().or_else(|error| if self.host().frames().recall_zeroed() { allocate() } else { Err(error) })
+    /// Allocates; if that fails for want of a block, with what was zeroed ahead: whoever wants huge pages for good takes no others.
+    fn or_recall(
+        &self,
+        size: PageSize,
+        allocate: impl Fn() -> Result<Pfn, OutOfFrames>,
+    ) -> Result<Pfn, OutOfFrames> {
+        let frames = self.host().frames();
+        allocate().or_else(|error| {
+            let helps = frames.spare() >= size.base_pages() && frames.recall_zeroed();
+            if helps { allocate() } else { Err(error) }
+        })
     }
 
     /// Drops one reference on each base frame of a page. Those whose last it was are freed, the whole page in one

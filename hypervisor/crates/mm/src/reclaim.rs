@@ -153,7 +153,8 @@ impl<H: Host> Mm<H> {
         let parts = (0..).map_while(|part| self.book().part(&**self.host(), page, part));
         for sharer in parts.flatten() {
             let rmap = sharer.rmap().and_then(|id| self.rmaps().get(id));
-            // A number that was given out again may be a file's.
+            // A number that was given out again may be a file's: its areas have no merged page, and where one is not linear all of
+            // it would be searched.
             let Some(rmap) = rmap.filter(|rmap| !rmap.is_file()) else { continue };
             visited.extend(each_link_place(&rmap, frame, sharer.index(), |link, space, address| {
                 flow = visit(link, space, address);

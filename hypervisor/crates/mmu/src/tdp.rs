@@ -59,7 +59,8 @@ impl Tdp {
         self.reach(host, gfn)?.leaf()
     }
 
-    /// The same for somebody who uses it: no processor sets A there.
+    /// The same for somebody who uses it: no processor sets A there. Nor is it set above: as long as there are shadows, a pass of aging looks at
+    /// each leaf.
     pub(crate) fn ground_in_use<H: Host>(self, host: &H, gfn: Gfn) -> Option<Leaf> {
         let use_it = |found: Found<EptEntry>| {
             let leaf = found.leaf()?;

@@ -31,7 +31,7 @@ const SPARE_PART: u64 = 8;
 pub struct Fresh {
     /// The first so many hold zeros; the others whatever is in them.
     pub zeroed: usize,
-    /// Frames that hold zeros are few, and no CPU is zeroing any.
+    /// At the last refill of the CPU's cache frames that hold zeros were few, and no CPU was zeroing any.
     pub run_low: bool,
 }
 
@@ -114,32 +114,33 @@ impl Frames {
         if !intact(Mutant::ZeroingTakesNothing) {
             runs(&batch[..count], |start, end| pool.buddy.free_run(&self.meta, start, end));
         }
+        if count == 0 {
+            return None;
+        }
+        self.zeroers.fetch_add(1, Ordering::Relaxed);
         drop(pool);
-        (count > 0).then(|| {
-            self.zeroers.fetch_add(1, Ordering::Relaxed);
-            Zeroing { frames: self, batch, count, zeroed: 0 }
-        })
+        Some(Zeroing { frames: self, batch, count, zeroed: 0 })
     }
 
     fn may_zero(&self) -> bool {
         self.spare() >= self.total() / SPARE_PART || !intact(Mutant::ZeroingTakesLast)
     }
 
-    /// Gives the frames in the queue back to the buddy: somebody cannot do without huge blocks. A batch at a time, since others want frames,
-    /// too. Whether there was one.
+    /// Gives the frames that are in the queue now back to the buddy: somebody cannot do without huge blocks. A batch at a time, since others want
+    /// frames, too. Those that CPUs have, to zero them or to hand them out, stay there. Whether there was one.
     pub fn recall_zeroed(&self) -> bool {
-        let some = self.zeroed_count() > 0 && intact(Mutant::HugeLeavesZeroed);
-        let mut is_left = some;
-        while is_left {
+        let some = if intact(Mutant::HugeLeavesZeroed) { self.zeroed_count() } else { 0 };
+        let mut left = some;
+        while left > 0 {
             let mut pool = self.pool.lock();
-            for _ in 0..BATCH {
+            for _ in 0..left.min(BATCH as u64) {
                 let Some(frame) = pool.zeroed.pop(&self.meta) else { break };
                 pool.buddy.free(&self.meta, frame, 0);
             }
-            is_left = pool.zeroed.count() > 0;
+            left = left.saturating_sub(BATCH as u64).min(pool.zeroed.count());
             self.zeroed.store(pool.zeroed.count(), Ordering::Relaxed);
         }
-        some
+        some > 0
     }
 
     /// A base frame with one reference for whoever wants zeros in it. The reserve stays.

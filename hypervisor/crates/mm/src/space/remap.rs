@@ -214,6 +214,7 @@ impl<H: Host> AddressSpace<H> {
     /// What was used is found by the A bits above it, too. The page-table lock is held.
     fn note_use_above(&self, page: Hva) {
         let above = walk_to::<HostEntry, H>(self.host(), self.root, page.as_u64(), Level::Pd);
+        debug_assert_eq!(above.level, Level::Pd, "{page} has no page table");
         if above.entry.bits() & HostEntry::ACCESSED == 0 {
             self.replace(above.at, above.entry, |entry| {
                 HostEntry::from_bits(entry.bits() | HostEntry::ACCESSED)

@@ -42,7 +42,7 @@ impl<H: Host> Vmas<H> {
         let mut unused: Option<ParentsAndChilds<'_, H>> = None;
         for vma in &self.sorted {
             let own = unused.take().filter(|(map, _)| Arc::ptr_eq(map, &vma.anon));
-            if vma.chain().is_none() && intact(Mutant::ForkSharesUnused) {
+            if vma.is_cow() && vma.chain().is_none() && intact(Mutant::ForkSharesUnused) {
                 unused = own.or_else(|| Some((&vma.anon, rmaps.create(Rank::Rmap))));
             }
             let anon = Arc::clone(unused.as_ref().map_or(&vma.anon, |(_, own)| own));
