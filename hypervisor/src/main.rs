@@ -43,7 +43,10 @@ fn run(machine: Machine) -> ! {
         Ok(vmx) => Box::leak(Box::new(vmx)),
         Err(error) => end(failed(&error)),
     };
-    let Machine { memory, processors, low_pages, tsc_hz, .. } = machine;
+    let Machine { memory, processors, low_pages, tsc_hz, config, .. } = machine;
+    if config.zero_ahead {
+        memory.tell_of_few_zeroed(sched::wake_idle);
+    }
     let program = Program { prepare: start_vmx, run: run_threads };
     let count = cpu::smp::start_others(memory, processors, *low_pages, *tsc_hz, program);
     log::info!("{count} {}", if count == 1 { "CPU" } else { "CPUs" });

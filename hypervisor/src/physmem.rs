@@ -2,13 +2,13 @@
 
 use crate::cpu;
 use crate::layout;
-use crate::sched;
 use addr::{Hva, PAGE_SHIFT, PAGE_SIZE, PageSize, Pfn};
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 use mm::frames::Frames;
 use mm::{CpuIndex, FrameMemory, Host, OutOfFrames};
 use paging::{EntryRef, FlushScope, FlushToken, OutOfTables, Shootdown, TableMemory};
+use spin::Once;
 
 /// Contents of a freed frame in debug builds.
 const POISON: u64 = 0xdbdb_dbdb_dbdb_dbdb;
@@ -24,6 +24,8 @@ pub(crate) struct PhysicalMemory {
     frames: Frames,
     root: Pfn,
     tables: AtomicU64,
+    /// Whom to tell that frames which were zeroed ahead are few.
+    few_zeroed: Once<fn()>,
 }
 
 impl PhysicalMemory {
@@ -31,7 +33,12 @@ impl PhysicalMemory {
     /// the machine.
     #[must_use]
     pub(crate) const fn new(frames: Frames, root: Pfn) -> Self {
-        Self { frames, root, tables: AtomicU64::new(0) }
+        Self { frames, root, tables: AtomicU64::new(0), few_zeroed: Once::new() }
+    }
+
+    /// Has somebody told that frames which were zeroed ahead are few, under locks.
+    pub(crate) fn tell_of_few_zeroed(&self, tell: fn()) {
+        self.few_zeroed.call_once(|| tell);
     }
 
     /// The root of Herald's own tables, whose upper half is that of every address space.
@@ -290,7 +297,9 @@ impl Host for PhysicalMemory {
     }
 
     fn zeroed_run_low(&self) {
-        sched::wake_idle();
+        if let Some(tell) = self.few_zeroed.get() {
+            tell();
+        }
     }
 
     fn current_cpu(&self) -> CpuIndex {
