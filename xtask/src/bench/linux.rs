@@ -60,7 +60,8 @@ pub(super) fn measure(rival: Option<Rival>) -> Result<Vec<Table>> {
     let Some(Rival::Kvm) = rival else { return Ok(vec![complete(columns, rows)?]) };
     let boots = rows[0].values.clone();
     for ((_, paging), boot) in PAGING.into_iter().zip(boots) {
-        let words = ["run", "--machine", "bochs", "--headless", "--paging", paging, "--ips", IPS_WORD];
+        let machine = ["run", "--machine", "bochs", "--headless", "--no-zero-ahead"];
+        let words = [&machine[..], &["--paging", paging, "--ips", IPS_WORD]].concat();
         let append = format!("--append={MEASURE}");
         let sampled = boot::outside(&[&words[..], &[&append]].concat(), boot)?;
         add(&mut rows, (SAMPLED.to_owned(), sampled));
