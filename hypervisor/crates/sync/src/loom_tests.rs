@@ -30,23 +30,17 @@ impl Machine {
     fn run_guest(&self, fence: fn()) {
         let mut cached = Some(1);
         self.mode.enter_behind(0, fence, || cached = None);
-        for _ in 0..2 {
-            if self.interrupt.swap(0, Ordering::Acquire) != 0 {
-                self.mode.acknowledge(0, || cached = None);
-            }
-            let translation = cached.unwrap_or_else(|| self.entry.load(Ordering::Relaxed));
-            cached = Some(translation);
-            if translation != 0 {
-                self.frame.with(|_| ());
-            }
-        }
-        self.mode.exit(0);
+        self.stay(cached);
     }
 
     /// The same of somebody who drops all that is cached whenever he enters, asked or not (`Stays`).
     fn run_space(&self, fence: fn()) {
         self.mode.enter_behind(0, fence, || ());
-        let mut cached = None;
+        self.stay(None);
+    }
+
+    /// Uses the frame twice, as long as it is told that it may, and leaves.
+    fn stay(&self, mut cached: Option<u64>) {
         for _ in 0..2 {
             if self.interrupt.swap(0, Ordering::Acquire) != 0 {
                 self.mode.acknowledge(0, || cached = None);
